@@ -1,0 +1,78 @@
+/// Defines the counters: one enum for the kernel, the metric label and the CLI's text.
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident = $label:literal),+ $(,)?) => {
+        /// Index into [`super::map::COUNTERS`]. New ones are appended; numbers never change.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Counter { $($(#[$doc])* $name),+ }
+
+        impl Counter {
+            /// All counters, in the order of their numbers.
+            pub const ALL: &'static [Self] = &[$(Self::$name),+];
+
+            /// The label in metrics and tables.
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$name => $label),+ }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Packets looked at, every pass of a hook.
+    Packets = "packets",
+    /// Packets of an endpoint's flows.
+    RpcPackets = "rpc_packets",
+    /// Frames whose recipient was translated.
+    RewrittenInbound = "rewritten_inbound",
+    /// Occurrences of the canonical name that were translated.
+    RewrittenOutbound = "rewritten_outbound",
+    /// Frames that were walked.
+    Frames = "frames",
+    /// Retransmitted segments to which logged edits were applied again.
+    Reapplied = "reapplied",
+    /// An alias is longer than the canonical name: the answers keep the canonical name.
+    NoFit = "no_fit",
+    /// A recipient that the endpoint's list of aliases does not admit.
+    NotAdmitted = "not_admitted",
+    /// A flow found in the middle and adopted at a plausible frame.
+    Adopted = "adopted",
+    /// Segments of flows that are not adopted yet, passed unchanged.
+    Unsynchronised = "unsynchronised",
+    /// A stream whose bytes passed unseen; walking began again at a plausible frame.
+    Resynchronised = "resynchronised",
+    /// A segment beyond a hole that could hide a header, dropped until TCP sends it in order.
+    DroppedHole = "dropped_hole",
+    /// A segment that ends inside a name, dropped until the bytes behind it are seen.
+    DroppedHeld = "dropped_held",
+    /// A segment dropped because the edits of the unacknowledged bytes fill the log.
+    DroppedLogFull = "dropped_log_full",
+    /// A segment dropped because another CPU held the flow for too long.
+    DroppedContended = "dropped_contended",
+    /// A segment dropped because the packet could not be written (out of memory).
+    DroppedStore = "dropped_store",
+    /// A name cut by segments that was translated although its end could not be awaited.
+    Guessed = "guessed",
+    /// A guess that was wrong; the connection was reset before the frame was complete.
+    ResetMisguess = "reset_misguess",
+    /// Not remoting: the first bytes are no frame.
+    NotFrame = "not_frame",
+    /// TLS: nothing can be read.
+    Tls = "tls",
+    /// A frame length above any configured maximum.
+    TooLong = "too_long",
+    /// A frame whose inner lengths contradict each other, passed unchanged.
+    Malformed = "malformed",
+    /// A recipient that is no actor path with an authority, passed unchanged.
+    NoAuthority = "no_authority",
+    /// A recipient of another actor system than the endpoint's, passed unchanged.
+    OtherSystem = "other_system",
+    /// An IP fragment of a flow to an endpoint's port, passed unchanged.
+    Fragment = "fragment",
+    /// Headers that could not be read, passed unchanged.
+    Unparsed = "unparsed",
+    /// A new flow that found the flow table full, passed unchanged.
+    TableFull = "table_full",
+    /// An event that found the ring buffer full.
+    EventLost = "event_lost",
+}

@@ -1,0 +1,261 @@
+use super::{Authority, Socket, System, Text, plain};
+
+/// Edits of unacknowledged bytes that a direction can hold. A power of two. A 64 KiB packet of
+/// 190-byte frames has about 350.
+pub const EDIT_LOG: usize = 512;
+/// Ranges beyond a hole that a direction can hold.
+pub const ISLANDS: usize = 4;
+
+/// Where the bytes of an [`Edit`] come from.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EditKind {
+    /// [`RpcFlow::local_text`]: the host-less form of the recipient.
+    Local = 0,
+    /// [`RpcFlow::inbound_text`]: the canonical authority, padded to the alias.
+    Canonical = 1,
+    /// [`RpcFlow::outbound_text`]: the alias, padded to the canonical authority.
+    Alias = 2,
+}
+
+/// Bytes of a stream that have another value behind truename than before it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Edit {
+    /// Sequence number of the first byte.
+    pub at: u32,
+    pub len: u16,
+    /// The [`EditKind`] in the upper two bits, the offset into its text in the others.
+    pub source: u16,
+}
+
+/// The state of a walker between two bytes: of frames and, outbound, of the pattern.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Walker {
+    /// Sequence number of the next byte that must be looked at; those before it are body.
+    pub resume: u32,
+    /// End of the frame.
+    pub frame_end: u32,
+    /// End of the innermost message.
+    pub limit: u32,
+    /// First byte behind the scheme word (`akka`, `pekko`) of the recipient.
+    pub scheme_end: u32,
+    /// First byte of the recipient's authority.
+    pub authority: u32,
+    /// Integer being read, or bytes left of a captured string.
+    pub value: u32,
+    /// A phase of `wire::frame`.
+    pub phase: u8,
+    /// A level of `wire::frame`.
+    pub level: u8,
+    pub tag: u8,
+    pub shift: u8,
+    /// Bytes of the current fixed part that have been read.
+    pub count: u8,
+    /// Flags of `wire::frame`.
+    pub flags: u8,
+    /// Outbound: bytes of the pattern matched so far.
+    pub matched: u16,
+}
+
+/// A walked range behind a hole.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Island {
+    /// Sequence numbers of the first byte and of the one behind the last. Unused if equal.
+    pub start: u32,
+    pub end: u32,
+    pub walker: Walker,
+}
+
+/// One direction of a translated stream. The rules are those of `wire::stream`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Direction {
+    /// Frames walked, and edits made, for the statistics.
+    pub frames: u64,
+    pub edits: u64,
+    /// Sequence number of the first byte that has not been walked.
+    pub cursor: u32,
+    /// Sequence number up to which the receiver has acknowledged.
+    pub acked: u32,
+    /// End of the last byte with a logged edit.
+    pub edited_to: u32,
+    /// Free-running positions in `log`.
+    pub log_head: u32,
+    pub log_tail: u32,
+    /// Flags of `wire::stream`.
+    pub flags: u32,
+    /// Segments dropped since the cursor moved: beyond a hole, and held for their last bytes.
+    pub hole_drops: u32,
+    pub held_drops: u32,
+    /// Where the captured authority begins, to know whose it is.
+    pub captured_at: u32,
+    pub walker: Walker,
+    pub islands: [Island; ISLANDS],
+    pub captured: Authority,
+    pub captured_system: System,
+    pub pad: [u8; 8],
+    pub log: [Edit; EDIT_LOG],
+}
+
+/// A flow to an RPC endpoint.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct RpcFlow {
+    /// `CLOCK_MONOTONIC` nanoseconds.
+    pub created_ns: u64,
+    pub seen_ns: u64,
+    /// 1 while a CPU works on the flow.
+    pub lock: u32,
+    /// Flags of `wire::flow`.
+    pub flags: u32,
+    /// [`super::Endpoint::id`].
+    pub endpoint: u32,
+    /// A [`super::Policy`].
+    pub policy: u32,
+    pub inbound: Direction,
+    pub outbound: Direction,
+    pub canonical: Authority,
+    pub alias: Authority,
+    pub inbound_text: Authority,
+    pub outbound_text: Authority,
+    pub system: System,
+    /// What the client announced.
+    pub origin: Authority,
+    /// `://<system>` and slashes.
+    pub local_text: Text<334>,
+    /// `://<system>@<canonical>/`.
+    pub pattern: Text<334>,
+    pub pad: [u8; 4],
+}
+
+/// Who a client is, as seen by an endpoint: replies may travel on another connection of it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PeerKey {
+    pub endpoint: Socket,
+    pub client: [u8; 16],
+    pub pad: u32,
+    /// Hash of the announced authority; 0 stands for whoever was seen last at the address.
+    pub origin: u64,
+}
+
+/// What is known of a client.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Peer {
+    pub seen_ns: u64,
+    /// What it announced in its Associate; empty if that was not seen.
+    pub announced: Authority,
+    /// The alias that it used last; empty if it uses the canonical name.
+    pub alias: Authority,
+    pub system: System,
+    pub pad: [u8; 2],
+}
+
+/// An alias as one client uses it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct AliasKey {
+    pub endpoint: Socket,
+    pub client: [u8; 16],
+    pub pad: u32,
+    /// Hash of the alias.
+    pub alias: u64,
+}
+
+/// The use of an alias.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AliasStat {
+    pub first_ns: u64,
+    pub seen_ns: u64,
+    pub inbound: u64,
+    pub outbound: u64,
+    pub alias: Authority,
+    /// 1 if the alias is longer than the canonical name.
+    pub no_fit: u8,
+    pub pad: [u8; 5],
+}
+
+plain!(
+    Edit = 8,
+    Walker = 32,
+    Island = 40,
+    Direction = 16 + 36 + 32 + 40 * ISLANDS + 258 + 66 + 8 + 8 * EDIT_LOG,
+    RpcFlow = 32 + 2 * (576 + 8 * EDIT_LOG) + 258 * 5 + 66 + 336 * 2 + 4,
+    PeerKey = 48,
+    Peer = 592,
+    AliasKey = 48,
+    AliasStat = 296,
+);
+
+impl Edit {
+    /// An edit of `len` bytes at `at`, taken from offset `from` of the text of `kind`.
+    #[inline(always)]
+    pub const fn new(at: u32, len: u16, kind: EditKind, from: u16) -> Self {
+        Self { at, len, source: ((kind as u16) << 14) | (from & 0x3fff) }
+    }
+
+    /// Offset into the text.
+    #[inline(always)]
+    pub const fn from(&self) -> u16 {
+        self.source & 0x3fff
+    }
+
+    /// Number of the [`EditKind`].
+    #[inline(always)]
+    pub const fn kind(&self) -> u16 {
+        self.source >> 14
+    }
+}
+
+impl Default for Direction {
+    fn default() -> Self {
+        Self {
+            frames: 0,
+            edits: 0,
+            cursor: 0,
+            acked: 0,
+            edited_to: 0,
+            log_head: 0,
+            log_tail: 0,
+            flags: 0,
+            hole_drops: 0,
+            held_drops: 0,
+            captured_at: 0,
+            walker: Walker::default(),
+            islands: [Island::default(); ISLANDS],
+            captured: Text::EMPTY,
+            captured_system: Text::EMPTY,
+            pad: [0; 8],
+            log: [Edit::default(); EDIT_LOG],
+        }
+    }
+}
+
+impl Default for RpcFlow {
+    fn default() -> Self {
+        Self {
+            created_ns: 0,
+            seen_ns: 0,
+            lock: 0,
+            flags: 0,
+            endpoint: 0,
+            policy: 0,
+            inbound: Direction::default(),
+            outbound: Direction::default(),
+            canonical: Text::EMPTY,
+            alias: Text::EMPTY,
+            inbound_text: Text::EMPTY,
+            outbound_text: Text::EMPTY,
+            system: Text::EMPTY,
+            origin: Text::EMPTY,
+            local_text: Text::EMPTY,
+            pattern: Text::EMPTY,
+            pad: [0; 4],
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! What the kernel program and the agent share.
+//!
+//! * [`layout`]: keys and values of the kernel tables, counters, events, names and versions;
+//! * [`wire`]: pure walkers of the translated protocols. The *same* code runs in the kernel
+//!   program, in the agent's `decode`, and in the tests.
+//!
+//! Nothing here allocates, does I/O or can panic: the kernel's verifier rejects a program with a
+//! reachable panic, and a parser that sits in the path of a packet has no business having one.
+#![cfg_attr(not(any(test, feature = "user")), no_std)]
+
+pub mod layout;
+pub mod wire;
