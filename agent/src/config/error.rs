@@ -1,0 +1,120 @@
+//! What can be wrong with a configuration. Every message is one line: the place, the thing, and
+//! what to write instead.
+
+use std::{io, path::PathBuf};
+
+use super::Origin;
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is not TOML.
+    #[error("{origin}: this is not TOML: {message}")]
+    Syntax {
+        /// Where.
+        origin: Origin,
+        /// The parser's words, on one line.
+        message: String,
+    },
+    /// A key or section that does not exist.
+    #[error("{origin}: unknown key \"{key}\" in {section}{hint}")]
+    UnknownKey {
+        /// Where.
+        origin: Origin,
+        /// The key.
+        key: String,
+        /// The section, as it is written in the file.
+        section: String,
+        /// The nearest valid name, as a clause.
+        hint: String,
+    },
+    /// A key that must be there.
+    #[error("{origin}: {section} needs the key \"{key}\", e.g. {example}")]
+    MissingKey {
+        /// Where the section begins.
+        origin: Origin,
+        /// The section.
+        section: String,
+        /// The key.
+        key: &'static str,
+        /// A valid value.
+        example: &'static str,
+    },
+    /// A value of another type.
+    #[error("{origin}: \"{key}\" must be {wanted}, not {found}")]
+    WrongType {
+        /// Where.
+        origin: Origin,
+        /// The key.
+        key: String,
+        /// The type that is needed.
+        wanted: &'static str,
+        /// The type that was found.
+        found: &'static str,
+    },
+    /// A value of the right type that means nothing.
+    #[error("{origin}: {what} \"{value}\": {reason}")]
+    BadValue {
+        /// Where.
+        origin: Origin,
+        /// What the value is for.
+        what: String,
+        /// The value.
+        value: String,
+        /// What is wrong with it and what to write.
+        reason: String,
+    },
+    /// Two endpoints with one name.
+    #[error("{second}: the endpoint name \"{name}\" is already used at {first}")]
+    DuplicateName {
+        /// The name.
+        name: String,
+        /// Where it was used first.
+        first: Origin,
+        /// Where it was used again.
+        second: Origin,
+    },
+    /// Two endpoints for one socket.
+    #[error(
+        "{second}: the endpoint \"{name}\" listens on {listen}, which overlaps {other_listen} of the endpoint \"{other}\" at {first}; keep one of them"
+    )]
+    Overlap {
+        /// The second endpoint.
+        name: String,
+        /// Its address.
+        listen: String,
+        /// The first endpoint.
+        other: String,
+        /// Its address.
+        other_listen: String,
+        /// Where the first is.
+        first: Origin,
+        /// Where the second is.
+        second: Origin,
+    },
+    /// Nothing to do.
+    #[error(
+        "no endpoint is configured: give --endpoint pekko=ADDRESS:PORT or write an [[endpoint]] into the configuration file"
+    )]
+    NoEndpoint,
+    /// More endpoints than the kernel table holds.
+    #[error("{origin}: {count} {what} are more than the {max} that fit the kernel table")]
+    TooMany {
+        /// Where the first one too many is.
+        origin: Origin,
+        /// What there is too much of.
+        what: &'static str,
+        /// How many there are.
+        count: usize,
+        /// How many fit.
+        max: usize,
+    },
+}

@@ -1,0 +1,225 @@
+//! Reading a configuration file: keys, types and values, but not how they go together.
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    Agent, Aliases, Authority, ConfigError, Datapath, Endpoint, Interface, Origin, Selector,
+    reader::{Entry, Section, Source},
+};
+
+/// The file that is read if it exists and no other is named.
+pub const DEFAULT_FILE: &str = "/etc/truename/truename.toml";
+
+const SECTIONS: &[&str] = &["agent", "datapath", "endpoint"];
+const AGENT: &[&str] = &["control_socket", "bpffs", "metrics", "log"];
+const DATAPATH: &[&str] = &["interfaces", "xdp", "max_flows", "max_rpc_flows"];
+const ENDPOINT: &[&str] = &["name", "protocol", "listen", "canonical", "aliases"];
+const XDP_MODES: &[&str] = &["auto", "native", "generic", "off"];
+/// Bounds of the table sizes.
+const FLOWS: (u32, u32) = (16, 1 << 24);
+/// An entry of the table of RPC flows has about 11 KiB.
+const RPC_FLOWS: (u32, u32) = (16, 1 << 20);
+
+/// What a file says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct File {
+    /// `[agent]` over the defaults.
+    pub agent: Agent,
+    /// `[datapath]` over the defaults.
+    pub datapath: Datapath,
+    /// `[[endpoint]]`.
+    pub endpoints: Vec<Endpoint>,
+    /// Where it was read.
+    pub path: Option<PathBuf>,
+    /// Keys that do nothing in this version.
+    pub notes: Vec<String>,
+}
+
+impl File {
+    /// Reads the named file, or the default one if it exists, or nothing.
+    ///
+    /// # Errors
+    /// When the file cannot be read or says something invalid.
+    pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        let (path, optional) = match path {
+            Some(path) => (path, false),
+            None => (Path::new(DEFAULT_FILE), true),
+        };
+        match fs::read_to_string(path) {
+            Ok(text) => Self::parse(path, &text),
+            Err(error) if optional && error.kind() == io::ErrorKind::NotFound => {
+                Ok(Self::default())
+            }
+            Err(source) => Err(ConfigError::Read {
+                path: path.to_owned(),
+                source,
+            }),
+        }
+    }
+
+    /// Reads a text; `path` is for messages.
+    ///
+    /// # Errors
+    /// When the text says something invalid.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let source = Source::new(path.to_owned(), text);
+        let document = source.parse()?;
+        let root = Section::new(
+            &source,
+            "the file",
+            document.get_ref(),
+            document.span(),
+            SECTIONS,
+        )?;
+        let mut file = Self {
+            path: Some(path.to_owned()),
+            ..Self::default()
+        };
+        if let Some(section) = root.table("agent", AGENT)? {
+            file.read_agent(&section)?;
+        }
+        if let Some(section) = root.table("datapath", DATAPATH)? {
+            file.read_datapath(&section)?;
+        }
+        for section in root.tables("endpoint", ENDPOINT)? {
+            file.endpoints.push(read_endpoint(&section)?);
+        }
+        Ok(file)
+    }
+
+    fn read_agent(&mut self, section: &Section<'_>) -> Result<(), ConfigError> {
+        if let Some(entry) = section.get("control_socket") {
+            self.agent.control_socket = read_path(&entry)?;
+        }
+        if let Some(entry) = section.get("bpffs") {
+            self.agent.bpffs = read_path(&entry)?;
+        }
+        if let Some(entry) = section.get("log") {
+            self.agent.log = read_level(&entry)?;
+        }
+        if let Some(entry) = section.get("metrics") {
+            if !entry.string()?.is_empty() {
+                entry.parse::<SocketAddr>()?;
+            }
+            self.note(&entry.origin, "metrics");
+        }
+        Ok(())
+    }
+
+    fn read_datapath(&mut self, section: &Section<'_>) -> Result<(), ConfigError> {
+        if let Some(entry) = section.get("interfaces") {
+            self.datapath.interfaces = read_interfaces(&entry)?;
+        }
+        if let Some(entry) = section.get("max_rpc_flows") {
+            self.datapath.max_rpc_flows = entry.number(RPC_FLOWS.0, RPC_FLOWS.1)?;
+        }
+        if let Some(entry) = section.get("max_flows") {
+            entry.number(FLOWS.0, FLOWS.1)?;
+            self.note(&entry.origin, "max_flows");
+        }
+        if let Some(entry) = section.get("xdp") {
+            let mode = entry.string()?;
+            if !XDP_MODES.contains(&mode) {
+                return Err(entry.bad(mode, &format!("write one of {}", XDP_MODES.join(", "))));
+            }
+            if mode != "off" {
+                self.note(&entry.origin, "xdp");
+            }
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, origin: &Origin, key: &str) {
+        self.notes
+            .push(format!("{origin}: \"{key}\" has no effect in this version"));
+    }
+}
+
+fn read_path(entry: &Entry<'_>) -> Result<PathBuf, ConfigError> {
+    let text = entry.string()?;
+    if !text.starts_with('/') {
+        return Err(entry.bad(text, "the path must be absolute"));
+    }
+    Ok(PathBuf::from(text))
+}
+
+fn read_level(entry: &Entry<'_>) -> Result<log::LevelFilter, ConfigError> {
+    let text = entry.string()?;
+    text.parse()
+        .map_err(|_| entry.bad(text, "write off, error, warn, info, debug or trace"))
+}
+
+fn read_interfaces(entry: &Entry<'_>) -> Result<Vec<Interface>, ConfigError> {
+    let mut interfaces = Vec::new();
+    for (text, origin) in entry.strings()? {
+        let selector = text
+            .parse::<Selector>()
+            .map_err(|error| ConfigError::BadValue {
+                origin: origin.clone(),
+                what: "interface".to_owned(),
+                value: text.clone(),
+                reason: error.to_string(),
+            })?;
+        interfaces.push(Interface { selector, origin });
+    }
+    if interfaces.is_empty() {
+        return Err(entry.bad("[]", "name at least one interface, or write [\"auto\"]"));
+    }
+    Ok(interfaces)
+}
+
+fn read_endpoint(section: &Section<'_>) -> Result<Endpoint, ConfigError> {
+    let entry = section.need("name", "\"jobmanager\"")?;
+    let name = entry.string()?;
+    check_name(name).map_err(|reason| entry.bad(name, reason))?;
+    Ok(Endpoint {
+        name: name.to_owned(),
+        protocol: section.need("protocol", "\"pekko\"")?.parse()?,
+        listen: section
+            .need("listen", "\"10.0.0.1:6123\" or \"*:6123\"")?
+            .parse()?,
+        canonical: section
+            .get("canonical")
+            .map(|entry| entry.parse())
+            .transpose()?,
+        aliases: section
+            .get("aliases")
+            .map_or(Ok(Aliases::Any), |entry| read_aliases(&entry))?,
+        origin: section.origin(),
+    })
+}
+
+fn read_aliases(entry: &Entry<'_>) -> Result<Aliases, ConfigError> {
+    if !entry.is_list() {
+        return match entry.string()? {
+            "any" => Ok(Aliases::Any),
+            other => Err(entry.bad(other, "write \"any\" or a list, e.g. [\"localhost:6123\"]")),
+        };
+    }
+    let mut aliases = Vec::new();
+    for (text, origin) in entry.strings()? {
+        let alias = text
+            .parse::<Authority>()
+            .map_err(|error| ConfigError::BadValue {
+                origin,
+                what: "alias".to_owned(),
+                value: text.clone(),
+                reason: error.to_string(),
+            })?;
+        aliases.push(alias);
+    }
+    Ok(Aliases::Listed(aliases))
+}
+
+/// The rule for endpoint names: they are metric labels and words of the command line.
+fn check_name(name: &str) -> Result<(), &'static str> {
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if !(1..=63).contains(&name.len()) || !name.bytes().all(good) {
+        return Err("a name has 1 to 63 letters, digits, hyphens, underscores or dots");
+    }
+    Ok(())
+}

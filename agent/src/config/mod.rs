@@ -1,0 +1,176 @@
+//! The configuration: a TOML file, flags, and what is valid.
+//!
+//! [`File`] reads a file and knows lines, [`Flags`] holds what the command line adds, and
+//! [`Config`] is the validated sum of both. Nothing here touches the kernel.
+
+mod authority;
+mod error;
+mod file;
+mod flags;
+mod listen;
+mod origin;
+mod reader;
+mod selector;
+mod show;
+#[cfg(test)]
+mod tests;
+mod validate;
+
+use std::path::PathBuf;
+
+pub use authority::{Authority, AuthorityError};
+pub use error::ConfigError;
+pub use file::{DEFAULT_FILE, File};
+pub use flags::{EndpointFlag, Flags};
+pub use listen::{Listen, ListenError};
+pub use origin::Origin;
+pub use selector::{Selector, SelectorError};
+pub use show::to_toml;
+
+/// Where the control socket is without configuration.
+pub const DEFAULT_SOCKET: &str = "/run/truename/control.sock";
+/// Where the pins are without configuration.
+pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf/truename";
+/// Endpoints that fit the kernel table.
+pub const MAX_ENDPOINTS: usize = 1024;
+/// Listed aliases, of all endpoints, that fit the kernel table.
+pub const MAX_ALIASES: usize = 4096;
+
+/// A validated configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// `[agent]`.
+    pub agent: Agent,
+    /// `[datapath]`.
+    pub datapath: Datapath,
+    /// `[[endpoint]]`, in their order.
+    pub endpoints: Vec<Endpoint>,
+    /// The file that was read.
+    pub file: Option<PathBuf>,
+    /// Sentences about keys that are understood and do nothing in this version.
+    pub notes: Vec<String>,
+}
+
+/// `[agent]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Agent {
+    /// The Unix socket of the control API.
+    pub control_socket: PathBuf,
+    /// Where programs, links and tables are pinned.
+    pub bpffs: PathBuf,
+    /// What is logged; the variable `RUST_LOG` overrides it.
+    pub log: log::LevelFilter,
+}
+
+/// `[datapath]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Datapath {
+    /// What to attach to.
+    pub interfaces: Vec<Interface>,
+    /// Capacity of the table of RPC flows.
+    pub max_rpc_flows: u32,
+}
+
+/// An element of `interfaces`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// What it selects.
+    pub selector: Selector,
+    /// Where it was written.
+    pub origin: Origin,
+}
+
+/// `[[endpoint]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Unique.
+    pub name: String,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// Where it listens.
+    pub listen: Listen,
+    /// The authority by which the node knows itself; learned if absent.
+    pub canonical: Option<Authority>,
+    /// The aliases it answers to.
+    pub aliases: Aliases,
+    /// Where it was written.
+    pub origin: Origin,
+}
+
+/// What an endpoint speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// Classic Akka or Pekko remoting over TCP.
+    Pekko,
+}
+
+/// Which aliases an endpoint answers to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Aliases {
+    /// All.
+    Any,
+    /// These.
+    Listed(Vec<Authority>),
+}
+
+impl Protocol {
+    /// All protocols.
+    pub const ALL: &'static [Self] = &[Self::Pekko];
+
+    /// The word in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pekko => "pekko",
+        }
+    }
+
+    /// The number in the kernel tables.
+    pub const fn to_layout(self) -> truename_common::layout::Protocol {
+        match self {
+            Self::Pekko => truename_common::layout::Protocol::Pekko,
+        }
+    }
+}
+
+impl std::fmt::Display for Protocol {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::str::FromStr for Protocol {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|protocol| protocol.name() == text)
+            .ok_or_else(|| {
+                let names: Vec<_> = Self::ALL.iter().map(|protocol| protocol.name()).collect();
+                format!("this version translates {}", names.join(", "))
+            })
+    }
+}
+
+impl Default for Agent {
+    fn default() -> Self {
+        Self {
+            control_socket: DEFAULT_SOCKET.into(),
+            bpffs: DEFAULT_BPFFS.into(),
+            log: log::LevelFilter::Info,
+        }
+    }
+}
+
+impl Default for Datapath {
+    fn default() -> Self {
+        Self {
+            interfaces: vec![Interface {
+                selector: Selector::Auto,
+                origin: Origin::Default,
+            }],
+            max_rpc_flows: 4096,
+        }
+    }
+}

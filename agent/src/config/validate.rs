@@ -1,0 +1,106 @@
+//! Whether the parts of a configuration go together.
+
+use std::collections::BTreeMap;
+
+use super::{Aliases, Config, ConfigError, Endpoint, File, Flags, MAX_ALIASES, MAX_ENDPOINTS};
+
+impl Config {
+    /// The file with the flags applied, validated. It may have no endpoint: `status` and
+    /// `detach` read the same file.
+    ///
+    /// # Errors
+    /// When two endpoints contradict each other or there are too many.
+    pub fn new(file: File, flags: Flags) -> Result<Self, ConfigError> {
+        let File {
+            agent,
+            datapath,
+            endpoints,
+            path,
+            notes,
+        } = flags.apply(file);
+        check_names(&endpoints)?;
+        check_overlaps(&endpoints)?;
+        check_counts(&endpoints)?;
+        Ok(Self {
+            agent,
+            datapath,
+            endpoints,
+            file: path,
+            notes,
+        })
+    }
+
+    /// That there is something to translate.
+    ///
+    /// # Errors
+    /// When there is no endpoint.
+    pub fn check_runnable(&self) -> Result<(), ConfigError> {
+        if self.endpoints.is_empty() {
+            Err(ConfigError::NoEndpoint)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+fn check_names(endpoints: &[Endpoint]) -> Result<(), ConfigError> {
+    let mut seen: BTreeMap<&str, &Endpoint> = BTreeMap::new();
+    for endpoint in endpoints {
+        if let Some(first) = seen.insert(&endpoint.name, endpoint) {
+            return Err(ConfigError::DuplicateName {
+                name: endpoint.name.clone(),
+                first: first.origin.clone(),
+                second: endpoint.origin.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn check_overlaps(endpoints: &[Endpoint]) -> Result<(), ConfigError> {
+    let mut by_port: BTreeMap<u16, Vec<&Endpoint>> = BTreeMap::new();
+    for endpoint in endpoints {
+        let others = by_port.entry(endpoint.listen.port).or_default();
+        if let Some(first) = others
+            .iter()
+            .find(|other| other.listen.overlaps(endpoint.listen))
+        {
+            return Err(ConfigError::Overlap {
+                name: endpoint.name.clone(),
+                listen: endpoint.listen.to_string(),
+                other: first.name.clone(),
+                other_listen: first.listen.to_string(),
+                first: first.origin.clone(),
+                second: endpoint.origin.clone(),
+            });
+        }
+        others.push(endpoint);
+    }
+    Ok(())
+}
+
+fn check_counts(endpoints: &[Endpoint]) -> Result<(), ConfigError> {
+    if let Some(endpoint) = endpoints.get(MAX_ENDPOINTS) {
+        return Err(ConfigError::TooMany {
+            origin: endpoint.origin.clone(),
+            what: "endpoints",
+            count: endpoints.len(),
+            max: MAX_ENDPOINTS,
+        });
+    }
+    let mut count = 0;
+    for endpoint in endpoints {
+        if let Aliases::Listed(aliases) = &endpoint.aliases {
+            count += aliases.len();
+            if count > MAX_ALIASES {
+                return Err(ConfigError::TooMany {
+                    origin: endpoint.origin.clone(),
+                    what: "aliases",
+                    count,
+                    max: MAX_ALIASES,
+                });
+            }
+        }
+    }
+    Ok(())
+}
