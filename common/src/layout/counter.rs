@@ -73,6 +73,8 @@ counters! {
     Unparsed = "unparsed",
     /// A new flow that found the flow table full, passed unchanged.
     TableFull = "table_full",
+    /// A recipient cut by segments that was left as it is, because its end could not be awaited.
+    Cut = "cut",
     /// An event that found the ring buffer full.
     EventLost = "event_lost",
 }

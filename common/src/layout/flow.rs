@@ -1,4 +1,4 @@
-use super::{Authority, Socket, System, Text, plain};
+use super::{Authority, LongText, Socket, System, Text, plain};
 
 /// Edits of unacknowledged bytes that a direction can hold. A power of two. A 64 KiB packet of
 /// 190-byte frames has about 350.
@@ -10,11 +10,11 @@ pub const ISLANDS: usize = 4;
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EditKind {
-    /// [`RpcFlow::local_text`]: the host-less form of the recipient.
+    /// [`FlowNames::local_text`]: the host-less form of the recipient.
     Local = 0,
-    /// [`RpcFlow::inbound_text`]: the canonical authority, padded to the alias.
+    /// [`FlowNames::inbound_text`]: the canonical authority, padded to the alias.
     Canonical = 1,
-    /// [`RpcFlow::outbound_text`]: the alias, padded to the canonical authority.
+    /// [`FlowNames::outbound_text`]: the alias, padded to the canonical authority.
     Alias = 2,
 }
 
@@ -43,7 +43,8 @@ pub struct Walker {
     pub scheme_end: u32,
     /// First byte of the recipient's authority.
     pub authority: u32,
-    /// Integer being read, or bytes left of a captured string.
+    /// Integer being read, bytes left of a captured string, or the sequence number up to which the
+    /// local form is logged.
     pub value: u32,
     /// A phase of `wire::frame`.
     pub phase: u8,
@@ -87,8 +88,10 @@ pub struct Direction {
     pub log_tail: u32,
     /// Flags of `wire::stream`.
     pub flags: u32,
-    /// Segments dropped since the cursor moved: beyond a hole, and held for their last bytes.
+    /// Since the cursor moved: the first segment dropped beyond the hole, and how often it came.
+    pub hole_seq: u32,
     pub hole_drops: u32,
+    /// Since the cursor moved: how often a held segment came again.
     pub held_drops: u32,
     /// Where the captured authority begins, to know whose it is.
     pub captured_at: u32,
@@ -96,8 +99,28 @@ pub struct Direction {
     pub islands: [Island; ISLANDS],
     pub captured: Authority,
     pub captured_system: System,
-    pub pad: [u8; 8],
+    pub pad: [u8; 4],
     pub log: [Edit; EDIT_LOG],
+}
+
+/// The names that a flow translates between, frozen when they become known.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct FlowNames {
+    pub canonical: Authority,
+    /// What the client calls the endpoint.
+    pub alias: Authority,
+    /// The canonical authority, padded to the alias.
+    pub inbound_text: Authority,
+    /// The alias, padded to the canonical authority; empty if it does not fit.
+    pub outbound_text: Authority,
+    /// What the client announced.
+    pub origin: Authority,
+    pub system: System,
+    /// `://<system>` and slashes: the host-less form of a recipient.
+    pub local_text: LongText,
+    /// `://<system>@<canonical>/`; empty while a name is unknown.
+    pub pattern: LongText,
 }
 
 /// A flow to an RPC endpoint.
@@ -109,7 +132,7 @@ pub struct RpcFlow {
     pub seen_ns: u64,
     /// 1 while a CPU works on the flow.
     pub lock: u32,
-    /// Flags of `wire::flow`.
+    /// Bits of `wire::flow::state`.
     pub flags: u32,
     /// [`super::Endpoint::id`].
     pub endpoint: u32,
@@ -117,17 +140,7 @@ pub struct RpcFlow {
     pub policy: u32,
     pub inbound: Direction,
     pub outbound: Direction,
-    pub canonical: Authority,
-    pub alias: Authority,
-    pub inbound_text: Authority,
-    pub outbound_text: Authority,
-    pub system: System,
-    /// What the client announced.
-    pub origin: Authority,
-    /// `://<system>` and slashes.
-    pub local_text: Text<334>,
-    /// `://<system>@<canonical>/`.
-    pub pattern: Text<334>,
+    pub names: FlowNames,
     pub pad: [u8; 4],
 }
 
@@ -184,7 +197,8 @@ plain!(
     Edit = 8,
     Walker = 32,
     Island = 40,
-    Direction = 16 + 36 + 32 + 40 * ISLANDS + 258 + 66 + 8 + 8 * EDIT_LOG,
+    Direction = 16 + 40 + 32 + 40 * ISLANDS + 258 + 66 + 4 + 8 * EDIT_LOG,
+    FlowNames = 258 * 5 + 66 + 336 * 2,
     RpcFlow = 32 + 2 * (576 + 8 * EDIT_LOG) + 258 * 5 + 66 + 336 * 2 + 4,
     PeerKey = 48,
     Peer = 592,
@@ -223,6 +237,7 @@ impl Default for Direction {
             log_head: 0,
             log_tail: 0,
             flags: 0,
+            hole_seq: 0,
             hole_drops: 0,
             held_drops: 0,
             captured_at: 0,
@@ -230,8 +245,23 @@ impl Default for Direction {
             islands: [Island::default(); ISLANDS],
             captured: Text::EMPTY,
             captured_system: Text::EMPTY,
-            pad: [0; 8],
+            pad: [0; 4],
             log: [Edit::default(); EDIT_LOG],
+        }
+    }
+}
+
+impl Default for FlowNames {
+    fn default() -> Self {
+        Self {
+            canonical: Text::EMPTY,
+            alias: Text::EMPTY,
+            inbound_text: Text::EMPTY,
+            outbound_text: Text::EMPTY,
+            origin: Text::EMPTY,
+            system: Text::EMPTY,
+            local_text: Text::EMPTY,
+            pattern: Text::EMPTY,
         }
     }
 }
@@ -247,14 +277,7 @@ impl Default for RpcFlow {
             policy: 0,
             inbound: Direction::default(),
             outbound: Direction::default(),
-            canonical: Text::EMPTY,
-            alias: Text::EMPTY,
-            inbound_text: Text::EMPTY,
-            outbound_text: Text::EMPTY,
-            system: Text::EMPTY,
-            origin: Text::EMPTY,
-            local_text: Text::EMPTY,
-            pattern: Text::EMPTY,
+            names: FlowNames::default(),
             pad: [0; 4],
         }
     }

@@ -18,8 +18,10 @@ pub struct Text<const N: usize> {
 pub type Authority = Text<256>;
 /// The name of an actor system.
 pub type System = Text<64>;
+/// A text around an authority: the longest is the pattern, `://<system>@<authority>/`.
+pub type LongText = Text<334>;
 
-plain!(Authority = 258, System = 66);
+plain!(LongText = 336, Authority = 258, System = 66);
 
 impl<const N: usize> Text<N> {
     pub const EMPTY: Self = Self { bytes: [0; N], len: 0 };

@@ -1,0 +1,1027 @@
+//! The rules for one direction of a TCP stream.
+//!
+//! A **cursor** divides the bytes that have been walked from those that have not; an **edit log**
+//! holds the edits of the bytes that may be sent again; **islands** are ranges walked beyond a hole.
+//!
+//! 1. A byte has one translated value for ever. What lies before the cursor, or on an island, is
+//!    never walked again; the logged edits are applied to it, however it is cut.
+//! 2. What lies behind the cursor is walked.
+//! 3. A segment beyond a hole passes if a body covers the hole; if it can be understood by itself it
+//!    becomes an island, joined when the hole is filled; else it is dropped and TCP sends it again.
+//!    If the receiver has acknowledged the hole, it passed unseen: the stream is resynchronised.
+//! 4. A flow without a SYN is adopted at a segment that starts with a plausible frame.
+//! 5. A segment that ends inside a name whose translation depends on bytes to come is *held*:
+//!    walked, but dropped, until those bytes have been seen. Only when the same bytes come again and
+//!    again without the next ones (a sender that may send nothing else) is the likely translation
+//!    made; if the rest then disproves it, the connection is reset before the frame is complete.
+//! 6. What is no frame is left alone.
+//! 7. Sequence numbers wrap; a byte may come in any cut, any order, and any number of times.
+
+use super::{
+    chunk::{CHUNK, Chunk},
+    flow::{self, state},
+    frame::{self, Captured, Known, Step},
+    pattern::{self, Match},
+    seq::{after, before, distance},
+};
+use crate::layout::{
+    Authority, Counter, Direction, EDIT_LOG, Edit, EditKind, FlowNames, ISLANDS, Island, RpcFlow,
+    System, Text, Walker,
+};
+
+/// Bits of [`Direction::flags`].
+pub mod flag {
+    /// The cursor is valid.
+    pub const SYNCED: u32 = 1;
+    /// [`super::Direction::acked`] is valid.
+    pub const ACKED: u32 = 2;
+    /// Outbound: the first frame, which announces the canonical name, has not been walked.
+    pub const HANDSHAKE: u32 = 4;
+    /// Outbound: the open pattern is already translated, by a guess.
+    pub const GUESSED: u32 = 8;
+    /// A FIN was seen, at the cursor or behind it.
+    pub const FIN: u32 = 16;
+}
+
+/// Arrivals of one segment beyond a hole, without any progress, after which the hole is taken as
+/// acknowledged unseen: a sender repeats what is behind a hole only if the hole is not its own.
+const HOLE_DROPS: u32 = 8;
+/// Arrivals of a held segment, without any new byte, after which a guess is made.
+const HELD_DROPS: u32 = 2;
+/// Chunks or header bytes that a segment can have: more than a 64 KiB packet needs.
+const WALK_STEPS: u32 = 1 << 17;
+
+/// A computation that is repeated until it returns false.
+pub trait Steps {
+    fn step(&mut self) -> bool;
+}
+
+/// The payload of one TCP segment, and the tables around it.
+pub trait Packet {
+    /// Copies `len` bytes (1 to [`CHUNK`]) of the payload, from `offset`. False if that failed.
+    fn load(&mut self, offset: u32, len: u32, chunk: &mut Chunk) -> bool;
+
+    /// Replaces `len` bytes (at least 1) of the payload at `offset` by those of `text` from `from`,
+    /// and corrects the checksum. False if that failed.
+    fn store(&mut self, offset: u32, text: Source<'_>, from: u32, len: u32) -> bool;
+
+    /// Whether the endpoint's list admits `alias`.
+    fn admits(&mut self, alias: &Authority) -> bool;
+
+    /// Calls `state.step()` until it returns false, at most `times` times.
+    fn repeat<S: Steps>(state: &mut S, times: u32);
+}
+
+/// The text of an edit.
+#[derive(Clone, Copy)]
+pub enum Source<'a> {
+    Authority(&'a Authority),
+    Long(&'a Text<334>),
+}
+
+/// Towards the endpoint, or away from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Way {
+    Inbound = 0,
+    Outbound = 1,
+}
+
+/// What becomes of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Pass,
+    /// Dropped for the reason; TCP sends it again.
+    Drop(Counter),
+    /// The connection must be reset.
+    Reset,
+}
+
+/// Bits of [`Work::found`]: what the walk came upon.
+pub mod found {
+    /// An alias was learned, in [`super::FlowNames::alias`].
+    pub const ALIAS: u32 = 1;
+    /// An announced address, in [`super::Direction::captured`].
+    pub const ASSOCIATE: u32 = 2;
+    pub const MALFORMED: u32 = 4;
+    pub const NO_AUTHORITY: u32 = 8;
+    pub const OTHER_SYSTEM: u32 = 16;
+    pub const NOT_ADMITTED: u32 = 32;
+    pub const RESYNCHRONISED: u32 = 64;
+    pub const ADOPTED: u32 = 128;
+    pub const TOO_LONG: u32 = 256;
+    pub const TLS: u32 = 512;
+    pub const GUESSED: u32 = 1024;
+    pub const REAPPLIED: u32 = 2048;
+    pub const UNSYNCHRONISED: u32 = 4096;
+    pub const CUT: u32 = 8192;
+}
+
+/// The state of one segment's processing. It lives in a map in the kernel, where the verifier takes
+/// every scalar for unknown and so verifies a loop's body once.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Work {
+    pub chunk: Chunk,
+    pub walker: Walker,
+    /// Payload offset and length of the bytes in `chunk`.
+    chunk_offset: u32,
+    chunk_len: u32,
+    /// Sequence number and length of the segment.
+    seq: u32,
+    len: u32,
+    /// The byte that is walked next, and where the walk began and stops.
+    at: u32,
+    from: u32,
+    stop: u32,
+    /// `log_tail` before the walk.
+    logged: u32,
+    /// Position in a loop over the log.
+    index: u32,
+    /// Why the walk stopped early: a [`Counter`] plus 1, or 0.
+    pub drop: u32,
+    pub reset: u32,
+    /// Bits of [`found`].
+    pub found: u32,
+    /// Edits made in this segment, frames walked.
+    pub edits: u32,
+    pub frames: u32,
+    /// Bits of [`state`] to add to the flow.
+    pub state: u32,
+    way: u32,
+    policy: u32,
+    pad: u32,
+}
+
+/// One direction at work.
+struct Job<'a, P> {
+    packet: &'a mut P,
+    direction: &'a mut Direction,
+    names: &'a mut FlowNames,
+    work: &'a mut Work,
+}
+
+/// Begins a direction at a SYN: `next` is the sequence number behind it.
+#[inline(always)]
+pub fn begin(direction: &mut Direction, next: u32, way: Way) {
+    direction.cursor = next;
+    direction.walker = Walker::at(next);
+    direction.edited_to = next;
+    direction.flags = flag::SYNCED | if way == Way::Outbound { flag::HANDSHAKE } else { 0 };
+}
+
+/// Takes an acknowledgement of `direction`'s bytes.
+#[inline(always)]
+pub fn acknowledge(direction: &mut Direction, ack: u32) {
+    if direction.flags & flag::ACKED == 0 || after(ack, direction.acked) {
+        direction.acked = ack;
+        direction.flags |= flag::ACKED;
+    }
+}
+
+/// Processes the payload of a segment: `len` bytes (at least 1) from `seq`.
+#[inline(always)]
+pub fn process<P: Packet>(
+    packet: &mut P,
+    flow: &mut RpcFlow,
+    work: &mut Work,
+    way: Way,
+    seq: u32,
+    len: u32,
+) -> Verdict {
+    work.seq = seq;
+    work.len = len;
+    work.chunk_len = 0;
+    work.drop = 0;
+    work.reset = 0;
+    work.found = 0;
+    work.edits = 0;
+    work.frames = 0;
+    work.state = 0;
+    work.way = way as u32;
+    work.policy = flow.policy;
+    let direction = match way {
+        Way::Inbound => &mut flow.inbound,
+        Way::Outbound => &mut flow.outbound,
+    };
+    if !flow.names.is_prepared() {
+        prepare::<P>(&mut flow.names, work);
+    }
+    let mut job = Job { packet, direction, names: &mut flow.names, work };
+    let verdict = job.segment();
+    flow.flags |= work.state;
+    verdict
+}
+
+/// Composes the texts that the known names allow.
+#[inline(always)]
+fn prepare<P: Packet>(names: &mut FlowNames, work: &mut Work) {
+    work.index = 0;
+    let mut prepare = flow::Prepare::new(names, &mut work.index);
+    P::repeat(&mut prepare, flow::Prepare::STEPS);
+    prepare.finish();
+}
+
+impl<P: Packet> Job<'_, P> {
+    #[inline(always)]
+    fn end(&self) -> u32 {
+        self.work.seq.wrapping_add(self.work.len)
+    }
+
+    #[inline(always)]
+    fn is(&self, flag: u32) -> bool {
+        self.direction.flags & flag != 0
+    }
+
+    #[inline(always)]
+    fn segment(&mut self) -> Verdict {
+        if !self.is(flag::SYNCED) && !self.adopt() {
+            self.work.found |= found::UNSYNCHRONISED;
+            return Verdict::Pass;
+        }
+        let (seq, end, cursor) = (self.work.seq, self.end(), self.direction.cursor);
+        self.work.logged = self.direction.log_tail;
+        self.trim();
+        let replayed = before(seq, cursor) || before(seq, self.direction.edited_to);
+        if !after(seq, cursor) {
+            if after(end, cursor) {
+                self.walk_on(cursor, end);
+            }
+        } else if !self.beyond(seq, end) {
+            return match self.work.drop {
+                0 => Verdict::Pass,
+                why => Verdict::Drop(reason(why)),
+            };
+        }
+        if self.work.reset != 0 {
+            return Verdict::Reset;
+        }
+        if self.work.drop != 0 {
+            return Verdict::Drop(reason(self.work.drop));
+        }
+        if self.is_held(seq, end, cursor) {
+            return Verdict::Drop(Counter::DroppedHeld);
+        }
+        if self.work.state & state::LEFT_ALONE != 0 {
+            self.direction.flags &= !flag::SYNCED;
+        }
+        if self.work.found & found::ALIAS != 0 && !self.names.is_prepared() {
+            prepare::<P>(self.names, self.work);
+        }
+        self.apply(replayed)
+    }
+
+    /// Walks from the cursor to `end`, over islands.
+    #[inline(always)]
+    fn walk_on(&mut self, cursor: u32, end: u32) {
+        let mut from = cursor;
+        // Every island may be met once.
+        let mut met = 0;
+        while met <= ISLANDS {
+            let index = self.island_after(from, end);
+            let stop = if index < ISLANDS { self.direction.islands[index].start } else { end };
+            self.work.walker = self.direction.walker;
+            from = self.walk(from, stop);
+            self.direction.walker = self.work.walker;
+            if self.work.drop != 0 || index >= ISLANDS || from != stop {
+                break;
+            }
+            from = self.join(index);
+            if !before(from, end) {
+                break;
+            }
+            met += 1;
+        }
+        if from != self.direction.cursor {
+            self.direction.cursor = from;
+            self.direction.hole_drops = 0;
+            self.direction.held_drops = 0;
+        }
+    }
+
+    /// The first island that begins in [`from`, `end`]; [`ISLANDS`] if there is none.
+    #[inline(always)]
+    fn island_after(&self, from: u32, end: u32) -> usize {
+        let mut found = ISLANDS;
+        let mut nearest = distance(end, from) + 1;
+        let mut index = 0;
+        while index < ISLANDS {
+            let island = &self.direction.islands[index];
+            let far = distance(island.start, from);
+            if island.start != island.end && far >= 0 && far < nearest {
+                nearest = far;
+                found = index;
+            }
+            index += 1;
+        }
+        found
+    }
+
+    /// The cursor has reached an island: goes on at its end.
+    #[inline(always)]
+    fn join(&mut self, index: usize) -> u32 {
+        if index >= ISLANDS {
+            return self.direction.cursor;
+        }
+        let island = self.direction.islands[index];
+        self.direction.islands[index] = Island::default();
+        let main = self.direction.walker;
+        if self.work.way == Way::Outbound as u32 {
+            // An outbound island begins where no pattern goes on, so an open one ends here.
+            self.direction.flags &= !flag::GUESSED;
+            self.direction.walker = island.walker;
+        } else if main.at_boundary() && main.resume == island.start {
+            self.direction.walker = island.walker;
+        } else if after(main.resume, island.start) && !before(main.resume, island.end) {
+            // The island was in a body after all. Its edits stand: they are logged.
+        } else {
+            self.lose_sync();
+        }
+        island.end
+    }
+
+    /// Whether a segment beyond the cursor can be understood. If so it is walked.
+    #[inline(always)]
+    fn beyond(&mut self, seq: u32, end: u32) -> bool {
+        if self.work.way == Way::Inbound as u32 && !after(seq, self.direction.walker.resume) {
+            // Body: whatever fills the hole needs no edit.
+            self.walk_on(seq, end);
+            return true;
+        }
+        if self.work.way == Way::Outbound as u32 && !self.searches() {
+            self.direction.walker.matched = 0;
+            self.direction.cursor = end;
+            return true;
+        }
+        if self.is(flag::ACKED) && after(self.direction.acked, self.direction.cursor)
+            || self.direction.hole_drops >= HOLE_DROPS
+        {
+            return self.resynchronise(seq, end);
+        }
+        if self.on_island(seq, end) {
+            return true;
+        }
+        if self.work.drop == 0 {
+            if self.direction.hole_drops == 0 {
+                self.direction.hole_seq = seq;
+            }
+            if self.direction.hole_seq == seq {
+                self.direction.hole_drops += 1;
+            }
+            self.work.drop = Counter::DroppedHole as u32 + 1;
+        }
+        false
+    }
+
+    /// Walks a segment that continues, repeats or begins an island.
+    #[inline(always)]
+    fn on_island(&mut self, seq: u32, end: u32) -> bool {
+        let mut free = ISLANDS;
+        let mut index = 0;
+        while index < ISLANDS {
+            let island = self.direction.islands[index];
+            if island.start == island.end {
+                free = index;
+            } else if !before(seq, island.start)
+                && (!after(seq, island.end)
+                    || self.work.way == Way::Inbound as u32 && !after(seq, island.walker.resume))
+            {
+                return self.extend(index, island, seq, end);
+            } else if before(seq, island.start) && after(end, island.start) {
+                // Reaches over the beginning: comes again when the hole before it is filled.
+                return false;
+            }
+            index += 1;
+        }
+        if free >= ISLANDS || !self.stands_alone() {
+            return false;
+        }
+        self.extend(free, Island { start: seq, end: seq, walker: Walker::at(seq) }, seq, end)
+    }
+
+    /// Walks what of the segment lies behind the island's end.
+    #[inline(always)]
+    fn extend(&mut self, index: usize, island: Island, seq: u32, end: u32) -> bool {
+        if index >= ISLANDS {
+            return false;
+        }
+        if !after(end, island.end) {
+            return true;
+        }
+        let from = if after(seq, island.end) { seq } else { island.end };
+        let next = self.island_after(from, end);
+        let meets = next < ISLANDS && next != index;
+        let stop = if meets { self.direction.islands[next].start } else { end };
+        self.work.walker = island.walker;
+        let reached = self.walk(from, stop);
+        if self.work.drop != 0 {
+            self.keep(index, Island { start: island.start, end: reached, walker: self.work.walker });
+            return false;
+        }
+        let walker = self.work.walker;
+        if meets {
+            // The islands become one. The other knows what lies behind its start, if it began
+            // where this one says that something can begin.
+            let other = self.direction.islands[next];
+            if self.work.way == Way::Outbound as u32
+                || walker.at_boundary() && walker.resume == other.start
+            {
+                self.keep(next, Island { start: island.start, ..other });
+                self.keep(index, Island::default());
+                return !after(end, other.end);
+            }
+            return false;
+        }
+        if self.is_open(&walker) {
+            // Not kept: nothing would ever complete the name.
+            self.direction.log_tail = self.work.logged;
+            return false;
+        }
+        self.keep(index, Island { start: island.start, end: reached, walker });
+        true
+    }
+
+    #[inline(always)]
+    fn keep(&mut self, index: usize, island: Island) {
+        if index < ISLANDS {
+            self.direction.islands[index] = island;
+        }
+    }
+
+    /// Whether a segment behind a hole can be understood without what is before it.
+    #[inline(always)]
+    fn stands_alone(&mut self) -> bool {
+        if !self.head() {
+            return false;
+        }
+        if self.work.way == Way::Inbound as u32 || self.is(flag::HANDSHAKE) {
+            return frame::plausible(&self.work.chunk, self.work.chunk_len);
+        }
+        self.begins_no_tail()
+    }
+
+    /// Whether the segment cannot begin inside the pattern.
+    ///
+    /// A tail of the pattern ends at its last `/`, and the only slashes before are the two of `://`.
+    /// So a segment whose first `/` follows a byte that differs from the pattern's there, or that has
+    /// none within the pattern's length, begins outside.
+    #[inline(always)]
+    fn begins_no_tail(&self) -> bool {
+        let pattern = &self.names.pattern;
+        let len = usize::from(pattern.len);
+        let chunk = &self.work.chunk;
+        let valid = self.work.chunk_len as usize;
+        let mut slash = 0;
+        while slash < CHUNK {
+            if slash >= valid || chunk.byte(slash) == b'/' {
+                break;
+            }
+            slash += 1;
+        }
+        if slash == 0 || slash >= valid {
+            // Starts with a slash, or shows none: certain only if the pattern would have ended.
+            return slash != 0 && valid > len;
+        }
+        // Compare the two bytes before the slash, which are digits of the port in the pattern.
+        chunk.byte(slash - 1) != pattern.at(len.wrapping_sub(2))
+            || slash >= 2 && chunk.byte(slash - 2) != pattern.at(len.wrapping_sub(3))
+            || slash >= len
+    }
+
+    /// The hole was acknowledged, or is never filled: goes on behind it.
+    #[inline(always)]
+    fn resynchronise(&mut self, seq: u32, end: u32) -> bool {
+        self.work.found |= found::RESYNCHRONISED;
+        self.direction.islands = [Island::default(); ISLANDS];
+        self.direction.hole_drops = 0;
+        self.direction.flags &= !flag::GUESSED;
+        if self.work.way == Way::Outbound as u32 {
+            self.direction.flags &= !flag::HANDSHAKE;
+            self.direction.walker = Walker::at(seq);
+            self.walk_on(seq, end);
+            return true;
+        }
+        self.lose_sync();
+        if self.adopt() {
+            self.walk_on(seq, end);
+        } else {
+            self.work.found |= found::UNSYNCHRONISED;
+        }
+        true
+    }
+
+    #[inline(always)]
+    fn lose_sync(&mut self) {
+        self.direction.flags &= !flag::SYNCED;
+        self.work.found |= found::RESYNCHRONISED;
+    }
+
+    /// Begins at this segment, if it starts with a plausible frame.
+    #[inline(always)]
+    fn adopt(&mut self) -> bool {
+        if !self.head() {
+            return false;
+        }
+        let framed = frame::plausible(&self.work.chunk, self.work.chunk_len);
+        // The pattern needs no frames: what the endpoint sends can be searched from any byte on.
+        if !framed && self.work.way == Way::Inbound as u32 {
+            return false;
+        }
+        let seq = self.work.seq;
+        self.direction.cursor = seq;
+        self.direction.walker = Walker::at(seq);
+        self.direction.edited_to = seq;
+        self.direction.flags = self.direction.flags & flag::ACKED | flag::SYNCED;
+        // The endpoint's Associate may be the frame.
+        if self.work.way == Way::Outbound as u32 && framed && self.work.chunk.byte(4) == 0x12 {
+            self.direction.flags |= flag::HANDSHAKE;
+        }
+        self.work.found |= found::ADOPTED;
+        true
+    }
+
+    /// Loads the first bytes of the segment.
+    #[inline(always)]
+    fn head(&mut self) -> bool {
+        let len = if self.work.len < CHUNK as u32 { self.work.len } else { CHUNK as u32 };
+        self.work.chunk_offset = 0;
+        self.work.chunk_len = len;
+        self.packet.load(0, len, &mut self.work.chunk)
+    }
+
+    /// Whether outbound bytes are searched at all.
+    #[inline(always)]
+    fn searches(&self) -> bool {
+        self.is(flag::HANDSHAKE) || self.names.can_translate_outbound()
+    }
+
+    /// Walks [`from`, `stop`) by `work.walker`; the sequence number that was reached.
+    #[inline(always)]
+    fn walk(&mut self, from: u32, stop: u32) -> u32 {
+        self.work.at = from;
+        self.work.from = from;
+        self.work.stop = stop;
+        if self.work.way == Way::Inbound as u32 || self.is(flag::HANDSHAKE) {
+            let mut frames = Frames(Job {
+                packet: &mut *self.packet,
+                direction: &mut *self.direction,
+                names: &mut *self.names,
+                work: &mut *self.work,
+            });
+            P::repeat(&mut frames, WALK_STEPS);
+            if self.work.way == Way::Inbound as u32 {
+                self.close_recipient(stop);
+                return self.work.at;
+            }
+        }
+        if self.work.drop != 0 || !before(self.work.at, stop) {
+            return self.work.at;
+        }
+        if !self.names.can_translate_outbound() {
+            self.work.walker.matched = 0;
+            self.work.at = stop;
+            return stop;
+        }
+        let mut search = Search(Job {
+            packet: &mut *self.packet,
+            direction: &mut *self.direction,
+            names: &mut *self.names,
+            work: &mut *self.work,
+        });
+        P::repeat(&mut search, WALK_STEPS);
+        self.work.at
+    }
+
+    /// The walk has stopped: a recipient that is still open becomes the local form if that is
+    /// certain to be right, and one that is becoming it goes on.
+    #[inline(always)]
+    fn close_recipient(&mut self, stop: u32) {
+        let walker = self.work.walker;
+        if self.work.at != stop {
+            return;
+        }
+        if walker.recipient_open()
+            && walker.is_own_system()
+            && self.names.allows_local(self.work.policy)
+        {
+            self.work.walker.make_local();
+        }
+        if self.work.walker.local_open() {
+            self.push_local(walker.scheme_end, stop);
+        }
+    }
+
+    /// Logs the local form up to `end`, from where it is not logged yet.
+    #[inline(always)]
+    fn push_local(&mut self, scheme_end: u32, end: u32) {
+        let begin = self.work.walker.local_to();
+        if !after(end, begin) {
+            return;
+        }
+        let len = end.wrapping_sub(begin);
+        let from = begin.wrapping_sub(scheme_end);
+        self.push(Edit::new(begin, len as u16, EditKind::Local, from as u16));
+        self.work.walker.set_local_to(end);
+    }
+
+    /// Appends an edit; there is room, as the walk checks it before every byte.
+    #[inline(always)]
+    fn push(&mut self, edit: Edit) {
+        let direction = &mut *self.direction;
+        let slot = direction.log_tail as usize & (EDIT_LOG - 1);
+        direction.log[slot] = edit;
+        direction.log_tail = direction.log_tail.wrapping_add(1);
+        direction.edits += 1;
+        let end = edit.at.wrapping_add(u32::from(edit.len));
+        if after(end, direction.edited_to) {
+            direction.edited_to = end;
+        }
+        self.work.edits += 1;
+    }
+
+    #[inline(always)]
+    fn log_is_full(&self) -> bool {
+        self.direction.log_tail.wrapping_sub(self.direction.log_head) >= EDIT_LOG as u32 - 2
+    }
+
+    /// Whether a name is open in the state of a walker.
+    #[inline(always)]
+    fn is_open(&self, walker: &Walker) -> bool {
+        if self.work.way == Way::Inbound as u32 {
+            walker.recipient_open()
+        } else {
+            !self.is(flag::GUESSED) && pattern::is_open(walker.matched, self.names)
+        }
+    }
+
+    /// Whether the segment [`seq`, `end`) must wait for bytes behind the cursor, because it has bytes
+    /// of a name that is open there. `before_cursor` is where the cursor was.
+    #[inline(always)]
+    fn is_held(&mut self, seq: u32, end: u32, old_cursor: u32) -> bool {
+        let cursor = self.direction.cursor;
+        let walker = self.direction.walker;
+        if !before(seq, cursor) || !self.is_open(&walker) {
+            return false;
+        }
+        let begin = if self.work.way == Way::Inbound as u32 {
+            walker.scheme_end
+        } else {
+            let read = u32::from(walker.matched - self.names.pattern_prefix());
+            cursor.wrapping_sub(read)
+        };
+        if !after(end, begin) {
+            return false;
+        }
+        if cursor != old_cursor || self.direction.held_drops < HELD_DROPS {
+            if cursor == old_cursor {
+                self.direction.held_drops += 1;
+            }
+            return true;
+        }
+        if self.work.way == Way::Inbound as u32 {
+            self.work.found |= found::CUT;
+            self.direction.walker.leave();
+        } else {
+            self.work.found |= found::GUESSED;
+            let len = self.names.canonical.len;
+            self.push(Edit::new(begin, len, EditKind::Alias, 0));
+            self.direction.flags |= flag::GUESSED;
+        }
+        false
+    }
+
+    /// Forgets the edits of acknowledged bytes.
+    #[inline(always)]
+    fn trim(&mut self) {
+        if self.direction.log_head != self.direction.log_tail && self.is(flag::ACKED) {
+            let mut trim = Trim(self.direction);
+            P::repeat(&mut trim, EDIT_LOG as u32);
+        }
+    }
+
+    /// Applies the logged edits that overlap the segment: those of the walk, and all others if some
+    /// of the segment was walked before.
+    #[inline(always)]
+    fn apply(&mut self, replayed: bool) -> Verdict {
+        let first = if replayed { self.direction.log_head } else { self.work.logged };
+        let count = self.direction.log_tail.wrapping_sub(first);
+        if count == 0 {
+            return Verdict::Pass;
+        }
+        if replayed {
+            self.work.found |= found::REAPPLIED;
+        }
+        self.work.index = first;
+        let mut apply = Apply(Job {
+            packet: &mut *self.packet,
+            direction: &mut *self.direction,
+            names: &mut *self.names,
+            work: &mut *self.work,
+        });
+        P::repeat(&mut apply, EDIT_LOG as u32);
+        match self.work.drop {
+            0 => Verdict::Pass,
+            why => Verdict::Drop(reason(why)),
+        }
+    }
+
+    /// The byte at sequence number `at`, or `None` if the packet could not be read.
+    #[inline(always)]
+    fn byte(&mut self) -> Option<u8> {
+        let offset = self.work.at.wrapping_sub(self.work.seq);
+        let mut index = offset.wrapping_sub(self.work.chunk_offset);
+        if index >= self.work.chunk_len {
+            let left = self.work.len.wrapping_sub(offset);
+            let len = if left < CHUNK as u32 { left } else { CHUNK as u32 };
+            if len == 0 || !self.packet.load(offset, len, &mut self.work.chunk) {
+                self.work.drop = Counter::DroppedStore as u32 + 1;
+                return None;
+            }
+            self.work.chunk_offset = offset;
+            self.work.chunk_len = len;
+            index = 0;
+        }
+        Some(self.work.chunk.byte(index as usize))
+    }
+}
+
+/// The counter that [`Work::drop`] stands for.
+#[inline(always)]
+fn reason(drop: u32) -> Counter {
+    if drop == Counter::DroppedHole as u32 + 1 {
+        Counter::DroppedHole
+    } else if drop == Counter::DroppedLogFull as u32 + 1 {
+        Counter::DroppedLogFull
+    } else {
+        Counter::DroppedStore
+    }
+}
+
+/// Reads frames, a byte a step.
+struct Frames<'a, P>(Job<'a, P>);
+
+impl<P: Packet> Steps for Frames<'_, P> {
+    #[inline(always)]
+    fn step(&mut self) -> bool {
+        let job = &mut self.0;
+        let skip = job.work.walker.resume;
+        if after(skip, job.work.at) {
+            job.work.at = if after(skip, job.work.stop) { job.work.stop } else { skip };
+        }
+        if !before(job.work.at, job.work.stop) {
+            return false;
+        }
+        if job.log_is_full() {
+            job.work.drop = Counter::DroppedLogFull as u32 + 1;
+            return false;
+        }
+        let Some(byte) = job.byte() else { return false };
+        let position = job.work.at;
+        if job.work.walker.at_boundary() {
+            job.work.frames += 1;
+            job.direction.frames += 1;
+        }
+        let step = job.read(position, byte);
+        job.work.at = position.wrapping_add(1);
+        job.act(step, position)
+    }
+}
+
+impl<P: Packet> Job<'_, P> {
+    #[inline(always)]
+    fn read(&mut self, position: u32, byte: u8) -> Step {
+        let names = self.names.recipients();
+        let mut captured = Captured {
+            authority: &mut self.direction.captured,
+            system: &mut self.direction.captured_system,
+            at: &mut self.direction.captured_at,
+        };
+        self.work.walker.step(position, byte, &names, &mut captured)
+    }
+
+    /// Acts on what a byte of a frame brought about; false ends the walk of frames.
+    #[inline(always)]
+    fn act(&mut self, step: Step, position: u32) -> bool {
+        match step {
+            Step::Go => return true,
+            Step::Recipient if self.work.way == Way::Inbound as u32 => self.recipient(position),
+            Step::Recipient => {}
+            Step::Associate => self.work.found |= found::ASSOCIATE,
+            Step::Malformed => self.work.found |= found::MALFORMED,
+            Step::NoAuthority => self.work.found |= found::NO_AUTHORITY,
+            Step::TooLong => {
+                self.work.found |=
+                    if self.work.walker.is_tls() { found::TLS } else { found::TOO_LONG };
+                self.work.state |= state::LEFT_ALONE;
+                self.work.at = self.work.stop;
+                self.work.walker = Walker::at(self.work.stop);
+                return false;
+            }
+        }
+        if self.work.way == Way::Outbound as u32 {
+            // The first frame is over: from here on the pattern is searched.
+            self.direction.flags &= !flag::HANDSHAKE;
+            return false;
+        }
+        true
+    }
+
+    /// Decides what becomes of the recipient whose authority ends before `position`.
+    #[inline(always)]
+    fn recipient(&mut self, position: u32) {
+        let walker = self.work.walker;
+        if walker.is_local() {
+            self.push_local(walker.scheme_end, position);
+        }
+        if walker.is_left() {
+            return;
+        }
+        let len = position.wrapping_sub(walker.authority);
+        if len == 0 {
+            self.work.found |= found::NO_AUTHORITY;
+            return;
+        }
+        if self.names.system.is_empty() {
+            self.names.system = self.direction.captured_system;
+        } else if !walker.is_own_system() {
+            if !walker.is_local() {
+                self.work.found |= found::OTHER_SYSTEM;
+            }
+            return;
+        }
+        match walker.known(position, &self.names.recipients()) {
+            Known::Canonical => {
+                self.work.state |= state::CANONICAL_USED;
+                return;
+            }
+            Known::Alias => {}
+            Known::Neither => {
+                let whole = self.direction.captured_at == walker.authority
+                    && super::authority::port_len(&self.direction.captured) > 0;
+                if !whole {
+                    self.work.found |= found::NO_AUTHORITY;
+                    return;
+                }
+                if self.work.policy != 0 && !self.packet.admits(&self.direction.captured) {
+                    self.work.found |= found::NOT_ADMITTED;
+                    return;
+                }
+                if self.names.alias.is_empty() {
+                    self.names.alias = self.direction.captured;
+                    self.work.found |= found::ALIAS;
+                }
+            }
+        }
+        if walker.is_local() {
+            return;
+        }
+        let canonical = u32::from(self.names.canonical.len);
+        if canonical != 0 && canonical <= len && len == u32::from(self.names.alias.len) {
+            self.push(Edit::new(walker.authority, len as u16, EditKind::Canonical, 0));
+        } else if self.names.has_local() {
+            self.push_local(walker.scheme_end, position);
+        } else {
+            self.work.found |= found::NO_AUTHORITY;
+        }
+    }
+}
+
+/// Searches the pattern: 32 bytes a step while nothing is matched, else one.
+struct Search<'a, P>(Job<'a, P>);
+
+impl<P: Packet> Steps for Search<'_, P> {
+    #[inline(always)]
+    fn step(&mut self) -> bool {
+        let job = &mut self.0;
+        if !before(job.work.at, job.work.stop) {
+            return false;
+        }
+        if job.log_is_full() {
+            job.work.drop = Counter::DroppedLogFull as u32 + 1;
+            return false;
+        }
+        let Some(byte) = job.byte() else { return false };
+        let position = job.work.at;
+        let mut matched = job.work.walker.matched;
+        if matched == 0 && byte != b':' {
+            job.work.at = position.wrapping_add(job.skip());
+            return true;
+        }
+        match pattern::step(&mut matched, byte, job.names) {
+            Match::Open => {}
+            Match::Broken => {
+                if job.is(flag::GUESSED) {
+                    job.work.reset = 1;
+                    return false;
+                }
+            }
+            Match::Whole => job.matched(position),
+        }
+        job.work.walker.matched = matched;
+        job.work.at = position.wrapping_add(1);
+        true
+    }
+}
+
+impl<P: Packet> Job<'_, P> {
+    /// Bytes from `work.at` that are certainly not the first of the pattern, at least one: `byte` has
+    /// seen that one.
+    #[inline(always)]
+    fn skip(&self) -> u32 {
+        let index = self.work.at.wrapping_sub(self.work.seq).wrapping_sub(self.work.chunk_offset);
+        if index & 7 != 0 {
+            return 1;
+        }
+        let word = (index / 8) as usize;
+        let mut words = 0;
+        while words < 4 {
+            if word + words >= CHUNK / 8 || self.work.chunk.word_has(word + words, b':') {
+                break;
+            }
+            words += 1;
+        }
+        if words == 0 { 1 } else { self.limited(words as u32 * 8) }
+    }
+
+    /// `skip` bytes, but not beyond the bytes of the chunk or the end of the walk.
+    #[inline(always)]
+    fn limited(&self, skip: u32) -> u32 {
+        let left = self.work.stop.wrapping_sub(self.work.at);
+        let index = self.work.at.wrapping_sub(self.work.seq).wrapping_sub(self.work.chunk_offset);
+        let in_chunk = self.work.chunk_len.wrapping_sub(index);
+        let skip = if skip > left { left } else { skip };
+        if skip > in_chunk { in_chunk } else { skip }
+    }
+
+    /// The pattern ends with the byte at `position`.
+    #[inline(always)]
+    fn matched(&mut self, position: u32) {
+        if self.is(flag::GUESSED) {
+            self.direction.flags &= !flag::GUESSED;
+            return;
+        }
+        let len = self.names.canonical.len;
+        self.push(Edit::new(position.wrapping_sub(u32::from(len)), len, EditKind::Alias, 0));
+    }
+}
+
+/// Drops the oldest edit if its bytes are acknowledged.
+struct Trim<'a>(&'a mut Direction);
+
+impl Steps for Trim<'_> {
+    #[inline(always)]
+    fn step(&mut self) -> bool {
+        let direction = &mut *self.0;
+        if direction.log_head == direction.log_tail {
+            return false;
+        }
+        let edit = direction.log[direction.log_head as usize & (EDIT_LOG - 1)];
+        if after(edit.at.wrapping_add(u32::from(edit.len)), direction.acked) {
+            return false;
+        }
+        direction.log_head = direction.log_head.wrapping_add(1);
+        true
+    }
+}
+
+/// Applies one edit a step, from `work.index` on.
+struct Apply<'a, P>(Job<'a, P>);
+
+impl<P: Packet> Steps for Apply<'_, P> {
+    #[inline(always)]
+    fn step(&mut self) -> bool {
+        let job = &mut self.0;
+        if job.work.index == job.direction.log_tail {
+            return false;
+        }
+        let edit = job.direction.log[job.work.index as usize & (EDIT_LOG - 1)];
+        job.work.index = job.work.index.wrapping_add(1);
+        let (seq, len) = (job.work.seq, job.work.len);
+        // The overlap, in bytes of the edit and of the segment.
+        let ahead = distance(seq, edit.at);
+        let cut = if ahead > 0 { ahead as u32 } else { 0 };
+        let offset = if ahead > 0 { 0 } else { edit.at.wrapping_sub(seq) };
+        if cut >= u32::from(edit.len) || offset >= len {
+            return true;
+        }
+        let rest = u32::from(edit.len) - cut;
+        let room = len - offset;
+        let count = if rest < room { rest } else { room };
+        let from = u32::from(edit.from()) + cut;
+        let source = match edit.kind() {
+            0 => Source::Long(&job.names.local_text),
+            1 => Source::Authority(&job.names.inbound_text),
+            _ => Source::Authority(&job.names.outbound_text),
+        };
+        if job.packet.store(offset, source, from, count) {
+            return true;
+        }
+        job.work.drop = Counter::DroppedStore as u32 + 1;
+        false
+    }
+}
+
+/// The system and authority that an Associate announced, after [`found::ASSOCIATE`].
+pub fn announced(direction: &Direction) -> (&System, &Authority) {
+    (&direction.captured_system, &direction.captured)
+}

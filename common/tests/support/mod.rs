@@ -1,0 +1,226 @@
+//! A TCP stream in user space, and an independent oracle of its translation.
+#![allow(dead_code, reason = "every test binary uses a part")]
+
+use std::collections::VecDeque;
+
+use truename_common::{
+    layout::{Authority, Direction, RpcFlow},
+    wire::{
+        chunk::Chunk,
+        flow,
+        stream::{self, Packet, Source, Steps, Verdict, Way, Work, found},
+    },
+};
+
+/// One segment in memory.
+pub struct Memory<'a> {
+    pub bytes: &'a mut [u8],
+    pub admitted: &'a dyn Fn(&[u8]) -> bool,
+}
+
+impl Packet for Memory<'_> {
+    fn load(&mut self, offset: u32, len: u32, chunk: &mut Chunk) -> bool {
+        let (offset, len) = (offset as usize, len as usize);
+        *chunk = Chunk::new(&self.bytes[offset..offset + len]);
+        true
+    }
+
+    fn store(&mut self, offset: u32, text: Source<'_>, from: u32, len: u32) -> bool {
+        let text = match text {
+            Source::Authority(text) => text.as_bytes(),
+            Source::Long(text) => text.as_bytes(),
+        };
+        let (offset, from, len) = (offset as usize, from as usize, len as usize);
+        self.bytes[offset..offset + len].copy_from_slice(&text[from..from + len]);
+        true
+    }
+
+    fn admits(&mut self, alias: &Authority) -> bool {
+        (self.admitted)(alias.as_bytes())
+    }
+
+    fn repeat<S: Steps>(state: &mut S, times: u32) {
+        for _ in 0..times {
+            if !state.step() {
+                return;
+            }
+        }
+        assert!(times < 1 << 16, "a walk was cut off after {times} steps");
+    }
+}
+
+/// A connection: the flow, and what each receiver got.
+pub struct Connection {
+    pub flow: Box<RpcFlow>,
+    pub work: Work,
+    pub inbound: Receiver,
+    pub outbound: Receiver,
+    pub admitted: Box<dyn Fn(&[u8]) -> bool>,
+}
+
+/// What a receiver has of a stream, byte by byte.
+#[derive(Default)]
+pub struct Receiver {
+    pub start: u32,
+    pub bytes: Vec<Option<u8>>,
+}
+
+impl Receiver {
+    fn take(&mut self, seq: u32, bytes: &[u8]) {
+        let at = seq.wrapping_sub(self.start) as usize;
+        if self.bytes.len() < at + bytes.len() {
+            self.bytes.resize(at + bytes.len(), None);
+        }
+        for (slot, byte) in self.bytes[at..].iter_mut().zip(bytes) {
+            match slot {
+                None => *slot = Some(*byte),
+                Some(before) => assert_eq!(before, byte, "a byte came with two values, at {at}"),
+            }
+        }
+    }
+
+    /// Bytes received without a hole.
+    pub fn contiguous(&self) -> usize {
+        self.bytes.iter().take_while(|byte| byte.is_some()).count()
+    }
+
+    pub fn stream(&self) -> Vec<u8> {
+        self.bytes.iter().map(|byte| byte.expect("a hole")).collect()
+    }
+}
+
+impl Connection {
+    /// A connection whose handshake was seen.
+    pub fn new(client_isn: u32, endpoint_isn: u32) -> Self {
+        let mut flow = Box::new(RpcFlow::default());
+        stream::begin(&mut flow.inbound, client_isn, Way::Inbound);
+        stream::begin(&mut flow.outbound, endpoint_isn, Way::Outbound);
+        let receiver = |start| Receiver { start, bytes: Vec::new() };
+        Self {
+            flow,
+            work: Work::default(),
+            inbound: receiver(client_isn),
+            outbound: receiver(endpoint_isn),
+            admitted: Box::new(|_| true),
+        }
+    }
+
+    pub fn direction(&mut self, way: Way) -> &mut Direction {
+        match way {
+            Way::Inbound => &mut self.flow.inbound,
+            Way::Outbound => &mut self.flow.outbound,
+        }
+    }
+
+    /// Sends a segment through the translator.
+    pub fn send(&mut self, way: Way, seq: u32, bytes: &[u8]) -> Verdict {
+        let mut bytes = bytes.to_vec();
+        let len = bytes.len() as u32;
+        let mut packet = Memory { bytes: &mut bytes, admitted: &*self.admitted };
+        let verdict =
+            stream::process(&mut packet, &mut self.flow, &mut self.work, way, seq, len);
+        if self.work.found & found::ASSOCIATE != 0 {
+            match way {
+                Way::Inbound => flow::learn_origin(&mut self.flow),
+                Way::Outbound => flow::learn_canonical(&mut self.flow),
+            }
+        }
+        if verdict == Verdict::Pass {
+            match way {
+                Way::Inbound => self.inbound.take(seq, &bytes),
+                Way::Outbound => self.outbound.take(seq, &bytes),
+            }
+        }
+        verdict
+    }
+
+    /// Sends `pieces` in order as TCP would: what is dropped comes again until it arrives.
+    pub fn send_all(&mut self, way: Way, pieces: &[&[u8]]) {
+        let start = match way {
+            Way::Inbound => self.inbound.start.wrapping_add(self.inbound.bytes.len() as u32),
+            Way::Outbound => self.outbound.start.wrapping_add(self.outbound.bytes.len() as u32),
+        };
+        let mut seq = start;
+        let mut queue = VecDeque::new();
+        for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
+            queue.push_back((seq, *piece));
+            seq = seq.wrapping_add(piece.len() as u32);
+        }
+        let mut rounds = 0;
+        while !queue.is_empty() {
+            let mut left = VecDeque::new();
+            for (seq, piece) in queue {
+                match self.send(way, seq, piece) {
+                    Verdict::Pass => {}
+                    Verdict::Drop(_) => left.push_back((seq, piece)),
+                    Verdict::Reset => panic!("reset"),
+                }
+                let receiver = match way {
+                    Way::Inbound => &self.inbound,
+                    Way::Outbound => &self.outbound,
+                };
+                let ack = receiver.start.wrapping_add(receiver.contiguous() as u32);
+                if pieces.len() < 64 {
+                    stream::acknowledge(self.direction(way), ack);
+                }
+            }
+            queue = left;
+            let receiver = match way {
+                Way::Inbound => &self.inbound,
+                Way::Outbound => &self.outbound,
+            };
+            let ack = receiver.start.wrapping_add(receiver.contiguous() as u32);
+            stream::acknowledge(self.direction(way), ack);
+            rounds += 1;
+            assert!(rounds < 2000, "stalled with {} segments left", queue.len());
+        }
+    }
+}
+
+/// What a translation of whole streams must yield: a plain one, on complete frames.
+pub mod oracle {
+    /// A frame of the stream: the offset of its length, and the bytes behind it.
+    pub fn frames(stream: &[u8]) -> Vec<(usize, &[u8])> {
+        let mut out = Vec::new();
+        let mut at = 0;
+        while at + 4 <= stream.len() {
+            let len = u32::from_be_bytes(stream[at..at + 4].try_into().unwrap()) as usize;
+            let end = (at + 4 + len).min(stream.len());
+            out.push((at, &stream[at + 4..end]));
+            at += 4 + len;
+        }
+        out
+    }
+
+    /// Offset of the recipient's authority and its length, of a frame with an envelope.
+    pub fn recipient(frame: &[u8]) -> Option<(usize, usize)> {
+        let path = frame.windows(3).position(|three| three == b"://")?;
+        let head = frame[..path].iter().rposition(|byte| *byte == 0x0a)?;
+        if frame.first() != Some(&0x0a) || !(5..40).contains(&head) && head > 40 {
+            return None;
+        }
+        let at = path + frame[path..].iter().position(|byte| *byte == b'@')? + 1;
+        let len = frame[at..].iter().position(|byte| *byte == b'/')?;
+        Some((at, len))
+    }
+
+    /// Replaces every `://<system>@<canonical>/`.
+    pub fn outbound(stream: &[u8], system: &str, canonical: &str, alias: &str) -> Vec<u8> {
+        let pattern = format!("://{system}@{canonical}/").into_bytes();
+        let (host, port) = alias.rsplit_once(':').unwrap();
+        let zeros = canonical.len() - alias.len();
+        let text = format!("://{system}@{host}:{}{port}/", "0".repeat(zeros)).into_bytes();
+        assert_eq!(pattern.len(), text.len());
+        let mut out = stream.to_vec();
+        let mut at = 0;
+        while at + pattern.len() <= out.len() {
+            if out[at..at + pattern.len()] == pattern {
+                out[at..at + pattern.len()].copy_from_slice(&text);
+                at += pattern.len();
+            } else {
+                at += 1;
+            }
+        }
+        out
+    }
+}
