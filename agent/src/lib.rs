@@ -1,1 +1,10 @@
+//! truename: the agent and its command line.
+//!
+//! Imports point one way: [`cli`] → [`api`] → [`reconcile`] → [`plan`] → `truename_common`.
+//! [`plan`] and [`config`] do no I/O beyond reading one file; [`datapath`] is the only module that
+//! speaks to BPF and [`links`] the only one that speaks netlink.
+
 pub mod config;
+pub mod links;
+pub mod plan;
+pub mod reconcile;

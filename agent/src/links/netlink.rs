@@ -1,0 +1,208 @@
+//! The kernel's interfaces and routes, through rtnetlink.
+
+use std::{io, pin::pin};
+
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
+use netlink_packet_core::NetlinkPayload;
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage},
+    route::{RouteAttribute, RouteMessage, RouteType},
+};
+use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};
+use tokio::task::JoinHandle;
+
+use super::{Framing, Interface, Inventory};
+
+/// Why the interfaces are not known.
+#[derive(Debug, thiserror::Error)]
+pub enum NetlinkError {
+    /// No socket.
+    #[error("cannot open a netlink socket: {0}")]
+    Socket(#[from] io::Error),
+    /// The kernel said no.
+    #[error("cannot list {what}: {source}")]
+    List {
+        /// What was asked for.
+        what: &'static str,
+        /// The answer.
+        source: rtnetlink::Error,
+    },
+    /// The subscription ended.
+    #[error("the kernel closed the netlink subscription")]
+    Closed,
+}
+
+/// A netlink connection that lists interfaces and hears of changes.
+pub struct Links {
+    handle: Handle,
+    changes: std::pin::Pin<Box<dyn Stream<Item = ()> + Send>>,
+    connection: JoinHandle<()>,
+}
+
+impl Links {
+    /// Connects in the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// When the socket cannot be opened.
+    pub fn open() -> Result<Self, NetlinkError> {
+        let (connection, handle, messages) = rtnetlink::new_multicast_connection(&[
+            MulticastGroup::Link,
+            MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv6Route,
+        ])?;
+        let changes = messages
+            .filter(|(message, _)| {
+                let relevant = match &message.payload {
+                    NetlinkPayload::InnerMessage(message) => concerns_selection(message),
+                    // Messages were lost: what changed is unknown.
+                    _ => true,
+                };
+                std::future::ready(relevant)
+            })
+            .map(|_| ());
+        Ok(Self {
+            handle,
+            changes: Box::pin(changes),
+            connection: tokio::spawn(connection),
+        })
+    }
+
+    /// What there is now.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub async fn inventory(&self) -> Result<Inventory, NetlinkError> {
+        let mut inventory = Inventory::default();
+        let mut links = pin!(self.handle.link().get().execute());
+        let failed = |what| move |source| NetlinkError::List { what, source };
+        while let Some(link) = links.try_next().await.map_err(failed("interfaces"))? {
+            if let Some(interface) = read_interface(&link) {
+                inventory.insert(interface);
+            }
+        }
+        let v4 = RouteMessageBuilder::<std::net::Ipv4Addr>::new().build();
+        let v6 = RouteMessageBuilder::<std::net::Ipv6Addr>::new().build();
+        for (family, request) in [("IPv4 routes", v4), ("IPv6 routes", v6)] {
+            let mut routes = pin!(self.handle.route().get(request).execute());
+            loop {
+                match routes.try_next().await {
+                    Ok(Some(route)) => inventory.default_route.extend(default_route(&route)),
+                    Ok(None) => break,
+                    // A kernel without this family has no routes of it.
+                    Err(error) if is_unsupported(&error) => break,
+                    Err(error) => return Err(failed(family)(error)),
+                }
+            }
+        }
+        Ok(inventory)
+    }
+
+    /// Waits until something changed; several changes at once count as one.
+    ///
+    /// # Errors
+    /// When the subscription ended.
+    pub async fn changed(&mut self) -> Result<(), NetlinkError> {
+        self.changes.next().await.ok_or(NetlinkError::Closed)?;
+        let mut more = pin!(stream::poll_fn(|context| {
+            match self.changes.poll_next_unpin(context) {
+                std::task::Poll::Pending => std::task::Poll::Ready(None),
+                ready => ready,
+            }
+        }));
+        while more.next().await.is_some() {}
+        Ok(())
+    }
+}
+
+impl Drop for Links {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+fn is_unsupported(error: &rtnetlink::Error) -> bool {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => {
+            matches!(-message.raw_code(), libc::EOPNOTSUPP | libc::EAFNOSUPPORT)
+        }
+        _ => false,
+    }
+}
+
+fn concerns_selection(message: &RouteNetlinkMessage) -> bool {
+    match message {
+        RouteNetlinkMessage::NewLink(_) | RouteNetlinkMessage::DelLink(_) => true,
+        RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
+            route.header.destination_prefix_length == 0
+        }
+        _ => false,
+    }
+}
+
+fn read_interface(link: &LinkMessage) -> Option<Interface> {
+    // Bridges report their ports a second time under their own family.
+    if link.header.interface_family != AddressFamily::Unspec {
+        return None;
+    }
+    let layer = link.header.link_layer_type;
+    let mut name = None;
+    let mut veth = false;
+    let mut peer = None;
+    let mut peer_elsewhere = false;
+    for attribute in &link.attributes {
+        match attribute {
+            LinkAttribute::IfName(text) => name = Some(text.clone()),
+            LinkAttribute::Link(index) => peer = Some(*index),
+            LinkAttribute::LinkNetNsId(_) => peer_elsewhere = true,
+            LinkAttribute::LinkInfo(infos) => {
+                veth |= infos
+                    .iter()
+                    .any(|info| matches!(info, LinkInfo::Kind(InfoKind::Veth)));
+            }
+            _ => {}
+        }
+    }
+    Some(Interface {
+        index: link.header.index,
+        name: name?,
+        framing: framing(layer),
+        loopback: layer == LinkLayerType::Loopback,
+        veth,
+        peer,
+        peer_elsewhere,
+    })
+}
+
+fn framing(layer: LinkLayerType) -> Framing {
+    match layer {
+        LinkLayerType::Ether | LinkLayerType::Loopback => Framing::Ethernet,
+        LinkLayerType::None
+        | LinkLayerType::Rawip
+        | LinkLayerType::Ppp
+        | LinkLayerType::Tunnel
+        | LinkLayerType::Tunnel6
+        | LinkLayerType::Sit
+        | LinkLayerType::Ipgre
+        | LinkLayerType::Ip6gre => Framing::Raw,
+        other => Framing::Unsupported(other.into()),
+    }
+}
+
+/// The interfaces that a route leaves through, if it is a default route.
+fn default_route(route: &RouteMessage) -> Vec<u32> {
+    let mut indexes = Vec::new();
+    if route.header.destination_prefix_length != 0 || route.header.kind != RouteType::Unicast {
+        return indexes;
+    }
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => indexes.push(*index),
+            RouteAttribute::MultiPath(hops) => {
+                indexes.extend(hops.iter().map(|hop| hop.interface_index));
+            }
+            _ => {}
+        }
+    }
+    indexes
+}
