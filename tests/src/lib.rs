@@ -1,1 +1,14 @@
+//! Support for the integration tests and the demo: namespaces, processes and events with deadlines,
+//! the `truename` command line, traffic with an independent oracle, and real Flink.
 
+pub mod cleanup;
+pub mod flink;
+pub mod namespace;
+pub mod process;
+pub mod scratch;
+mod sys;
+pub mod timeline;
+pub mod truename;
+pub mod wait;
+
+pub use sys::is_root;

@@ -1,0 +1,135 @@
+//! The configuration of the two processes. One text serves every release: unknown keys are ignored.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::Result;
+
+use super::fetch::Flink;
+use crate::scratch::Scratch;
+
+/// The RPC port of the JobManager.
+pub(crate) const RPC_PORT: u16 = 6123;
+/// The blob server of the JobManager, from which a TaskManager fetches user jars.
+pub(crate) const BLOB_PORT: u16 = 6124;
+/// The REST port of the JobManager.
+pub(crate) const REST_PORT: u16 = 8081;
+/// The RPC port of the TaskManager.
+pub(crate) const TASK_PORT: u16 = 6122;
+/// Where the JobManager asks the TaskManager for metrics.
+pub(crate) const METRICS_PORT: u16 = 6150;
+
+/// After this silence a peer counts as lost (10 times less than Flink's own setting, to be short).
+pub(crate) const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(5);
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Which process a configuration is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    Job,
+    Task,
+}
+
+impl Role {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Job => "jobmanager",
+            Self::Task => "taskmanager",
+        }
+    }
+}
+
+/// Writes the configuration directory of one process, which knows the JobManager as `jobmanager`.
+pub(crate) fn write(
+    scratch: &Scratch,
+    flink: &Flink,
+    role: Role,
+    jobmanager: &str,
+) -> Result<PathBuf> {
+    let name = role.name();
+    let home = scratch.path().join(name);
+    std::fs::create_dir_all(home.join("tmp"))?;
+    let file = if flink.major() >= 2 {
+        "config.yaml"
+    } else {
+        "flink-conf.yaml"
+    };
+    let home_text = home.display();
+    let settings = [
+        // Addresses.
+        ("jobmanager.rpc.address", jobmanager.to_owned()),
+        ("jobmanager.rpc.port", RPC_PORT.to_string()),
+        ("jobmanager.bind-host", "0.0.0.0".to_owned()),
+        ("blob.server.port", BLOB_PORT.to_string()),
+        ("rest.address", jobmanager.to_owned()),
+        ("rest.port", REST_PORT.to_string()),
+        ("rest.bind-address", "0.0.0.0".to_owned()),
+        ("taskmanager.host", "taskmanager".to_owned()),
+        ("taskmanager.bind-host", "0.0.0.0".to_owned()),
+        ("taskmanager.rpc.port", TASK_PORT.to_string()),
+        (
+            "metrics.internal.query-service.port",
+            METRICS_PORT.to_string(),
+        ),
+        // Times: short, so that a failure is noticed soon.
+        (
+            "heartbeat.interval",
+            HEARTBEAT_INTERVAL.as_millis().to_string(),
+        ),
+        (
+            "heartbeat.timeout",
+            HEARTBEAT_TIMEOUT.as_millis().to_string(),
+        ),
+        ("cluster.registration.error-delay", "1000".to_owned()),
+        ("cluster.registration.max-timeout", "2000".to_owned()),
+        ("metrics.fetcher.update-interval", "1000".to_owned()),
+        // Memory: small. From 1.10 on the start scripts, which are not used here, would work these out.
+        ("taskmanager.numberOfTaskSlots", "2".to_owned()),
+        ("taskmanager.cpu.cores", "2".to_owned()),
+        ("taskmanager.memory.task.heap.size", "64m".to_owned()),
+        ("taskmanager.memory.task.off-heap.size", "0m".to_owned()),
+        ("taskmanager.memory.framework.heap.size", "64m".to_owned()),
+        (
+            "taskmanager.memory.framework.off-heap.size",
+            "32m".to_owned(),
+        ),
+        ("taskmanager.memory.jvm-metaspace.size", "96m".to_owned()),
+        ("taskmanager.memory.jvm-overhead.min", "64m".to_owned()),
+        ("taskmanager.memory.jvm-overhead.max", "64m".to_owned()),
+        ("taskmanager.memory.network.min", "16m".to_owned()),
+        ("taskmanager.memory.network.max", "16m".to_owned()),
+        ("taskmanager.memory.managed.size", "16m".to_owned()),
+        ("taskmanager.memory.size", "16m".to_owned()),
+        ("taskmanager.network.memory.min", "16m".to_owned()),
+        ("taskmanager.network.memory.max", "16m".to_owned()),
+        ("taskmanager.heap.size", "256m".to_owned()),
+        // Files: below the scratch directory.
+        ("io.tmp.dirs", format!("{home_text}/tmp")),
+        ("web.upload.dir", format!("{home_text}/tmp/upload")),
+    ];
+    let text: String = settings
+        .iter()
+        .map(|(key, value)| format!("{key}: {value}\n"))
+        .collect();
+    scratch.write(&format!("{name}/{file}"), &text)?;
+    scratch.write(&format!("{name}/log4j2.properties"), LOG4J2)?;
+    scratch.write(&format!("{name}/log4j.properties"), LOG4J1)?;
+    Ok(home)
+}
+
+/// Logs to standard output: Log4j 2, from Flink 1.11 on.
+const LOG4J2: &str = "\
+rootLogger.level = INFO
+rootLogger.appenderRef.console.ref = console
+appender.console.name = console
+appender.console.type = CONSOLE
+appender.console.layout.type = PatternLayout
+appender.console.layout.pattern = %d{HH:mm:ss.SSS} %-5p %c{1} %m%n
+";
+
+/// The same for Log4j 1.
+const LOG4J1: &str = "\
+log4j.rootLogger = INFO, console
+log4j.appender.console = org.apache.log4j.ConsoleAppender
+log4j.appender.console.layout = org.apache.log4j.PatternLayout
+log4j.appender.console.layout.ConversionPattern = %d{HH:mm:ss.SSS} %-5p %c{1} %m%n
+";

@@ -1,0 +1,269 @@
+//! What the demo shows and the end-to-end test checks: a cluster that refuses an alias starts to work,
+//! and keeps working when the JobManager is paused and when it is replaced.
+
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::{
+    cluster::{self, Addressing, Cluster},
+    config::HEARTBEAT_TIMEOUT,
+    fetch::Flink,
+    job,
+};
+use crate::{
+    scratch::Scratch,
+    timeline::Timeline,
+    truename::{Endpoint, Truename},
+    wait::wait_until,
+};
+
+/// What the JobManager says when it drops a message.
+const DROPPED: [&str; 2] = ["dropping message", "non-local recipient"];
+/// What the TaskManager says when it has joined.
+const REGISTERED: &str = "Successful registration at resource manager";
+/// A lost TaskManager must be back this soon.
+const RECOVERY: Duration = Duration::from_secs(10);
+/// A TaskManager that was refused asks again at least this often.
+const RETRY: Duration = Duration::from_secs(25);
+
+/// How to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The Flink release.
+    pub flink: String,
+    /// The `truename` binary.
+    pub truename: PathBuf,
+    /// Leave logs and configuration behind.
+    pub keep: bool,
+}
+
+/// Runs all of it.
+///
+/// # Errors
+/// Something did not hold.
+pub fn run(options: &Options, timeline: &Timeline) -> Result<()> {
+    let flink = Flink::fetch(&options.flink, timeline)?;
+    let mut scratch = Scratch::new("flink")?;
+    if options.keep {
+        scratch.keep();
+    }
+    let outcome = steps(&flink, &options.truename, &scratch, timeline);
+    if outcome.is_err() {
+        scratch.keep();
+    }
+    outcome
+}
+
+/// Runs a cluster whose TaskManager uses the JobManager's own name, without truename.
+///
+/// # Errors
+/// The harness or the machine is not in order.
+pub fn run_canonical(version: &str, timeline: &Timeline) -> Result<()> {
+    let flink = Flink::fetch(version, timeline)?;
+    let mut scratch = Scratch::new("flink")?;
+    let outcome = canonical_steps(&flink, &scratch, timeline);
+    if outcome.is_err() {
+        scratch.keep();
+    }
+    outcome
+}
+
+fn canonical_steps(flink: &Flink, scratch: &Scratch, timeline: &Timeline) -> Result<()> {
+    let jar = job::build(flink, scratch)?;
+    timeline.heading(&format!("Flink {}, no alias, no truename", flink.version()));
+    let mut cluster = Cluster::new(flink, Addressing::Canonical, scratch)?;
+    cluster.start_job_manager()?;
+    timeline.say("JobManager is up");
+    cluster.start_task_manager()?;
+    joins(&mut cluster, timeline)?;
+    finishes_a_job(&cluster, &jar, timeline)?;
+    shows_metrics(&cluster, timeline)?;
+    has_one_connection(&cluster, timeline)?;
+    survives_pause(&cluster, timeline)?;
+    finishes_a_job(&cluster, &jar, timeline)?;
+    survives_restart(&mut cluster, timeline)?;
+    finishes_a_job(&cluster, &jar, timeline)
+}
+
+fn steps(flink: &Flink, binary: &Path, scratch: &Scratch, timeline: &Timeline) -> Result<()> {
+    let jar = job::build(flink, scratch)?;
+    let mut cluster = Cluster::new(flink, Addressing::Alias, scratch)?;
+
+    timeline.heading(&format!("Without truename (Flink {})", flink.version()));
+    refused(&mut cluster, timeline)?;
+
+    timeline.heading("With truename");
+    let endpoint = Endpoint {
+        listen: Cluster::rpc_address(),
+        canonical: None,
+    };
+    let truename = Truename::start_binary(
+        binary.to_owned(),
+        cluster.job_space(),
+        scratch,
+        &[cluster::JOB_INTERFACE],
+        &[endpoint],
+    )?;
+    timeline.say(&format!(
+        "truename run --interface {} --endpoint pekko={}: ready",
+        cluster::JOB_INTERFACE,
+        Cluster::rpc_address()
+    ));
+    joins(&mut cluster, timeline)?;
+    finishes_a_job(&cluster, &jar, timeline)?;
+    shows_metrics(&cluster, timeline)?;
+    has_one_connection(&cluster, timeline)?;
+
+    timeline.heading("JobManager paused for longer than heartbeat.timeout");
+    survives_pause(&cluster, timeline)?;
+    finishes_a_job(&cluster, &jar, timeline)?;
+    has_one_connection(&cluster, timeline)?;
+
+    timeline.heading("JobManager killed and replaced");
+    survives_restart(&mut cluster, timeline)?;
+    finishes_a_job(&cluster, &jar, timeline)?;
+    has_one_connection(&cluster, timeline)?;
+
+    for verb in ["aliases", "flows"] {
+        timeline.heading(&format!("truename {verb}"));
+        let text = truename.text(verb)?;
+        timeline.quote(&text);
+        if verb == "aliases" {
+            let alias = format!("{}:", cluster::ALIAS);
+            ensure!(text.contains(&alias), "the alias is not listed:\n{text}");
+        }
+    }
+    Ok(())
+}
+
+fn refused(cluster: &mut Cluster, timeline: &Timeline) -> Result<()> {
+    cluster.start_job_manager()?;
+    timeline.say("JobManager is up; it calls itself jobmanager:6123");
+    cluster.check_separation()?;
+    cluster.start_task_manager()?;
+    timeline.say("TaskManager started; it knows the JobManager as jm:6123 only");
+    timeline.quote(
+        "(jobmanager resolves there too, because the blob server's host is sent as a bare name,",
+    );
+    timeline.quote("but to an address at which nothing but the blob port answers)");
+    let line = cluster
+        .job_manager()?
+        .wait_line(0, &DROPPED, cluster::JVM)
+        .context("the JobManager was expected to refuse the alias")?;
+    timeline.say("JobManager refuses it:");
+    timeline.quote(&line);
+    let registered = cluster.rest().task_managers()?.len();
+    ensure!(registered == 0, "{registered} TaskManagers are registered");
+    timeline.say("REST shows 0 TaskManagers");
+    Ok(())
+}
+
+fn joins(cluster: &mut Cluster, timeline: &Timeline) -> Result<()> {
+    let start = Instant::now();
+    let task = cluster.task_manager()?;
+    if task.wait_line(0, &[REGISTERED], RETRY).is_ok() {
+        timeline.say(&format!(
+            "TaskManager, still trying, registered by itself after {:.1} s",
+            start.elapsed().as_secs_f64()
+        ));
+    } else {
+        timeline.say("TaskManager had given up; starting another");
+        cluster.start_task_manager()?;
+        cluster
+            .task_manager()?
+            .wait_line(0, &[REGISTERED], cluster::JVM)?;
+        timeline.say("TaskManager registered");
+    }
+    let list = cluster.rest().wait_task_managers(1, RECOVERY)?;
+    timeline.say(&format!(
+        "REST shows 1 TaskManager: {}",
+        list[0]["path"].as_str().unwrap_or("?")
+    ));
+    Ok(())
+}
+
+fn finishes_a_job(cluster: &Cluster, jar: &Path, timeline: &Timeline) -> Result<()> {
+    let duration = cluster.rest().run_job(jar, job::CLASS, cluster::JVM)?;
+    timeline.say(&format!(
+        "a job of the user's jar, shipped through the blob server, FINISHED in {:.1} s",
+        duration.as_secs_f64()
+    ));
+    Ok(())
+}
+
+fn shows_metrics(cluster: &Cluster, timeline: &Timeline) -> Result<()> {
+    const METRIC: &str = "Status.JVM.Memory.Heap.Used";
+    let list = cluster.rest().wait_task_managers(1, RECOVERY)?;
+    let id = list[0]["id"].as_str().context("a TaskManager without id")?;
+    let value = cluster.rest().wait_metric(id, METRIC, cluster::JVM)?;
+    timeline.say(&format!(
+        "REST shows the TaskManager's metrics: {METRIC} = {value}"
+    ));
+    Ok(())
+}
+
+fn has_one_connection(cluster: &Cluster, timeline: &Timeline) -> Result<()> {
+    let connections = wait_until(RECOVERY, "exactly one RPC connection", || {
+        let connections = cluster.rpc_connections()?;
+        ensure!(connections.len() == 1, "there are {connections:#?}");
+        Ok(connections)
+    })?;
+    timeline.say(&format!("exactly one RPC connection: {}", connections[0]));
+    Ok(())
+}
+
+fn survives_pause(cluster: &Cluster, timeline: &Timeline) -> Result<()> {
+    let (job, task) = (cluster.job_manager()?, cluster.task_manager()?);
+    let mark = task.mark();
+    let paused = Instant::now();
+    job.pause()?;
+    timeline.say("JobManager paused (SIGSTOP)");
+    let lost = task.wait_line(
+        mark,
+        &["ResourceManager", "timed out"],
+        4 * HEARTBEAT_TIMEOUT,
+    );
+    // The pause itself has to be longer than the timeout, so that both sides miss each other.
+    std::thread::sleep(
+        (HEARTBEAT_TIMEOUT + HEARTBEAT_TIMEOUT / 2).saturating_sub(paused.elapsed()),
+    );
+    job.resume()?;
+    lost.context("the TaskManager was expected to miss the JobManager")?;
+    let mark = task.mark();
+    let resumed = Instant::now();
+    timeline.say(&format!(
+        "TaskManager missed it; continued (SIGCONT) after {:.1} s",
+        paused.elapsed().as_secs_f64()
+    ));
+    task.wait_line(mark, &[REGISTERED], RECOVERY)
+        .context("the TaskManager did not come back")?;
+    cluster.rest().wait_task_managers(1, RECOVERY)?;
+    timeline.say(&format!(
+        "TaskManager is back after {:.1} s",
+        resumed.elapsed().as_secs_f64()
+    ));
+    Ok(())
+}
+
+fn survives_restart(cluster: &mut Cluster, timeline: &Timeline) -> Result<()> {
+    let mark = cluster.task_manager()?.mark();
+    cluster.kill_job_manager();
+    timeline.say("JobManager killed (SIGKILL)");
+    cluster.restart_job_manager()?;
+    let up = Instant::now();
+    timeline.say("another JobManager is up");
+    cluster
+        .task_manager()?
+        .wait_line(mark, &[REGISTERED], cluster::JVM)
+        .context("the TaskManager did not come back")?;
+    cluster.rest().wait_task_managers(1, RECOVERY)?;
+    timeline.say(&format!(
+        "TaskManager is back after {:.1} s",
+        up.elapsed().as_secs_f64()
+    ));
+    Ok(())
+}

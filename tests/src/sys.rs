@@ -1,0 +1,417 @@
+//! System calls for which std has no safe form. All unsafe code of this crate is here.
+
+use std::{
+    ffi::CString,
+    fs::File,
+    io, mem,
+    net::TcpStream,
+    os::{
+        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+        unix::{ffi::OsStrExt as _, process::CommandExt as _},
+    },
+    path::{Path, PathBuf},
+    process::Command,
+    ptr,
+    time::Duration,
+};
+
+/// Turns the `-1` of libc into the error it stands for.
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+/// Moves the calling thread into a network namespace.
+pub(crate) fn enter_network(namespace: &File) -> io::Result<()> {
+    // SAFETY: setns takes a descriptor that is open for the whole call and no pointer.
+    check(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) }).map(drop)
+}
+
+/// Lets `command` run in a network namespace, with the given files put in place of others
+/// (`(private, public)`, bind mounts in a mount namespace of its own), and die with its parent thread.
+pub(crate) fn confine(
+    command: &mut Command,
+    namespace: Option<File>,
+    files: &[(PathBuf, PathBuf)],
+) -> io::Result<()> {
+    let files = files
+        .iter()
+        .map(|(private, public)| Ok((path_string(private)?, path_string(public)?)))
+        .collect::<io::Result<Vec<_>>>()?;
+    let setup = move || {
+        // SAFETY: prctl(PR_SET_PDEATHSIG) takes integers only.
+        check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
+        if let Some(namespace) = &namespace {
+            enter_network(namespace)?;
+        }
+        if files.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: unshare takes integers only; the child has one thread.
+        check(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
+        mount(None, c"/", libc::MS_REC | libc::MS_PRIVATE)?;
+        for (private, public) in &files {
+            mount(Some(private), public, libc::MS_BIND)?;
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes system calls only, on values prepared before.
+    unsafe { command.pre_exec(setup) };
+    Ok(())
+}
+
+/// Mounts the BPF file system at `target`.
+pub(crate) fn mount_bpffs(target: &Path) -> io::Result<()> {
+    let target = path_string(target)?;
+    // SAFETY: all pointers are NUL-terminated strings that live for the whole call, the data may be null.
+    check(unsafe {
+        libc::mount(
+            c"bpf".as_ptr(),
+            target.as_ptr(),
+            c"bpf".as_ptr(),
+            0,
+            ptr::null(),
+        )
+    })
+    .map(drop)
+}
+
+fn mount(
+    source: Option<&CString>,
+    target: &std::ffi::CStr,
+    flags: libc::c_ulong,
+) -> io::Result<()> {
+    let source = source.map_or(ptr::null(), |source| source.as_ptr());
+    // SAFETY: source and target are NUL-terminated strings that live for the whole call; type and data
+    // may be null for a bind or a propagation change.
+    check(unsafe { libc::mount(source, target.as_ptr(), ptr::null(), flags, ptr::null()) })
+        .map(drop)
+}
+
+fn path_string(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)
+}
+
+/// Sends a signal to one process.
+pub(crate) fn kill(pid: u32, signal: libc::c_int) -> io::Result<()> {
+    let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
+    // SAFETY: kill takes integers only.
+    check(unsafe { libc::kill(pid, signal) }).map(drop)
+}
+
+/// Is the process root?
+pub fn is_root() -> bool {
+    // SAFETY: geteuid takes nothing and cannot fail.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// Blocks SIGINT and SIGTERM in the calling thread, and so in all threads it starts later.
+pub(crate) fn block_interrupts() -> io::Result<()> {
+    let set = interrupts();
+    // SAFETY: `set` is an initialised set; the old set is not wanted.
+    match unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut()) } {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
+/// Waits for SIGINT or SIGTERM, which must be blocked.
+pub(crate) fn wait_interrupt() -> io::Result<i32> {
+    let set = interrupts();
+    let mut signal = 0;
+    // SAFETY: both pointers are valid for the whole call.
+    match unsafe { libc::sigwait(&raw const set, &raw mut signal) } {
+        0 => Ok(signal),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
+fn interrupts() -> libc::sigset_t {
+    // SAFETY: an all-zero sigset_t is a valid value, and sigemptyset initialises it anyway.
+    let mut set: libc::sigset_t = unsafe { mem::zeroed() };
+    // SAFETY: `set` is a valid set, the signal numbers are constants.
+    unsafe {
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGINT);
+        libc::sigaddset(&raw mut set, libc::SIGTERM);
+    }
+    set
+}
+
+/// Sets an integer option of a socket.
+pub(crate) fn set_option(
+    socket: &impl std::os::fd::AsFd,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    set_option_value(socket, level, name, &value)
+}
+
+/// Sets an option of a socket to a plain C value.
+fn set_option_value<T: Copy>(
+    socket: &impl std::os::fd::AsFd,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: &T,
+) -> io::Result<()> {
+    // SAFETY: the pointer and the length describe `value`, which outlives the call.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            level,
+            name,
+            ptr::from_ref(value).cast(),
+            mem::size_of::<T>() as libc::socklen_t,
+        )
+    })
+    .map(drop)
+}
+
+/// Makes the next close of the socket a reset.
+pub(crate) fn reset_on_close(socket: &TcpStream) -> io::Result<()> {
+    let linger = libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    set_option_value(socket, libc::SOL_SOCKET, libc::SO_LINGER, &linger)
+}
+
+/// The kernel's view of a TCP connection.
+pub(crate) fn tcp_info(socket: &TcpStream) -> io::Result<libc::tcp_info> {
+    // SAFETY: tcp_info is plain integers, for which all zeroes is a value.
+    let mut info: libc::tcp_info = unsafe { mem::zeroed() };
+    let mut length = mem::size_of_val(&info) as libc::socklen_t;
+    // SAFETY: pointer and length describe `info`; the kernel writes at most that much.
+    check(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut length,
+        )
+    })?;
+    Ok(info)
+}
+
+/// A new socket, closed on exec.
+pub(crate) fn socket(
+    domain: libc::c_int,
+    kind: libc::c_int,
+    protocol: libc::c_int,
+) -> io::Result<OwnedFd> {
+    // SAFETY: socket takes integers only.
+    let descriptor = check(unsafe { libc::socket(domain, kind | libc::SOCK_CLOEXEC, protocol) })?;
+    // SAFETY: the descriptor is new and owned by nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// An address in the form the kernel wants.
+struct SocketAddress {
+    storage: libc::sockaddr_storage,
+    length: libc::socklen_t,
+}
+
+impl SocketAddress {
+    fn new<T: Copy>(value: T) -> Self {
+        const { assert!(mem::size_of::<T>() <= mem::size_of::<libc::sockaddr_storage>()) };
+        // SAFETY: sockaddr_storage is plain integers, for which all zeroes is a value.
+        let mut storage: libc::sockaddr_storage = unsafe { mem::zeroed() };
+        // SAFETY: storage is larger than T (asserted above) and aligned for every address type.
+        unsafe { ptr::write((&raw mut storage).cast::<T>(), value) };
+        Self {
+            storage,
+            length: mem::size_of::<T>() as libc::socklen_t,
+        }
+    }
+
+    fn v4(address: std::net::SocketAddrV4) -> Self {
+        Self::new(libc::sockaddr_in {
+            sin_family: libc::AF_INET as libc::sa_family_t,
+            sin_port: address.port().to_be(),
+            sin_addr: libc::in_addr {
+                s_addr: u32::from_ne_bytes(address.ip().octets()),
+            },
+            sin_zero: [0; 8],
+        })
+    }
+
+    fn v6(address: std::net::SocketAddrV6) -> Self {
+        Self::new(libc::sockaddr_in6 {
+            sin6_family: libc::AF_INET6 as libc::sa_family_t,
+            sin6_port: address.port().to_be(),
+            sin6_flowinfo: 0,
+            sin6_addr: libc::in6_addr {
+                s6_addr: address.ip().octets(),
+            },
+            sin6_scope_id: address.scope_id(),
+        })
+    }
+
+    fn ip(address: std::net::SocketAddr) -> Self {
+        match address {
+            std::net::SocketAddr::V4(address) => Self::v4(address),
+            std::net::SocketAddr::V6(address) => Self::v6(address),
+        }
+    }
+}
+
+fn bind_address(socket: &OwnedFd, address: &SocketAddress) -> io::Result<()> {
+    // SAFETY: pointer and length describe the address, which outlives the call.
+    check(unsafe {
+        libc::bind(
+            socket.as_raw_fd(),
+            (&raw const address.storage).cast(),
+            address.length,
+        )
+    })
+    .map(drop)
+}
+
+/// Binds a socket to an IP address and port.
+pub(crate) fn bind(socket: &OwnedFd, address: std::net::SocketAddr) -> io::Result<()> {
+    bind_address(socket, &SocketAddress::ip(address))
+}
+
+/// Connects a socket to an IP address and port.
+pub(crate) fn connect(socket: &OwnedFd, address: std::net::SocketAddr) -> io::Result<()> {
+    let address = SocketAddress::ip(address);
+    // SAFETY: pointer and length describe the address, which outlives the call.
+    check(unsafe {
+        libc::connect(
+            socket.as_raw_fd(),
+            (&raw const address.storage).cast(),
+            address.length,
+        )
+    })
+    .map(drop)
+}
+
+/// Makes a bound socket a listener.
+pub(crate) fn listen(socket: &OwnedFd, backlog: libc::c_int) -> io::Result<()> {
+    // SAFETY: listen takes integers only.
+    check(unsafe { libc::listen(socket.as_raw_fd(), backlog) }).map(drop)
+}
+
+/// A packet socket that receives every frame arriving at an interface of the thread's namespace.
+pub(crate) fn packet_socket(interface: &str) -> io::Result<OwnedFd> {
+    /// Not in libc: `PACKET_IGNORE_OUTGOING` of linux/if_packet.h.
+    const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
+    let every = (libc::ETH_P_ALL as u16).to_be();
+    // Protocol 0 receives nothing until it is bound to the interface.
+    let socket = socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_NONBLOCK, 0)?;
+    set_option(&socket, libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)?;
+    // Best effort: a larger buffer loses fewer frames in bursts, which TCP would repair.
+    set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 64 << 20)?;
+    set_option(&socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, 64 << 20)?;
+    let address = SocketAddress::new(libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_protocol: every,
+        sll_ifindex: interface_index(interface)?,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    });
+    bind_address(&socket, &address)?;
+    Ok(socket)
+}
+
+fn interface_index(interface: &str) -> io::Result<libc::c_int> {
+    let name = CString::new(interface).map_err(io::Error::other)?;
+    // SAFETY: the name is a NUL-terminated string that lives for the whole call.
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => Err(io::Error::last_os_error()),
+        index => libc::c_int::try_from(index).map_err(io::Error::other),
+    }
+}
+
+/// Receives one frame, or `None` when there is none now.
+pub(crate) fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    // SAFETY: pointer and length describe the buffer.
+    let length = unsafe {
+        libc::recv(
+            socket.as_raw_fd(),
+            buffer.as_mut_ptr().cast(),
+            buffer.len(),
+            libc::MSG_DONTWAIT,
+        )
+    };
+    match usize::try_from(length) {
+        Ok(length) => Ok(Some(length)),
+        Err(_) => match io::Error::last_os_error() {
+            error if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            error => Err(error),
+        },
+    }
+}
+
+/// Sends one frame; `false` when the queue is full.
+pub(crate) fn send(socket: &OwnedFd, frame: &[u8]) -> io::Result<bool> {
+    // SAFETY: pointer and length describe the frame.
+    let length = unsafe {
+        libc::send(
+            socket.as_raw_fd(),
+            frame.as_ptr().cast(),
+            frame.len(),
+            libc::MSG_DONTWAIT,
+        )
+    };
+    if length >= 0 {
+        return Ok(true);
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        Some(libc::EAGAIN | libc::ENOBUFS) => Ok(false),
+        _ => Err(error),
+    }
+}
+
+/// Waits until one of the descriptors can be read, or the time is over.
+pub(crate) fn wait_readable(descriptors: &[&OwnedFd], timeout: Duration) -> io::Result<()> {
+    let mut polled: Vec<libc::pollfd> = descriptors
+        .iter()
+        .map(|descriptor| libc::pollfd {
+            fd: descriptor.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        })
+        .collect();
+    let timeout = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+    // SAFETY: pointer and count describe the vector.
+    match check(unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, timeout) }) {
+        Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// An ethtool switch of an interface in the thread's namespace (`ETHTOOL_S…` of linux/ethtool.h).
+pub(crate) fn ethtool_switch(interface: &str, command: u32, on: bool) -> io::Result<()> {
+    #[repr(C)]
+    struct Value {
+        command: u32,
+        data: u32,
+    }
+    const SIOCETHTOOL: libc::c_ulong = 0x8946;
+    let mut value = Value {
+        command,
+        data: u32::from(on),
+    };
+    // SAFETY: ifreq is plain data, for which all zeroes is a value.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    if interface.len() >= request.ifr_name.len() {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_data = (&raw mut value).cast();
+    let socket = socket(libc::AF_INET, libc::SOCK_DGRAM, 0)?;
+    // SAFETY: the request and the value it points to live for the whole call and have the layout
+    // SIOCETHTOOL wants.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as _, &raw mut request) }).map(drop)
+}

@@ -1,0 +1,222 @@
+//! The program under test, driven through its command line.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use crate::{cleanup, namespace::Namespace, process::Process, scratch::Scratch, sys};
+
+/// How long an agent may take to load and attach.
+const START: Duration = Duration::from_secs(30);
+
+/// The `truename` binary: `TRUENAME_BIN`, or the one built beside the test.
+///
+/// # Errors
+/// There is none.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("TRUENAME_BIN") {
+        return Ok(PathBuf::from(path));
+    }
+    let own = std::env::current_exe().context("find the running program")?;
+    own.ancestors()
+        .flat_map(|directory| {
+            ["release/truename", "debug/truename"].map(|name| directory.join(name))
+        })
+        .find(|path| path.is_file())
+        .context("no truename binary is built: run `cargo xtask build`")
+}
+
+/// Makes sure that BPF objects can be pinned.
+///
+/// # Errors
+/// The file system cannot be mounted.
+pub fn ensure_bpffs() -> Result<()> {
+    let mounts = fs::read_to_string("/proc/self/mounts").context("read the mounts")?;
+    let mounted = mounts.lines().any(|line| {
+        let mut fields = line.split(' ').skip(1);
+        fields.next() == Some(cleanup::BPFFS) && fields.next() == Some("bpf")
+    });
+    if mounted {
+        return Ok(());
+    }
+    sys::mount_bpffs(Path::new(cleanup::BPFFS))
+        .with_context(|| format!("mount the BPF file system at {}", cleanup::BPFFS))
+}
+
+/// One endpoint of an agent's command line.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Its canonical authority, if it is not to be learned.
+    pub canonical: Option<String>,
+}
+
+impl Endpoint {
+    fn argument(&self) -> String {
+        match &self.canonical {
+            Some(canonical) => format!("pekko={}={canonical}", self.listen),
+            None => format!("pekko={}", self.listen),
+        }
+    }
+}
+
+/// An installation of truename in a namespace: its pins and its socket, and the agent while one runs.
+/// Detached on drop.
+#[derive(Debug)]
+pub struct Truename {
+    namespace: Namespace,
+    binary: PathBuf,
+    bpffs: PathBuf,
+    socket: PathBuf,
+    arguments: Vec<String>,
+    log_directory: PathBuf,
+    agent: Option<Process>,
+}
+
+impl Truename {
+    /// Starts an agent and waits until its programs are attached.
+    ///
+    /// # Errors
+    /// It did not become ready.
+    pub fn start(
+        namespace: &Namespace,
+        scratch: &Scratch,
+        interfaces: &[&str],
+        endpoints: &[Endpoint],
+    ) -> Result<Self> {
+        Self::start_binary(binary()?, namespace, scratch, interfaces, endpoints)
+    }
+
+    /// The same with a given binary.
+    ///
+    /// # Errors
+    /// It did not become ready.
+    pub fn start_binary(
+        binary: PathBuf,
+        namespace: &Namespace,
+        scratch: &Scratch,
+        interfaces: &[&str],
+        endpoints: &[Endpoint],
+    ) -> Result<Self> {
+        ensure_bpffs()?;
+        let name = cleanup::unique_name("agent");
+        let mut arguments = Vec::new();
+        for interface in interfaces {
+            arguments.extend(["--interface".to_owned(), (*interface).to_owned()]);
+        }
+        for endpoint in endpoints {
+            arguments.extend(["--endpoint".to_owned(), endpoint.argument()]);
+        }
+        let mut truename = Self {
+            namespace: namespace.clone(),
+            binary,
+            bpffs: Path::new(cleanup::BPFFS).join(&name),
+            socket: scratch.path().join(format!("{name}.sock")),
+            arguments,
+            log_directory: scratch.path().to_owned(),
+            agent: None,
+        };
+        truename.start_agent()?;
+        Ok(truename)
+    }
+
+    /// Starts an agent on the same pins and the same socket.
+    ///
+    /// # Errors
+    /// It did not become ready.
+    pub fn start_agent(&mut self) -> Result<()> {
+        let mut command = self.namespace.command(&self.binary, &[])?;
+        command
+            .args(["run", "--control-socket"])
+            .arg(&self.socket)
+            .arg("--bpffs")
+            .arg(&self.bpffs)
+            .args(&self.arguments);
+        let agent = Process::spawn("truename", command, &self.log_directory)?;
+        agent.wait_line(0, &["ready"], START)?;
+        self.agent = Some(agent);
+        Ok(())
+    }
+
+    /// Kills the agent (SIGKILL); what it attached stays.
+    pub fn kill_agent(&mut self) {
+        self.agent = None;
+    }
+
+    /// Asks a verb of the running agent, for people.
+    ///
+    /// # Errors
+    /// The verb failed.
+    pub fn text(&self, verb: &str) -> Result<String> {
+        let output = self.ask(&[verb])?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Asks a verb of the running agent, for programs.
+    ///
+    /// # Errors
+    /// The verb failed or did not answer in JSON.
+    pub fn json(&self, verb: &str) -> Result<Value> {
+        let output = self.ask(&[verb, "-o", "json"])?;
+        serde_json::from_slice(&output.stdout).with_context(|| {
+            format!(
+                "{verb} answered {}",
+                String::from_utf8_lossy(&output.stdout)
+            )
+        })
+    }
+
+    /// Removes every trace from the kernel.
+    ///
+    /// # Errors
+    /// Something could not be removed.
+    pub fn detach(&mut self) -> Result<()> {
+        self.kill_agent();
+        let mut command = self.namespace.command(&self.binary, &[])?;
+        command.arg("detach").arg("--bpffs").arg(&self.bpffs);
+        run(command).map(drop)
+    }
+
+    /// Where its programs and maps are pinned.
+    pub fn bpffs(&self) -> &Path {
+        &self.bpffs
+    }
+
+    fn ask(&self, arguments: &[&str]) -> Result<Output> {
+        let mut command = self.namespace.command(&self.binary, &[])?;
+        command
+            .arg("--control-socket")
+            .arg(&self.socket)
+            .args(arguments);
+        run(command)
+    }
+}
+
+impl Drop for Truename {
+    fn drop(&mut self) {
+        // Pins that cannot be removed here are swept by the next run.
+        let _ = self.detach();
+        let _ = fs::remove_dir_all(&self.bpffs);
+    }
+}
+
+fn run(mut command: Command) -> Result<Output> {
+    let output = command.output().context("run truename")?;
+    if !output.status.success() {
+        bail!(
+            "truename {:?} ended with {}: {}",
+            command.get_args().collect::<Vec<_>>(),
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(output)
+}

@@ -1,0 +1,41 @@
+//! `cargo xtask demo`
+
+use anyhow::{Result, ensure};
+use truename_tests::{
+    cleanup,
+    flink::{self, DEFAULT_VERSION, Options},
+    is_root,
+    timeline::Timeline,
+};
+
+use crate::build;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Flink release: 1.9.3, 1.13.6, 1.17.2, 1.18.1, 1.20.5 and 2.3.0 are known to work
+    #[arg(long, value_name = "VERSION", default_value = DEFAULT_VERSION)]
+    flink: String,
+    /// Leave logs and configuration behind
+    #[arg(long)]
+    keep: bool,
+}
+
+/// Builds, then runs the scenario that the end-to-end test checks.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    ensure!(
+        is_root(),
+        "the demo makes network namespaces and loads BPF programs: run it as root"
+    );
+    // Before there are other threads.
+    cleanup::on_interrupt()?;
+    let binary = build::release()?;
+    let options = Options {
+        flink: arguments.flink.clone(),
+        keep: arguments.keep,
+        truename: binary,
+    };
+    let timeline = Timeline::new();
+    flink::run(&options, &timeline)?;
+    timeline.heading("All of it held.");
+    Ok(())
+}

@@ -1,0 +1,223 @@
+//! `cargo xtask test`
+
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use truename_tests::is_root;
+
+use crate::{
+    build,
+    command::{self, cargo, root},
+    lint,
+};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Run only tests whose names contain this
+    filter: Option<String>,
+}
+
+/// Tests that are run by one call of `cargo test`.
+#[derive(Debug)]
+struct Suite {
+    name: String,
+    arguments: Vec<String>,
+}
+
+impl Suite {
+    fn new(name: &str, arguments: &[&str]) -> Self {
+        Self {
+            name: name.to_owned(),
+            arguments: arguments
+                .iter()
+                .map(|&argument| argument.to_owned())
+                .collect(),
+        }
+    }
+}
+
+/// How tests ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Count {
+    passed: u64,
+    failed: u64,
+    skipped: u64,
+}
+
+impl Count {
+    /// Adds up the summaries in what `cargo test` printed.
+    fn parse(output: &str) -> Self {
+        let mut count = Self::default();
+        for summary in output
+            .lines()
+            .filter_map(|line| line.strip_prefix("test result: "))
+        {
+            // "ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s"
+            let words: Vec<&str> = summary.split([' ', ';']).collect();
+            for pair in words.windows(2) {
+                let number = pair[0].parse().unwrap_or(0);
+                match pair[1] {
+                    "passed" => count.passed += number,
+                    "failed" => count.failed += number,
+                    "ignored" => count.skipped += number,
+                    _ => {}
+                }
+            }
+        }
+        count
+    }
+
+    fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+}
+
+/// Runs everything; the last line is the sum.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    ensure!(
+        is_root(),
+        "the tests make network namespaces and load BPF programs: run them as root"
+    );
+    let start = Instant::now();
+    let binary = build::release()?;
+    step("formatting and lints", lint::run)?;
+    step("building the tests", || {
+        command::run(cargo(&[
+            "test",
+            "--quiet",
+            "--workspace",
+            "--exclude",
+            "truename-ebpf",
+            "--no-run",
+        ]))
+    })?;
+
+    let mut total = Count::default();
+    let mut broken = Vec::new();
+    for suite in suites()? {
+        let (count, good) = run_suite(&suite, arguments.filter.as_deref(), &binary)?;
+        total.add(count);
+        if !good {
+            broken.push(suite.name);
+        }
+    }
+    println!("{:>7.1} s  in all", start.elapsed().as_secs_f64());
+    if !broken.is_empty() {
+        println!("failed: {}", broken.join(", "));
+    }
+    let skipped = match total.skipped {
+        0 => String::new(),
+        skipped => format!(", {skipped} skipped"),
+    };
+    println!("{} passed, {} failed{skipped}", total.passed, total.failed);
+    if total.failed > 0 || !broken.is_empty() {
+        bail!("tests failed");
+    }
+    ensure!(total.passed > 0, "no test ran");
+    Ok(())
+}
+
+/// Unit tests first, then one suite per file of integration tests, real Flink last.
+fn suites() -> Result<Vec<Suite>> {
+    let mut suites = vec![
+        Suite::new("common", &["--package", "truename-common"]),
+        Suite::new("agent", &["--package", "truename"]),
+        Suite::new("xtask", &["--package", "xtask"]),
+        Suite::new("test support", &["--package", "truename-tests", "--lib"]),
+    ];
+    let mut topics = Vec::new();
+    for entry in fs::read_dir(root().join("tests/tests")).context("list the integration tests")? {
+        let path = entry.context("list the integration tests")?.path();
+        if path.extension().is_some_and(|extension| extension == "rs")
+            && let Some(name) = path.file_stem().and_then(|name| name.to_str())
+        {
+            topics.push(name.to_owned());
+        }
+    }
+    topics.sort_by_key(|name| (name.starts_with("flink"), name.clone()));
+    suites.extend(
+        topics
+            .iter()
+            .map(|name| Suite::new(name, &["--package", "truename-tests", "--test", name])),
+    );
+    Ok(suites)
+}
+
+/// Runs a suite; answers its counts and whether `cargo test` was content.
+fn run_suite(suite: &Suite, filter: Option<&str>, binary: &Path) -> Result<(Count, bool)> {
+    let start = Instant::now();
+    let mut test = cargo(&["test", "--no-fail-fast"]);
+    test.args(&suite.arguments)
+        .args(filter)
+        .env("TRUENAME_BIN", binary);
+    let output = test
+        .output()
+        .with_context(|| format!("run the suite {}", suite.name))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let count = Count::parse(&text);
+    let good = output.status.success();
+    if !good {
+        print!("{text}{}", String::from_utf8_lossy(&output.stderr));
+    }
+    line(
+        start.elapsed(),
+        &format!(
+            "{}: {} passed, {} failed{}",
+            suite.name,
+            count.passed,
+            count.failed,
+            if good { "" } else { "  FAILED" }
+        ),
+    );
+    Ok((count, good))
+}
+
+fn step(name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let start = Instant::now();
+    work().with_context(|| format!("{name} failed"))?;
+    line(start.elapsed(), name);
+    Ok(())
+}
+
+fn line(time: Duration, text: &str) {
+    println!("{:>7.1} s  {text}", time.as_secs_f64());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn summaries_are_added_up() {
+        let output = "\
+running 2 tests
+test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.10s
+noise
+test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.00s
+";
+        let expected = Count {
+            passed: 15,
+            failed: 2,
+            skipped: 1,
+        };
+        assert_eq!(Count::parse(output), expected);
+        assert_eq!(Count::parse("error: could not compile"), Count::default());
+    }
+
+    #[test]
+    fn flink_runs_last() {
+        let names: Vec<String> = suites()
+            .unwrap()
+            .into_iter()
+            .map(|suite| suite.name)
+            .collect();
+        let flink = names.iter().position(|name| name == "flink").unwrap();
+        assert!(names[flink..].iter().all(|name| name.starts_with("flink")));
+    }
+}
