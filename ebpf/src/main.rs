@@ -1,1 +1,42 @@
-fn main(){}
+//! The kernel program: entry points only.
+//!
+//! The same program hangs on ingress and egress; the direction is looked up, never assumed
+//! ([`rpc::direction`]). A packet may pass it more than once.
+#![no_std]
+#![no_main]
+// The atomic swap of `rpc::lock` is written in assembly.
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
+
+use aya_ebpf::{macros::classifier, programs::TcContext};
+
+mod maps;
+mod packet;
+mod rpc;
+
+/// For devices with an Ethernet header, which includes loopback and veth.
+#[classifier]
+pub fn tn_ether(ctx: TcContext) -> i32 {
+    rpc::classify(&ctx, packet::Link::Ethernet)
+}
+
+/// For devices without a link-layer header: tun, WireGuard, IP tunnels.
+#[classifier]
+pub fn tn_raw(ctx: TcContext) -> i32 {
+    rpc::classify(&ctx, packet::Link::None)
+}
+
+/// What the others are measured against.
+#[classifier]
+pub fn tn_empty(_: TcContext) -> i32 {
+    packet::NEXT
+}
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

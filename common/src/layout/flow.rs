@@ -131,13 +131,17 @@ pub struct RpcFlow {
     pub created_ns: u64,
     pub seen_ns: u64,
     /// 1 while a CPU works on the flow.
-    pub lock: u32,
+    pub lock: u64,
+    /// Hashes of the alias and of what the client announced; 0 while unknown.
+    pub alias_hash: u64,
+    pub origin_hash: u64,
     /// Bits of `wire::flow::state`.
     pub flags: u32,
     /// [`super::Endpoint::id`].
     pub endpoint: u32,
     /// A [`super::Policy`].
     pub policy: u32,
+    pub reserved: u32,
     pub inbound: Direction,
     pub outbound: Direction,
     pub names: FlowNames,
@@ -199,7 +203,7 @@ plain!(
     Island = 40,
     Direction = 16 + 40 + 32 + 40 * ISLANDS + 258 + 66 + 4 + 8 * EDIT_LOG,
     FlowNames = 258 * 5 + 66 + 336 * 2,
-    RpcFlow = 32 + 2 * (576 + 8 * EDIT_LOG) + 258 * 5 + 66 + 336 * 2 + 4,
+    RpcFlow = 56 + 2 * (576 + 8 * EDIT_LOG) + 258 * 5 + 66 + 336 * 2 + 4,
     PeerKey = 48,
     Peer = 592,
     AliasKey = 48,
@@ -275,6 +279,9 @@ impl Default for RpcFlow {
             flags: 0,
             endpoint: 0,
             policy: 0,
+            reserved: 0,
+            alias_hash: 0,
+            origin_hash: 0,
             inbound: Direction::default(),
             outbound: Direction::default(),
             names: FlowNames::default(),

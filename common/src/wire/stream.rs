@@ -214,7 +214,7 @@ pub fn process<P: Packet>(
 }
 
 /// Composes the texts that the known names allow.
-#[inline(always)]
+#[inline(never)]
 fn prepare<P: Packet>(names: &mut FlowNames, work: &mut Work) {
     work.index = 0;
     let mut prepare = flow::Prepare::new(names, &mut work.index);
@@ -272,7 +272,7 @@ impl<P: Packet> Job<'_, P> {
     }
 
     /// Walks from the cursor to `end`, over islands.
-    #[inline(always)]
+    #[inline(never)]
     fn walk_on(&mut self, cursor: u32, end: u32) {
         let mut from = cursor;
         // Every island may be met once.
@@ -318,7 +318,7 @@ impl<P: Packet> Job<'_, P> {
     }
 
     /// The cursor has reached an island: goes on at its end.
-    #[inline(always)]
+    #[inline(never)]
     fn join(&mut self, index: usize) -> u32 {
         if index >= ISLANDS {
             return self.direction.cursor;
@@ -341,7 +341,7 @@ impl<P: Packet> Job<'_, P> {
     }
 
     /// Whether a segment beyond the cursor can be understood. If so it is walked.
-    #[inline(always)]
+    #[inline(never)]
     fn beyond(&mut self, seq: u32, end: u32) -> bool {
         if self.work.way == Way::Inbound as u32 && !after(seq, self.direction.walker.resume) {
             // Body: whatever fills the hole needs no edit.
@@ -374,7 +374,7 @@ impl<P: Packet> Job<'_, P> {
     }
 
     /// Walks a segment that continues, repeats or begins an island.
-    #[inline(always)]
+    #[inline(never)]
     fn on_island(&mut self, seq: u32, end: u32) -> bool {
         let mut free = ISLANDS;
         let mut index = 0;
@@ -400,7 +400,7 @@ impl<P: Packet> Job<'_, P> {
     }
 
     /// Walks what of the segment lies behind the island's end.
-    #[inline(always)]
+    #[inline(never)]
     fn extend(&mut self, index: usize, island: Island, seq: u32, end: u32) -> bool {
         if index >= ISLANDS {
             return false;
@@ -449,7 +449,7 @@ impl<P: Packet> Job<'_, P> {
     }
 
     /// Whether a segment behind a hole can be understood without what is before it.
-    #[inline(always)]
+    #[inline(never)]
     fn stands_alone(&mut self) -> bool {
         if !self.head() {
             return false;
@@ -489,7 +489,7 @@ impl<P: Packet> Job<'_, P> {
     }
 
     /// The hole was acknowledged, or is never filled: goes on behind it.
-    #[inline(always)]
+    #[inline(never)]
     fn resynchronise(&mut self, seq: u32, end: u32) -> bool {
         self.work.found |= found::RESYNCHRONISED;
         self.direction.islands = [Island::default(); ISLANDS];
@@ -517,7 +517,7 @@ impl<P: Packet> Job<'_, P> {
     }
 
     /// Begins at this segment, if it starts with a plausible frame.
-    #[inline(always)]
+    #[inline(never)]
     fn adopt(&mut self) -> bool {
         if !self.head() {
             return false;
@@ -556,7 +556,7 @@ impl<P: Packet> Job<'_, P> {
     }
 
     /// Walks [`from`, `stop`) by `work.walker`; the sequence number that was reached.
-    #[inline(always)]
+    #[inline(never)]
     fn walk(&mut self, from: u32, stop: u32) -> u32 {
         self.work.at = from;
         self.work.from = from;
@@ -594,7 +594,7 @@ impl<P: Packet> Job<'_, P> {
 
     /// The walk has stopped: a recipient that is still open becomes the local form if that is
     /// certain to be right, and one that is becoming it goes on.
-    #[inline(always)]
+    #[inline(never)]
     fn close_recipient(&mut self, stop: u32) {
         let walker = self.work.walker;
         if self.work.at != stop {
@@ -701,7 +701,7 @@ impl<P: Packet> Job<'_, P> {
 
     /// Applies the logged edits that overlap the segment: those of the walk, and all others if some
     /// of the segment was walked before.
-    #[inline(always)]
+    #[inline(never)]
     fn apply(&mut self, replayed: bool) -> Verdict {
         let first = if replayed { self.direction.log_head } else { self.work.logged };
         let count = self.direction.log_tail.wrapping_sub(first);
@@ -827,7 +827,7 @@ impl<P: Packet> Job<'_, P> {
     }
 
     /// Decides what becomes of the recipient whose authority ends before `position`.
-    #[inline(always)]
+    #[inline(never)]
     fn recipient(&mut self, position: u32) {
         let walker = self.work.walker;
         if walker.is_local() {

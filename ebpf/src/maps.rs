@@ -1,0 +1,99 @@
+//! The kernel tables. Names, keys and values are those of `truename_common::layout`.
+
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    macros::map,
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+};
+use truename_common::{
+    layout::{
+        AliasKey, AliasStat, Authority, Counter, Endpoint, FiveTuple, ListedAlias, Names, Peer,
+        PeerKey, RpcFlow, Socket,
+    },
+    wire::stream::Work,
+};
+
+use crate::{packet::Segment, rpc::Found};
+
+#[map]
+pub static PORTS: Array<u8> = Array::pinned(1 << 16, 0);
+
+#[map]
+pub static ENDPOINTS: HashMap<Socket, Endpoint> = HashMap::pinned(1024, 0);
+
+#[map]
+pub static NAMES: HashMap<Socket, Names> = HashMap::pinned(4096, 0);
+
+#[map]
+pub static LISTED: HashMap<ListedAlias, u8> = HashMap::pinned(4096, 0);
+
+/// Not preallocated: an entry has 10 KiB, most hosts have few.
+#[map]
+pub static RPC_FLOWS: HashMap<FiveTuple, RpcFlow> = HashMap::pinned(4096, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static PEERS: LruHashMap<PeerKey, Peer> = LruHashMap::pinned(4096, 0);
+
+#[map]
+pub static ALIASES: LruHashMap<AliasKey, AliasStat> = LruHashMap::pinned(4096, 0);
+
+#[map]
+pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::pinned(64, 0);
+
+#[map]
+pub static EVENTS: RingBuf = RingBuf::pinned(256 << 10, 0);
+
+/// The value that a new flow begins with: too large for the stack.
+#[map]
+static BLANK_FLOW: Array<RpcFlow> = Array::with_max_entries(1, 0);
+
+/// Working memory of one packet. Programs of a CPU do not interrupt one another: tc runs with
+/// bottom halves disabled.
+#[map]
+static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// See [`SCRATCH`].
+#[repr(C)]
+pub struct Scratch {
+    pub segment: Segment,
+    pub found: Found,
+    pub work: Work,
+    pub before: Bytes,
+    pub after: Bytes,
+    pub names: Names,
+    pub peer: Peer,
+    pub alias: AliasStat,
+    pub listed: ListedAlias,
+    pub text: Authority,
+    pub hash: u64,
+    pub index: u32,
+    pub len: u32,
+}
+
+/// Bytes of a packet, aligned for the checksum helper.
+#[repr(C, align(8))]
+pub struct Bytes(pub [u32; 84]);
+
+/// The working memory of this CPU.
+#[inline(always)]
+pub fn scratch() -> Option<&'static mut Scratch> {
+    let scratch = SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: the pointer is to this CPU's value, which no other program uses meanwhile (see
+    // SCRATCH), and this function is called once a packet.
+    Some(unsafe { &mut *scratch })
+}
+
+/// The value that a new flow begins with.
+#[inline(always)]
+pub fn blank_flow() -> Option<&'static RpcFlow> {
+    BLANK_FLOW.get(0)
+}
+
+/// Adds `n` to a counter.
+#[inline(always)]
+pub fn count(counter: Counter, n: u64) {
+    if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
+        // SAFETY: the pointer is to this CPU's value; see SCRATCH.
+        unsafe { *value += n };
+    }
+}

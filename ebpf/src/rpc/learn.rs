@@ -1,0 +1,223 @@
+//! What the translator learns: names, clients, aliases. Told to the agent by tables and events.
+
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use truename_common::{
+    layout::{
+        AliasKey, Authority, Counter, Event, EventKind, FiveTuple, PeerKey, RpcFlow,
+    },
+    wire::{
+        authority,
+        flow::{self, state},
+        stream::{Steps, Way},
+    },
+};
+
+use crate::{
+    maps::{ALIASES, EVENTS, NAMES, PEERS, Scratch, count},
+    packet::payload::repeat,
+};
+
+#[inline(always)]
+fn now() -> u64 {
+    // SAFETY: the helper only reads the clock.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// Tells the agent.
+#[inline(never)]
+pub fn event(kind: EventKind, detail: u32, key: &FiveTuple, text: &Authority) {
+    let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
+        count(Counter::EventLost, 1);
+        return;
+    };
+    let to = entry.as_mut_ptr();
+    // SAFETY: the entry is ours until it is submitted, and as large as an event. Written field by
+    // field, as an event does not fit on the stack beside the rest.
+    unsafe {
+        (&raw mut (*to).time_ns).write(now());
+        (&raw mut (*to).kind).write(kind as u32);
+        (&raw mut (*to).detail).write(detail);
+        (&raw mut (*to).flow).write(*key);
+        (&raw mut (*to).text).write(*text);
+        (&raw mut (*to).pad).write([0; 6]);
+    }
+    entry.submit(0);
+}
+
+/// Fills the names that the flow lacks from what is known of the endpoint and of the client.
+#[inline(never)]
+pub fn names(flow: &mut RpcFlow, key: &FiveTuple, way: Way) {
+    if flow.names.canonical.is_empty() || flow.names.system.is_empty() {
+        let endpoint = key.endpoint();
+        // SAFETY: names are replaced whole; a torn read is possible only while an endpoint changes
+        // its name, which ends its flows.
+        let found = unsafe { NAMES.get(&endpoint).or_else(|| NAMES.get(&endpoint.any())) };
+        if let Some(found) = found {
+            if flow.names.canonical.is_empty() {
+                flow.names.canonical = found.canonical;
+            }
+            if flow.names.system.is_empty() {
+                flow.names.system = found.system;
+            }
+        }
+    }
+    let unaddressed = flow.names.alias.is_empty() && flow.flags & state::CANONICAL_USED == 0;
+    if way == Way::Outbound && unaddressed {
+        // A connection on which the client has addressed nothing: replies to another one of its.
+        let client = PeerKey {
+            endpoint: key.endpoint(),
+            client: key.client,
+            pad: 0,
+            origin: flow.origin_hash,
+        };
+        // SAFETY: as above; the alias of a client rarely changes.
+        if let Some(peer) = unsafe { PEERS.get(&client) }
+            && !peer.alias.is_empty()
+        {
+            flow.names.alias = peer.alias;
+            flow.alias_hash = 0;
+            flow.flags |= state::ALIAS_OF_PEER;
+        }
+    }
+}
+
+/// An Associate was read: `direction.captured` and `captured_system` hold what it announced.
+#[inline(never)]
+pub fn announced(entry: &mut RpcFlow, way: Way, scratch: &mut Scratch) {
+    match way {
+        Way::Inbound => {
+            flow::learn_origin(entry);
+            entry.origin_hash = hash(&entry.names.origin, scratch);
+            remember_peer(entry, scratch);
+            event(EventKind::PeerSeen, 0, &scratch.found.key, &entry.names.origin);
+        }
+        Way::Outbound => {
+            flow::learn_canonical(entry);
+            let endpoint = scratch.found.key.endpoint();
+            let names = &mut scratch.names;
+            names.canonical = entry.outbound.captured;
+            names.system = entry.outbound.captured_system;
+            names.configured = 0;
+            names.learned_ns = now();
+            // SAFETY: only two integers are read.
+            let (configured, known) = match unsafe { NAMES.get(&endpoint) } {
+                Some(found) => (found.configured != 0, found.canonical.len != 0),
+                // SAFETY: as above.
+                None => match unsafe { NAMES.get(&endpoint.any()) } {
+                    Some(found) => (found.configured != 0, false),
+                    None => (false, false),
+                },
+            };
+            if configured {
+                names.canonical = entry.names.canonical;
+                names.configured = 1;
+            }
+            // A table that is full learns again from the next connection.
+            let _ = NAMES.insert(&endpoint, &*names, 0);
+            if !known {
+                event(EventKind::CanonicalLearned, 0, &scratch.found.key, &entry.outbound.captured);
+            }
+        }
+    }
+}
+
+/// The flow's alias was learned.
+#[inline(never)]
+pub fn alias(entry: &mut RpcFlow, scratch: &mut Scratch) {
+    entry.alias_hash = hash(&entry.names.alias, scratch);
+    remember_peer(entry, scratch);
+    let stat = &mut scratch.alias;
+    stat.alias = entry.names.alias;
+    stat.first_ns = now();
+    stat.seen_ns = stat.first_ns;
+    stat.inbound = 0;
+    stat.outbound = 0;
+    stat.no_fit = u8::from(!entry.names.canonical.is_empty() && !entry.names.fits());
+    // BPF_NOEXIST: an alias that is known keeps its numbers.
+    if ALIASES.insert(alias_key(entry, &scratch.found.key), &*stat, 1).is_ok() {
+        event(EventKind::AliasSeen, 0, &scratch.found.key, &entry.names.alias);
+    }
+    if stat.no_fit != 0 {
+        count(Counter::NoFit, 1);
+        event(EventKind::NoFit, 0, &scratch.found.key, &entry.names.alias);
+    }
+}
+
+/// Names were translated.
+#[inline(never)]
+pub fn used(entry: &mut RpcFlow, way: Way, edits: u32, scratch: &mut Scratch) {
+    if entry.alias_hash == 0 {
+        if entry.names.alias.is_empty() {
+            return;
+        }
+        entry.alias_hash = hash(&entry.names.alias, scratch);
+    }
+    if let Some(stat) = ALIASES.get_ptr_mut(alias_key(entry, &scratch.found.key)) {
+        // SAFETY: the pointer is to a map value. Two flows of one client may count at once and lose a
+        // count; these are statistics.
+        let stat = unsafe { &mut *stat };
+        stat.seen_ns = entry.seen_ns;
+        match way {
+            Way::Inbound => stat.inbound += u64::from(edits),
+            Way::Outbound => stat.outbound += u64::from(edits),
+        }
+    }
+}
+
+#[inline(always)]
+fn alias_key(entry: &RpcFlow, key: &FiveTuple) -> AliasKey {
+    AliasKey { endpoint: key.endpoint(), client: key.client, pad: 0, alias: entry.alias_hash }
+}
+
+/// Writes what is known of the client under what it announced, and as the latest at its address.
+#[inline(never)]
+fn remember_peer(entry: &RpcFlow, scratch: &mut Scratch) {
+    let peer = &mut scratch.peer;
+    peer.seen_ns = now();
+    peer.announced = entry.names.origin;
+    peer.alias = entry.names.alias;
+    peer.system = entry.inbound.captured_system;
+    let key = &scratch.found.key;
+    let mut to =
+        PeerKey { endpoint: key.endpoint(), client: key.client, pad: 0, origin: entry.origin_hash };
+    if to.origin != 0 && peer.alias.is_empty() {
+        // Another connection of the client may have told its alias.
+        // SAFETY: as in `names`.
+        if let Some(known) = unsafe { PEERS.get(&to) } {
+            peer.alias = known.alias;
+        }
+    }
+    // A least-recently-used table takes every entry, unless memory is short.
+    let _ = PEERS.insert(&to, &*peer, 0);
+    if to.origin != 0 && !peer.alias.is_empty() {
+        to.origin = 0;
+        let _ = PEERS.insert(&to, &*peer, 0);
+    }
+}
+
+/// The hash of a text: a byte a step.
+struct Hash<'a> {
+    text: &'a Authority,
+    hash: &'a mut u64,
+    index: &'a mut u32,
+}
+
+impl Steps for Hash<'_> {
+    #[inline(always)]
+    fn step(&mut self) -> bool {
+        if *self.index >= u32::from(self.text.len) {
+            return false;
+        }
+        *self.hash = authority::hash_step(*self.hash, self.text.at(*self.index as usize));
+        *self.index += 1;
+        true
+    }
+}
+
+#[inline(never)]
+fn hash(text: &Authority, scratch: &mut Scratch) -> u64 {
+    scratch.hash = authority::HASH_SEED;
+    scratch.index = 0;
+    repeat(&mut Hash { text, hash: &mut scratch.hash, index: &mut scratch.index }, 256);
+    scratch.hash | 1
+}

@@ -1,0 +1,243 @@
+//! A segment of a flow to an endpoint.
+
+use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::TcContext};
+use truename_common::{
+    layout::{Counter, EventKind, RpcFlow},
+    wire::{
+        frame,
+        flow::state,
+        stream::{self, Packet as _, Verdict, Way, found},
+    },
+};
+
+use super::{learn, lock};
+use crate::{
+    maps::{RPC_FLOWS, Scratch, blank_flow, count},
+    packet::{DROP, NEXT, Segment, payload::Payload, tcp_flag},
+};
+
+/// Translates the segment in the working memory.
+#[inline(always)]
+pub fn segment(ctx: &TcContext, scratch: &mut Scratch) -> i32 {
+    let Some(flow) = flow_of(ctx, scratch) else { return NEXT };
+    let segment = &scratch.segment;
+    if segment.payload_len == 0 && !segment.has(tcp_flag::SYN | tcp_flag::FIN | tcp_flag::RST) {
+        acknowledge(flow, segment, scratch.found.way);
+        return NEXT;
+    }
+    if !lock::take(flow) {
+        count(Counter::DroppedContended, 1);
+        return DROP;
+    }
+    let action = locked(ctx, flow, scratch);
+    lock::release(flow);
+    action
+}
+
+/// The entry of the segment's flow: a new one for a SYN, or for a plausible frame without one.
+#[inline(always)]
+fn flow_of(ctx: &TcContext, scratch: &mut Scratch) -> Option<*mut RpcFlow> {
+    let segment = &scratch.segment;
+    let begins = segment.has(tcp_flag::SYN)
+        && !segment.has(tcp_flag::ACK)
+        && scratch.found.way == Way::Inbound;
+    if let Some(flow) = RPC_FLOWS.get_ptr_mut(&scratch.found.key)
+        && (!begins || is_repeated_syn(flow, segment))
+    {
+        return Some(flow);
+    }
+    if begins {
+        return create(scratch);
+    }
+    if segment.payload_len == 0 || segment.has(tcp_flag::RST) {
+        return None;
+    }
+    adopt(ctx, scratch)
+}
+
+/// A SYN that was seen before must not begin the flow anew.
+#[inline(always)]
+fn is_repeated_syn(flow: *mut RpcFlow, segment: &Segment) -> bool {
+    // SAFETY: the pointer is to a map value, valid until the program ends.
+    let flow = unsafe { &*flow };
+    flow.flags & state::ADOPTED == 0
+        && flow.inbound.cursor == segment.seq.wrapping_add(1)
+        && !state::is_closed(flow.flags)
+}
+
+/// A new entry, in place of any old one.
+#[inline(never)]
+fn create(scratch: &Scratch) -> Option<*mut RpcFlow> {
+    let blank = blank_flow()?;
+    if RPC_FLOWS.insert(&scratch.found.key, blank, 0).is_err() {
+        count(Counter::TableFull, 1);
+        return None;
+    }
+    let flow = RPC_FLOWS.get_ptr_mut(&scratch.found.key)?;
+    // SAFETY: the pointer is to a map value, valid until the program ends. Another CPU can reach it
+    // already, but has no packet of a flow that begins with this one.
+    let entry = unsafe { &mut *flow };
+    entry.endpoint = scratch.found.endpoint.id;
+    entry.policy = u32::from(scratch.found.endpoint.policy);
+    // SAFETY: the helper only reads the clock.
+    entry.created_ns = unsafe { bpf_ktime_get_ns() };
+    Some(flow)
+}
+
+/// A flow found in the middle, if the segment begins with a plausible frame.
+#[inline(never)]
+fn adopt(ctx: &TcContext, scratch: &mut Scratch) -> Option<*mut RpcFlow> {
+    let Scratch { segment, work, before, after, listed, .. } = &mut *scratch;
+    let mut payload = Payload::new(ctx, segment, before, after, listed);
+    let len = if segment.payload_len < 64 { segment.payload_len } else { 64 };
+    if !payload.load(0, len, &mut work.chunk) || !frame::plausible(&work.chunk, len) {
+        count(Counter::Unsynchronised, 1);
+        return None;
+    }
+    let flow = create(scratch)?;
+    // SAFETY: as in `create`.
+    let entry = unsafe { &mut *flow };
+    entry.flags = state::ADOPTED;
+    count(Counter::Adopted, 1);
+    let found = &scratch.found;
+    learn::event(EventKind::Adopted, found.way as u32, &found.key, &entry.names.alias);
+    Some(flow)
+}
+
+/// Takes the acknowledgement: one store, which needs no lock.
+#[inline(always)]
+fn acknowledge(flow: *mut RpcFlow, segment: &Segment, way: Way) {
+    // SAFETY: the pointer is to a map value, valid until the program ends.
+    let flow = unsafe { &mut *flow };
+    if segment.has(tcp_flag::ACK) {
+        let acknowledged = match way {
+            Way::Inbound => &mut flow.outbound,
+            Way::Outbound => &mut flow.inbound,
+        };
+        stream::acknowledge(acknowledged, segment.ack);
+    }
+}
+
+#[inline(always)]
+fn locked(ctx: &TcContext, entry: *mut RpcFlow, scratch: &mut Scratch) -> i32 {
+    let way = scratch.found.way;
+    acknowledge(entry, &scratch.segment, way);
+    // SAFETY: the pointer is to a map value, valid until the program ends, and this CPU has the lock.
+    let flow = unsafe { &mut *entry };
+    // SAFETY: the helper only reads the clock.
+    flow.seen_ns = unsafe { bpf_ktime_get_ns() };
+    control(flow, &scratch.segment, way);
+    if scratch.segment.payload_len == 0
+        || scratch.segment.has(tcp_flag::RST)
+        || flow.flags & state::LEFT_ALONE != 0
+    {
+        return NEXT;
+    }
+    learn::names(flow, &scratch.found.key, way);
+    let Scratch { segment, work, before, after, listed, .. } = &mut *scratch;
+    listed.endpoint = flow.endpoint;
+    let mut payload = Payload::new(ctx, segment, before, after, listed);
+    // Data of a SYN follows the SYN's own sequence number.
+    let seq = segment.seq.wrapping_add(u32::from(segment.has(tcp_flag::SYN)));
+    let verdict = stream::process(&mut payload, flow, work, way, seq, segment.payload_len);
+    if verdict == Verdict::Reset {
+        payload.reset();
+    }
+    account(flow, scratch);
+    match verdict {
+        Verdict::Pass => NEXT,
+        Verdict::Drop(why) => {
+            count(why, 1);
+            DROP
+        }
+        Verdict::Reset => {
+            flow.flags |= state::RESET;
+            count(Counter::ResetMisguess, 1);
+            learn::event(EventKind::Reset, 0, &scratch.found.key, &flow.names.alias);
+            NEXT
+        }
+    }
+}
+
+/// SYN, FIN and RST.
+#[inline(always)]
+fn control(flow: &mut RpcFlow, segment: &Segment, way: Way) {
+    if segment.has(tcp_flag::SYN) {
+        let direction = match way {
+            Way::Inbound => &mut flow.inbound,
+            Way::Outbound => &mut flow.outbound,
+        };
+        if direction.flags & stream::flag::SYNCED == 0 {
+            stream::begin(direction, segment.seq.wrapping_add(1), way);
+        }
+    }
+    if segment.has(tcp_flag::FIN) {
+        flow.flags |= match way {
+            Way::Inbound => state::FIN_INBOUND,
+            Way::Outbound => state::FIN_OUTBOUND,
+        };
+    }
+    if segment.has(tcp_flag::RST) {
+        flow.flags |= state::RESET;
+    }
+}
+
+/// Counts what the walk came upon, and tells the agent.
+#[inline(always)]
+fn account(flow: &mut RpcFlow, scratch: &mut Scratch) {
+    let way = scratch.found.way;
+    let (seen, edits, frames) = (scratch.work.found, scratch.work.edits, scratch.work.frames);
+    if frames != 0 {
+        count(Counter::Frames, u64::from(frames));
+    }
+    if seen != 0 {
+        reasons(seen, flow, scratch);
+        if seen & found::ASSOCIATE != 0 {
+            learn::announced(flow, way, scratch);
+        }
+        if seen & found::ALIAS != 0 {
+            learn::alias(flow, scratch);
+        }
+    }
+    if edits != 0 {
+        let counter = match way {
+            Way::Inbound => Counter::RewrittenInbound,
+            Way::Outbound => Counter::RewrittenOutbound,
+        };
+        count(counter, u64::from(edits));
+        learn::used(flow, way, edits, scratch);
+    }
+}
+
+/// Counters and events of what needs nothing else.
+#[inline(never)]
+fn reasons(seen: u32, flow: &RpcFlow, scratch: &Scratch) {
+    const COUNTED: [(u32, Counter); 10] = [
+        (found::MALFORMED, Counter::Malformed),
+        (found::NO_AUTHORITY, Counter::NoAuthority),
+        (found::OTHER_SYSTEM, Counter::OtherSystem),
+        (found::NOT_ADMITTED, Counter::NotAdmitted),
+        (found::RESYNCHRONISED, Counter::Resynchronised),
+        (found::TOO_LONG, Counter::TooLong),
+        (found::TLS, Counter::Tls),
+        (found::GUESSED, Counter::Guessed),
+        (found::REAPPLIED, Counter::Reapplied),
+        (found::UNSYNCHRONISED, Counter::Unsynchronised),
+    ];
+    let (key, way, alias) = (&scratch.found.key, scratch.found.way, &flow.names.alias);
+    for (bit, counter) in COUNTED {
+        if seen & bit != 0 {
+            count(counter, 1);
+        }
+    }
+    if seen & found::CUT != 0 {
+        count(Counter::Cut, 1);
+    }
+    if seen & found::RESYNCHRONISED != 0 {
+        learn::event(EventKind::Resynchronised, way as u32, key, alias);
+    }
+    if seen & (found::TLS | found::TOO_LONG) != 0 {
+        let why = if seen & found::TLS != 0 { Counter::Tls } else { Counter::TooLong };
+        learn::event(EventKind::LeftAlone, why as u32, key, alias);
+    }
+}
