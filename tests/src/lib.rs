@@ -5,10 +5,13 @@ pub mod cleanup;
 pub mod flink;
 pub mod namespace;
 pub mod process;
+pub mod random;
 pub mod scratch;
 mod sys;
 pub mod timeline;
+pub mod traffic;
 pub mod truename;
 pub mod wait;
+pub mod wire;
 
 pub use sys::is_root;

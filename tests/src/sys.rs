@@ -171,6 +171,19 @@ fn set_option_value<T: Copy>(
     .map(drop)
 }
 
+/// Bounds how long a socket blocks: `SO_RCVTIMEO` or `SO_SNDTIMEO`.
+pub(crate) fn set_timeout(
+    socket: &impl std::os::fd::AsFd,
+    name: libc::c_int,
+    timeout: Duration,
+) -> io::Result<()> {
+    let value = libc::timeval {
+        tv_sec: libc::time_t::try_from(timeout.as_secs()).map_err(io::Error::other)?,
+        tv_usec: 0,
+    };
+    set_option_value(socket, libc::SOL_SOCKET, name, &value)
+}
+
 /// Makes the next close of the socket a reset.
 pub(crate) fn reset_on_close(socket: &TcpStream) -> io::Result<()> {
     let linger = libc::linger {

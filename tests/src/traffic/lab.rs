@@ -1,0 +1,405 @@
+//! Namespaces with a client and a server, in the arrangements that truename has to work in.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
+    os::fd::OwnedFd,
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::{
+    bridge::{Bridge, Impairment},
+    connection::{Connection, DEADLINE},
+};
+use crate::{
+    namespace::{Namespace, Offload, link},
+    scratch::Scratch,
+    sys,
+    truename::{Endpoint, Truename},
+};
+
+/// The port of the endpoint.
+const PORT: u16 = 6123;
+/// How many addresses the client has.
+const CLIENTS: u8 = 8;
+
+/// A client and a server, and what is between them.
+#[derive(Debug)]
+pub struct Lab {
+    // Dropped in this order: what uses a namespace goes first.
+    bridge: Option<Bridge>,
+    listener: TcpListener,
+    client: Namespace,
+    server: Namespace,
+    middle: Option<Namespace>,
+    address: SocketAddr,
+    interfaces: Vec<&'static str>,
+    scratch: Scratch,
+}
+
+/// How a client connects.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Dial {
+    /// Which of the client's addresses is used.
+    pub from: u8,
+    /// A fixed port.
+    pub port: u16,
+    /// Largest segment, both ways.
+    pub segment: Option<u16>,
+    /// The first sequence number.
+    pub sequence: Option<u32>,
+    /// The size of the receive buffers.
+    pub buffer: Option<usize>,
+}
+
+impl Lab {
+    /// Two namespaces and a cable; truename is on the server's interface.
+    ///
+    /// # Errors
+    /// Not root.
+    pub fn direct() -> Result<Self> {
+        let (client, server) = (Namespace::new("c")?, Namespace::new("s")?);
+        link((&client, "c0"), (&server, "s0"))?;
+        address_v4(&client, &server)?;
+        Self::finish(client, server, None, server_v4(), vec!["s0"])
+    }
+
+    /// The same with IPv6.
+    ///
+    /// # Errors
+    /// Not root.
+    pub fn direct_v6() -> Result<Self> {
+        let (client, server) = (Namespace::new("c")?, Namespace::new("s")?);
+        link((&client, "c0"), (&server, "s0"))?;
+        for number in 0..CLIENTS {
+            let address = client_v6(number);
+            client.ip(&format!("address add {address}/64 dev c0 nodad"))?;
+        }
+        let address = server_v6();
+        server.ip(&format!("address add {}/64 dev s0 nodad", address.ip()))?;
+        Self::finish(client, server, None, address, vec!["s0"])
+    }
+
+    /// A router in the middle with truename on both of its interfaces: a packet passes the program twice.
+    ///
+    /// # Errors
+    /// Not root.
+    pub fn routed() -> Result<Self> {
+        let (client, server, middle) = (
+            Namespace::new("c")?,
+            Namespace::new("s")?,
+            Namespace::new("m")?,
+        );
+        link((&client, "c0"), (&middle, "m0"))?;
+        link((&server, "s0"), (&middle, "m1"))?;
+        // Two networks of their own; the server's address is the same as elsewhere.
+        for number in 0..CLIENTS {
+            client.ip(&format!("address add 10.98.0.{}/24 dev c0", number + 2))?;
+        }
+        middle.ip("address add 10.98.0.1/24 dev m0")?;
+        middle.ip("address add 10.99.0.254/24 dev m1")?;
+        server.ip(&format!("address add {}/24 dev s0", server_v4().ip()))?;
+        client.ip("route add default via 10.98.0.1")?;
+        server.ip("route add default via 10.99.0.254")?;
+        middle.sysctl("net/ipv4/ip_forward", "1")?;
+        Self::finish(client, server, Some(middle), server_v4(), vec!["m0", "m1"])
+    }
+
+    /// Client and server in one namespace, truename on its loopback.
+    ///
+    /// # Errors
+    /// Not root.
+    pub fn loopback() -> Result<Self> {
+        let server = Namespace::new("l")?;
+        for number in 0..CLIENTS {
+            server.ip(&format!("address add {}/32 dev lo", client_v4(number)))?;
+        }
+        server.ip(&format!("address add {}/32 dev lo", server_v4().ip()))?;
+        let client = server.clone();
+        Self::finish(client, server, None, server_v4(), vec!["lo"])
+    }
+
+    /// A bridge in the middle that treats packets badly; truename is on the server's interface.
+    ///
+    /// # Errors
+    /// Not root.
+    pub fn impaired(impairment: Impairment, seed: u64) -> Result<Self> {
+        let (client, server, middle) = (
+            Namespace::new("c")?,
+            Namespace::new("s")?,
+            Namespace::new("m")?,
+        );
+        link((&client, "c0"), (&middle, "m0"))?;
+        link((&server, "s0"), (&middle, "m1"))?;
+        for (namespace, interface) in [
+            (&client, "c0"),
+            (&server, "s0"),
+            (&middle, "m0"),
+            (&middle, "m1"),
+        ] {
+            for offload in Offload::SEGMENTATION {
+                namespace.offload(interface, offload, false)?;
+            }
+            namespace.offload(interface, Offload::TransmitChecksum, false)?;
+        }
+        address_v4(&client, &server)?;
+        let bridge = Bridge::start(&middle, ["m0", "m1"], impairment, seed)?;
+        let mut lab = Self::finish(client, server, Some(middle), server_v4(), vec!["s0"])?;
+        lab.bridge = Some(bridge);
+        Ok(lab)
+    }
+
+    fn finish(
+        client: Namespace,
+        server: Namespace,
+        middle: Option<Namespace>,
+        address: SocketAddr,
+        interfaces: Vec<&'static str>,
+    ) -> Result<Self> {
+        let listener = server
+            .run(|| listen(address))?
+            .context("listen as the server")?;
+        Ok(Self {
+            bridge: None,
+            listener,
+            client,
+            server,
+            middle,
+            address,
+            interfaces,
+            scratch: Scratch::new("lab")?,
+        })
+    }
+
+    /// Starts truename with the server as its only endpoint.
+    ///
+    /// # Errors
+    /// It did not become ready.
+    pub fn truename(&self, canonical: Option<&str>) -> Result<Truename> {
+        let endpoint = Endpoint {
+            listen: self.address,
+            canonical: canonical.map(str::to_owned),
+        };
+        let namespace = match (&self.bridge, &self.middle) {
+            (None, Some(middle)) => middle,
+            _ => &self.server,
+        };
+        Truename::start(namespace, &self.scratch, &self.interfaces, &[endpoint])
+    }
+
+    /// The client's namespace.
+    pub fn client(&self) -> &Namespace {
+        &self.client
+    }
+
+    /// The server's namespace.
+    pub fn server(&self) -> &Namespace {
+        &self.server
+    }
+
+    /// Where the server listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The bridge of an impaired lab.
+    pub fn bridge(&self) -> Option<&Bridge> {
+        self.bridge.as_ref()
+    }
+
+    /// Switches segmentation offloads of the two ends on or off.
+    ///
+    /// # Errors
+    /// The lab has no such interfaces.
+    pub fn segmentation_offload(&self, on: bool) -> Result<()> {
+        for offload in Offload::SEGMENTATION {
+            self.client.offload("c0", offload, on)?;
+            self.server.offload("s0", offload, on)?;
+        }
+        Ok(())
+    }
+
+    /// Switches the checksum offload of the two ends on or off.
+    ///
+    /// # Errors
+    /// The lab has no such interfaces.
+    pub fn checksum_offload(&self, on: bool) -> Result<()> {
+        self.client.offload("c0", Offload::TransmitChecksum, on)?;
+        self.server.offload("s0", Offload::TransmitChecksum, on)
+    }
+
+    /// Connects the client with the server.
+    ///
+    /// # Errors
+    /// No connection within the deadline.
+    pub fn connect(&self, dial: Dial) -> Result<Connection> {
+        if let Some(buffer) = dial.buffer {
+            // Inherited by the connection that is accepted.
+            set_receive_buffer(&self.listener, buffer)?;
+        }
+        if let Some(segment) = dial.segment {
+            set_segment(&self.listener, segment)?;
+        }
+        let from = self.client_address(&dial);
+        let to = self.address;
+        let client = self
+            .client
+            .run(|| open(from, to, &dial))?
+            .with_context(|| format!("connect {from} to {to}"))?;
+        let own = client
+            .local_addr()
+            .context("ask for the client's address")?;
+        let (server, peer) = self.listener.accept().context("accept the client")?;
+        ensure!(peer == own, "{peer} was accepted instead of {own}");
+        Connection::new(client, server)
+    }
+
+    /// A connection that exists without a handshake on the wire, with the given next sequence numbers of
+    /// client and server, as if it had been there before anybody looked.
+    ///
+    /// # Errors
+    /// The kernel does not allow it.
+    pub fn established(&self, dial: Dial, sequences: (u32, u32)) -> Result<Connection> {
+        ensure!(dial.port != 0, "an established connection needs a port");
+        let from = self.client_address(&dial);
+        let to = self.address;
+        let client = self
+            .client
+            .run(|| restore(from, to, sequences))?
+            .context("restore the client's socket")?;
+        let server = self
+            .server
+            .run(|| restore(to, from, (sequences.1, sequences.0)))?
+            .context("restore the server's socket")?;
+        // Both exist: now they may speak.
+        for socket in [&client, &server] {
+            sys::set_option(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR, 0)
+                .context("end the repair of the socket")?;
+        }
+        Connection::new(TcpStream::from(client), TcpStream::from(server))
+    }
+
+    fn client_address(&self, dial: &Dial) -> SocketAddr {
+        let number = dial.from % CLIENTS;
+        let address = match self.address.ip() {
+            IpAddr::V6(_) => IpAddr::V6(client_v6(number)),
+            IpAddr::V4(_) if self.middle.is_some() && self.bridge.is_none() => {
+                IpAddr::V4(Ipv4Addr::new(10, 98, 0, number + 2))
+            }
+            IpAddr::V4(_) => IpAddr::V4(client_v4(number)),
+        };
+        SocketAddr::new(address, dial.port)
+    }
+}
+
+fn server_v4() -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 99, 0, 1)), PORT)
+}
+
+fn client_v4(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 99, 0, number + 2)
+}
+
+fn server_v6() -> SocketAddr {
+    SocketAddr::new(
+        IpAddr::V6(Ipv6Addr::new(0xfd00, 99, 0, 0, 0, 0, 0, 1)),
+        PORT,
+    )
+}
+
+fn client_v6(number: u8) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd00, 99, 0, 0, 0, 0, 0, u16::from(number) + 2)
+}
+
+fn address_v4(client: &Namespace, server: &Namespace) -> Result<()> {
+    for number in 0..CLIENTS {
+        client.ip(&format!("address add {}/24 dev c0", client_v4(number)))?;
+    }
+    server.ip(&format!("address add {}/24 dev s0", server_v4().ip()))?;
+    Ok(())
+}
+
+fn domain(address: SocketAddr) -> libc::c_int {
+    if address.is_ipv6() {
+        libc::AF_INET6
+    } else {
+        libc::AF_INET
+    }
+}
+
+fn stream_socket(address: SocketAddr) -> std::io::Result<OwnedFd> {
+    let socket = sys::socket(domain(address), libc::SOCK_STREAM, 0)?;
+    sys::set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    Ok(socket)
+}
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = stream_socket(address)?;
+    sys::bind(&socket, address)?;
+    sys::listen(&socket, 128)?;
+    let listener = TcpListener::from(socket);
+    // Bounds accept.
+    set_timeout(&listener, libc::SO_RCVTIMEO)?;
+    Ok(listener)
+}
+
+fn open(from: SocketAddr, to: SocketAddr, dial: &Dial) -> std::io::Result<TcpStream> {
+    let socket = stream_socket(to)?;
+    // Bounds connect.
+    set_timeout(&socket, libc::SO_SNDTIMEO)?;
+    if let Some(buffer) = dial.buffer {
+        set_receive_buffer(&socket, buffer)?;
+    }
+    if let Some(segment) = dial.segment {
+        set_segment(&socket, segment)?;
+    }
+    if let Some(sequence) = dial.sequence {
+        /// Ends the repair without sending a window probe.
+        const TCP_REPAIR_OFF_NO_WP: libc::c_int = -1;
+        sys::set_option(&socket, libc::IPPROTO_TCP, libc::TCP_REPAIR, 1)?;
+        set_queue(&socket, SEND_QUEUE, sequence)?;
+        sys::set_option(
+            &socket,
+            libc::IPPROTO_TCP,
+            libc::TCP_REPAIR,
+            TCP_REPAIR_OFF_NO_WP,
+        )?;
+    }
+    sys::bind(&socket, from)?;
+    sys::connect(&socket, to)?;
+    Ok(TcpStream::from(socket))
+}
+
+fn restore(from: SocketAddr, to: SocketAddr, sequences: (u32, u32)) -> std::io::Result<OwnedFd> {
+    let socket = stream_socket(from)?;
+    sys::set_option(&socket, libc::IPPROTO_TCP, libc::TCP_REPAIR, 1)?;
+    set_queue(&socket, SEND_QUEUE, sequences.0)?;
+    set_queue(&socket, RECEIVE_QUEUE, sequences.1)?;
+    sys::bind(&socket, from)?;
+    sys::connect(&socket, to)?;
+    Ok(socket)
+}
+
+/// `TCP_RECV_QUEUE` and `TCP_SEND_QUEUE` of linux/tcp.h.
+const RECEIVE_QUEUE: libc::c_int = 1;
+const SEND_QUEUE: libc::c_int = 2;
+
+fn set_queue(socket: &OwnedFd, queue: libc::c_int, sequence: u32) -> std::io::Result<()> {
+    sys::set_option(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR_QUEUE, queue)?;
+    let sequence = sequence.cast_signed();
+    sys::set_option(socket, libc::IPPROTO_TCP, libc::TCP_QUEUE_SEQ, sequence)
+}
+
+fn set_segment(socket: &impl std::os::fd::AsFd, segment: u16) -> std::io::Result<()> {
+    let segment = libc::c_int::from(segment);
+    sys::set_option(socket, libc::IPPROTO_TCP, libc::TCP_MAXSEG, segment)
+}
+
+fn set_receive_buffer(socket: &impl std::os::fd::AsFd, size: usize) -> std::io::Result<()> {
+    let size = libc::c_int::try_from(size).map_err(std::io::Error::other)?;
+    sys::set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, size)
+}
+
+fn set_timeout(socket: &impl std::os::fd::AsFd, name: libc::c_int) -> std::io::Result<()> {
+    sys::set_timeout(socket, name, DEADLINE)
+}
