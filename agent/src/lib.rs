@@ -4,7 +4,12 @@
 //! [`plan`] and [`config`] do no I/O beyond reading one file; [`datapath`] is the only module that
 //! speaks to BPF and [`links`] the only one that speaks netlink.
 
+pub mod api;
+pub mod cli;
 pub mod config;
+pub mod datapath;
+pub mod doctor;
 pub mod links;
 pub mod plan;
 pub mod reconcile;
+pub mod run;

@@ -8,6 +8,7 @@ use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage},
     route::{RouteAttribute, RouteMessage, RouteType},
+    tc::TcHandle,
 };
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};
 use tokio::task::JoinHandle;
@@ -96,6 +97,35 @@ impl Links {
             }
         }
         Ok(inventory)
+    }
+
+    /// Removes the clsact qdiscs of these interfaces, except those with filters of others.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub async fn remove_empty_clsact(&self, interfaces: &[u32]) -> Result<(), NetlinkError> {
+        for index in interfaces {
+            let Ok(index) = i32::try_from(*index) else {
+                continue;
+            };
+            let list = self.handle.traffic_filter(index);
+            let mut filters = 0;
+            for request in [list.clone().get().ingress(), list.clone().get().egress()] {
+                let mut found = pin!(request.execute());
+                // The interface may be gone, and its qdisc with it.
+                while let Ok(Some(_)) = found.try_next().await {
+                    filters += 1;
+                }
+            }
+            if filters == 0 {
+                let mut request = self.handle.qdisc().del(index);
+                request.message_mut().header.parent = TcHandle::CLSACT;
+                if let Err(error) = request.execute().await {
+                    log::debug!("The clsact qdisc of interface {index} is not removed: {error}");
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Waits until something changed; several changes at once count as one.

@@ -1,0 +1,99 @@
+//! The control API: JSON lines over a Unix socket.
+//!
+//! A client sends one [`Request`] a line and reads one [`Response`] a line; after
+//! [`Request::Monitor`] the agent sends [`Response::Event`] lines until the client hangs up. Both
+//! carry the version of the API. Field names are stable.
+
+mod client;
+mod rows;
+mod server;
+mod time;
+
+use serde::{Deserialize, Serialize};
+
+pub use client::{Client, ClientError, Events};
+pub use rows::{
+    AliasRow, Aliases, CanonicalSource, EndpointRow, EventRow, FlowRow, FlowState, InterfaceRow,
+    PeerRow, State, Status,
+};
+pub use server::{Server, ServerError, Service};
+pub use time::{Clock, Timestamp};
+
+/// Version of requests and responses.
+pub const API_VERSION: u32 = 1;
+
+/// What a client asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case")]
+pub enum Request {
+    /// The agent and its counters.
+    Status,
+    /// The endpoints and their names.
+    Endpoints,
+    /// The aliases in use.
+    Aliases,
+    /// The flows.
+    Flows,
+    /// The clients.
+    Peers,
+    /// Events from now on.
+    Monitor,
+    /// Remove every trace and exit.
+    Detach,
+}
+
+/// What the agent answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "response", content = "data", rename_all = "snake_case")]
+pub enum Response {
+    /// To [`Request::Status`].
+    Status(Box<Status>),
+    /// To [`Request::Endpoints`].
+    Endpoints(Vec<EndpointRow>),
+    /// To [`Request::Aliases`].
+    Aliases(Vec<AliasRow>),
+    /// To [`Request::Flows`].
+    Flows(Vec<FlowRow>),
+    /// To [`Request::Peers`].
+    Peers(Vec<PeerRow>),
+    /// After [`Request::Monitor`].
+    Event(EventRow),
+    /// After [`Request::Monitor`]: the client was too slow for this many events.
+    Missed(u64),
+    /// To [`Request::Detach`], when it is done; the number of links that were removed.
+    Detached(usize),
+    /// The request was refused or failed.
+    Error(String),
+}
+
+/// A line.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Line<T> {
+    version: u32,
+    #[serde(flatten)]
+    body: T,
+}
+
+impl<T> Line<T> {
+    const fn new(body: T) -> Self {
+        Self {
+            version: API_VERSION,
+            body,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_stable() {
+        let line = serde_json::to_string(&Line::new(Request::Monitor)).unwrap();
+        assert_eq!(line, r#"{"version":1,"request":"monitor"}"#);
+        let line = serde_json::to_string(&Line::new(Response::Missed(3))).unwrap();
+        assert_eq!(line, r#"{"version":1,"response":"missed","data":3}"#);
+        let back: Line<Response> = serde_json::from_str(&line).unwrap();
+        assert_eq!(back, Line::new(Response::Missed(3)));
+    }
+}

@@ -1,0 +1,227 @@
+//! What the control API tells. Field names are stable: scripts rely on them.
+//!
+//! Texts that came from the network are escaped: every byte that is not printable ASCII is
+//! written as `\x1b`.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::Timestamp;
+
+/// Whether everything works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Everything works.
+    Ok,
+    /// Something that is wanted does not; `problems` says what.
+    Degraded,
+}
+
+/// The agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Whether everything works.
+    pub state: State,
+    /// One sentence each.
+    pub problems: Vec<String>,
+    /// Version of the program.
+    pub version: String,
+    /// Version of the kernel tables.
+    pub table_version: u32,
+    /// Process number.
+    pub pid: u32,
+    /// When it started.
+    pub started: Timestamp,
+    /// The configuration file.
+    pub config: Option<PathBuf>,
+    /// Where it listens.
+    pub control_socket: PathBuf,
+    /// Where it pins.
+    pub bpffs: PathBuf,
+    /// `tcx` or `clsact`.
+    pub attach_mode: String,
+    /// Where the programs hang.
+    pub interfaces: Vec<InterfaceRow>,
+    /// Number of endpoints.
+    pub endpoints: usize,
+    /// Number of flows.
+    pub flows: usize,
+    /// Flows that fit.
+    pub flow_capacity: u32,
+    /// Every counter, by its label.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// An interface that is wanted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceRow {
+    /// Its name.
+    pub name: String,
+    /// Its number.
+    pub index: u32,
+    /// The program that hangs there; none if attaching failed.
+    pub program: Option<String>,
+    /// Whether it was attached before this agent started, and taken over.
+    pub adopted: bool,
+    /// Why attaching failed.
+    pub error: Option<String>,
+}
+
+/// Where a canonical authority comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CanonicalSource {
+    /// The configuration.
+    Configured,
+    /// The node announced it.
+    Learned,
+    /// The node has not announced it yet.
+    Unknown,
+}
+
+/// The aliases that an endpoint answers to: `"any"` or a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Aliases {
+    /// The word `any`.
+    Any(String),
+    /// A list.
+    Listed(Vec<String>),
+}
+
+/// An endpoint, or an instance of one that listens on any address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointRow {
+    /// Its name.
+    pub name: String,
+    /// What it speaks.
+    pub protocol: String,
+    /// As configured.
+    pub listen: String,
+    /// The address at which the names were learned.
+    pub address: Option<String>,
+    /// The authority by which the node knows itself.
+    pub canonical: Option<String>,
+    /// Where that comes from.
+    pub canonical_source: CanonicalSource,
+    /// The actor system.
+    pub system: Option<String>,
+    /// What it answers to.
+    pub aliases: Aliases,
+    /// Number of flows.
+    pub flows: usize,
+}
+
+/// An alias as one client uses it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AliasRow {
+    /// The alias.
+    pub alias: String,
+    /// The endpoint's name.
+    pub endpoint: String,
+    /// The endpoint's address.
+    pub address: String,
+    /// The client's address.
+    pub client: String,
+    /// Translations towards the endpoint.
+    pub inbound: u64,
+    /// Translations away from it.
+    pub outbound: u64,
+    /// When it was seen first.
+    pub first_seen: Option<Timestamp>,
+    /// When it was seen last.
+    pub last_seen: Option<Timestamp>,
+    /// Whether it is longer than the canonical name, so that answers keep the latter.
+    pub no_fit: bool,
+}
+
+/// What is done with a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FlowState {
+    /// No name was seen yet.
+    New,
+    /// The client uses the canonical name: nothing is to be done.
+    Canonical,
+    /// An alias is translated.
+    Translated,
+    /// It is not remoting, or cannot be read: nothing is done.
+    LeftAlone,
+    /// Both sides have finished, or one has reset.
+    Closed,
+}
+
+/// A flow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowRow {
+    /// The client's address and port.
+    pub client: String,
+    /// The endpoint's address and port.
+    pub address: String,
+    /// The endpoint's name.
+    pub endpoint: String,
+    /// What is done with it.
+    pub state: FlowState,
+    /// Whether it was found in the middle.
+    pub adopted: bool,
+    /// The alias that the client uses.
+    pub alias: Option<String>,
+    /// What it is translated to.
+    pub canonical: Option<String>,
+    /// What the client announced.
+    pub announced: Option<String>,
+    /// The actor system.
+    pub system: Option<String>,
+    /// Frames walked towards the endpoint.
+    pub frames_in: u64,
+    /// Frames walked away from it.
+    pub frames_out: u64,
+    /// Edits towards the endpoint.
+    pub edits_in: u64,
+    /// Edits away from it.
+    pub edits_out: u64,
+    /// When it was seen first.
+    pub first_seen: Option<Timestamp>,
+    /// When it was seen last.
+    pub last_seen: Option<Timestamp>,
+}
+
+/// A client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerRow {
+    /// The authority that it announced.
+    pub announced: Option<String>,
+    /// Its actor system.
+    pub system: Option<String>,
+    /// The address that it was seen at.
+    pub client: String,
+    /// The name of the endpoint that it talks to.
+    pub endpoint: String,
+    /// The endpoint's address.
+    pub address: String,
+    /// The alias that it used last.
+    pub alias: Option<String>,
+    /// When it was seen last.
+    pub last_seen: Option<Timestamp>,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventRow {
+    /// When.
+    pub time: Option<Timestamp>,
+    /// What: a label of [`truename_common::layout::EventKind`].
+    pub kind: String,
+    /// The client's address and port.
+    pub client: String,
+    /// The endpoint's address and port.
+    pub address: String,
+    /// The endpoint's name.
+    pub endpoint: String,
+    /// The name it is about.
+    pub name: Option<String>,
+    /// Why a flow was left alone: the label of a counter; or the direction, `inbound` or `outbound`.
+    pub detail: Option<String>,
+}

@@ -1,0 +1,200 @@
+//! The words of the command line. Only types.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use truename_common::layout::EventKind;
+
+use crate::config::{EndpointFlag, Selector};
+
+/// Network address translator for clusters whose nodes have more than one name.
+///
+/// Whatever name or address a peer uses for a node, the node sees its own canonical name, and the
+/// peer sees the name it used. Translation happens in the kernel, in place, without touching the
+/// application.
+#[derive(Debug, Parser)]
+#[command(name = "truename", version, max_term_width = 100, after_help = EXIT_CODES)]
+pub struct Args {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+const EXIT_CODES: &str =
+    "Exit codes: 0 success, 1 failure, 2 wrong usage or configuration, 3 degraded.";
+
+/// Flags of every verb.
+#[derive(Debug, ClapArgs)]
+pub struct Global {
+    /// Read this file [default: /etc/truename/truename.toml, if it exists]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Unix socket of the agent [default: /run/truename/control.sock]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub control_socket: Option<PathBuf>,
+    /// Where programs, links and tables are pinned [default: /sys/fs/bpf/truename]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub bpffs: Option<PathBuf>,
+    /// How to print
+    #[arg(short, long, global = true, value_enum, default_value_t)]
+    pub output: Format,
+    /// Print without colours; so does the variable NO_COLOR
+    #[arg(long, global = true)]
+    pub no_color: bool,
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    #[default]
+    Table,
+    /// One JSON document
+    Json,
+    /// One JSON document a line
+    Jsonl,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Attach the programs and keep them attached
+    Run(Run),
+    /// Show the agent, its interfaces and counters
+    Status,
+    /// Show the endpoints and the names they know themselves by
+    Endpoints,
+    /// Show every alias in use, by whom, and when
+    Aliases,
+    /// Show the flows and what is done with them
+    Flows,
+    /// Show the clients: the names they announced and the addresses they were seen at
+    Peers,
+    /// Print events as they happen
+    Monitor(Monitor),
+    /// Check whether this host can run truename
+    Doctor,
+    /// Check or show the configuration
+    #[command(subcommand)]
+    Config(Config),
+    /// Remove programs, links, filters and tables: every trace
+    Detach,
+    /// Print the completions for a shell
+    Completions(Completions),
+    /// Print the manual page
+    Man(Man),
+}
+
+/// Flags of `run`.
+#[derive(Debug, ClapArgs)]
+pub struct Run {
+    /// Attach here: auto, a name, or a glob like 'veth*'; repeatable, replaces `interfaces`
+    #[arg(long = "interface", value_name = "NAME")]
+    pub interfaces: Vec<Selector>,
+    /// Translate for what listens here; repeatable, adds to [[endpoint]]
+    #[arg(long = "endpoint", value_name = "PROTOCOL=ADDRESS:PORT[=CANONICAL]")]
+    pub endpoints: Vec<EndpointFlag>,
+    /// How to attach
+    #[arg(long, value_enum, default_value_t, hide = true)]
+    pub attach: Attach,
+}
+
+/// How to attach.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Attach {
+    /// The best that the kernel has
+    #[default]
+    Auto,
+    /// tcx links
+    Tcx,
+    /// Filters on a clsact qdisc
+    Clsact,
+}
+
+/// Flags of `monitor`.
+#[derive(Debug, ClapArgs)]
+pub struct Monitor {
+    /// Only events of this kind; repeatable
+    #[arg(long = "kind", value_name = "KIND", value_parser = kinds())]
+    pub kinds: Vec<String>,
+}
+
+fn kinds() -> clap::builder::PossibleValuesParser {
+    EventKind::ALL
+        .iter()
+        .map(|kind| kind.label())
+        .collect::<Vec<_>>()
+        .into()
+}
+
+/// Verbs of `config`.
+#[derive(Debug, Subcommand)]
+pub enum Config {
+    /// Say whether a file is valid
+    Check {
+        /// The file, instead of --config or the default one
+        file: Option<PathBuf>,
+    },
+    /// Print the effective configuration
+    Show,
+}
+
+/// Arguments of `completions`.
+#[derive(Debug, ClapArgs)]
+pub struct Completions {
+    /// The shell
+    pub shell: Shell,
+}
+
+/// Arguments of `man`.
+#[derive(Debug, ClapArgs)]
+pub struct Man {
+    /// Write a page for every verb into this directory instead
+    #[arg(long, value_name = "DIRECTORY")]
+    pub out: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn globals_go_anywhere() {
+        let args = Args::parse_from(["truename", "flows", "-o", "jsonl", "--bpffs", "/x"]);
+        assert_eq!(args.global.output, Format::Jsonl);
+        let args = Args::parse_from(["truename", "-o", "json", "config", "show"]);
+        assert_eq!(args.global.output, Format::Json);
+    }
+
+    #[test]
+    fn flags_are_checked() {
+        let parse = |rest: &[&str]| {
+            Args::try_parse_from(["truename"].iter().chain(rest).copied()).map(|_| ())
+        };
+        assert!(
+            parse(&[
+                "run",
+                "--interface",
+                "lo",
+                "--endpoint",
+                "pekko=*:6123=jm:6123"
+            ])
+            .is_ok()
+        );
+        let error = parse(&["run", "--endpoint", "pekko=jm:6123"])
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("must be an IP address"), "{error}");
+        assert!(parse(&["monitor", "--kind", "alias_seen", "--kind", "no_fit"]).is_ok());
+        assert!(parse(&["monitor", "--kind", "alias"]).is_err());
+    }
+}

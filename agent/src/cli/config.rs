@@ -1,0 +1,39 @@
+//! `truename config check` and `truename config show`
+
+use std::path::PathBuf;
+
+use super::{
+    Exit,
+    args::{Config as Verb, Global},
+    effective,
+    output::Output,
+};
+use crate::config::{Config, DEFAULT_FILE, File, Flags, to_toml};
+
+pub fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
+    match verb {
+        Verb::Check { file } => check(file.or_else(|| global.config.clone())),
+        Verb::Show => show(global),
+    }
+}
+
+fn check(file: Option<PathBuf>) -> anyhow::Result<Exit> {
+    let file = file.unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
+    let config = Config::new(File::load(Some(&file))?, Flags::default())?;
+    for note in &config.notes {
+        eprintln!("truename: {note}");
+    }
+    println!(
+        "{} is valid: {} endpoint(s)",
+        file.display(),
+        config.endpoints.len()
+    );
+    Ok(Exit::Success)
+}
+
+fn show(global: &Global) -> anyhow::Result<Exit> {
+    let config = effective(global)?;
+    let toml = to_toml(&config)?;
+    Output::new(global).document(&config, || toml)?;
+    Ok(Exit::Success)
+}

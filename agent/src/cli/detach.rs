@@ -1,0 +1,80 @@
+//! `truename detach`
+
+use std::{fs, path::Path};
+
+use anyhow::Context as _;
+
+use super::{Exit, args::Global, effective};
+use crate::{
+    api::{Client, ClientError, Request, Response, Server},
+    config::{Config, DEFAULT_SOCKET},
+    datapath::{DatapathError, Pins},
+    links::netlink::Links,
+    run::{self, RunError},
+};
+
+/// Without an agent the pins can be locked and are removed here; an agent that holds the lock is
+/// asked to remove them and to exit.
+pub fn run(global: &Global) -> anyhow::Result<Exit> {
+    let config = effective(global)?;
+    crate::doctor::require()?;
+    let pins = Pins::new(&config.agent.bpffs);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start threads")?;
+    let alone = runtime.block_on(async {
+        let links = Links::open()?;
+        run::detach(&pins, &links, None).await
+    });
+    let links = match alone {
+        Err(RunError::Datapath(DatapathError::Busy(_))) => through_agent(&config)?,
+        other => other?,
+    };
+    remove_stale(&config.agent.control_socket);
+    println!(
+        "{}",
+        if links == 0 {
+            "nothing was attached".to_owned()
+        } else {
+            format!("removed {links} link(s)")
+        }
+    );
+    Ok(Exit::Success)
+}
+
+fn through_agent(config: &Config) -> anyhow::Result<usize> {
+    let mut client = Client::connect(&config.agent.control_socket)
+        .with_context(|| format!("an agent uses the pins in {}", config.agent.bpffs.display()))?;
+    let Response::Status(status) = client.ask(Request::Status)? else {
+        return Err(ClientError::Unexpected.into());
+    };
+    anyhow::ensure!(
+        status.bpffs == config.agent.bpffs,
+        "the agent at {} uses the pins in {}, not those in {}; name the right socket with --control-socket",
+        config.agent.control_socket.display(),
+        status.bpffs.display(),
+        config.agent.bpffs.display(),
+    );
+    match client.ask(Request::Detach)? {
+        Response::Detached(links) => Ok(links),
+        _ => Err(ClientError::Unexpected.into()),
+    }
+}
+
+/// Removes the socket of an agent that was killed, and its directory if that is the default one.
+fn remove_stale(socket: &Path) {
+    let is_socket = fs::symlink_metadata(socket).is_ok_and(|metadata| {
+        use std::os::unix::fs::FileTypeExt as _;
+        metadata.file_type().is_socket()
+    });
+    // Both may be in use or not be there, which is fine.
+    if is_socket && Server::check_free(socket).is_ok() {
+        let _ = fs::remove_file(socket);
+    }
+    if socket == Path::new(DEFAULT_SOCKET)
+        && let Some(directory) = socket.parent()
+    {
+        let _ = fs::remove_dir(directory);
+    }
+}

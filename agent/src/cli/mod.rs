@@ -1,0 +1,137 @@
+//! The command line: one file per verb.
+
+mod aliases;
+mod args;
+mod completions;
+mod config;
+mod detach;
+mod doctor;
+mod endpoints;
+mod flows;
+mod man;
+mod monitor;
+mod output;
+mod peers;
+mod run;
+mod status;
+
+use std::{io, process::ExitCode};
+
+use clap::Parser as _;
+
+use crate::{
+    api::{Client, ClientError, Request, Response},
+    config::{Config, ConfigError, File, Flags},
+    run::RunError,
+};
+use args::{Args, Global, Verb};
+
+/// How a verb ended, as an exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// 0.
+    Success,
+    /// 1.
+    Failure,
+    /// 2: a wrong command line or configuration.
+    Usage,
+    /// 3: it works, but not all of it.
+    Degraded,
+}
+
+impl Exit {
+    const fn code(self) -> u8 {
+        match self {
+            Self::Success => 0,
+            Self::Failure => 1,
+            Self::Usage => 2,
+            Self::Degraded => 3,
+        }
+    }
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            let exit = if error.use_stderr() {
+                Exit::Usage
+            } else {
+                Exit::Success
+            };
+            // Nothing can be done if the terminal is gone.
+            let _ = error.print();
+            return exit.code().into();
+        }
+    };
+    match dispatch(args) {
+        Ok(exit) => exit.code().into(),
+        Err(error) => {
+            if is_broken_pipe(&error) {
+                return Exit::Success.code().into();
+            }
+            eprintln!("truename: {}", describe(&error));
+            exit_of(&error).code().into()
+        }
+    }
+}
+
+fn dispatch(args: Args) -> anyhow::Result<Exit> {
+    let Args { global, verb } = args;
+    match verb {
+        Verb::Run(verb) => run::run(global, verb),
+        Verb::Status => status::run(&global),
+        Verb::Endpoints => endpoints::run(&global),
+        Verb::Aliases => aliases::run(&global),
+        Verb::Flows => flows::run(&global),
+        Verb::Peers => peers::run(&global),
+        Verb::Monitor(verb) => monitor::run(&global, &verb),
+        Verb::Doctor => doctor::run(&global),
+        Verb::Config(verb) => config::run(&global, verb),
+        Verb::Detach => detach::run(&global),
+        Verb::Completions(verb) => completions::run(&verb),
+        Verb::Man(verb) => man::run(&verb),
+    }
+}
+
+/// The error on one line.
+fn describe(error: &anyhow::Error) -> String {
+    format!("{error:#}").lines().collect::<Vec<_>>().join(" ")
+}
+
+fn exit_of(error: &anyhow::Error) -> Exit {
+    let run = error.downcast_ref::<RunError>();
+    if error.is::<ConfigError>() || matches!(run, Some(RunError::Config(_))) {
+        Exit::Usage
+    } else {
+        Exit::Failure
+    }
+}
+
+/// Whoever read our output has gone, as `head` does.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter(|cause| !cause.is::<ClientError>())
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// The configuration of a verb that does not take the flags of `run`.
+fn effective(global: &Global) -> Result<Config, ConfigError> {
+    let flags = Flags {
+        control_socket: global.control_socket.clone(),
+        bpffs: global.bpffs.clone(),
+        ..Flags::default()
+    };
+    Config::new(File::load(global.config.as_deref())?, flags)
+}
+
+fn connect(global: &Global) -> anyhow::Result<Client> {
+    Ok(Client::connect(&effective(global)?.agent.control_socket)?)
+}
+
+fn ask(global: &Global, request: Request) -> anyhow::Result<Response> {
+    Ok(connect(global)?.ask(request)?)
+}

@@ -1,0 +1,94 @@
+//! `truename status`
+
+use std::fmt::Write as _;
+
+use super::{
+    Exit,
+    args::Global,
+    ask,
+    output::{Output, Row, or_dash},
+};
+use crate::api::{InterfaceRow, Request, Response, State, Status};
+
+impl Row for InterfaceRow {
+    const HEADINGS: &'static [&'static str] = &["interface", "index", "program", "note"];
+
+    fn cells(&self) -> Vec<String> {
+        let note = match &self.error {
+            Some(error) => error.clone(),
+            None if self.adopted => "taken over".to_owned(),
+            None => String::new(),
+        };
+        vec![
+            self.name.clone(),
+            self.index.to_string(),
+            or_dash(self.program.as_deref()),
+            note,
+        ]
+    }
+}
+
+pub fn run(global: &Global) -> anyhow::Result<Exit> {
+    let Response::Status(status) = ask(global, Request::Status)? else {
+        return Err(crate::api::ClientError::Unexpected.into());
+    };
+    let output = Output::new(global);
+    output.document(&status, || text(output, &status))?;
+    Ok(match status.state {
+        State::Ok => Exit::Success,
+        State::Degraded => Exit::Degraded,
+    })
+}
+
+fn text(output: Output, status: &Status) -> String {
+    let state = match status.state {
+        State::Ok => "ok",
+        State::Degraded => "degraded",
+    };
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    let _ = writeln!(
+        text,
+        "{state}: truename {} (process {}), up {}, {} endpoint(s), {} of {} flows, attached by {}",
+        status.version,
+        status.pid,
+        status.started.ago(),
+        status.endpoints,
+        status.flows,
+        status.flow_capacity,
+        status.attach_mode,
+    );
+    for problem in &status.problems {
+        let _ = writeln!(text, "  {problem}");
+    }
+    if !status.interfaces.is_empty() {
+        let _ = writeln!(text, "\n{}", output.table(&status.interfaces));
+    }
+    let counted: Vec<_> = status
+        .counters
+        .iter()
+        .filter(|(_, value)| **value > 0)
+        .map(|(name, value)| Count {
+            name,
+            value: *value,
+        })
+        .collect();
+    if !counted.is_empty() {
+        let _ = writeln!(text, "\n{}", output.table(&counted));
+    }
+    text
+}
+
+#[derive(serde::Serialize)]
+struct Count<'a> {
+    name: &'a str,
+    value: u64,
+}
+
+impl Row for Count<'_> {
+    const HEADINGS: &'static [&'static str] = &["counter", "value"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![self.name.to_owned(), self.value.to_string()]
+    }
+}

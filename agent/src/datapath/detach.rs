@@ -1,0 +1,77 @@
+//! Removing every trace.
+
+use std::{fs, io, path::Path};
+
+use truename_common::layout::VERSION;
+
+use super::{Lock, Pins, attach::remove_filters, error::DatapathError};
+use crate::links::Inventory;
+
+/// What a detach found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Detached {
+    /// Links and filters that were removed.
+    pub links: usize,
+    /// Interfaces whose clsact qdisc was ours; remove it if it is empty.
+    pub qdiscs: Vec<u32>,
+}
+
+/// Removes links, filters, programs and tables of this version and older ones. Without a lock,
+/// takes it.
+///
+/// # Errors
+/// When another agent uses the pins, they are a newer version's, or the kernel refuses.
+pub fn detach(
+    pins: &Pins,
+    inventory: &Inventory,
+    lock: Option<&Lock>,
+) -> Result<Detached, DatapathError> {
+    let mut detached = Detached::default();
+    if !pins.root().exists() {
+        return Ok(detached);
+    }
+    let _taken = lock.is_none().then(|| pins.lock()).transpose()?;
+    pins.refuse_newer()?;
+    detached.links = pins.links()?.len();
+    detached.qdiscs = pins.clsact_marks()?;
+    for interface in inventory.interfaces.values() {
+        remove_filters(&interface.name)?;
+    }
+    for (_, path) in pins.versions()? {
+        remove_version(&path)?;
+    }
+    match fs::remove_dir(pins.root()) {
+        // Someone else's pins are in it.
+        Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => {
+            Err(DatapathError::pins("remove", pins.root())(error))
+        }
+        _ => Ok(detached),
+    }
+}
+
+/// Removes what older versions pinned. To be called when everything of this version is attached.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn remove_old_versions(pins: &Pins) -> Result<(), DatapathError> {
+    for (number, path) in pins.versions()? {
+        if number < VERSION {
+            log::info!("Removing the pins of table version {number}");
+            remove_version(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Links first: a program without its tables must not see packets.
+fn remove_version(path: &Path) -> Result<(), DatapathError> {
+    for directory in [path.join("links"), path.to_owned()] {
+        match fs::remove_dir_all(&directory) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(DatapathError::pins("remove", &directory)(error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}

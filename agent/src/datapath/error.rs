@@ -1,0 +1,182 @@
+//! What can go wrong between the agent and the kernel. Every message is one line that names the
+//! thing and the remedy.
+
+use std::{io, path::PathBuf};
+
+use aya::{EbpfError, maps::MapError, pin::PinError, programs::ProgramError};
+
+/// An error of a library.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// A failure of the datapath.
+#[derive(Debug, thiserror::Error)]
+pub enum DatapathError {
+    /// Built with `AYA_BUILD_SKIP`.
+    #[error(
+        "this truename was built without its kernel program; build it again without AYA_BUILD_SKIP"
+    )]
+    NoObject,
+    /// Not a BPF file system, and not below the place where one is mounted.
+    #[error(
+        "{} is not on a BPF file system: mount one there (mount -t bpf bpf {}), or choose a path below /sys/fs/bpf with --bpffs",
+        path.display(),
+        mount_point.display()
+    )]
+    NotBpffs {
+        /// The configured path.
+        path: PathBuf,
+        /// The nearest directory that exists.
+        mount_point: PathBuf,
+    },
+    /// The standard place could not be mounted.
+    #[error(
+        "cannot mount the BPF file system at /sys/fs/bpf: {0}; mount it (mount -t bpf bpf /sys/fs/bpf)"
+    )]
+    Mount(io::Error),
+    /// Another agent holds the pins.
+    #[error(
+        "another agent uses the pins in {}; stop it, or choose another place with --bpffs",
+        .0.display()
+    )]
+    Busy(PathBuf),
+    /// Pins of a later version.
+    #[error(
+        "{} was made by a newer truename (table version {found}, this one knows {known}); start that version, or remove its pins with its `truename detach`",
+        path.display()
+    )]
+    NewerPins {
+        /// The directory of that version.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+        /// Ours.
+        known: u32,
+    },
+    /// Pins of this version whose tables look different.
+    #[error("the pinned table {} does not fit this version: {source}; run `truename detach`", path.display())]
+    ForeignTable {
+        /// The pin.
+        path: PathBuf,
+        /// What differs.
+        source: MapError,
+    },
+    /// Pins that serve another namespace.
+    #[error(
+        "the pins in {} belong to another network namespace, where they are in use; choose another place with --bpffs",
+        .0.display()
+    )]
+    OtherNamespace(PathBuf),
+    /// A file operation on the pins.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Pins {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The answer.
+        source: io::Error,
+    },
+    /// The object or one of its maps.
+    #[error("the kernel refused the tables: {}", one_line(.0))]
+    Load(#[from] EbpfError),
+    /// A program.
+    #[error("the kernel refused the program {name}: {}", one_line(source))]
+    Program {
+        /// Its name.
+        name: &'static str,
+        /// The answer.
+        source: Box<ProgramError>,
+    },
+    /// The object lacks something: it does not fit this agent.
+    #[error("the kernel program has no {kind} \"{name}\"; build the workspace again")]
+    Missing {
+        /// `program` or `table`.
+        kind: &'static str,
+        /// Its name.
+        name: &'static str,
+    },
+    /// A table operation.
+    #[error("cannot {action} the table {name}: {source}")]
+    Table {
+        /// What was tried.
+        action: &'static str,
+        /// Its name.
+        name: &'static str,
+        /// The answer.
+        source: MapError,
+    },
+    /// An interface.
+    #[error("cannot attach to {interface} ({direction}): {}", one_line(&**source))]
+    Attach {
+        /// Its name.
+        interface: String,
+        /// `ingress`, `egress` or `clsact`.
+        direction: &'static str,
+        /// The answer.
+        source: Cause,
+    },
+    /// An interface whose packets cannot be read.
+    #[error(
+        "cannot attach to {interface}: packets of its device type (ARPHRD {arphrd}) have neither an Ethernet nor an IP header in front"
+    )]
+    Framing {
+        /// Its name.
+        interface: String,
+        /// Its type.
+        arphrd: u16,
+    },
+    /// A pin.
+    #[error("cannot pin {}: {source}", path.display())]
+    Pin {
+        /// Where.
+        path: PathBuf,
+        /// The answer.
+        source: PinError,
+    },
+}
+
+impl DatapathError {
+    pub(super) fn pins(
+        action: &'static str,
+        path: &std::path::Path,
+    ) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Pins {
+            action,
+            path,
+            source,
+        }
+    }
+
+    pub(super) fn table(action: &'static str, name: &'static str) -> impl FnOnce(MapError) -> Self {
+        move |source| Self::Table {
+            action,
+            name,
+            source,
+        }
+    }
+}
+
+/// An error and its causes; of a verifier's log, which has thousands of lines, the last.
+fn one_line(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let text = error.to_string();
+        let mut lines = text.lines().filter(|line| !line.trim().is_empty());
+        let first = lines.next().unwrap_or_default().trim().to_owned();
+        let last = lines
+            .next_back()
+            .map(|line| format!(" … {}", line.trim()))
+            .unwrap_or_default();
+        let part = format!("{first}{last}");
+        if parts
+            .last()
+            .is_none_or(|previous| !previous.contains(&part))
+        {
+            parts.push(part);
+        }
+        next = error.source();
+    }
+    parts.join(": ")
+}

@@ -1,0 +1,58 @@
+//! The kernel side as the agent sees it: programs, tables, links and their pins.
+//!
+//! * [`Pins`]: where everything is pinned, and who may change it;
+//! * [`Tables`]: the tables, opened from their pins, so that every task has its own handles;
+//! * [`Programs`]: the loaded programs and what they are attached to;
+//! * [`detach`]: removes every trace.
+
+mod attach;
+mod clsact;
+mod detach;
+mod error;
+mod load;
+mod pins;
+mod sys;
+mod tables;
+
+pub use attach::{Attached, Mode, Programs};
+pub use detach::{Detached, detach, remove_old_versions};
+pub use error::DatapathError;
+pub use load::Object;
+pub use pins::{Lock, PinnedLink, Pins};
+pub use tables::{Tables, TablesMut};
+
+/// The side of an interface that a program hangs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Direction {
+    /// What the interface receives.
+    Ingress,
+    /// What it sends.
+    Egress,
+}
+
+impl Direction {
+    /// Both sides, in the order in which they are attached.
+    pub const BOTH: [Self; 2] = [Self::Ingress, Self::Egress];
+
+    /// The word in pins and messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        }
+    }
+
+    const fn attach_type(self) -> aya::programs::TcAttachType {
+        match self {
+            Self::Ingress => aya::programs::TcAttachType::Ingress,
+            Self::Egress => aya::programs::TcAttachType::Egress,
+        }
+    }
+}
+
+/// The program for devices with an Ethernet header.
+pub const PROGRAM_ETHER: &str = "tn_ether";
+/// The program for devices without a link-layer header.
+pub const PROGRAM_RAW: &str = "tn_raw";
+/// Both.
+pub const PROGRAMS: [&str; 2] = [PROGRAM_ETHER, PROGRAM_RAW];

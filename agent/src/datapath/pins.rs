@@ -1,0 +1,328 @@
+//! The pins: paths, versions, and who may use them.
+//!
+//! ```text
+//! <bpffs>/v<VERSION>/maps/NAME
+//!                    programs/NAME
+//!                    links/<ifname>-<ifindex>-{ingress,egress}
+//!                    clsact/<ifindex>        a qdisc that we added (an empty directory)
+//!                    netns-<inode>           the network namespace served (an empty directory)
+//! ```
+//!
+//! Only BPF objects and directories can be made on a BPF file system, and no name may have a dot.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::statfs,
+    mount::{MountFlags, mount},
+};
+use truename_common::layout::VERSION;
+
+use super::{Direction, error::DatapathError, sys};
+
+/// Where the BPF file system is mounted on every host.
+const STANDARD: &str = "/sys/fs/bpf";
+/// `BPF_FS_MAGIC`.
+const MAGIC: u32 = 0xcafe_4a11;
+
+/// The directory of the pins of one installation.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    root: PathBuf,
+}
+
+/// The exclusive right to change the pins; it ends with the process.
+#[derive(Debug)]
+pub struct Lock(#[allow(dead_code, reason = "the lock lives as long as the file is open")] File);
+
+/// A pinned link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PinnedLink {
+    /// Its pin.
+    pub path: PathBuf,
+    /// The number of its interface.
+    pub ifindex: u32,
+    /// Its side.
+    pub direction: Direction,
+}
+
+impl Pins {
+    /// The pins below `root`. Does not look at them.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The configured directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The directory of this version.
+    pub fn version(&self) -> PathBuf {
+        self.root.join(format!("v{VERSION}"))
+    }
+
+    /// The pin of a table.
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.version().join("maps").join(name)
+    }
+
+    /// The pin of a program.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.version().join("programs").join(name)
+    }
+
+    /// The pin of a link.
+    pub fn link(&self, interface: &str, ifindex: u32, direction: Direction) -> PathBuf {
+        let interface = interface.replace('.', "_");
+        self.version()
+            .join("links")
+            .join(format!("{interface}-{ifindex}-{}", direction.name()))
+    }
+
+    /// The mark that we added a clsact qdisc to an interface.
+    pub(super) fn clsact(&self, ifindex: u32) -> PathBuf {
+        self.version().join("clsact").join(ifindex.to_string())
+    }
+
+    /// Whether tables of this version are pinned.
+    pub fn exist(&self) -> bool {
+        self.version().join("maps").is_dir()
+    }
+
+    /// Whether the directory, or the nearest that exists, is on a BPF file system.
+    pub fn is_mounted(&self) -> bool {
+        nearest_file_system(&self.root).1
+    }
+
+    /// Checks what can be checked without changing anything: the file system and the versions.
+    ///
+    /// # Errors
+    /// When the place cannot be used.
+    pub fn check(&self) -> Result<(), DatapathError> {
+        match nearest_file_system(&self.root) {
+            (_, true) => {}
+            (_, false) if self.root.starts_with(STANDARD) => {}
+            (mount_point, false) => {
+                return Err(DatapathError::NotBpffs {
+                    path: self.root.clone(),
+                    mount_point,
+                });
+            }
+        }
+        self.refuse_newer()
+    }
+
+    /// Mounts the file system if need be, makes the directories and takes the lock.
+    ///
+    /// # Errors
+    /// When the place cannot be used, or another agent uses it.
+    pub fn prepare(&self) -> Result<Lock, DatapathError> {
+        self.check()?;
+        if !nearest_file_system(&self.root).1 {
+            mount(
+                "bpf",
+                STANDARD,
+                "bpf",
+                MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC,
+                None,
+            )
+            .map_err(|error| DatapathError::Mount(error.into()))?;
+            log::info!("Mounted the BPF file system at {STANDARD}");
+        }
+        make_directory(&self.root)?;
+        let lock = self.lock()?;
+        self.claim_namespace()?;
+        for directory in ["maps", "programs", "links"] {
+            make_directory(&self.version().join(directory))?;
+        }
+        Ok(lock)
+    }
+
+    /// Takes the lock of existing pins.
+    pub(super) fn lock(&self) -> Result<Lock, DatapathError> {
+        let directory = File::open(&self.root).map_err(DatapathError::pins("open", &self.root))?;
+        match directory.try_lock() {
+            Ok(()) => Ok(Lock(directory)),
+            Err(TryLockError::WouldBlock) => Err(DatapathError::Busy(self.root.clone())),
+            Err(TryLockError::Error(source)) => {
+                Err(DatapathError::pins("lock", &self.root)(source))
+            }
+        }
+    }
+
+    /// The pinned links of this version.
+    pub fn links(&self) -> Result<Vec<PinnedLink>, DatapathError> {
+        let directory = self.version().join("links");
+        let mut links = Vec::new();
+        for path in list(&directory)? {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if let Some((ifindex, direction)) = parse_link(&name) {
+                links.push(PinnedLink {
+                    path,
+                    ifindex,
+                    direction,
+                });
+            }
+        }
+        Ok(links)
+    }
+
+    /// The directories of versions, with their numbers.
+    pub fn versions(&self) -> Result<Vec<(u32, PathBuf)>, DatapathError> {
+        let paths = list(&self.root)?;
+        Ok(paths
+            .into_iter()
+            .filter_map(|path| {
+                let number = path
+                    .file_name()?
+                    .to_str()?
+                    .strip_prefix('v')?
+                    .parse()
+                    .ok()?;
+                Some((number, path))
+            })
+            .collect())
+    }
+
+    /// The numbers of the interfaces to which we added a clsact qdisc.
+    pub(super) fn clsact_marks(&self) -> Result<Vec<u32>, DatapathError> {
+        let paths = list(&self.version().join("clsact"))?;
+        Ok(paths
+            .iter()
+            .filter_map(|path| path.file_name()?.to_str()?.parse().ok())
+            .collect())
+    }
+
+    /// Refuses pins of later versions.
+    pub(super) fn refuse_newer(&self) -> Result<(), DatapathError> {
+        match self.versions()?.into_iter().max() {
+            Some((found, path)) if found > VERSION => Err(DatapathError::NewerPins {
+                path,
+                found,
+                known: VERSION,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Marks the pins as those of this network namespace; interface numbers mean nothing in
+    /// another one.
+    fn claim_namespace(&self) -> Result<(), DatapathError> {
+        let own = namespace()?;
+        for path in list(&self.version())? {
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            if !name.starts_with("netns-") || name == own {
+                continue;
+            }
+            for link in self.links()? {
+                match sys::link_ifindex(&link.path) {
+                    Ok(0) | Err(_) => remove_file(&link.path)?,
+                    Ok(_) => return Err(DatapathError::OtherNamespace(self.root.clone())),
+                }
+            }
+            log::info!("The network namespace that these pins served is gone");
+            fs::remove_dir(&path).map_err(DatapathError::pins("remove", &path))?;
+        }
+        make_directory(&self.version().join(own))
+    }
+}
+
+/// `netns-<inode>` of the calling process.
+fn namespace() -> Result<String, DatapathError> {
+    let path = Path::new("/proc/self/ns/net");
+    let inode = fs::metadata(path)
+        .map_err(DatapathError::pins("read", path))?
+        .ino();
+    Ok(format!("netns-{inode}"))
+}
+
+/// The nearest directory that exists, and whether it is on a BPF file system.
+fn nearest_file_system(path: &Path) -> (PathBuf, bool) {
+    for directory in path.ancestors() {
+        if let Ok(stat) = statfs(directory) {
+            return (directory.to_owned(), stat.f_type as u32 == MAGIC);
+        }
+    }
+    (PathBuf::from("/"), false)
+}
+
+/// Makes a directory that need not be new.
+pub(super) fn make_directory(path: &Path) -> Result<(), DatapathError> {
+    fs::create_dir_all(path).map_err(DatapathError::pins("make the directory", path))
+}
+
+/// Removes a pin that need not exist.
+pub(super) fn remove_file(path: &Path) -> Result<(), DatapathError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(DatapathError::pins("remove", path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The paths in a directory that need not exist.
+fn list(directory: &Path) -> Result<Vec<PathBuf>, DatapathError> {
+    let failed = || DatapathError::pins("list", directory);
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed()(error)),
+    };
+    entries
+        .map(|entry| Ok(entry.map_err(failed())?.path()))
+        .collect()
+}
+
+/// Splits `<ifname>-<ifindex>-<direction>`; names may have hyphens.
+fn parse_link(name: &str) -> Option<(u32, Direction)> {
+    let (rest, direction) = name.rsplit_once('-')?;
+    let (_, ifindex) = rest.rsplit_once('-')?;
+    let direction = Direction::BOTH
+        .into_iter()
+        .find(|known| known.name() == direction)?;
+    Some((ifindex.parse().ok()?, direction))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_links() {
+        let pins = Pins::new("/b");
+        let path = pins.link("br-a1.100", 12, Direction::Egress);
+        assert_eq!(path, Path::new("/b/v1/links/br-a1_100-12-egress"));
+        assert_eq!(
+            parse_link("br-a1_100-12-egress"),
+            Some((12, Direction::Egress))
+        );
+        assert_eq!(parse_link("lo-1-ingress"), Some((1, Direction::Ingress)));
+        for wrong in ["lo", "lo-1", "lo-x-ingress", "lo-1-sideways"] {
+            assert_eq!(parse_link(wrong), None);
+        }
+    }
+
+    #[test]
+    fn refuses_newer_pins_and_other_file_systems() {
+        let directory = tempfile::tempdir().unwrap();
+        let pins = Pins::new(directory.path());
+        assert!(matches!(pins.check(), Err(DatapathError::NotBpffs { .. })));
+        assert!(pins.refuse_newer().is_ok());
+        fs::create_dir(directory.path().join("v0")).unwrap();
+        assert!(pins.refuse_newer().is_ok());
+        fs::create_dir(directory.path().join("v9")).unwrap();
+        let error = pins.refuse_newer().unwrap_err().to_string();
+        assert!(error.contains("newer truename (table version 9"), "{error}");
+    }
+}

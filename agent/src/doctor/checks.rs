@@ -1,0 +1,201 @@
+//! The single checks. None of them changes anything.
+
+use std::{fs, io, path::Path};
+
+use aya::util::KernelVersion;
+use rustix::thread::{CapabilitySet, capabilities};
+
+use super::Check;
+use crate::datapath::{Mode, Pins};
+
+/// The oldest kernel that the program is tested on.
+const OLDEST: (u8, u8) = (6, 1);
+const BTF: &str = "/sys/kernel/btf/vmlinux";
+const JIT: &str = "/proc/sys/net/core/bpf_jit_enable";
+const CGROUP: &str = "/sys/fs/cgroup/cgroup.controllers";
+
+/// What is needed, and why.
+const CAPABILITIES: [(CapabilitySet, &str); 3] = [
+    (CapabilitySet::BPF, "CAP_BPF"),
+    (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN"),
+    (CapabilitySet::PERFMON, "CAP_PERFMON"),
+];
+
+/// Those without which nothing works.
+pub fn needed() -> Vec<Check> {
+    vec![kernel(), btf(), capability()]
+}
+
+fn kernel() -> Check {
+    let release = rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned();
+    let found = format!("the kernel is {release}");
+    let (major, minor) = OLDEST;
+    match KernelVersion::current() {
+        Ok(version) if version >= KernelVersion::new(major, minor, 0) => Check::ok("kernel", found),
+        Ok(_) => Check::failure(
+            "kernel",
+            found,
+            format!("truename needs Linux {major}.{minor} or later: install a newer kernel"),
+        ),
+        Err(_) => Check::warning(
+            "kernel",
+            found,
+            "its version cannot be compared; 6.1 is the oldest that is tested",
+        ),
+    }
+}
+
+fn btf() -> Check {
+    match fs::metadata(BTF) {
+        Ok(_) => Check::ok("btf", "the kernel describes its types (BTF)".to_owned()),
+        Err(error) => Check::failure(
+            "btf",
+            format!("the kernel does not describe its types: {BTF}: {error}"),
+            "use a kernel built with CONFIG_DEBUG_INFO_BTF=y, as those of all distributions are",
+        ),
+    }
+}
+
+fn capability() -> Check {
+    let effective = match capabilities(None) {
+        Ok(sets) => sets.effective,
+        Err(error) => {
+            return Check::warning(
+                "capabilities",
+                format!(
+                    "the capabilities cannot be read: {}",
+                    io::Error::from(error)
+                ),
+                "run as root",
+            );
+        }
+    };
+    let missing = missing_capabilities(effective);
+    if missing.is_empty() {
+        return Check::ok(
+            "capabilities",
+            "the process may load programs and attach them".to_owned(),
+        );
+    }
+    Check::failure(
+        "capabilities",
+        format!("the process lacks {}", missing.join(", ")),
+        "run as root, or give the service these capabilities (AmbientCapabilities= in systemd)",
+    )
+}
+
+fn missing_capabilities(effective: CapabilitySet) -> Vec<&'static str> {
+    // CAP_SYS_ADMIN stands for the two that were split off from it.
+    let admin = effective.contains(CapabilitySet::SYS_ADMIN);
+    CAPABILITIES
+        .iter()
+        .filter(|(set, _)| {
+            let implied = admin && *set != CapabilitySet::NET_ADMIN;
+            !effective.contains(*set) && !implied
+        })
+        .map(|(_, name)| *name)
+        .collect()
+}
+
+/// tcx links, which stay attached atomically.
+pub fn tcx() -> Check {
+    match Mode::detect() {
+        Mode::Tcx => Check::ok("tcx", "the kernel has tcx links".to_owned()),
+        Mode::Clsact => Check::warning(
+            "tcx",
+            "the kernel has no tcx links: filters on a clsact qdisc are used".to_owned(),
+            "nothing needs to be done; Linux 6.6 or later has them",
+        ),
+    }
+}
+
+/// The compiler for BPF programs.
+pub fn jit() -> Check {
+    match fs::read_to_string(JIT)
+        .map(|text| text.trim().to_owned())
+        .as_deref()
+    {
+        Ok("0") => Check::warning(
+            "jit",
+            "BPF programs are interpreted, which is several times slower".to_owned(),
+            "sysctl -w net.core.bpf_jit_enable=1",
+        ),
+        Ok(_) => Check::ok("jit", "BPF programs are compiled".to_owned()),
+        // The file is there only if the compiler can be switched off, or outside of containers.
+        Err(_) => Check::ok(
+            "jit",
+            "whether BPF programs are compiled is up to the kernel".to_owned(),
+        ),
+    }
+}
+
+/// Where the pins go.
+pub fn bpffs(path: &Path) -> Check {
+    let pins = Pins::new(path);
+    match pins.check() {
+        Err(error @ crate::datapath::DatapathError::NotBpffs { .. }) => {
+            Check::failure("bpffs", error.to_string(), "see above")
+        }
+        _ if pins.is_mounted() => Check::ok(
+            "bpffs",
+            format!("{} is on a BPF file system", path.display()),
+        ),
+        _ => Check::warning(
+            "bpffs",
+            "no BPF file system is mounted at /sys/fs/bpf".to_owned(),
+            "`truename run` mounts it; or: mount -t bpf bpf /sys/fs/bpf",
+        ),
+    }
+}
+
+/// Whether the pins that are there can be taken over.
+pub fn pins(path: &Path) -> Check {
+    let pins = Pins::new(path);
+    match pins.check() {
+        Err(error @ crate::datapath::DatapathError::NewerPins { .. }) => {
+            Check::failure("pins", error.to_string(), "see above")
+        }
+        Ok(()) if pins.exist() => Check::ok(
+            "pins",
+            "tables of this version are pinned: `truename run` takes them over".to_owned(),
+        ),
+        _ => Check::ok("pins", "nothing is pinned".to_owned()),
+    }
+}
+
+/// The unified hierarchy.
+pub fn cgroup() -> Check {
+    if Path::new(CGROUP).exists() {
+        return Check::ok(
+            "cgroup",
+            "the unified cgroup hierarchy is mounted".to_owned(),
+        );
+    }
+    Check::warning(
+        "cgroup",
+        "the unified cgroup hierarchy is not mounted at /sys/fs/cgroup".to_owned(),
+        "this version does not need it; mount -t cgroup2 cgroup2 /sys/fs/cgroup",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_what_is_missing() {
+        assert_eq!(
+            missing_capabilities(CapabilitySet::NET_RAW),
+            ["CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"]
+        );
+        assert_eq!(
+            missing_capabilities(CapabilitySet::SYS_ADMIN),
+            ["CAP_NET_ADMIN"]
+        );
+        let all = CapabilitySet::BPF | CapabilitySet::NET_ADMIN | CapabilitySet::PERFMON;
+        assert_eq!(missing_capabilities(all), [""; 0]);
+    }
+}

@@ -1,0 +1,97 @@
+//! Whether the host can run truename: facts, what they mean, and what to do.
+
+mod checks;
+
+use serde::Serialize;
+
+/// The result of a check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Fine.
+    Ok,
+    /// truename works, but something is slower or less.
+    Warning,
+    /// truename does not work.
+    Failure,
+}
+
+/// A check that was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// What was looked at.
+    pub check: &'static str,
+    /// The result.
+    pub verdict: Verdict,
+    /// What was found, as a sentence.
+    pub found: String,
+    /// What to do, if anything.
+    pub remedy: Option<String>,
+}
+
+/// Something that truename cannot run without.
+#[derive(Debug, thiserror::Error)]
+#[error("{found}; {remedy}")]
+pub struct Unmet {
+    found: String,
+    remedy: String,
+}
+
+impl Check {
+    const fn ok(check: &'static str, found: String) -> Self {
+        Self {
+            check,
+            verdict: Verdict::Ok,
+            found,
+            remedy: None,
+        }
+    }
+
+    fn warning(check: &'static str, found: String, remedy: &str) -> Self {
+        Self {
+            check,
+            verdict: Verdict::Warning,
+            found,
+            remedy: Some(remedy.to_owned()),
+        }
+    }
+
+    fn failure(check: &'static str, found: String, remedy: impl Into<String>) -> Self {
+        Self {
+            check,
+            verdict: Verdict::Failure,
+            found,
+            remedy: Some(remedy.into()),
+        }
+    }
+}
+
+/// All checks, for an installation that pins at `bpffs`.
+pub fn examine(bpffs: &std::path::Path) -> Vec<Check> {
+    let mut all = checks::needed();
+    all.extend([
+        checks::tcx(),
+        checks::jit(),
+        checks::bpffs(bpffs),
+        checks::pins(bpffs),
+        checks::cgroup(),
+    ]);
+    all
+}
+
+/// That what truename cannot run without is there.
+///
+/// # Errors
+/// Names the first that is not, and what to do.
+pub fn require() -> Result<(), Unmet> {
+    let unmet = checks::needed()
+        .into_iter()
+        .find(|check| check.verdict == Verdict::Failure);
+    match unmet {
+        None => Ok(()),
+        Some(check) => Err(Unmet {
+            found: check.found,
+            remedy: check.remedy.unwrap_or_default(),
+        }),
+    }
+}

@@ -1,0 +1,170 @@
+//! Which interfaces are attached, while they come and go.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    api::InterfaceRow,
+    config,
+    datapath::{DatapathError, Mode, Programs},
+    links::{Inventory, select},
+};
+
+/// The programs, and the interfaces they should hang on.
+pub struct Attachment {
+    programs: Programs,
+    wanted: Vec<config::Interface>,
+    /// Interfaces that are wanted and could not be attached, with the reason.
+    failed: BTreeMap<u32, (String, String)>,
+}
+
+impl Attachment {
+    /// Attaches to all that is selected, or to nothing: if one fails, those that this call
+    /// attached are detached again. Links of interfaces that are not selected any more are removed
+    /// at last.
+    pub fn start(
+        programs: Programs,
+        wanted: Vec<config::Interface>,
+        inventory: &Inventory,
+    ) -> Result<Self, DatapathError> {
+        let mut attachment = Self {
+            programs,
+            wanted,
+            failed: BTreeMap::new(),
+        };
+        let selected = select(inventory, &attachment.wanted);
+        for interface in selected.values() {
+            let Err(error) = attachment.programs.attach(interface) else {
+                continue;
+            };
+            if attachment.is_named(&interface.name) {
+                attachment.undo();
+                return Err(error);
+            }
+            // It was not asked for by name: the others are worth more than none.
+            log::warn!("{error}");
+            attachment
+                .failed
+                .insert(interface.index, (interface.name.clone(), error.to_string()));
+        }
+        attachment.programs.remove_others()?;
+        for (index, attached) in attachment.programs.attached() {
+            let verb = if attached.adopted {
+                "Took over"
+            } else {
+                "Attached to"
+            };
+            log::info!(
+                "{verb} {} ({index}) with {}",
+                attached.name,
+                attached.program
+            );
+        }
+        if attachment.programs.attached().is_empty() {
+            log::warn!("No interface is selected: nothing is translated until one appears");
+        }
+        Ok(attachment)
+    }
+
+    /// Attaches to what appeared and forgets what vanished.
+    pub fn follow(&mut self, inventory: &Inventory) {
+        let selected = select(inventory, &self.wanted);
+        self.failed.retain(|index, _| selected.contains_key(index));
+        for (index, interface) in &selected {
+            let known = self.programs.attached().get(index);
+            if known.is_some_and(|known| known.name == interface.name)
+                || self.failed.contains_key(index)
+            {
+                continue;
+            }
+            match self.programs.attach(interface) {
+                Ok(()) => log::info!("Attached to {} ({index})", interface.name),
+                Err(error) => {
+                    log::warn!("{error}");
+                    let reason = (interface.name.clone(), error.to_string());
+                    self.failed.insert(*index, reason);
+                }
+            }
+        }
+        let gone: Vec<_> = self
+            .programs
+            .attached()
+            .iter()
+            .filter(|(index, _)| !selected.contains_key(index))
+            .map(|(index, attached)| (*index, attached.name.clone()))
+            .collect();
+        for (index, name) in gone {
+            log::info!("Left {name} ({index}): it is gone or not selected any more");
+            if let Err(error) = self.programs.detach(index) {
+                log::warn!("{error}");
+            }
+        }
+    }
+
+    /// How the programs are attached.
+    pub const fn mode(&self) -> Mode {
+        self.programs.mode()
+    }
+
+    /// The wanted interfaces.
+    pub fn rows(&self) -> Vec<InterfaceRow> {
+        let attached = self
+            .programs
+            .attached()
+            .iter()
+            .map(|(index, attached)| InterfaceRow {
+                name: attached.name.clone(),
+                index: *index,
+                program: Some(attached.program.to_owned()),
+                adopted: attached.adopted,
+                error: None,
+            });
+        let failed = self
+            .failed
+            .iter()
+            .map(|(index, (name, error))| InterfaceRow {
+                name: name.clone(),
+                index: *index,
+                program: None,
+                adopted: false,
+                error: Some(error.clone()),
+            });
+        let mut rows: Vec<_> = attached.chain(failed).collect();
+        rows.sort_by_key(|row| row.index);
+        rows
+    }
+
+    /// The interfaces that were selected by name and are not there.
+    pub fn missing(&self) -> Vec<String> {
+        let rows = self.rows();
+        self.wanted
+            .iter()
+            .filter_map(|wanted| match &wanted.selector {
+                config::Selector::Name(name) => Some(name),
+                _ => None,
+            })
+            .filter(|name| !rows.iter().any(|row| row.name == **name))
+            .cloned()
+            .collect()
+    }
+
+    fn is_named(&self, name: &str) -> bool {
+        self.wanted.iter().any(
+            |wanted| matches!(&wanted.selector, config::Selector::Name(wanted) if wanted == name),
+        )
+    }
+
+    fn undo(&mut self) {
+        let new: Vec<_> = self
+            .programs
+            .attached()
+            .iter()
+            .filter(|(_, attached)| !attached.adopted)
+            .map(|(index, _)| *index)
+            .collect();
+        for index in new {
+            if let Err(error) = self.programs.detach(index) {
+                log::error!("Cannot undo the start: {error}");
+            }
+        }
+    }
+}

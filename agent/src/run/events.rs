@@ -1,0 +1,67 @@
+//! From the kernel's ring buffer to the log and to whoever monitors.
+
+use std::sync::Arc;
+
+use aya::maps::{MapData, RingBuf};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::broadcast,
+};
+use tokio_util::sync::CancellationToken;
+use truename_common::layout::Event;
+
+use super::{RunError, view};
+use crate::{
+    api::{Clock, EventRow},
+    config::Config,
+    datapath::{Pins, Tables},
+};
+
+/// Events that a slow monitor may be behind.
+pub const BACKLOG: usize = 4096;
+
+/// Reads events until it is told to stop.
+pub async fn drain(
+    pins: Pins,
+    config: Arc<Config>,
+    events: broadcast::Sender<EventRow>,
+    stop: CancellationToken,
+) -> Result<(), RunError> {
+    let ring = Tables::events(&pins)?;
+    // SAFETY: the ring buffer owns its descriptor, keeps it open and always returns the same one.
+    let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
+    let mut ring = ring.map_err(|error| RunError::Events(error.into()))?;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            guard = ring.readable_mut() => {
+                let mut guard = guard.map_err(RunError::Events)?;
+                read_all(guard.get_inner_mut(), &config, &events);
+                guard.clear_ready();
+            }
+        }
+    }
+}
+
+fn read_all(ring: &mut RingBuf<MapData>, config: &Config, events: &broadcast::Sender<EventRow>) {
+    let clock = Clock::read();
+    while let Some(item) = ring.next() {
+        let Some(event) = parse(&item) else {
+            log::warn!("An event of {} bytes is not of this version", item.len());
+            continue;
+        };
+        let row = view::event(config, &clock, &event);
+        log::info!("{}", view::sentence(&row));
+        // An error means that nobody monitors.
+        let _ = events.send(row);
+    }
+}
+
+fn parse(bytes: &[u8]) -> Option<Event> {
+    if bytes.len() < size_of::<Event>() {
+        return None;
+    }
+    // SAFETY: there are enough bytes, every bit pattern is an Event (it is aya::Pod), and the
+    // read does not need alignment.
+    Some(unsafe { bytes.as_ptr().cast::<Event>().read_unaligned() })
+}
