@@ -184,6 +184,38 @@ pub(crate) fn set_timeout(
     set_option_value(socket, libc::SOL_SOCKET, name, &value)
 }
 
+/// Gives a socket under `TCP_REPAIR` the options that a handshake would have agreed on.
+pub(crate) fn set_repaired_options(
+    socket: &OwnedFd,
+    segment: u32,
+    window_scale: u32,
+) -> io::Result<()> {
+    /// `struct tcp_repair_opt` of linux/tcp.h.
+    #[repr(C)]
+    #[derive(Clone, Copy)]
+    struct RepairOption {
+        code: u32,
+        value: u32,
+    }
+    let options = [
+        RepairOption {
+            code: 2,
+            value: segment,
+        },
+        // Both directions in one value.
+        RepairOption {
+            code: 3,
+            value: window_scale | window_scale << 16,
+        },
+    ];
+    set_option_value(
+        socket,
+        libc::IPPROTO_TCP,
+        libc::TCP_REPAIR_OPTIONS,
+        &options,
+    )
+}
+
 /// Makes the next close of the socket a reset.
 pub(crate) fn reset_on_close(socket: &TcpStream) -> io::Result<()> {
     let linger = libc::linger {

@@ -84,7 +84,11 @@ fn sequence_numbers_can_be_chosen() {
     };
     let connection = lab.connect(dial).unwrap();
     exchange(&connection, &Spec::mixed(&same(), 4, 50), Pace::default());
+}
 
+#[test]
+fn a_connection_can_exist_without_a_handshake() {
+    let lab = Lab::direct().unwrap();
     let dial = Dial {
         port: 40_123,
         ..Dial::default()
@@ -107,7 +111,11 @@ fn a_held_reader_closes_the_window() {
         hold: true,
         ..Pace::default()
     };
-    exchange(&connection, &Spec::sizes(&same(), 6, &[8_000_000]), pace);
+    exchange(
+        &connection,
+        &Spec::sizes(&same(), 6, &[100, 8_000_000]),
+        pace,
+    );
 }
 
 #[test]

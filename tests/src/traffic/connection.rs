@@ -272,7 +272,8 @@ fn read(
             if pace.hold {
                 wait_until(left(deadline)?, "probe of the closed window", || {
                     let info = sys::tcp_info(sender)?;
-                    ensure!(info.tcpi_probes > 0, "none yet");
+                    // The number of probes starts again with each answer, the back-off does not.
+                    ensure!(info.tcpi_backoff > 0, "none yet");
                     Ok(())
                 })?;
             }

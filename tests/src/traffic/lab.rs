@@ -377,6 +377,10 @@ fn restore(from: SocketAddr, to: SocketAddr, sequences: (u32, u32)) -> std::io::
     set_queue(&socket, RECEIVE_QUEUE, sequences.1)?;
     sys::bind(&socket, from)?;
     sys::connect(&socket, to)?;
+    // What a handshake would have agreed on.
+    const SEGMENT: u32 = 1460;
+    const WINDOW_SCALE: u32 = 7;
+    sys::set_repaired_options(&socket, SEGMENT, WINDOW_SCALE)?;
     Ok(socket)
 }
 
