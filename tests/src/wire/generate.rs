@@ -77,7 +77,7 @@ impl Spec {
     fn client_half(&self, random: &mut Random) -> Half {
         let names = &self.names;
         let greeting = if self.greet {
-            associate(&names.system, &names.client, random.next() as i32)
+            associate(&names.system, &names.client, random.number() as i32)
         } else {
             Vec::new()
         };
@@ -112,7 +112,7 @@ impl Spec {
     fn server_half(&self, random: &mut Random) -> Half {
         let names = &self.names;
         let greeting = if self.greet {
-            associate(&names.system, &names.canonical, random.next() as i32)
+            associate(&names.system, &names.canonical, random.number() as i32)
         } else {
             Vec::new()
         };
@@ -177,8 +177,8 @@ fn envelope(random: &mut Random, recipient: String, sender: String, body: Vec<u8
         body,
         serializer: *random.pick(&[1, 6, 16, 20, 22]),
         manifest: random.chance(300).then(|| "B".to_owned()),
-        ack: random.chance(200).then(|| random.next()),
-        sequence: random.chance(200).then(|| random.next()),
+        ack: random.chance(200).then(|| random.number()),
+        sequence: random.chance(200).then(|| random.number()),
     }
 }
 
@@ -190,7 +190,7 @@ fn noise(random: &mut Random, stream: &mut Vec<u8>) {
         // An acknowledgement without an envelope.
         2 => {
             let mut body = vec![0x0a, 0x0b, 0x0a, 0x09, 0x09];
-            body.extend(random.next().to_le_bytes());
+            body.extend(random.number().to_le_bytes());
             stream.extend(frame(&body));
         }
         _ => {}
