@@ -7,6 +7,8 @@ mod lint;
 mod setup;
 mod test;
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
@@ -32,22 +34,20 @@ enum Verb {
     Lint,
 }
 
-fn main() -> std::process::ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => std::process::ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            std::process::ExitCode::FAILURE
-        }
-    }
+fn main() -> ExitCode {
+    run(&Arguments::parse()).unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
 }
 
-fn run(arguments: &Arguments) -> Result<()> {
+fn run(arguments: &Arguments) -> Result<ExitCode> {
     match &arguments.verb {
-        Verb::Setup => setup::run(),
-        Verb::Build(arguments) => build::run(arguments).map(drop),
-        Verb::Demo(arguments) => demo::run(arguments),
-        Verb::Test(arguments) => test::run(arguments),
-        Verb::Lint => lint::run(),
+        Verb::Setup => setup::run()?,
+        Verb::Build(arguments) => drop(build::run(arguments)?),
+        Verb::Demo(arguments) => demo::run(arguments)?,
+        Verb::Test(arguments) => return test::run(arguments),
+        Verb::Lint => lint::run()?,
     }
+    Ok(ExitCode::SUCCESS)
 }
