@@ -1,6 +1,10 @@
 //! Builds the kernel program and puts it where [`aya::include_bytes_aligned!`] finds it.
 
-use std::{env, fs, path::PathBuf, process::Command};
+use std::{
+    env, fs,
+    path::PathBuf,
+    process::{Command, ExitCode},
+};
 
 use anyhow::{Context as _, Result, anyhow};
 use aya_build::{Package, Toolchain};
@@ -8,7 +12,21 @@ use aya_build::{Package, Toolchain};
 /// A toolchain made of the distribution's `rustc`, which ships `core` for BPF.
 const DEBIAN: &str = "debian";
 
-fn main() -> Result<()> {
+/// The crates that use unstable features of the compiler: aya's, and the program itself for its
+/// BPF assembly.
+const UNSTABLE: &str = "aya_ebpf,truename";
+
+fn main() -> ExitCode {
+    match build() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn build() -> Result<()> {
     let out = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set")?);
     let object = out.join("truename");
     if skipped() {
@@ -57,6 +75,6 @@ fn toolchain() -> Toolchain<'static> {
         return Toolchain::Nightly;
     }
     // SAFETY: a build script's main is the only thread here.
-    unsafe { env::set_var("RUSTC_BOOTSTRAP", "aya_ebpf") };
+    unsafe { env::set_var("RUSTC_BOOTSTRAP", UNSTABLE) };
     Toolchain::Custom(DEBIAN)
 }

@@ -8,6 +8,7 @@ pub mod api;
 pub mod cli;
 pub mod config;
 pub mod datapath;
+pub mod decode;
 pub mod doctor;
 pub mod links;
 pub mod plan;

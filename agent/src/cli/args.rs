@@ -6,7 +6,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use truename_common::layout::EventKind;
 
-use crate::config::{EndpointFlag, Selector};
+use crate::config::{Authority, EndpointFlag, Selector};
 
 /// Network address translator for clusters whose nodes have more than one name.
 ///
@@ -74,6 +74,8 @@ pub enum Verb {
     Peers,
     /// Print events as they happen
     Monitor(Monitor),
+    /// Show the frames of a recording, and what would be rewritten
+    Decode(Decode),
     /// Check whether this host can run truename
     Doctor,
     /// Check or show the configuration
@@ -127,6 +129,37 @@ fn kinds() -> clap::builder::PossibleValuesParser {
         .map(|kind| kind.label())
         .collect::<Vec<_>>()
         .into()
+}
+
+/// Arguments of `decode`.
+#[derive(Debug, ClapArgs)]
+pub struct Decode {
+    /// A pcap, a pcapng, or one raw direction of a connection
+    pub file: PathBuf,
+    /// Only connections to this port; repeatable
+    #[arg(long = "port", value_name = "PORT")]
+    pub ports: Vec<u16>,
+    /// The authority by which the endpoint knows itself, if the file does not tell
+    #[arg(long, value_name = "HOST:PORT")]
+    pub canonical: Option<Authority>,
+    /// The alias that the client uses, if the file does not tell
+    #[arg(long, value_name = "HOST:PORT")]
+    pub alias: Option<Authority>,
+    /// The actor system, if the file does not tell
+    #[arg(long, value_name = "NAME")]
+    pub system: Option<String>,
+    /// The direction of a raw stream, seen from the endpoint [default: in]
+    #[arg(long, value_enum)]
+    pub way: Option<StreamWay>,
+}
+
+/// The direction of a raw stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum StreamWay {
+    /// Towards the endpoint
+    In,
+    /// Away from it
+    Out,
 }
 
 /// Verbs of `config`.

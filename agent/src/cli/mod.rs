@@ -4,6 +4,7 @@ mod aliases;
 mod args;
 mod completions;
 mod config;
+mod decode;
 mod detach;
 mod doctor;
 mod endpoints;
@@ -87,6 +88,7 @@ fn dispatch(args: Args) -> anyhow::Result<Exit> {
         Verb::Flows => flows::run(&global),
         Verb::Peers => peers::run(&global),
         Verb::Monitor(verb) => monitor::run(&global, &verb),
+        Verb::Decode(verb) => decode::run(&global, verb),
         Verb::Doctor => doctor::run(&global),
         Verb::Config(verb) => config::run(&global, verb),
         Verb::Detach => detach::run(&global),
@@ -95,9 +97,20 @@ fn dispatch(args: Args) -> anyhow::Result<Exit> {
     }
 }
 
-/// The error on one line.
+/// The error on one line. The errors of this crate tell their causes themselves; what a context
+/// adds is put in front.
 fn describe(error: &anyhow::Error) -> String {
-    format!("{error:#}").lines().collect::<Vec<_>>().join(" ")
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string().lines().collect::<Vec<_>>().join(" ");
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) && !error.is::<RunError>() {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
 }
 
 fn exit_of(error: &anyhow::Error) -> Exit {

@@ -73,13 +73,13 @@ impl Output {
     /// A table that fits the terminal.
     pub fn table<R: Row>(self, rows: &[R]) -> String {
         let mut table = Table::new();
-        table
-            .load_style(presets::NOTHING.into())
-            .set_content_arrangement(if self.width.is_some() || io::stdout().is_terminal() {
+        table.load_style(presets::NOTHING).set_content_arrangement(
+            if self.width.is_some() || io::stdout().is_terminal() {
                 ContentArrangement::Dynamic
             } else {
                 ContentArrangement::Disabled
-            });
+            },
+        );
         if let Some(width) = self.width {
             table.set_width(width);
         }

@@ -3,7 +3,7 @@
 
 use std::{io, path::PathBuf};
 
-use super::Origin;
+use super::{Listen, Origin};
 
 /// A configuration that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -83,23 +83,8 @@ pub enum ConfigError {
         second: Origin,
     },
     /// Two endpoints for one socket.
-    #[error(
-        "{second}: the endpoint \"{name}\" listens on {listen}, which overlaps {other_listen} of the endpoint \"{other}\" at {first}; keep one of them"
-    )]
-    Overlap {
-        /// The second endpoint.
-        name: String,
-        /// Its address.
-        listen: String,
-        /// The first endpoint.
-        other: String,
-        /// Its address.
-        other_listen: String,
-        /// Where the first is.
-        first: Origin,
-        /// Where the second is.
-        second: Origin,
-    },
+    #[error(transparent)]
+    Overlap(Box<Overlap>),
     /// Nothing to do.
     #[error(
         "no endpoint is configured: give --endpoint pekko=ADDRESS:PORT or write an [[endpoint]] into the configuration file"
@@ -117,4 +102,24 @@ pub enum ConfigError {
         /// How many fit.
         max: usize,
     },
+}
+
+/// Two endpoints for one socket.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{second}: the endpoint \"{name}\" listens on {listen}, which overlaps {other_listen} of the endpoint \"{other}\" at {first}; keep one of them"
+)]
+pub struct Overlap {
+    /// The second endpoint.
+    pub name: String,
+    /// Its address.
+    pub listen: Listen,
+    /// The first endpoint.
+    pub other: String,
+    /// Its address.
+    pub other_listen: Listen,
+    /// Where the first is.
+    pub first: Origin,
+    /// Where the second is.
+    pub second: Origin,
 }

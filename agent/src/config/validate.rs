@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{Aliases, Config, ConfigError, Endpoint, File, Flags, MAX_ALIASES, MAX_ENDPOINTS};
+use super::{
+    Aliases, Config, ConfigError, Endpoint, File, Flags, MAX_ALIASES, MAX_ENDPOINTS, error::Overlap,
+};
 
 impl Config {
     /// The file with the flags applied, validated. It may have no endpoint: `status` and
@@ -65,14 +67,14 @@ fn check_overlaps(endpoints: &[Endpoint]) -> Result<(), ConfigError> {
             .iter()
             .find(|other| other.listen.overlaps(endpoint.listen))
         {
-            return Err(ConfigError::Overlap {
+            return Err(ConfigError::Overlap(Box::new(Overlap {
                 name: endpoint.name.clone(),
-                listen: endpoint.listen.to_string(),
+                listen: endpoint.listen,
                 other: first.name.clone(),
-                other_listen: first.listen.to_string(),
+                other_listen: first.listen,
                 first: first.origin.clone(),
                 second: endpoint.origin.clone(),
-            });
+            })));
         }
         others.push(endpoint);
     }

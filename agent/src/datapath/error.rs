@@ -157,26 +157,54 @@ impl DatapathError {
     }
 }
 
-/// An error and its causes; of a verifier's log, which has thousands of lines, the last.
+/// An error and its causes on one line; of a verifier's log, which has thousands, the verdict.
 fn one_line(error: &(dyn std::error::Error + 'static)) -> String {
     let mut parts: Vec<String> = Vec::new();
     let mut next = Some(error);
     while let Some(error) = next {
         let text = error.to_string();
-        let mut lines = text.lines().filter(|line| !line.trim().is_empty());
-        let first = lines.next().unwrap_or_default().trim().to_owned();
-        let last = lines
-            .next_back()
-            .map(|line| format!(" … {}", line.trim()))
-            .unwrap_or_default();
-        let part = format!("{first}{last}");
-        if parts
-            .last()
-            .is_none_or(|previous| !previous.contains(&part))
-        {
+        let part = match text.split_once(VERIFIER_LOG) {
+            Some((call, log)) => {
+                log::debug!("{text}");
+                format!("{call}the verifier says: {}", verdict(log))
+            }
+            None => text.lines().map(str::trim).collect::<Vec<_>>().join(" "),
+        };
+        if !parts.iter().any(|previous| previous.contains(&part)) {
             parts.push(part);
         }
-        next = error.source();
+        next = error
+            .source()
+            .filter(|cause| !cause.to_string().contains(VERIFIER_LOG));
     }
     parts.join(": ")
+}
+
+/// What aya writes before the log.
+const VERIFIER_LOG: &str = "Verifier output: ";
+
+/// The line that says what is wrong: the last one before the statistics.
+fn verdict(log: &str) -> &str {
+    let statistics = ["verification time", "stack depth", "processed "];
+    log.lines()
+        .map(str::trim)
+        .rfind(|line| !line.is_empty() && !statistics.iter().any(|start| line.starts_with(start)))
+        .unwrap_or("nothing")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verifier_log_becomes_one_line() {
+        let log = "the syscall failed. Verifier output: 0: R1=ctx()\n1: (85) call x#26\nR4 invalid zero-sized read\nverification time 1 usec\nprocessed 28 insns\n";
+        let error = std::io::Error::other(log);
+        assert_eq!(
+            one_line(&error),
+            "the syscall failed. the verifier says: R4 invalid zero-sized read"
+        );
+        let error = std::io::Error::other("two\n lines");
+        assert_eq!(one_line(&error), "two lines");
+    }
 }

@@ -101,7 +101,11 @@ pub fn diff(wanted: &Tables, present: &Present) -> Vec<Change> {
     }
     for (socket, names) in &present.names {
         let keep = if names.configured == 1 {
+            // The kernel program notes the configured name of a wildcard endpoint for each of its
+            // instances, with the system that it learned.
+            let instance_of = wanted.names.get(&socket.any());
             wanted.names.contains_key(socket)
+                || instance_of.is_some_and(|wanted| wanted.canonical == names.canonical)
         } else {
             // Learned for an endpoint, or for one instance of a wildcard endpoint.
             wanted.endpoints.contains_key(socket) || wanted.endpoints.contains_key(&socket.any())
@@ -219,6 +223,21 @@ mod tests {
         let endpoint = position(|step| matches!(step, Change::Endpoint(..)));
         let port = position(|step| matches!(step, Change::Port(..)));
         assert!(list < name && name < endpoint && endpoint < port);
+    }
+
+    #[test]
+    fn instances_follow_the_name_of_their_wildcard() {
+        let mut wanted = wanted();
+        let configured = Names::configured(authority("n:2"));
+        wanted.names.insert(socket(0, 2), configured);
+        let mut present = Present::default();
+        present.names.insert(socket(7, 2), configured);
+        present
+            .names
+            .insert(socket(8, 2), Names::configured(authority("old:2")));
+        let steps = diff(&wanted, &present);
+        assert!(!steps.contains(&Change::RemoveName(socket(7, 2))));
+        assert!(steps.contains(&Change::RemoveName(socket(8, 2))));
     }
 
     #[test]

@@ -1,0 +1,230 @@
+//! Reading recorded traffic: every frame, its addresses, and what truename would rewrite.
+//!
+//! A capture is split into TCP connections and reassembled ([`capture`], [`assemble`]); the very
+//! walker that runs in the kernel translates the streams ([`translate`]); the frames before and
+//! after are read and laid side by side ([`frame`]).
+
+mod assemble;
+mod capture;
+mod frame;
+mod translate;
+
+use std::{fs, io, net::SocketAddr, path::Path};
+
+use serde::Serialize;
+
+pub use capture::CaptureError;
+pub use frame::Kind;
+pub use translate::Names;
+
+use assemble::Connections;
+use translate::Connection;
+
+/// The direction of a stream, seen from the endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Way {
+    /// Towards the endpoint.
+    Inbound,
+    /// Away from it.
+    Outbound,
+}
+
+/// How to read a file.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The listening ports of a capture; of connections to other ports, the side that was dialled
+    /// is the endpoint.
+    pub ports: Vec<u16>,
+    /// What is known beforehand.
+    pub names: Names,
+    /// For a raw stream: its direction. A capture says it itself.
+    pub way: Option<Way>,
+}
+
+/// A frame.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FrameRow {
+    /// Client and endpoint; none for a raw stream.
+    pub flow: Option<String>,
+    /// Its direction.
+    pub way: Way,
+    /// Where it begins in the stream.
+    pub offset: usize,
+    /// Its length, with the four bytes that tell it.
+    pub length: usize,
+    /// What it is.
+    pub kind: Kind,
+    /// To whom the message goes.
+    pub recipient: Option<String>,
+    /// From whom it comes.
+    pub sender: Option<String>,
+    /// What an Associate announces.
+    pub announced: Option<String>,
+    /// What would be rewritten.
+    pub rewrites: Vec<Rewrite>,
+}
+
+/// A rewritten place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Rewrite {
+    /// Where it begins in the stream.
+    pub offset: usize,
+    /// As it was sent.
+    pub before: String,
+    /// As it would be received.
+    pub after: String,
+}
+
+/// Why a file cannot be decoded.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// It cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is a broken capture.
+    #[error("{path}: {source}")]
+    Capture {
+        /// The file.
+        path: String,
+        /// Why.
+        source: CaptureError,
+    },
+}
+
+/// Decodes a pcap, a pcapng, or one raw direction of a stream.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn decode(path: &Path, options: &Options) -> Result<Vec<FrameRow>, DecodeError> {
+    let name = path.display().to_string();
+    let bytes = fs::read(path).map_err(|source| DecodeError::Read {
+        path: name.clone(),
+        source,
+    })?;
+    if !capture::is_capture(&bytes) {
+        return Ok(decode_stream(&bytes, options));
+    }
+    let mut connections = Connections::default();
+    capture::read(&bytes, |segment| connections.add(segment))
+        .map_err(|source| DecodeError::Capture { path: name, source })?;
+    let mut rows = Vec::new();
+    for connection in connections.finish(&options.ports) {
+        let mut translated = Connection::new(options.names.clone());
+        for (way, piece) in &connection.pieces {
+            translated.feed(*way, piece);
+        }
+        let flow = flow_name(connection.client, connection.endpoint);
+        rows.extend(translated.rows(Some(&flow)));
+    }
+    Ok(rows)
+}
+
+/// Decodes one direction of a stream.
+fn decode_stream(bytes: &[u8], options: &Options) -> Vec<FrameRow> {
+    let mut connection = Connection::new(options.names.clone());
+    connection.feed(options.way.unwrap_or(Way::Inbound), bytes);
+    connection.rows(None)
+}
+
+fn flow_name(client: SocketAddr, endpoint: SocketAddr) -> String {
+    format!("{client} -> {endpoint}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn fixture(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../tests/fixtures")
+            .join(name)
+    }
+
+    fn options(way: Way) -> Options {
+        let names = Names {
+            canonical: Some("jobmanager:6123".parse().unwrap()),
+            alias: Some("jm:6123".parse().unwrap()),
+            system: Some("flink".to_owned()),
+        };
+        Options {
+            ports: Vec::new(),
+            names,
+            way: Some(way),
+        }
+    }
+
+    #[test]
+    fn a_raw_stream_shows_frames_and_rewrites() {
+        let path = fixture("flink-2.3.0-alias-padded/c2s.before.bin");
+        let rows = decode(&path, &options(Way::Inbound)).unwrap();
+        assert_eq!(rows[0].kind, Kind::Associate);
+        assert!(
+            rows[0]
+                .announced
+                .as_ref()
+                .unwrap()
+                .starts_with("pekko.tcp://flink@")
+        );
+        let rewritten: Vec<_> = rows.iter().flat_map(|row| &row.rewrites).collect();
+        assert!(!rewritten.is_empty());
+        for row in rows.iter().filter(|row| row.kind == Kind::Message) {
+            assert!(row.recipient.as_ref().unwrap().contains("@jm:6123/"));
+            assert_eq!(row.rewrites.len(), 1, "{row:?}");
+            let Rewrite { before, after, .. } = &row.rewrites[0];
+            assert_eq!(before, "pekko.tcp://flink@jm:6123");
+            assert_eq!(after, "pekko://flink////////////");
+        }
+        let total: usize = rows.iter().map(|row| row.length).sum();
+        assert_eq!(total, fs::metadata(&path).unwrap().len() as usize);
+    }
+
+    #[test]
+    fn an_outbound_stream_gets_the_alias() {
+        let path = fixture("flink-2.3.0-alias-padded/s2c.before.bin");
+        let rows = decode(&path, &options(Way::Outbound)).unwrap();
+        let rewrites: Vec<_> = rows.iter().flat_map(|row| &row.rewrites).collect();
+        assert!(!rewrites.is_empty());
+        for rewrite in rewrites {
+            assert!(
+                rewrite.before.ends_with("://flink@jobmanager:6123"),
+                "{rewrite:?}"
+            );
+            assert!(
+                rewrite.after.ends_with("://flink@jm:000000006123"),
+                "{rewrite:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_remoting_is_said() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x");
+        for (bytes, kind) in [
+            (&b"\x16\x03\x01\x02\x00\x01\x00\x01"[..], Kind::Tls),
+            (&b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"[..], Kind::NotFrame),
+            (&b"\x00\x00\x00\x00"[..], Kind::Empty),
+            (
+                &b"\x00\x00\x00\x04\x12\x02\x08\x03\x00\x00"[..4],
+                Kind::Truncated,
+            ),
+            (
+                &b"\x00\x00\x00\x20\x12\x1e\x08\x01\x12\x1a\x0a"[..],
+                Kind::Truncated,
+            ),
+        ] {
+            fs::write(&path, bytes).unwrap();
+            let rows = decode(&path, &Options::default()).unwrap();
+            assert_eq!(rows.len(), 1, "{rows:?}");
+            assert_eq!(rows[0].kind, kind);
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! The kernel's walker over recorded streams.
+
+use truename_common::{
+    layout::{Authority, RpcFlow, System},
+    wire::{
+        chunk::Chunk,
+        flow::{self, state},
+        frame::plausible,
+        stream::{self, Packet, Source, Steps, Verdict, Work, found},
+    },
+};
+
+use super::{
+    FrameRow, Rewrite, Way,
+    frame::{self, Frame, Kind},
+};
+use crate::config;
+
+/// What is known before a stream is read.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    /// The authority by which the endpoint knows itself.
+    pub canonical: Option<config::Authority>,
+    /// The alias that the client uses; for an outbound stream alone, which does not tell it.
+    pub alias: Option<config::Authority>,
+    /// The actor system.
+    pub system: Option<String>,
+}
+
+/// A connection, before and after translation.
+pub struct Connection {
+    flow: Box<RpcFlow>,
+    work: Box<Work>,
+    inbound: Stream,
+    outbound: Stream,
+}
+
+#[derive(Default)]
+struct Stream {
+    before: Vec<u8>,
+    after: Vec<u8>,
+    /// Bytes that the walker has not let pass: it waits for the end of a name.
+    held: Vec<u8>,
+}
+
+/// Bytes from which on a beginning is judged.
+const PLAUSIBLE_MIN: usize = 8;
+/// Bytes that are fed at once: less than the kernel's largest packets.
+const PIECE: usize = 32 << 10;
+
+impl Connection {
+    pub fn new(names: Names) -> Self {
+        let mut flow = Box::new(RpcFlow::default());
+        stream::begin(&mut flow.inbound, 0, stream::Way::Inbound);
+        stream::begin(&mut flow.outbound, 0, stream::Way::Outbound);
+        if let Some(canonical) = names.canonical {
+            flow.names.canonical = canonical.to_layout();
+        }
+        if let Some(alias) = names.alias {
+            flow.names.alias = alias.to_layout();
+        }
+        if let Some(system) = names
+            .system
+            .and_then(|system| System::new(system.as_bytes()))
+        {
+            flow.names.system = system;
+        }
+        Self {
+            flow,
+            work: Box::default(),
+            inbound: Stream::default(),
+            outbound: Stream::default(),
+        }
+    }
+
+    /// The next bytes of a direction.
+    pub fn feed(&mut self, way: Way, mut bytes: &[u8]) {
+        // The Associate goes alone, as its sender waits for the other's: what it tells is known
+        // when the next frame is read.
+        let begun = match way {
+            Way::Inbound => !self.inbound.before.is_empty(),
+            Way::Outbound => !self.outbound.before.is_empty(),
+        };
+        if !begun && let Some(head) = bytes.first_chunk::<4>() {
+            let end = (u32::from_be_bytes(*head) as usize).saturating_add(4);
+            if let Some((first, rest)) = bytes.split_at_checked(end) {
+                self.feed_piece(way, first);
+                bytes = rest;
+            }
+        }
+        for piece in bytes.chunks(PIECE) {
+            self.feed_piece(way, piece);
+        }
+    }
+
+    fn feed_piece(&mut self, way: Way, bytes: &[u8]) {
+        let (stream, wire) = match way {
+            Way::Inbound => (&mut self.inbound, stream::Way::Inbound),
+            Way::Outbound => (&mut self.outbound, stream::Way::Outbound),
+        };
+        stream.before.extend_from_slice(bytes);
+        stream.held.extend_from_slice(bytes);
+        if self.flow.flags & state::LEFT_ALONE != 0 {
+            stream.after.append(&mut stream.held);
+            return;
+        }
+        let mut segment = stream.held.clone();
+        let seq = stream.after.len() as u32;
+        let len = segment.len() as u32;
+        let mut packet = Memory(&mut segment);
+        let verdict = stream::process(&mut packet, &mut self.flow, &mut self.work, wire, seq, len);
+        if self.work.found & found::ASSOCIATE != 0 {
+            match way {
+                Way::Inbound => flow::learn_origin(&mut self.flow),
+                Way::Outbound => flow::learn_canonical(&mut self.flow),
+            }
+        }
+        // A drop would make TCP send the bytes again: they are fed again with what follows.
+        if verdict == Verdict::Pass {
+            stream.after.append(&mut segment);
+            stream.held.clear();
+            let end = stream.after.len() as u32;
+            let direction = match way {
+                Way::Inbound => &mut self.flow.inbound,
+                Way::Outbound => &mut self.flow.outbound,
+            };
+            stream::acknowledge(direction, end);
+        }
+    }
+
+    /// The frames of both directions.
+    pub fn rows(mut self, flow: Option<&str>) -> Vec<FrameRow> {
+        let scheme = scheme(&self.inbound.before, &self.outbound.before);
+        let mut rows = Vec::new();
+        for (way, stream) in [
+            (Way::Inbound, &mut self.inbound),
+            (Way::Outbound, &mut self.outbound),
+        ] {
+            // What is held at the end of the recording would be sent again: its fate is not known.
+            stream.after.append(&mut stream.held);
+            rows.extend(stream.rows(flow, way, scheme));
+        }
+        rows
+    }
+}
+
+impl Stream {
+    fn rows(&self, flow: Option<&str>, way: Way, scheme: &str) -> Vec<FrameRow> {
+        let mut rows = Vec::new();
+        let mut offset = 0;
+        while offset < self.before.len() {
+            let rest = &self.before[offset..];
+            let (length, frame) = next(rest, offset == 0, scheme);
+            let end = offset + length;
+            rows.push(FrameRow {
+                flow: flow.map(str::to_owned),
+                way,
+                offset,
+                length,
+                kind: frame.kind,
+                recipient: frame.recipient,
+                sender: frame.sender,
+                announced: frame.announced,
+                rewrites: self.rewrites(offset, end),
+            });
+            offset = end;
+        }
+        rows
+    }
+
+    /// The places between two offsets that are not the same before and after.
+    fn rewrites(&self, from: usize, to: usize) -> Vec<Rewrite> {
+        let differs = |at: usize| self.before.get(at) != self.after.get(at);
+        let mut all = Vec::new();
+        let mut at = from;
+        while at < to {
+            if !differs(at) {
+                at += 1;
+                continue;
+            }
+            let start = name_start(&self.before[from..at]) + from;
+            // To the end of the last changed byte's name.
+            let mut end = at;
+            while end < to
+                && (differs(end) || is_name(self.before[end]) && is_name(self.after[end]))
+            {
+                end += 1;
+            }
+            let show = |bytes: &[u8]| bytes[start..end].escape_ascii().to_string();
+            all.push(Rewrite {
+                offset: start,
+                before: show(&self.before),
+                after: show(&self.after),
+            });
+            at = end;
+        }
+        all
+    }
+}
+
+/// Length and contents of the next frame, or of all the rest.
+fn next(rest: &[u8], first: bool, scheme: &str) -> (usize, Frame) {
+    if first && rest.starts_with(&[0x16, 3]) {
+        return (rest.len(), Frame::of(Kind::Tls));
+    }
+    let window = &rest[..rest.len().min(truename_common::wire::chunk::CHUNK)];
+    let Some(head) = rest.first_chunk::<4>() else {
+        return (rest.len(), Frame::of(Kind::Truncated));
+    };
+    let length = u32::from_be_bytes(*head) as usize;
+    if first
+        && rest.len() >= PLAUSIBLE_MIN
+        && length != 0
+        && !plausible(&Chunk::new(window), window.len() as u32)
+    {
+        return (rest.len(), Frame::of(Kind::NotFrame));
+    }
+    match rest.get(4..4 + length) {
+        Some(body) => (4 + length, frame::read(body, scheme)),
+        None => (rest.len(), Frame::of(Kind::Truncated)),
+    }
+}
+
+/// The word in front of the addresses: an Associate does not have it.
+fn scheme(inbound: &[u8], outbound: &[u8]) -> &'static str {
+    let has = |word: &[u8]| {
+        [inbound, outbound]
+            .iter()
+            .any(|bytes| bytes.windows(word.len()).any(|w| w == word))
+    };
+    if has(b"akka://") || has(b"akka.tcp://") {
+        "akka"
+    } else {
+        "pekko"
+    }
+}
+
+/// Where the name begins in which the bytes end: at its scheme, if that is near.
+fn name_start(bytes: &[u8]) -> usize {
+    const NEAR: usize = 400;
+    const SCHEMES: [&[u8]; 6] = [
+        b"akka.ssl.tcp",
+        b"akka.tcp",
+        b"akka",
+        b"pekko.ssl.tcp",
+        b"pekko.tcp",
+        b"pekko",
+    ];
+    let floor = bytes.len().saturating_sub(NEAR);
+    let mark = bytes[floor..].windows(3).rposition(|three| three == b"://");
+    let scheme_end = mark
+        .map(|at| floor + at)
+        .filter(|at| bytes[at + 3..].iter().all(|byte| is_name(*byte)))
+        .unwrap_or(bytes.len());
+    let scheme = SCHEMES
+        .iter()
+        .find(|scheme| bytes[..scheme_end].ends_with(scheme));
+    scheme_end - scheme.map_or(0, |scheme| scheme.len())
+}
+
+/// Bytes of an authority.
+fn is_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b".-_:@[]".contains(&byte)
+}
+
+/// A segment in memory.
+struct Memory<'a>(&'a mut [u8]);
+
+impl Packet for Memory<'_> {
+    fn load(&mut self, offset: u32, len: u32, chunk: &mut Chunk) -> bool {
+        let (from, to) = (offset as usize, offset as usize + len as usize);
+        let Some(bytes) = self.0.get(from..to) else {
+            return false;
+        };
+        *chunk = Chunk::new(bytes);
+        true
+    }
+
+    fn store(&mut self, offset: u32, text: Source<'_>, from: u32, len: u32) -> bool {
+        let text = match text {
+            Source::Authority(text) => text.as_bytes(),
+            Source::Long(text) => text.as_bytes(),
+        };
+        let (offset, from, len) = (offset as usize, from as usize, len as usize);
+        match (
+            self.0.get_mut(offset..offset + len),
+            text.get(from..from + len),
+        ) {
+            (Some(to), Some(from)) => {
+                to.copy_from_slice(from);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn admits(&mut self, _: &Authority) -> bool {
+        true
+    }
+
+    fn repeat<S: Steps>(state: &mut S, times: u32) {
+        for _ in 0..times {
+            if !state.step() {
+                return;
+            }
+        }
+    }
+}
