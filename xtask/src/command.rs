@@ -4,6 +4,8 @@ use std::{
     ffi::{OsStr, OsString},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::mpsc::{RecvTimeoutError, channel},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -56,6 +58,34 @@ pub(crate) fn run(mut command: Command) -> Result<()> {
     let status = command.status().with_context(|| format!("run {text}"))?;
     if !status.success() {
         bail!("{text} ended with {status}");
+    }
+    Ok(())
+}
+
+/// Runs a command that talks too much: what it says is shown only when it fails, a sign of life now and then.
+pub(crate) fn run_quietly(mut command: Command) -> Result<()> {
+    const PROGRESS: Duration = Duration::from_secs(10);
+    let text = describe(&command);
+    let (done, waits) = channel::<()>();
+    let start = Instant::now();
+    let output = std::thread::scope(|scope| {
+        scope.spawn(move || {
+            while waits.recv_timeout(PROGRESS) == Err(RecvTimeoutError::Timeout) {
+                println!("  … {} s", start.elapsed().as_secs());
+            }
+        });
+        let output = command.stdin(Stdio::null()).output();
+        drop(done);
+        output
+    })
+    .with_context(|| format!("run {text}"))?;
+    if !output.status.success() {
+        bail!(
+            "{text} ended with {}:\n{}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
     Ok(())
 }

@@ -39,7 +39,7 @@ pub(super) fn install(packages: &[&str]) -> Result<()> {
             .args(["-o", "Dpkg::Use-Pty=0"])
             .args(&arguments)
             .env("DEBIAN_FRONTEND", "noninteractive");
-        command::run(install)
+        command::run_quietly(install)
     };
     if attempt().is_ok() {
         return Ok(());

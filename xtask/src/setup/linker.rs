@@ -39,7 +39,7 @@ pub(super) fn install(way: Way) -> Result<()> {
     let (major, config) = candidates()
         .or_else(|| unversioned(wanted))
         .with_context(|| {
-            format!("no llvm-config of LLVM {wanted} to {} here; install the development files of that LLVM", LLVM.end())
+            format!("no llvm-config of LLVM {wanted} to {} here; install the development files of that LLVM, or put a released bpf-linker {VERSION} on the path", LLVM.end())
         })?;
     let prefix = output(command(config, &["--prefix"]))?;
     println!("setup: cargo install bpf-linker {VERSION} against LLVM {major} (some minutes)");
