@@ -37,7 +37,7 @@ pub fn run(global: &Global) -> anyhow::Result<Exit> {
         if links == 0 {
             "nothing was attached".to_owned()
         } else {
-            format!("removed {links} link(s)")
+            format!("detached {links} program(s)")
         }
     );
     Ok(Exit::Success)

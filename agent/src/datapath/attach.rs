@@ -99,7 +99,7 @@ impl Programs {
     pub fn attach(&mut self, interface: &Interface) -> Result<(), DatapathError> {
         if let Some(known) = self.attached.get_mut(&interface.index) {
             known.name.clone_from(&interface.name);
-            return Ok(());
+            return rename_links(&self.pins, interface);
         }
         let name = match interface.framing {
             Framing::Ethernet => PROGRAM_ETHER,
@@ -162,6 +162,21 @@ impl Programs {
     }
 }
 
+/// Gives the links of an interface its new name.
+fn rename_links(pins: &Pins, interface: &Interface) -> Result<(), DatapathError> {
+    for link in pins
+        .links()?
+        .into_iter()
+        .filter(|link| link.ifindex == interface.index)
+    {
+        let path = pins.link(&interface.name, interface.index, link.direction);
+        if link.path != path {
+            fs::rename(&link.path, &path).map_err(DatapathError::pins("rename", &link.path))?;
+        }
+    }
+    Ok(())
+}
+
 /// Whether both links were there already.
 fn attach_tcx(
     pins: &Pins,
@@ -204,9 +219,7 @@ fn attach_tcx_side(
     for old in pins.links()?.into_iter().filter(is_ours) {
         if sys::link_ifindex(&old.path).is_ok_and(|ifindex| ifindex == interface.index) {
             replace_program(program, &old).map_err(failed)?;
-            if old.path != path {
-                fs::rename(&old.path, &path).map_err(DatapathError::pins("rename", &old.path))?;
-            }
+            rename_links(pins, interface)?;
             return Ok(None);
         }
         // The link of an interface that is gone and whose number was given out again.
@@ -237,33 +250,40 @@ fn replace_program(program: &mut SchedClassifier, link: &PinnedLink) -> Result<(
     Ok(())
 }
 
-/// Filters are replaced in place, but whether one was there is not known.
+/// Whether both filters were there already.
 fn attach_clsact(
     pins: &Pins,
     program: &mut SchedClassifier,
     interface: &Interface,
 ) -> Result<bool, DatapathError> {
     clsact::ensure_qdisc(pins, interface)?;
+    let mut all_replaced = true;
     for direction in Direction::BOTH {
-        if let Err(source) = clsact::attach(program, interface, direction) {
-            remove_filters(&interface.name)?;
-            return Err(DatapathError::Attach {
-                interface: interface.name.clone(),
-                direction: direction.name(),
-                source: Box::new(source),
-            });
+        match clsact::attach(program, interface, direction) {
+            Ok(replaced) => all_replaced &= replaced,
+            Err(source) => {
+                remove_filters(&interface.name)?;
+                return Err(DatapathError::Attach {
+                    interface: interface.name.clone(),
+                    direction: direction.name(),
+                    source: Box::new(source),
+                });
+            }
         }
     }
-    Ok(false)
+    Ok(all_replaced)
 }
 
-pub(super) fn remove_filters(interface: &str) -> Result<(), DatapathError> {
+/// Removes our filters from both sides of an interface; how many there were.
+pub(super) fn remove_filters(interface: &str) -> Result<usize, DatapathError> {
+    let mut removed = 0;
     for direction in Direction::BOTH {
-        clsact::remove(interface, direction).map_err(|source| DatapathError::Attach {
-            interface: interface.to_owned(),
-            direction: direction.name(),
-            source: Box::new(source),
-        })?;
+        removed +=
+            clsact::remove(interface, direction).map_err(|source| DatapathError::Attach {
+                interface: interface.to_owned(),
+                direction: direction.name(),
+                source: Box::new(source),
+            })?;
     }
-    Ok(())
+    Ok(removed)
 }

@@ -33,12 +33,12 @@ pub(super) fn ensure_qdisc(pins: &Pins, interface: &Interface) -> Result<(), Dat
     }
 }
 
-/// Adds the filter, or replaces the program of ours that is there.
+/// Adds the filter, or replaces the program of ours that is there; whether one was there.
 pub(super) fn attach(
     program: &mut SchedClassifier,
     interface: &Interface,
     direction: Direction,
-) -> Result<(), ProgramError> {
+) -> Result<bool, ProgramError> {
     let options = NlOptions {
         priority: PRIORITY,
         handle: HANDLE,
@@ -47,24 +47,25 @@ pub(super) fn attach(
     let kind = direction.attach_type();
     let added =
         program.attach_with_options(&interface.name, kind, TcAttachOptions::Netlink(options));
-    let id = match added {
+    let (id, replaced) = match added {
         Err(ProgramError::TcError(error)) if errno(&error) == Some(libc::EEXIST) => {
             let link = SchedClassifierLink::attached(&interface.name, kind, PRIORITY, HANDLE, None)
                 .map_err(TcError::IoError)?;
-            program.attach_to_link(link)?
+            (program.attach_to_link(link)?, true)
         }
-        other => other?,
+        other => (other?, false),
     };
     // The filter stays when the agent ends; dropping the link would remove it.
     std::mem::forget(program.take_link(id)?);
-    Ok(())
+    Ok(replaced)
 }
 
-/// Removes our filters from one side of an interface.
-pub(super) fn remove(interface: &str, direction: Direction) -> Result<(), TcError> {
+/// Removes our filters from one side of an interface; how many there were.
+pub(super) fn remove(interface: &str, direction: Direction) -> Result<usize, TcError> {
+    let mut removed = 0;
     for name in PROGRAMS {
         match qdisc_detach_program(interface, direction.attach_type(), name) {
-            Ok(()) => {}
+            Ok(()) => removed += 1,
             Err(TcError::IoError(error)) if error.kind() == io::ErrorKind::NotFound => {}
             // No qdisc, or no such interface any more: no filter.
             Err(error)
@@ -75,7 +76,7 @@ pub(super) fn remove(interface: &str, direction: Direction) -> Result<(), TcErro
             Err(error) => return Err(error),
         }
     }
-    Ok(())
+    Ok(removed)
 }
 
 /// Forgets that a qdisc is ours.

@@ -35,7 +35,7 @@ pub fn detach(
     detached.links = pins.links()?.len();
     detached.qdiscs = pins.clsact_marks()?;
     for interface in inventory.interfaces.values() {
-        remove_filters(&interface.name)?;
+        detached.links += remove_filters(&interface.name)?;
     }
     for (_, path) in pins.versions()? {
         remove_version(&path)?;

@@ -70,18 +70,26 @@ impl Attachment {
         let selected = select(inventory, &self.wanted);
         self.failed.retain(|index, _| selected.contains_key(index));
         for (index, interface) in &selected {
-            let known = self.programs.attached().get(index);
-            if known.is_some_and(|known| known.name == interface.name)
-                || self.failed.contains_key(index)
-            {
+            let name = &interface.name;
+            let known = self
+                .programs
+                .attached()
+                .get(index)
+                .map(|known| known.name.clone());
+            if known.as_ref() == Some(name) {
                 continue;
             }
-            match self.programs.attach(interface) {
-                Ok(()) => log::info!("Attached to {} ({index})", interface.name),
-                Err(error) => {
-                    log::warn!("{error}");
-                    let reason = (interface.name.clone(), error.to_string());
-                    self.failed.insert(*index, reason);
+            match (self.programs.attach(interface), known) {
+                (Ok(()), Some(before)) => log::info!("{before} ({index}) is now {name}"),
+                (Ok(()), None) => {
+                    self.failed.remove(index);
+                    log::info!("Attached to {name} ({index})");
+                }
+                (Err(error), _) => {
+                    let reason = (name.clone(), error.to_string());
+                    if self.failed.insert(*index, reason.clone()).as_ref() != Some(&reason) {
+                        log::warn!("{error}");
+                    }
                 }
             }
         }
