@@ -1,0 +1,188 @@
+//! The binary's contract with scripts: exit codes, one line for a mistake, stable output. Nothing
+//! here needs the kernel program.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+fn truename(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_truename"))
+        .args(arguments)
+        .env("NO_COLOR", "1")
+        .output()
+        .unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The example in the manual.
+fn documented() -> String {
+    let text = fs::read_to_string(repository().join("docs/configuration.md")).unwrap();
+    let (_, rest) = text.split_once("```toml\n").unwrap();
+    rest.split_once("```").unwrap().0.to_owned()
+}
+
+#[test]
+fn the_documented_example_is_valid_and_shown_as_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("truename.toml");
+    fs::write(&path, documented()).unwrap();
+    let path = path.to_str().unwrap();
+    let checked = truename(&["config", "check", path]);
+    assert_eq!(checked.status.code(), Some(0), "{}", stderr(&checked));
+    assert_eq!(stderr(&checked), "");
+    assert!(stdout(&checked).ends_with("is valid: 2 endpoint(s)\n"));
+
+    let shown = truename(&["config", "show", "--config", path]);
+    let without_comments = |text: &str| -> toml::Table { text.parse().unwrap() };
+    let mut expected = without_comments(&documented());
+    // The default is shown, too.
+    expected["endpoint"][1]
+        .as_table_mut()
+        .unwrap()
+        .insert("aliases".to_owned(), "any".into());
+    assert_eq!(without_comments(&stdout(&shown)), expected);
+
+    let json = truename(&["config", "show", "--config", path, "-o", "json"]);
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(json["endpoint"][0]["canonical"], "jobmanager:6123");
+}
+
+#[test]
+fn every_key_is_documented() {
+    let text = documented();
+    for key in [
+        "control_socket",
+        "bpffs",
+        "log",
+        "interfaces",
+        "max_rpc_flows",
+    ] {
+        assert!(text.contains(&format!("\n{key} = ")), "{key}");
+    }
+}
+
+#[test]
+fn mistakes_are_one_line_and_exit_code_2() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("bad.toml");
+    fs::write(&path, "[agent]\nbpfs = \"/x\"\n").unwrap();
+    let path = path.to_str().unwrap();
+    for arguments in [
+        &["run", "--config", path][..],
+        &["status", "--config", path],
+        &["config", "check", path],
+        &["config", "check", "/does/not/exist.toml"],
+        &["doctor", "--config", "/does/not/exist.toml"],
+    ] {
+        let output = truename(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        let message = stderr(&output);
+        assert!(message.starts_with("truename: "), "{message}");
+        assert_eq!(message.lines().count(), 1, "{message}");
+    }
+    for arguments in [
+        &["run", "--endpoint", "pekko=host:1"][..],
+        &["nonsense"],
+        &["flows", "-o", "x"],
+    ] {
+        assert_eq!(truename(arguments).status.code(), Some(2), "{arguments:?}");
+    }
+}
+
+#[test]
+fn without_an_agent_verbs_fail_with_one_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("c.sock");
+    let socket = socket.to_str().unwrap();
+    for verb in [
+        "status",
+        "endpoints",
+        "aliases",
+        "flows",
+        "peers",
+        "monitor",
+    ] {
+        let output = truename(&[verb, "--control-socket", socket]);
+        assert_eq!(output.status.code(), Some(1), "{verb}");
+        let message = stderr(&output);
+        assert!(message.contains("no agent is running at"), "{message}");
+        assert_eq!(message.lines().count(), 1, "{message}");
+    }
+}
+
+#[test]
+fn completions_and_manual_pages_are_complete() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = truename(&["completions", shell]);
+        assert_eq!(output.status.code(), Some(0));
+        assert!(stdout(&output).contains("endpoints"), "{shell}");
+    }
+    assert!(stdout(&truename(&["man"])).contains("truename"));
+    let directory = tempfile::tempdir().unwrap();
+    let output = truename(&["man", "--out", directory.path().to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(directory.path().join("truename-run.1").is_file());
+}
+
+#[test]
+fn decode_prints_frames() {
+    let path = repository().join("tests/fixtures/flink-2.3.0-alias-padded/c2s.before.bin");
+    let path = path.to_str().unwrap();
+    let output = truename(&[
+        "decode",
+        path,
+        "--canonical",
+        "jobmanager:6123",
+        "-o",
+        "jsonl",
+    ]);
+    let rows: Vec<serde_json::Value> = stdout(&output)
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(rows[0]["kind"], "associate");
+    assert!(
+        rows.iter()
+            .any(|row| row["rewrites"][0]["before"] == "pekko.tcp://flink@jm:6123")
+    );
+    let output = truename(&["decode", "/does/not/exist"]);
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn doctor_reports_every_check() {
+    let output = truename(&["doctor", "-o", "json"]);
+    let checks: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let names: Vec<_> = checks
+        .iter()
+        .filter_map(|check| check["check"].as_str())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "kernel",
+            "btf",
+            "capabilities",
+            "tcx",
+            "jit",
+            "bpffs",
+            "pins",
+            "cgroup"
+        ]
+    );
+    let worst = checks.iter().any(|check| check["verdict"] == "failure");
+    assert_eq!(output.status.code() == Some(1), worst);
+}
