@@ -7,13 +7,16 @@ use aya_ebpf::{
 };
 use truename_common::{
     layout::{
-        AliasKey, AliasStat, Authority, Counter, Endpoint, FiveTuple, ListedAlias, Names, Peer,
+        AliasKey, AliasStat, Counter, Endpoint, FiveTuple, ListedAlias, Names, Peer,
         PeerKey, RpcFlow, Socket,
     },
     wire::stream::Work,
 };
 
-use crate::{packet::Segment, rpc::Found};
+use crate::{
+    packet::{Segment, payload::Buffers},
+    rpc::Found,
+};
 
 #[map]
 pub static PORTS: Array<u8> = Array::pinned(1 << 16, 0);
@@ -58,21 +61,14 @@ pub struct Scratch {
     pub segment: Segment,
     pub found: Found,
     pub work: Work,
-    pub before: Bytes,
-    pub after: Bytes,
+    pub buffers: Buffers,
     pub names: Names,
     pub peer: Peer,
     pub alias: AliasStat,
-    pub listed: ListedAlias,
-    pub text: Authority,
     pub hash: u64,
     pub index: u32,
-    pub len: u32,
+    pub pad: u32,
 }
-
-/// Bytes of a packet, aligned for the checksum helper.
-#[repr(C, align(8))]
-pub struct Bytes(pub [u32; 84]);
 
 /// The working memory of this CPU.
 #[inline(always)]

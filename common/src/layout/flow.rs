@@ -3,8 +3,11 @@ use super::{Authority, LongText, Socket, System, Text, plain};
 /// Edits of unacknowledged bytes that a direction can hold. A power of two. A 64 KiB packet of
 /// 190-byte frames has about 350.
 pub const EDIT_LOG: usize = 512;
-/// Ranges beyond a hole that a direction can hold.
-pub const ISLANDS: usize = 4;
+/// Ranges that a direction can hold: the main one, and those beyond a hole. A power of two, so that
+/// a mask bounds an index.
+pub const RANGES: usize = 4;
+/// The range that ends at the first byte that has not been walked.
+pub const MAIN: usize = 0;
 
 /// Where the bytes of an [`Edit`] come from.
 #[repr(u8)]
@@ -60,13 +63,15 @@ pub struct Walker {
     pub matched: u16,
 }
 
-/// A walked range behind a hole.
+/// A walked range of a stream.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Island {
-    /// Sequence numbers of the first byte and of the one behind the last. Unused if equal.
+pub struct Range {
+    /// Sequence numbers of the first byte and of the one behind the last. A range beyond a hole is
+    /// unused if they are equal.
     pub start: u32,
     pub end: u32,
+    /// The state at `end`.
     pub walker: Walker,
 }
 
@@ -77,8 +82,6 @@ pub struct Direction {
     /// Frames walked, and edits made, for the statistics.
     pub frames: u64,
     pub edits: u64,
-    /// Sequence number of the first byte that has not been walked.
-    pub cursor: u32,
     /// Sequence number up to which the receiver has acknowledged.
     pub acked: u32,
     /// End of the last byte with a logged edit.
@@ -95,11 +98,10 @@ pub struct Direction {
     pub held_drops: u32,
     /// Where the captured authority begins, to know whose it is.
     pub captured_at: u32,
-    pub walker: Walker,
-    pub islands: [Island; ISLANDS],
+    /// [`MAIN`] first.
+    pub ranges: [Range; RANGES],
     pub captured: Authority,
     pub captured_system: System,
-    pub pad: [u8; 4],
     pub log: [Edit; EDIT_LOG],
 }
 
@@ -145,7 +147,6 @@ pub struct RpcFlow {
     pub inbound: Direction,
     pub outbound: Direction,
     pub names: FlowNames,
-    pub pad: [u8; 4],
 }
 
 /// Who a client is, as seen by an endpoint: replies may travel on another connection of it.
@@ -200,10 +201,10 @@ pub struct AliasStat {
 plain!(
     Edit = 8,
     Walker = 32,
-    Island = 40,
-    Direction = 16 + 40 + 32 + 40 * ISLANDS + 258 + 66 + 4 + 8 * EDIT_LOG,
-    FlowNames = 258 * 5 + 66 + 336 * 2,
-    RpcFlow = 56 + 2 * (576 + 8 * EDIT_LOG) + 258 * 5 + 66 + 336 * 2 + 4,
+    Range = 40,
+    Direction = 16 + 36 + 40 * RANGES + 258 + 66 + 8 * EDIT_LOG,
+    FlowNames = 258 * 5 + 66 + 514 * 2,
+    RpcFlow = 56 + 2 * (16 + 36 + 40 * RANGES + 258 + 66 + 8 * EDIT_LOG) + 258 * 5 + 66 + 514 * 2,
     PeerKey = 48,
     Peer = 592,
     AliasKey = 48,
@@ -230,12 +231,25 @@ impl Edit {
     }
 }
 
+impl Direction {
+    /// Range `index`, modulo [`RANGES`].
+    #[inline(always)]
+    pub fn range(&mut self, index: usize) -> &mut Range {
+        &mut self.ranges[index & (RANGES - 1)]
+    }
+
+    /// Sequence number of the first byte that has not been walked.
+    #[inline(always)]
+    pub const fn cursor(&self) -> u32 {
+        self.ranges[MAIN].end
+    }
+}
+
 impl Default for Direction {
     fn default() -> Self {
         Self {
             frames: 0,
             edits: 0,
-            cursor: 0,
             acked: 0,
             edited_to: 0,
             log_head: 0,
@@ -245,11 +259,9 @@ impl Default for Direction {
             hole_drops: 0,
             held_drops: 0,
             captured_at: 0,
-            walker: Walker::default(),
-            islands: [Island::default(); ISLANDS],
+            ranges: [Range::default(); RANGES],
             captured: Text::EMPTY,
             captured_system: Text::EMPTY,
-            pad: [0; 4],
             log: [Edit::default(); EDIT_LOG],
         }
     }
@@ -285,7 +297,6 @@ impl Default for RpcFlow {
             inbound: Direction::default(),
             outbound: Direction::default(),
             names: FlowNames::default(),
-            pad: [0; 4],
         }
     }
 }

@@ -15,8 +15,8 @@ pub use counter::Counter;
 pub use endpoint::{Endpoint, ListedAlias, Names, Policy, Protocol};
 pub use event::{Event, EventKind};
 pub use flow::{
-    AliasKey, AliasStat, Direction, EDIT_LOG, Edit, EditKind, FlowNames, ISLANDS, Island, Peer,
-    PeerKey, RpcFlow, Walker,
+    AliasKey, AliasStat, Direction, EDIT_LOG, Edit, EditKind, FlowNames, MAIN, Peer, PeerKey,
+    RANGES, Range, RpcFlow, Walker,
 };
 pub use socket::{FiveTuple, Socket, TCP, UDP, v4_mapped};
 pub use text::{AUTHORITY_MAX, Authority, LongText, SYSTEM_MAX, System, Text};

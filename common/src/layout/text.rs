@@ -6,7 +6,7 @@ pub const AUTHORITY_MAX: usize = 255;
 /// host position of a URI.
 pub const SYSTEM_MAX: usize = 63;
 
-/// A short string in a table: `len` bytes, the rest zero.
+/// A short string in a table: `len` bytes of `bytes`, whose size is a power of two.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Text<const N: usize> {
@@ -19,9 +19,9 @@ pub type Authority = Text<256>;
 /// The name of an actor system.
 pub type System = Text<64>;
 /// A text around an authority: the longest is the pattern, `://<system>@<authority>/`.
-pub type LongText = Text<334>;
+pub type LongText = Text<512>;
 
-plain!(LongText = 336, Authority = 258, System = 66);
+plain!(LongText = 514, Authority = 258, System = 66);
 
 impl<const N: usize> Text<N> {
     pub const EMPTY: Self = Self { bytes: [0; N], len: 0 };
@@ -48,10 +48,22 @@ impl<const N: usize> Text<N> {
         self.bytes.get(..usize::from(self.len)).unwrap_or(&[])
     }
 
-    /// Byte `index`, 0 outside.
+    /// The mask that bounds an index. A mask is a bound that the verifier cannot lose.
+    const MASK: usize = {
+        assert!(N.is_power_of_two());
+        N - 1
+    };
+
+    /// Byte `index`, modulo `N`.
     #[inline(always)]
     pub fn at(&self, index: usize) -> u8 {
-        if index < N { self.bytes[index] } else { 0 }
+        self.bytes[index & Self::MASK]
+    }
+
+    /// Sets byte `index`, modulo `N`.
+    #[inline(always)]
+    pub fn set(&mut self, index: usize, byte: u8) {
+        self.bytes[index & Self::MASK] = byte;
     }
 
     /// Appends one byte; does nothing when full. The last byte of the array stays free.
@@ -59,7 +71,7 @@ impl<const N: usize> Text<N> {
     pub fn push(&mut self, byte: u8) {
         let at = usize::from(self.len);
         if at < N - 1 {
-            self.bytes[at] = byte;
+            self.set(at, byte);
             self.len = (at + 1) as u16;
         }
     }

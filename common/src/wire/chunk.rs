@@ -30,19 +30,16 @@ impl Chunk {
         chunk
     }
 
-    /// Byte `index`, 0 outside.
+    /// Byte `index`, modulo [`CHUNK`]: a mask is a bound that the verifier cannot lose.
     #[inline(always)]
     pub fn byte(&self, index: usize) -> u8 {
-        if index < CHUNK { (u64::from_le(self.words[index / 8]) >> (8 * (index & 7))) as u8 } else { 0 }
+        (u64::from_le(self.words[(index / 8) & (WORDS - 1)]) >> (8 * (index & 7))) as u8
     }
 
-    /// Whether one of the eight bytes of word `index` is `byte`.
+    /// Whether one of the eight bytes of word `index`, modulo their number, is `byte`.
     #[inline(always)]
     pub fn word_has(&self, index: usize, byte: u8) -> bool {
-        if index >= WORDS {
-            return false;
-        }
-        let differ = self.words[index] ^ (LOW * byte as u64);
+        let differ = self.words[index & (WORDS - 1)] ^ (LOW * byte as u64);
         differ.wrapping_sub(LOW) & !differ & HIGH != 0
     }
 

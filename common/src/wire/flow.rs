@@ -128,19 +128,20 @@ impl super::stream::Steps for Prepare<'_> {
             return false;
         }
         let names = &mut *self.names;
-        names.local_text.bytes[index] = authority::local(&names.system, index);
-        names.pattern.bytes[index] = authority::pattern(&names.system, &names.canonical, index);
+        names.local_text.set(index, authority::local(&names.system, index));
+        let byte = authority::pattern(&names.system, &names.canonical, index);
+        names.pattern.set(index, byte);
         if index < 256 {
             let canonical_port = authority::port_len(&names.canonical);
             let alias_port = authority::port_len(&names.alias);
             let (canonical, alias) = (usize::from(names.canonical.len), usize::from(names.alias.len));
             if canonical <= alias {
-                names.inbound_text.bytes[index] =
-                    authority::padded(&names.canonical, canonical_port, alias, index);
+                let byte = authority::padded(&names.canonical, canonical_port, alias, index);
+                names.inbound_text.set(index, byte);
             }
             if alias <= canonical {
-                names.outbound_text.bytes[index] =
-                    authority::padded(&names.alias, alias_port, canonical, index);
+                let byte = authority::padded(&names.alias, alias_port, canonical, index);
+                names.outbound_text.set(index, byte);
             }
         }
         true

@@ -25,8 +25,8 @@ use super::{
     seq::{after, before, distance},
 };
 use crate::layout::{
-    Authority, Counter, Direction, EDIT_LOG, Edit, EditKind, FlowNames, ISLANDS, Island, RpcFlow,
-    System, Text, Walker,
+    Authority, Counter, Direction, EDIT_LOG, Edit, EditKind, FlowNames, LongText, MAIN, RANGES, Range, RpcFlow,
+    System, Walker,
 };
 
 /// Bits of [`Direction::flags`].
@@ -70,13 +70,47 @@ pub trait Packet {
 
     /// Calls `state.step()` until it returns false, at most `times` times.
     fn repeat<S: Steps>(state: &mut S, times: u32);
+
+    /// Runs a [`Stage`]: calls [`run`]. The kernel does it through a function of its own, which the
+    /// verifier checks once.
+    fn stage(&mut self, stage: Stage, flow: &mut RpcFlow, work: &mut Work);
+}
+
+/// The costly parts of [`process`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Composes the texts that the known names allow.
+    Prepare,
+    /// Looks at the first bytes of the segment.
+    Look,
+    /// Walks to the end of the segment, or to the next range.
+    Walk,
+    /// Reads frames up to the end of the walk.
+    Frames,
+    /// Searches the pattern up to the end of the walk.
+    Search,
+    /// Applies the logged edits.
+    Apply,
+}
+
+/// Runs a stage.
+#[inline(always)]
+pub fn run<P: Packet>(stage: Stage, packet: &mut P, flow: &mut RpcFlow, work: &mut Work) {
+    match stage {
+        Stage::Prepare => prepare::<P>(&mut flow.names, work),
+        Stage::Look => look(packet, &flow.names, work),
+        Stage::Walk => walk(packet, flow, work),
+        Stage::Frames => P::repeat(&mut Frames(Job::new(packet, flow, work)), WALK_STEPS),
+        Stage::Search => P::repeat(&mut Search(Job::new(packet, flow, work)), WALK_STEPS),
+        Stage::Apply => Job::new(packet, flow, work).apply(),
+    }
 }
 
 /// The text of an edit.
 #[derive(Clone, Copy)]
 pub enum Source<'a> {
     Authority(&'a Authority),
-    Long(&'a Text<334>),
+    Long(&'a LongText),
 }
 
 /// Towards the endpoint, or away from it.
@@ -115,6 +149,8 @@ pub mod found {
     pub const REAPPLIED: u32 = 2048;
     pub const UNSYNCHRONISED: u32 = 4096;
     pub const CUT: u32 = 8192;
+    /// There are edits to apply.
+    pub(super) const TO_APPLY: u32 = 1 << 31;
 }
 
 /// The state of one segment's processing. It lives in a map in the kernel, where the verifier takes
@@ -123,34 +159,54 @@ pub mod found {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Work {
     pub chunk: Chunk,
-    pub walker: Walker,
+    walker: Walker,
     /// Payload offset and length of the bytes in `chunk`.
     chunk_offset: u32,
     chunk_len: u32,
     /// Sequence number and length of the segment.
     seq: u32,
     len: u32,
-    /// The byte that is walked next, and where the walk began and stops.
+    /// The byte that is walked next, and where the walk stops.
     at: u32,
-    from: u32,
     stop: u32,
-    /// `log_tail` before the walk.
+    /// The range that the segment continues.
+    range: u32,
+    /// What the first bytes of the segment look like: bits of [`head`].
+    head: u32,
+    /// Where the edits begin that have to be applied.
     logged: u32,
-    /// Position in a loop over the log.
+    /// The range that the walk may meet.
+    next: u32,
+    /// Where the range ended before the walk.
+    old: u32,
+    /// 1 if some of the segment was walked before.
+    replayed: u32,
+    /// Position in a loop.
     index: u32,
-    /// Why the walk stopped early: a [`Counter`] plus 1, or 0.
-    pub drop: u32,
-    pub reset: u32,
+    /// Why the segment cannot pass: a [`Counter`] plus 1, or 0.
+    drop: u32,
+    reset: u32,
     /// Bits of [`found`].
     pub found: u32,
     /// Edits made in this segment, frames walked.
     pub edits: u32,
     pub frames: u32,
     /// Bits of [`state`] to add to the flow.
-    pub state: u32,
+    state: u32,
     way: u32,
     policy: u32,
-    pad: u32,
+    /// 1 if the walk met a range and goes on behind it.
+    more: u32,
+}
+
+/// Bits of [`Work::head`].
+mod head {
+    /// A plausible frame, so the segment can be walked without what is before it.
+    pub const FRAME: u32 = 1;
+    /// That frame is a control message.
+    pub const CONTROL: u32 = 2;
+    /// Not the tail of the pattern.
+    pub const NO_TAIL: u32 = 4;
 }
 
 /// One direction at work.
@@ -164,8 +220,7 @@ struct Job<'a, P> {
 /// Begins a direction at a SYN: `next` is the sequence number behind it.
 #[inline(always)]
 pub fn begin(direction: &mut Direction, next: u32, way: Way) {
-    direction.cursor = next;
-    direction.walker = Walker::at(next);
+    direction.ranges[MAIN] = Range { start: next, end: next, walker: Walker::at(next) };
     direction.edited_to = next;
     direction.flags = flag::SYNCED | if way == Way::Outbound { flag::HANDSHAKE } else { 0 };
 }
@@ -198,31 +253,74 @@ pub fn process<P: Packet>(
     work.edits = 0;
     work.frames = 0;
     work.state = 0;
+    work.head = 0;
     work.way = way as u32;
     work.policy = flow.policy;
-    let direction = match way {
-        Way::Inbound => &mut flow.inbound,
-        Way::Outbound => &mut flow.outbound,
-    };
     if !flow.names.is_prepared() {
-        prepare::<P>(&mut flow.names, work);
+        packet.stage(Stage::Prepare, flow, work);
     }
-    let mut job = Job { packet, direction, names: &mut flow.names, work };
-    let verdict = job.segment();
+    if Job::new(packet, flow, work).must_look() {
+        packet.stage(Stage::Look, flow, work);
+    }
+    if !Job::new(packet, flow, work).enter() {
+        return match work.drop {
+            0 => Verdict::Pass,
+            why => Verdict::Drop(reason(why)),
+        };
+    }
+    if !before(seq.wrapping_add(len), work.at) {
+        // A segment can meet every range once.
+        let mut met = 0;
+        while met < RANGES {
+            packet.stage(Stage::Walk, flow, work);
+            if work.more == 0 {
+                break;
+            }
+            met += 1;
+        }
+        if work.reset != 0 {
+            return Verdict::Reset;
+        }
+        if work.drop != 0 {
+            return Verdict::Drop(reason(work.drop));
+        }
+    }
+    if Job::new(packet, flow, work).settle() {
+        return Verdict::Drop(Counter::DroppedHeld);
+    }
     flow.flags |= work.state;
-    verdict
+    if work.found & found::ALIAS != 0 && !flow.names.is_prepared() {
+        packet.stage(Stage::Prepare, flow, work);
+    }
+    if work.found & found::TO_APPLY != 0 {
+        packet.stage(Stage::Apply, flow, work);
+    }
+    match work.drop {
+        0 => Verdict::Pass,
+        why => Verdict::Drop(reason(why)),
+    }
 }
 
 /// Composes the texts that the known names allow.
-#[inline(never)]
-fn prepare<P: Packet>(names: &mut FlowNames, work: &mut Work) {
+#[inline(always)]
+pub fn prepare<P: Packet>(names: &mut FlowNames, work: &mut Work) {
     work.index = 0;
     let mut prepare = flow::Prepare::new(names, &mut work.index);
     P::repeat(&mut prepare, flow::Prepare::STEPS);
     prepare.finish();
 }
 
-impl<P: Packet> Job<'_, P> {
+impl<'a, P: Packet> Job<'a, P> {
+    #[inline(always)]
+    fn new(packet: &'a mut P, flow: &'a mut RpcFlow, work: &'a mut Work) -> Self {
+        let direction = if work.way == Way::Inbound as u32 {
+            &mut flow.inbound
+        } else {
+            &mut flow.outbound
+        };
+        Self { packet, direction, names: &mut flow.names, work }
+    }
+
     #[inline(always)]
     fn end(&self) -> u32 {
         self.work.seq.wrapping_add(self.work.len)
@@ -233,82 +331,183 @@ impl<P: Packet> Job<'_, P> {
         self.direction.flags & flag != 0
     }
 
+    /// Whether the first bytes of the segment matter.
     #[inline(always)]
-    fn segment(&mut self) -> Verdict {
+    fn must_look(&self) -> bool {
+        !self.is(flag::SYNCED) || after(self.work.seq, self.direction.cursor())
+    }
+
+    /// Finds the range that the segment continues, and where in it: `work.range` and `work.at`. False
+    /// if there is none: the segment is dropped then, or passes if `work.drop` is 0.
+    #[inline(always)]
+    fn enter(&mut self) -> bool {
         if !self.is(flag::SYNCED) && !self.adopt() {
             self.work.found |= found::UNSYNCHRONISED;
-            return Verdict::Pass;
+            return false;
         }
-        let (seq, end, cursor) = (self.work.seq, self.end(), self.direction.cursor);
-        self.work.logged = self.direction.log_tail;
+        let (seq, end, cursor) = (self.work.seq, self.end(), self.direction.cursor());
         self.trim();
-        let replayed = before(seq, cursor) || before(seq, self.direction.edited_to);
-        if !after(seq, cursor) {
-            if after(end, cursor) {
-                self.walk_on(cursor, end);
-            }
-        } else if !self.beyond(seq, end) {
-            return match self.work.drop {
-                0 => Verdict::Pass,
-                why => Verdict::Drop(reason(why)),
-            };
+        self.work.logged = self.direction.log_tail;
+        self.work.replayed =
+            u32::from(before(seq, cursor) || before(seq, self.direction.edited_to));
+        self.work.range = MAIN as u32;
+        self.work.at = cursor;
+        if after(seq, cursor) && !self.beyond(seq, end) {
+            return false;
         }
-        if self.work.reset != 0 {
-            return Verdict::Reset;
+        self.work.old = self.range().end;
+        true
+    }
+
+    /// After the walk: true if the segment is held.
+    #[inline(always)]
+    fn settle(&mut self) -> bool {
+        if self.work.range == MAIN as u32 && self.direction.cursor() != self.work.old {
+            self.direction.hole_drops = 0;
+            self.direction.held_drops = 0;
         }
-        if self.work.drop != 0 {
-            return Verdict::Drop(reason(self.work.drop));
-        }
-        if self.is_held(seq, end, cursor) {
-            return Verdict::Drop(Counter::DroppedHeld);
+        if self.is_held(self.work.seq, self.end(), self.work.old) {
+            return true;
         }
         if self.work.state & state::LEFT_ALONE != 0 {
             self.direction.flags &= !flag::SYNCED;
         }
-        if self.work.found & found::ALIAS != 0 && !self.names.is_prepared() {
-            prepare::<P>(self.names, self.work);
+        if self.work.replayed != 0 {
+            self.work.logged = self.direction.log_head;
         }
-        self.apply(replayed)
+        if self.work.logged != self.direction.log_tail {
+            self.work.found |= found::TO_APPLY;
+            if self.work.replayed != 0 {
+                self.work.found |= found::REAPPLIED;
+            }
+        }
+        false
     }
 
-    /// Walks from the cursor to `end`, over islands.
-    #[inline(never)]
-    fn walk_on(&mut self, cursor: u32, end: u32) {
-        let mut from = cursor;
-        // Every island may be met once.
-        let mut met = 0;
-        while met <= ISLANDS {
-            let index = self.island_after(from, end);
-            let stop = if index < ISLANDS { self.direction.islands[index].start } else { end };
-            self.work.walker = self.direction.walker;
-            from = self.walk(from, stop);
-            self.direction.walker = self.work.walker;
-            if self.work.drop != 0 || index >= ISLANDS || from != stop {
-                break;
-            }
-            from = self.join(index);
-            if !before(from, end) {
-                break;
-            }
-            met += 1;
-        }
-        if from != self.direction.cursor {
-            self.direction.cursor = from;
-            self.direction.hole_drops = 0;
-            self.direction.held_drops = 0;
-        }
-    }
-
-    /// The first island that begins in [`from`, `end`]; [`ISLANDS`] if there is none.
+    /// The range that the segment continues.
     #[inline(always)]
-    fn island_after(&self, from: u32, end: u32) -> usize {
-        let mut found = ISLANDS;
-        let mut nearest = distance(end, from) + 1;
-        let mut index = 0;
-        while index < ISLANDS {
-            let island = &self.direction.islands[index];
-            let far = distance(island.start, from);
-            if island.start != island.end && far >= 0 && far < nearest {
+    fn range(&mut self) -> &mut Range {
+        self.direction.range(self.work.range as usize)
+    }
+
+    /// Finds how a segment beyond the cursor can be walked: `work.range` and `work.at`. False if it
+    /// cannot; it is dropped then, or passes if `work.drop` is 0.
+    #[inline(always)]
+    fn beyond(&mut self, seq: u32, end: u32) -> bool {
+        let inbound = self.work.way == Way::Inbound as u32;
+        if inbound && !after(seq, self.direction.ranges[MAIN].walker.resume) {
+            // Body: whatever fills the hole needs no edit.
+            self.work.at = seq;
+            return true;
+        }
+        if !inbound && !self.searches() {
+            self.direction.ranges[MAIN] = Range { start: end, end, walker: Walker::at(end) };
+            return false;
+        }
+        if self.is(flag::ACKED) && after(self.direction.acked, self.direction.cursor())
+            || self.direction.hole_drops >= HOLE_DROPS
+        {
+            return self.resynchronise();
+        }
+        if self.island(seq, end) {
+            return true;
+        }
+        if self.direction.hole_drops == 0 {
+            self.direction.hole_seq = seq;
+        }
+        if self.direction.hole_seq == seq {
+            self.direction.hole_drops += 1;
+        }
+        self.work.drop = Counter::DroppedHole as u32 + 1;
+        false
+    }
+
+    /// Finds the range that the segment repeats or continues, or begins a new one.
+    #[inline(always)]
+    fn island(&mut self, seq: u32, end: u32) -> bool {
+        let inbound = self.work.way == Way::Inbound as u32;
+        let mut free = RANGES;
+        let mut index = MAIN + 1;
+        while index < RANGES {
+            let range = &self.direction.ranges[index];
+            if range.start == range.end {
+                free = index;
+            } else if before(seq, range.start) {
+                if after(end, range.end) {
+                    // Swallows it: comes again when the hole before is filled.
+                    return false;
+                }
+            } else if !after(seq, range.end) || inbound && !after(seq, range.walker.resume) {
+                self.work.range = index as u32;
+                self.work.at = if after(seq, range.end) { seq } else { range.end };
+                return true;
+            }
+            index += 1;
+        }
+        let alone = if inbound || self.is(flag::HANDSHAKE) { head::FRAME } else { head::NO_TAIL };
+        if self.work.head & alone == 0 {
+            return false;
+        }
+        if free == RANGES {
+            return false;
+        }
+        *self.direction.range(free) = Range { start: seq, end: seq, walker: Walker::at(seq) };
+        self.work.range = free as u32;
+        self.work.at = seq;
+        true
+    }
+
+    /// The hole was acknowledged, or is never filled: goes on behind it.
+    #[inline(always)]
+    fn resynchronise(&mut self) -> bool {
+        self.work.found |= found::RESYNCHRONISED;
+        self.direction.flags &= !(flag::SYNCED | flag::GUESSED | flag::HANDSHAKE);
+        if self.adopt() {
+            return true;
+        }
+        self.work.found |= found::UNSYNCHRONISED;
+        false
+    }
+
+    /// Begins at this segment, if it starts with a plausible frame. What the endpoint sends can be
+    /// searched from any byte on: the pattern needs no frames.
+    #[inline(always)]
+    fn adopt(&mut self) -> bool {
+        let framed = self.work.head & head::FRAME != 0;
+        let outbound = self.work.way == Way::Outbound as u32;
+        if !framed && !outbound {
+            return false;
+        }
+        let seq = self.work.seq;
+        self.direction.ranges = [Range::default(); RANGES];
+        self.direction.ranges[MAIN] = Range { start: seq, end: seq, walker: Walker::at(seq) };
+        self.direction.hole_drops = 0;
+        self.direction.edited_to = seq;
+        self.direction.flags |= flag::SYNCED;
+        // The endpoint's Associate may be the frame.
+        if outbound && self.work.head & head::CONTROL != 0 {
+            self.direction.flags |= flag::HANDSHAKE;
+        }
+        self.work.range = MAIN as u32;
+        self.work.at = seq;
+        self.work.found |= found::ADOPTED;
+        true
+    }
+
+    /// The first other range that begins in [`from`, `end`]; [`RANGES`] if there is none.
+    #[inline(always)]
+    fn next_range(&self, from: u32, end: u32) -> usize {
+        let mut found = RANGES;
+        let mut nearest = distance(end, from);
+        let mut index = MAIN + 1;
+        while index < RANGES {
+            let range = &self.direction.ranges[index];
+            let far = distance(range.start, from);
+            if range.start != range.end
+                && index != self.work.range as usize
+                && far >= 0
+                && far <= nearest
+            {
                 nearest = far;
                 found = index;
             }
@@ -317,236 +516,76 @@ impl<P: Packet> Job<'_, P> {
         found
     }
 
-    /// The cursor has reached an island: goes on at its end.
-    #[inline(never)]
-    fn join(&mut self, index: usize) -> u32 {
-        if index >= ISLANDS {
-            return self.direction.cursor;
+    /// Prepares the walk to the end of the segment or to the next range. False if there is none.
+    #[inline(always)]
+    fn aim(&mut self) -> bool {
+        let (from, end) = (self.work.at, self.end());
+        if before(end, from) {
+            return false;
         }
-        let island = self.direction.islands[index];
-        self.direction.islands[index] = Island::default();
-        let main = self.direction.walker;
-        if self.work.way == Way::Outbound as u32 {
-            // An outbound island begins where no pattern goes on, so an open one ends here.
+        let next = self.next_range(from, end);
+        self.work.next = next as u32;
+        self.work.stop = if next < RANGES { self.direction.range(next).start } else { end };
+        self.work.walker = self.range().walker;
+        true
+    }
+
+    /// Whether frames have to be read.
+    #[inline(always)]
+    fn reads_frames(&self) -> bool {
+        self.work.way == Way::Inbound as u32 || self.is(flag::HANDSHAKE)
+    }
+
+    /// Whether the pattern has to be searched in what is left of the walk.
+    #[inline(always)]
+    fn must_search(&mut self) -> bool {
+        if self.work.way == Way::Inbound as u32 {
+            self.close_recipient();
+            return false;
+        }
+        if self.work.drop != 0 || !before(self.work.at, self.work.stop) {
+            return false;
+        }
+        if !self.names.can_translate_outbound() {
+            self.work.walker.matched = 0;
+            self.work.at = self.work.stop;
+            return false;
+        }
+        true
+    }
+
+    /// After the walk: joins the next range. False when done.
+    #[inline(always)]
+    fn arrive(&mut self) -> bool {
+        let (reached, walker) = (self.work.at, self.work.walker);
+        let (stop, next, end) = (self.work.stop, self.work.next as usize, self.end());
+        let range = self.range();
+        range.end = reached;
+        range.walker = walker;
+        if self.work.drop != 0 || self.work.reset != 0 || reached != stop || next >= RANGES {
+            return false;
+        }
+        let range = self.direction.range(next);
+        let other = *range;
+        *range = Range::default();
+        let inbound = self.work.way == Way::Inbound as u32;
+        let walker = if !inbound || walker.at_boundary() && walker.resume == other.start {
+            // Outbound ranges begin where no pattern goes on, so an open one ends here.
             self.direction.flags &= !flag::GUESSED;
-            self.direction.walker = island.walker;
-        } else if main.at_boundary() && main.resume == island.start {
-            self.direction.walker = island.walker;
-        } else if after(main.resume, island.start) && !before(main.resume, island.end) {
-            // The island was in a body after all. Its edits stand: they are logged.
+            other.walker
         } else {
-            self.lose_sync();
-        }
-        island.end
-    }
-
-    /// Whether a segment beyond the cursor can be understood. If so it is walked.
-    #[inline(never)]
-    fn beyond(&mut self, seq: u32, end: u32) -> bool {
-        if self.work.way == Way::Inbound as u32 && !after(seq, self.direction.walker.resume) {
-            // Body: whatever fills the hole needs no edit.
-            self.walk_on(seq, end);
-            return true;
-        }
-        if self.work.way == Way::Outbound as u32 && !self.searches() {
-            self.direction.walker.matched = 0;
-            self.direction.cursor = end;
-            return true;
-        }
-        if self.is(flag::ACKED) && after(self.direction.acked, self.direction.cursor)
-            || self.direction.hole_drops >= HOLE_DROPS
-        {
-            return self.resynchronise(seq, end);
-        }
-        if self.on_island(seq, end) {
-            return true;
-        }
-        if self.work.drop == 0 {
-            if self.direction.hole_drops == 0 {
-                self.direction.hole_seq = seq;
+            // The other began in a body after all. Its edits stand: they are logged.
+            if before(walker.resume, other.end) {
+                self.direction.flags &= !flag::SYNCED;
+                self.work.found |= found::RESYNCHRONISED;
             }
-            if self.direction.hole_seq == seq {
-                self.direction.hole_drops += 1;
-            }
-            self.work.drop = Counter::DroppedHole as u32 + 1;
-        }
-        false
-    }
-
-    /// Walks a segment that continues, repeats or begins an island.
-    #[inline(never)]
-    fn on_island(&mut self, seq: u32, end: u32) -> bool {
-        let mut free = ISLANDS;
-        let mut index = 0;
-        while index < ISLANDS {
-            let island = self.direction.islands[index];
-            if island.start == island.end {
-                free = index;
-            } else if !before(seq, island.start)
-                && (!after(seq, island.end)
-                    || self.work.way == Way::Inbound as u32 && !after(seq, island.walker.resume))
-            {
-                return self.extend(index, island, seq, end);
-            } else if before(seq, island.start) && after(end, island.start) {
-                // Reaches over the beginning: comes again when the hole before it is filled.
-                return false;
-            }
-            index += 1;
-        }
-        if free >= ISLANDS || !self.stands_alone() {
-            return false;
-        }
-        self.extend(free, Island { start: seq, end: seq, walker: Walker::at(seq) }, seq, end)
-    }
-
-    /// Walks what of the segment lies behind the island's end.
-    #[inline(never)]
-    fn extend(&mut self, index: usize, island: Island, seq: u32, end: u32) -> bool {
-        if index >= ISLANDS {
-            return false;
-        }
-        if !after(end, island.end) {
-            return true;
-        }
-        let from = if after(seq, island.end) { seq } else { island.end };
-        let next = self.island_after(from, end);
-        let meets = next < ISLANDS && next != index;
-        let stop = if meets { self.direction.islands[next].start } else { end };
-        self.work.walker = island.walker;
-        let reached = self.walk(from, stop);
-        if self.work.drop != 0 {
-            self.keep(index, Island { start: island.start, end: reached, walker: self.work.walker });
-            return false;
-        }
-        let walker = self.work.walker;
-        if meets {
-            // The islands become one. The other knows what lies behind its start, if it began
-            // where this one says that something can begin.
-            let other = self.direction.islands[next];
-            if self.work.way == Way::Outbound as u32
-                || walker.at_boundary() && walker.resume == other.start
-            {
-                self.keep(next, Island { start: island.start, ..other });
-                self.keep(index, Island::default());
-                return !after(end, other.end);
-            }
-            return false;
-        }
-        if self.is_open(&walker) {
-            // Not kept: nothing would ever complete the name.
-            self.direction.log_tail = self.work.logged;
-            return false;
-        }
-        self.keep(index, Island { start: island.start, end: reached, walker });
-        true
-    }
-
-    #[inline(always)]
-    fn keep(&mut self, index: usize, island: Island) {
-        if index < ISLANDS {
-            self.direction.islands[index] = island;
-        }
-    }
-
-    /// Whether a segment behind a hole can be understood without what is before it.
-    #[inline(never)]
-    fn stands_alone(&mut self) -> bool {
-        if !self.head() {
-            return false;
-        }
-        if self.work.way == Way::Inbound as u32 || self.is(flag::HANDSHAKE) {
-            return frame::plausible(&self.work.chunk, self.work.chunk_len);
-        }
-        self.begins_no_tail()
-    }
-
-    /// Whether the segment cannot begin inside the pattern.
-    ///
-    /// A tail of the pattern ends at its last `/`, and the only slashes before are the two of `://`.
-    /// So a segment whose first `/` follows a byte that differs from the pattern's there, or that has
-    /// none within the pattern's length, begins outside.
-    #[inline(always)]
-    fn begins_no_tail(&self) -> bool {
-        let pattern = &self.names.pattern;
-        let len = usize::from(pattern.len);
-        let chunk = &self.work.chunk;
-        let valid = self.work.chunk_len as usize;
-        let mut slash = 0;
-        while slash < CHUNK {
-            if slash >= valid || chunk.byte(slash) == b'/' {
-                break;
-            }
-            slash += 1;
-        }
-        if slash == 0 || slash >= valid {
-            // Starts with a slash, or shows none: certain only if the pattern would have ended.
-            return slash != 0 && valid > len;
-        }
-        // Compare the two bytes before the slash, which are digits of the port in the pattern.
-        chunk.byte(slash - 1) != pattern.at(len.wrapping_sub(2))
-            || slash >= 2 && chunk.byte(slash - 2) != pattern.at(len.wrapping_sub(3))
-            || slash >= len
-    }
-
-    /// The hole was acknowledged, or is never filled: goes on behind it.
-    #[inline(never)]
-    fn resynchronise(&mut self, seq: u32, end: u32) -> bool {
-        self.work.found |= found::RESYNCHRONISED;
-        self.direction.islands = [Island::default(); ISLANDS];
-        self.direction.hole_drops = 0;
-        self.direction.flags &= !flag::GUESSED;
-        if self.work.way == Way::Outbound as u32 {
-            self.direction.flags &= !flag::HANDSHAKE;
-            self.direction.walker = Walker::at(seq);
-            self.walk_on(seq, end);
-            return true;
-        }
-        self.lose_sync();
-        if self.adopt() {
-            self.walk_on(seq, end);
-        } else {
-            self.work.found |= found::UNSYNCHRONISED;
-        }
-        true
-    }
-
-    #[inline(always)]
-    fn lose_sync(&mut self) {
-        self.direction.flags &= !flag::SYNCED;
-        self.work.found |= found::RESYNCHRONISED;
-    }
-
-    /// Begins at this segment, if it starts with a plausible frame.
-    #[inline(never)]
-    fn adopt(&mut self) -> bool {
-        if !self.head() {
-            return false;
-        }
-        let framed = frame::plausible(&self.work.chunk, self.work.chunk_len);
-        // The pattern needs no frames: what the endpoint sends can be searched from any byte on.
-        if !framed && self.work.way == Way::Inbound as u32 {
-            return false;
-        }
-        let seq = self.work.seq;
-        self.direction.cursor = seq;
-        self.direction.walker = Walker::at(seq);
-        self.direction.edited_to = seq;
-        self.direction.flags = self.direction.flags & flag::ACKED | flag::SYNCED;
-        // The endpoint's Associate may be the frame.
-        if self.work.way == Way::Outbound as u32 && framed && self.work.chunk.byte(4) == 0x12 {
-            self.direction.flags |= flag::HANDSHAKE;
-        }
-        self.work.found |= found::ADOPTED;
-        true
-    }
-
-    /// Loads the first bytes of the segment.
-    #[inline(always)]
-    fn head(&mut self) -> bool {
-        let len = if self.work.len < CHUNK as u32 { self.work.len } else { CHUNK as u32 };
-        self.work.chunk_offset = 0;
-        self.work.chunk_len = len;
-        self.packet.load(0, len, &mut self.work.chunk)
+            walker
+        };
+        let range = self.range();
+        range.end = other.end;
+        range.walker = walker;
+        self.work.at = other.end;
+        before(other.end, end)
     }
 
     /// Whether outbound bytes are searched at all.
@@ -555,48 +594,11 @@ impl<P: Packet> Job<'_, P> {
         self.is(flag::HANDSHAKE) || self.names.can_translate_outbound()
     }
 
-    /// Walks [`from`, `stop`) by `work.walker`; the sequence number that was reached.
-    #[inline(never)]
-    fn walk(&mut self, from: u32, stop: u32) -> u32 {
-        self.work.at = from;
-        self.work.from = from;
-        self.work.stop = stop;
-        if self.work.way == Way::Inbound as u32 || self.is(flag::HANDSHAKE) {
-            let mut frames = Frames(Job {
-                packet: &mut *self.packet,
-                direction: &mut *self.direction,
-                names: &mut *self.names,
-                work: &mut *self.work,
-            });
-            P::repeat(&mut frames, WALK_STEPS);
-            if self.work.way == Way::Inbound as u32 {
-                self.close_recipient(stop);
-                return self.work.at;
-            }
-        }
-        if self.work.drop != 0 || !before(self.work.at, stop) {
-            return self.work.at;
-        }
-        if !self.names.can_translate_outbound() {
-            self.work.walker.matched = 0;
-            self.work.at = stop;
-            return stop;
-        }
-        let mut search = Search(Job {
-            packet: &mut *self.packet,
-            direction: &mut *self.direction,
-            names: &mut *self.names,
-            work: &mut *self.work,
-        });
-        P::repeat(&mut search, WALK_STEPS);
-        self.work.at
-    }
-
     /// The walk has stopped: a recipient that is still open becomes the local form if that is
     /// certain to be right, and one that is becoming it goes on.
-    #[inline(never)]
-    fn close_recipient(&mut self, stop: u32) {
-        let walker = self.work.walker;
+    #[inline(always)]
+    fn close_recipient(&mut self) {
+        let (walker, stop) = (self.work.walker, self.work.stop);
         if self.work.at != stop {
             return;
         }
@@ -654,33 +656,32 @@ impl<P: Packet> Job<'_, P> {
         }
     }
 
-    /// Whether the segment [`seq`, `end`) must wait for bytes behind the cursor, because it has bytes
-    /// of a name that is open there. `before_cursor` is where the cursor was.
+    /// Whether the segment [`seq`, `end`) must wait for bytes behind its range, because it has bytes
+    /// of a name that is open there. `old` is where the range ended before.
     #[inline(always)]
-    fn is_held(&mut self, seq: u32, end: u32, old_cursor: u32) -> bool {
-        let cursor = self.direction.cursor;
-        let walker = self.direction.walker;
-        if !before(seq, cursor) || !self.is_open(&walker) {
+    fn is_held(&mut self, seq: u32, end: u32, old: u32) -> bool {
+        let Range { end: reached, walker, .. } = *self.range();
+        if !before(seq, reached) || !self.is_open(&walker) {
             return false;
         }
         let begin = if self.work.way == Way::Inbound as u32 {
             walker.scheme_end
         } else {
-            let read = u32::from(walker.matched - self.names.pattern_prefix());
-            cursor.wrapping_sub(read)
+            reached.wrapping_sub(u32::from(walker.matched.wrapping_sub(self.names.pattern_prefix())))
         };
         if !after(end, begin) {
             return false;
         }
-        if cursor != old_cursor || self.direction.held_drops < HELD_DROPS {
-            if cursor == old_cursor {
-                self.direction.held_drops += 1;
-            }
+        if reached != old || self.work.range != MAIN as u32 {
+            return true;
+        }
+        if self.direction.held_drops < HELD_DROPS {
+            self.direction.held_drops += 1;
             return true;
         }
         if self.work.way == Way::Inbound as u32 {
             self.work.found |= found::CUT;
-            self.direction.walker.leave();
+            self.range().walker.leave();
         } else {
             self.work.found |= found::GUESSED;
             let len = self.names.canonical.len;
@@ -701,28 +702,10 @@ impl<P: Packet> Job<'_, P> {
 
     /// Applies the logged edits that overlap the segment: those of the walk, and all others if some
     /// of the segment was walked before.
-    #[inline(never)]
-    fn apply(&mut self, replayed: bool) -> Verdict {
-        let first = if replayed { self.direction.log_head } else { self.work.logged };
-        let count = self.direction.log_tail.wrapping_sub(first);
-        if count == 0 {
-            return Verdict::Pass;
-        }
-        if replayed {
-            self.work.found |= found::REAPPLIED;
-        }
-        self.work.index = first;
-        let mut apply = Apply(Job {
-            packet: &mut *self.packet,
-            direction: &mut *self.direction,
-            names: &mut *self.names,
-            work: &mut *self.work,
-        });
-        P::repeat(&mut apply, EDIT_LOG as u32);
-        match self.work.drop {
-            0 => Verdict::Pass,
-            why => Verdict::Drop(reason(why)),
-        }
+    #[inline(always)]
+    fn apply(self) {
+        self.work.index = self.work.logged;
+        P::repeat(&mut Apply(self), EDIT_LOG as u32);
     }
 
     /// The byte at sequence number `at`, or `None` if the packet could not be read.
@@ -755,6 +738,91 @@ fn reason(drop: u32) -> Counter {
     } else {
         Counter::DroppedStore
     }
+}
+
+/// See [`Stage::Walk`].
+#[inline(always)]
+fn walk<P: Packet>(packet: &mut P, flow: &mut RpcFlow, work: &mut Work) {
+    work.more = 0;
+    if !Job::new(packet, flow, work).aim() {
+        return;
+    }
+    if Job::new(packet, flow, work).reads_frames() {
+        packet.stage(Stage::Frames, flow, work);
+    }
+    if Job::new(packet, flow, work).must_search() {
+        packet.stage(Stage::Search, flow, work);
+    }
+    work.more = u32::from(Job::new(packet, flow, work).arrive());
+}
+
+/// Looks at the first bytes of a segment: `work.head`.
+#[inline(always)]
+fn look<P: Packet>(packet: &mut P, names: &FlowNames, work: &mut Work) {
+    work.head = 0;
+    if !load_head(packet, work, work.len) {
+        return;
+    }
+    if frame::plausible(&work.chunk, work.chunk_len) {
+        work.head |= head::FRAME;
+        if work.chunk.byte(4) == 0x12 {
+            work.head |= head::CONTROL;
+        }
+    }
+    work.index = 0;
+    P::repeat(&mut FindSlash(work), CHUNK as u32);
+    if begins_no_tail(names, work, work.index as usize) {
+        work.head |= head::NO_TAIL;
+    }
+}
+
+#[inline(always)]
+fn load_head<P: Packet>(packet: &mut P, work: &mut Work, len: u32) -> bool {
+    let len = if len < CHUNK as u32 { len } else { CHUNK as u32 };
+    work.chunk_offset = 0;
+    work.chunk_len = len;
+    packet.load(0, len, &mut work.chunk)
+}
+
+/// Whether a segment of `len` bytes begins with a plausible frame.
+#[inline(always)]
+pub fn begins_frame<P: Packet>(packet: &mut P, work: &mut Work, len: u32) -> bool {
+    load_head(packet, work, len) && frame::plausible(&work.chunk, work.chunk_len)
+}
+
+/// Moves `index` to the first `/` of the chunk.
+struct FindSlash<'a>(&'a mut Work);
+
+impl Steps for FindSlash<'_> {
+    #[inline(always)]
+    fn step(&mut self) -> bool {
+        let work = &mut *self.0;
+        if work.index >= work.chunk_len || work.chunk.byte(work.index as usize) == b'/' {
+            return false;
+        }
+        work.index += 1;
+        true
+    }
+}
+
+/// Whether a segment whose first `/` is at `slash` cannot begin inside the pattern.
+///
+/// A tail of the pattern ends at its last `/`, and the only slashes before are the two of `://`. So a
+/// segment whose first `/` follows bytes that differ from the pattern's there, or that has none within
+/// the pattern's length, begins outside.
+#[inline(always)]
+fn begins_no_tail(names: &FlowNames, work: &Work, slash: usize) -> bool {
+    let len = usize::from(names.pattern.len);
+    let valid = work.chunk_len as usize;
+    if slash == 0 {
+        return false;
+    }
+    if slash >= valid {
+        return valid > len;
+    }
+    slash >= len
+        || work.chunk.byte(slash - 1) != names.pattern.at(len.wrapping_sub(2))
+        || slash >= 2 && work.chunk.byte(slash - 2) != names.pattern.at(len.wrapping_sub(3))
 }
 
 /// Reads frames, a byte a step.
@@ -814,7 +882,7 @@ impl<P: Packet> Job<'_, P> {
                     if self.work.walker.is_tls() { found::TLS } else { found::TOO_LONG };
                 self.work.state |= state::LEFT_ALONE;
                 self.work.at = self.work.stop;
-                self.work.walker = Walker::at(self.work.stop);
+                self.work.walker.resume = self.work.stop;
                 return false;
             }
         }

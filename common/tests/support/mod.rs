@@ -8,7 +8,7 @@ use truename_common::{
     wire::{
         chunk::Chunk,
         flow,
-        stream::{self, Packet, Source, Steps, Verdict, Way, Work, found},
+        stream::{self, Packet, Source, Stage, Steps, Verdict, Way, Work, found},
     },
 };
 
@@ -46,6 +46,10 @@ impl Packet for Memory<'_> {
             }
         }
         assert!(times < 1 << 16, "a walk was cut off after {times} steps");
+    }
+
+    fn stage(&mut self, stage: Stage, flow: &mut RpcFlow, work: &mut Work) {
+        stream::run(stage, self, flow, work);
     }
 }
 

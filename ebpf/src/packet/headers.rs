@@ -90,9 +90,9 @@ pub fn parse(
 ) -> Result<bool, Counter> {
     let network = match link {
         Link::Ethernet => ethernet(ctx),
-        Link::None => match read::<u8>(ctx, 0) {
-            Some(byte) if byte >> 4 == 4 => Some((0, ETHERTYPE_IPV4)),
-            Some(byte) if byte >> 4 == 6 => Some((0, ETHERTYPE_IPV6)),
+        Link::None => match read::<[u8; 8]>(ctx, 0) {
+            Some(header) if header[0] >> 4 == 4 => Some((0, ETHERTYPE_IPV4)),
+            Some(header) if header[0] >> 4 == 6 => Some((0, ETHERTYPE_IPV6)),
             _ => None,
         },
     };

@@ -1,6 +1,7 @@
 //! Headers of a packet: link, network and transport layer.
 
 mod headers;
+mod helper;
 pub mod payload;
 
 pub use headers::{Link, Segment, tcp_flag, parse};

@@ -3,87 +3,82 @@
 use core::{ffi::c_void, ptr};
 
 use aya_ebpf::{
-    EbpfContext as _,
-    helpers::generated::{
-        bpf_csum_diff, bpf_l4_csum_replace, bpf_loop, bpf_skb_load_bytes, bpf_skb_store_bytes,
-    },
-    programs::TcContext,
+    bindings::__sk_buff,
+    helpers::generated::{bpf_l4_csum_replace, bpf_loop},
 };
 use truename_common::{
-    layout::{Authority, ListedAlias},
+    layout::{Authority, ListedAlias, RpcFlow},
     wire::{
         chunk::{CHUNK, Chunk},
-        stream::{Packet, Source, Steps},
+        stream::{Packet, Source, Stage, Steps, Work},
     },
 };
 
-use super::{Segment, tcp_flag};
-use crate::maps::{Bytes, LISTED};
+use super::{
+    helper::{csum_diff, opaque, skb_load_bytes, skb_store_bytes},
+    tcp_flag,
+};
+use crate::{maps::LISTED, rpc::stages};
 
 /// Longest edit: the longest text.
-const EDIT_MAX: u32 = 334;
+const EDIT_MAX: u64 = 334;
 /// Offset of the checksum in a TCP header.
 const CHECKSUM: u32 = 16;
 
-/// See [`Packet`].
-pub struct Payload<'a> {
-    skb: *mut c_void,
+/// Where the payload is, and working memory to edit it.
+#[repr(C)]
+pub struct Buffers {
     /// Offsets of the TCP header and of the payload.
-    transport: u32,
-    offset: u32,
-    before: &'a mut Bytes,
-    after: &'a mut Bytes,
-    listed: &'a mut ListedAlias,
+    pub transport: u32,
+    pub payload: u32,
+    before: Bytes,
+    after: Bytes,
+    pub listed: ListedAlias,
 }
 
-impl<'a> Payload<'a> {
-    #[inline(always)]
-    pub fn new(
-        ctx: &TcContext,
-        segment: &Segment,
-        before: &'a mut Bytes,
-        after: &'a mut Bytes,
-        listed: &'a mut ListedAlias,
-    ) -> Self {
-        Self {
-            skb: ctx.as_ptr(),
-            transport: segment.transport,
-            offset: segment.payload,
-            before,
-            after,
-            listed,
-        }
-    }
+/// Bytes of a packet, aligned for the checksum helper.
+#[repr(C, align(8))]
+struct Bytes([u32; 84]);
 
+/// See [`Packet`].
+pub struct Payload<'a> {
+    pub skb: *mut __sk_buff,
+    pub buffers: &'a mut Buffers,
+}
+
+impl Payload<'_> {
     /// Turns the segment into an RST, so that what was sent of a wrong guess is never read.
     #[inline(always)]
     pub fn reset(&mut self) {
-        let at = self.transport + 12;
-        let word = &mut self.before.0[0] as *mut u32;
-        // SAFETY: `word` is valid for four bytes; the helper checks the packet's bounds.
+        let at = u64::from(self.buffers.transport) + 12;
+        let word = &raw mut self.buffers.before.0[0];
+        // SAFETY: `word` is valid for four bytes; the helpers check the packet's bounds.
         unsafe {
-            if bpf_skb_load_bytes(self.skb.cast(), at, word.cast(), 4) != 0 {
+            if skb_load_bytes(self.skb.cast(), at, word.cast(), 4) != 0 {
                 return;
             }
             let old = u64::from(*word as u16);
             let new = old | u64::from(((tcp_flag::RST as u16) << 8).to_le());
-            bpf_l4_csum_replace(self.skb.cast(), self.transport + CHECKSUM, old, new, 2);
+            bpf_l4_csum_replace(self.skb.cast(), self.buffers.transport + CHECKSUM, old, new, 2);
             let flags = (new >> 8) as u8;
-            bpf_skb_store_bytes(self.skb.cast(), at + 1, ptr::from_ref(&flags).cast(), 1, 0);
+            skb_store_bytes(self.skb.cast(), at + 1, ptr::from_ref(&flags).cast(), 1, 0);
         }
     }
 }
 
 /// Copies `len` bytes at `at` of the packet, and zeros up to a multiple of four.
 #[inline(always)]
-fn load_padded(skb: *mut c_void, at: u32, len: u32, to: &mut Bytes) -> bool {
-    let last = (len / 4) as usize;
-    if len == 0 || len > EDIT_MAX || last >= to.0.len() {
+fn load_padded(skb: *mut c_void, at: u64, len: u64, to: &mut Bytes) -> bool {
+    match to.0.get_mut(opaque(len / 4) as usize) {
+        Some(word) => *word = 0,
+        None => return false,
+    }
+    let len = opaque(len);
+    if len == 0 || len > EDIT_MAX {
         return false;
     }
-    to.0[last] = 0;
     // SAFETY: `to` has 336 bytes, `len` is at most 334; the helper checks the packet's bounds.
-    unsafe { bpf_skb_load_bytes(skb.cast(), at, to.0.as_mut_ptr().cast(), len) == 0 }
+    unsafe { skb_load_bytes(skb, at, to.0.as_mut_ptr().cast(), len) == 0 }
 }
 
 /// The ones-complement sum of a difference, folded to 16 bits.
@@ -98,12 +93,14 @@ fn fold(sum: i64) -> u16 {
 impl Packet for Payload<'_> {
     #[inline(always)]
     fn load(&mut self, offset: u32, len: u32, chunk: &mut Chunk) -> bool {
-        if len == 0 || len > CHUNK as u32 {
+        let len = opaque(u64::from(len));
+        if len == 0 || len > CHUNK as u64 {
             return false;
         }
         let to = chunk.words_mut().as_mut_ptr();
+        let at = u64::from(self.buffers.payload) + u64::from(offset);
         // SAFETY: `to` has CHUNK bytes, `len` is at most that; the helper checks the packet's bounds.
-        unsafe { bpf_skb_load_bytes(self.skb.cast(), self.offset + offset, to.cast(), len) == 0 }
+        unsafe { skb_load_bytes(self.skb.cast(), at, to.cast(), len) == 0 }
     }
 
     #[inline(always)]
@@ -112,58 +109,70 @@ impl Packet for Payload<'_> {
             Source::Authority(text) => (text.bytes.as_ptr(), 256),
             Source::Long(text) => (text.bytes.as_ptr(), EDIT_MAX),
         };
-        if from >= EDIT_MAX || from + len > size {
+        let at = u64::from(self.buffers.payload) + u64::from(offset);
+        let (from, len) = (u64::from(from), u64::from(len));
+        if from + len > size || !load_padded(self.skb.cast(), at, len, &mut self.buffers.before) {
             return false;
         }
-        let at = self.offset + offset;
-        if !load_padded(self.skb, at, len, self.before) {
-            return false;
-        }
-        if len == 0 || len > EDIT_MAX {
+        let from = opaque(from);
+        let stored = opaque(len);
+        if from >= EDIT_MAX || stored == 0 || stored > EDIT_MAX {
             return false;
         }
         // SAFETY: `from + len` is at most the text's size.
-        let stored = unsafe {
-            bpf_skb_store_bytes(self.skb.cast(), at, bytes.add(from as usize).cast(), len, 0)
-        };
-        if stored != 0 || !load_padded(self.skb, at, len, self.after) {
+        if unsafe { skb_store_bytes(self.skb.cast(), at, bytes.add(from as usize).cast(), stored, 0) } != 0
+            || !load_padded(self.skb.cast(), at, len, &mut self.buffers.after)
+        {
             return false;
         }
-        let padded = (len + 3) & !3;
+        let padded = opaque((len + 3) & !3);
         if padded > 336 {
             return false;
         }
         // The sum is computed in two calls, as kernels before 6.13 take at most 512 bytes in one.
         // SAFETY: both buffers have 336 bytes.
         let sum = unsafe {
-            let less = bpf_csum_diff(self.before.0.as_mut_ptr(), padded, ptr::null_mut(), 0, 0);
-            bpf_csum_diff(ptr::null_mut(), 0, self.after.0.as_mut_ptr(), padded, less as u32)
+            let less = csum_diff(self.buffers.before.0.as_ptr(), padded, ptr::null(), 0, 0);
+            csum_diff(ptr::null(), 0, self.buffers.after.0.as_ptr(), padded, less as u64)
         };
         let mut sum = fold(sum);
         // A sum that begins at an odd byte of the segment is the byte-swapped one.
-        if (at - self.transport) & 1 != 0 {
+        if (at - u64::from(self.buffers.transport)) & 1 != 0 {
             sum = sum.swap_bytes();
         }
         // Without BPF_F_PSEUDO_HDR the helper leaves a CHECKSUM_PARTIAL packet alone.
         // SAFETY: the helper checks the packet's bounds.
         unsafe {
-            bpf_l4_csum_replace(self.skb.cast(), self.transport + CHECKSUM, 0, u64::from(sum), 0) == 0
+            bpf_l4_csum_replace(self.skb.cast(), self.buffers.transport + CHECKSUM, 0, u64::from(sum), 0) == 0
         }
     }
 
     #[inline(always)]
     fn admits(&mut self, alias: &Authority) -> bool {
-        let mut copy = CopyText { to: &mut self.listed.alias, from: alias };
-        copy.to.len = 0;
+        self.buffers.listed.alias.len = 0;
+        let mut copy = CopyText { to: &mut self.buffers.listed.alias, from: alias };
         Self::repeat(&mut copy, 256);
-        self.listed.alias.len = alias.len;
+        self.buffers.listed.alias.len = alias.len;
         // SAFETY: the value is one byte that never changes.
-        unsafe { LISTED.get(&*self.listed) }.is_some()
+        unsafe { LISTED.get(&self.buffers.listed) }.is_some()
     }
 
     #[inline(always)]
     fn repeat<S: Steps>(state: &mut S, times: u32) {
         repeat(state, times);
+    }
+
+    #[inline(always)]
+    fn stage(&mut self, stage: Stage, flow: &mut RpcFlow, work: &mut Work) {
+        let (skb, buffers) = (self.skb, &raw mut *self.buffers);
+        match stage {
+            Stage::Prepare => stages::tn_prepare(flow, work),
+            Stage::Look => stages::tn_look(skb, flow, work, buffers),
+            Stage::Walk => stages::tn_walk(skb, flow, work, buffers),
+            Stage::Frames => stages::tn_frames(skb, flow, work, buffers),
+            Stage::Search => stages::tn_search(skb, flow, work, buffers),
+            Stage::Apply => stages::tn_apply(skb, flow, work, buffers),
+        };
     }
 }
 
@@ -189,7 +198,8 @@ impl Steps for CopyText<'_> {
         if index >= 256 {
             return false;
         }
-        self.to.bytes[index] = if index < usize::from(self.from.len) { self.from.at(index) } else { 0 };
+        let byte = if index < usize::from(self.from.len) { self.from.at(index) } else { 0 };
+        self.to.set(index, byte);
         self.to.len += 1;
         true
     }

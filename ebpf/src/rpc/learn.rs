@@ -45,7 +45,7 @@ pub fn event(kind: EventKind, detail: u32, key: &FiveTuple, text: &Authority) {
 }
 
 /// Fills the names that the flow lacks from what is known of the endpoint and of the client.
-#[inline(never)]
+#[inline(always)]
 pub fn names(flow: &mut RpcFlow, key: &FiveTuple, way: Way) {
     if flow.names.canonical.is_empty() || flow.names.system.is_empty() {
         let endpoint = key.endpoint();

@@ -3,6 +3,7 @@
 mod direction;
 mod learn;
 mod lock;
+pub mod stages;
 mod translate;
 
 pub use direction::Found;
@@ -12,7 +13,7 @@ use truename_common::layout::Counter;
 
 use crate::{
     maps::{count, scratch},
-    packet::{self, Link, NEXT},
+    packet::{Link, NEXT},
 };
 
 /// What every packet passes.
@@ -20,17 +21,17 @@ use crate::{
 pub fn classify(ctx: &TcContext, link: Link) -> i32 {
     count(Counter::Packets, 1);
     let Some(scratch) = scratch() else { return NEXT };
-    match packet::parse(ctx, link, &mut scratch.segment, direction::is_wanted) {
-        Ok(true) => {}
-        Ok(false) => return NEXT,
-        Err(why) => {
-            count(why, 1);
-            return NEXT;
-        }
+    let segment = &raw mut scratch.segment;
+    let wanted = match link {
+        Link::Ethernet => stages::tn_parse_ether(ctx.skb.skb, segment),
+        Link::None => stages::tn_parse_raw(ctx.skb.skb, segment),
+    };
+    if wanted == 0 {
+        return NEXT;
     }
-    if !direction::find(&scratch.segment, &mut scratch.found) {
+    if stages::tn_find(scratch) == 0 {
         return NEXT;
     }
     count(Counter::RpcPackets, 1);
-    translate::segment(ctx, scratch)
+    stages::tn_translate(ctx.skb.skb, scratch)
 }

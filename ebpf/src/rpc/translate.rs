@@ -4,13 +4,12 @@ use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::TcContext};
 use truename_common::{
     layout::{Counter, EventKind, RpcFlow},
     wire::{
-        frame,
         flow::state,
-        stream::{self, Packet as _, Verdict, Way, found},
+        stream::{self, Verdict, Way, found},
     },
 };
 
-use super::{learn, lock};
+use super::{learn, lock, stages};
 use crate::{
     maps::{RPC_FLOWS, Scratch, blank_flow, count},
     packet::{DROP, NEXT, Segment, payload::Payload, tcp_flag},
@@ -61,7 +60,7 @@ fn is_repeated_syn(flow: *mut RpcFlow, segment: &Segment) -> bool {
     // SAFETY: the pointer is to a map value, valid until the program ends.
     let flow = unsafe { &*flow };
     flow.flags & state::ADOPTED == 0
-        && flow.inbound.cursor == segment.seq.wrapping_add(1)
+        && flow.inbound.cursor() == segment.seq.wrapping_add(1)
         && !state::is_closed(flow.flags)
 }
 
@@ -87,10 +86,11 @@ fn create(scratch: &Scratch) -> Option<*mut RpcFlow> {
 /// A flow found in the middle, if the segment begins with a plausible frame.
 #[inline(never)]
 fn adopt(ctx: &TcContext, scratch: &mut Scratch) -> Option<*mut RpcFlow> {
-    let Scratch { segment, work, before, after, listed, .. } = &mut *scratch;
-    let mut payload = Payload::new(ctx, segment, before, after, listed);
-    let len = if segment.payload_len < 64 { segment.payload_len } else { 64 };
-    if !payload.load(0, len, &mut work.chunk) || !frame::plausible(&work.chunk, len) {
+    let Scratch { segment, work, buffers, .. } = &mut *scratch;
+    buffers.transport = segment.transport;
+    buffers.payload = segment.payload;
+    let mut payload = Payload { skb: ctx.skb.skb, buffers };
+    if !stream::begins_frame(&mut payload, work, segment.payload_len) {
         count(Counter::Unsynchronised, 1);
         return None;
     }
@@ -133,17 +133,19 @@ fn locked(ctx: &TcContext, entry: *mut RpcFlow, scratch: &mut Scratch) -> i32 {
     {
         return NEXT;
     }
-    learn::names(flow, &scratch.found.key, way);
-    let Scratch { segment, work, before, after, listed, .. } = &mut *scratch;
-    listed.endpoint = flow.endpoint;
-    let mut payload = Payload::new(ctx, segment, before, after, listed);
+    stages::tn_names(flow, scratch);
+    let Scratch { segment, work, buffers, .. } = &mut *scratch;
+    buffers.transport = segment.transport;
+    buffers.payload = segment.payload;
+    buffers.listed.endpoint = flow.endpoint;
+    let mut payload = Payload { skb: ctx.skb.skb, buffers };
     // Data of a SYN follows the SYN's own sequence number.
     let seq = segment.seq.wrapping_add(u32::from(segment.has(tcp_flag::SYN)));
     let verdict = stream::process(&mut payload, flow, work, way, seq, segment.payload_len);
     if verdict == Verdict::Reset {
         payload.reset();
     }
-    account(flow, scratch);
+    stages::tn_account(flow, scratch);
     match verdict {
         Verdict::Pass => NEXT,
         Verdict::Drop(why) => {
@@ -184,7 +186,7 @@ fn control(flow: &mut RpcFlow, segment: &Segment, way: Way) {
 
 /// Counts what the walk came upon, and tells the agent.
 #[inline(always)]
-fn account(flow: &mut RpcFlow, scratch: &mut Scratch) {
+pub fn account(flow: &mut RpcFlow, scratch: &mut Scratch) {
     let way = scratch.found.way;
     let (seen, edits, frames) = (scratch.work.found, scratch.work.edits, scratch.work.frames);
     if frames != 0 {

@@ -1,0 +1,156 @@
+//! The parts of the translator as global functions.
+//!
+//! The verifier checks a global function once, by itself, and not again for every way that leads to
+//! its call: without this the ways multiply beyond its limit. The memory behind the arguments is known
+//! to it by their types (BTF).
+
+use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
+use truename_common::{
+    layout::RpcFlow,
+    wire::stream::{self, Stage, Work},
+};
+
+use super::{direction, learn, translate};
+use crate::{
+    maps::{Scratch, count},
+    packet::{
+        self, Link, NEXT, Segment,
+        payload::{Buffers, Payload},
+    },
+};
+
+macro_rules! stage {
+    ($(#[$doc:meta])* $name:ident = $stage:expr) => {
+        $(#[$doc])*
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $name(
+            skb: *mut __sk_buff,
+            flow: *mut RpcFlow,
+            work: *mut Work,
+            buffers: *mut Buffers,
+        ) -> i32 {
+            if flow.is_null() || work.is_null() || buffers.is_null() {
+                return 0;
+            }
+            // SAFETY: the caller lends its exclusive references for the time of the call.
+            let (flow, work, buffers) = unsafe { (&mut *flow, &mut *work, &mut *buffers) };
+            stream::run($stage, &mut Payload { skb, buffers }, flow, work);
+            0
+        }
+    };
+}
+
+stage!(
+    /// [`Stage::Look`].
+    tn_look = Stage::Look
+);
+stage!(
+    /// [`Stage::Walk`].
+    tn_walk = Stage::Walk
+);
+stage!(
+    /// [`Stage::Frames`].
+    tn_frames = Stage::Frames
+);
+stage!(
+    /// [`Stage::Search`].
+    tn_search = Stage::Search
+);
+stage!(
+    /// [`Stage::Apply`].
+    tn_apply = Stage::Apply
+);
+
+/// [`Stage::Prepare`]. It looks at no packet: an argument that a function does not use is not passed,
+/// and the verifier objects.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tn_prepare(flow: *mut RpcFlow, work: *mut Work) -> i32 {
+    if flow.is_null() || work.is_null() {
+        return 0;
+    }
+    // SAFETY: as above.
+    let (flow, work) = unsafe { (&mut *flow, &mut *work) };
+    stream::prepare::<Payload<'_>>(&mut flow.names, work);
+    0
+}
+
+/// [`translate::segment`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tn_translate(skb: *mut __sk_buff, scratch: *mut Scratch) -> i32 {
+    if scratch.is_null() {
+        return NEXT;
+    }
+    // SAFETY: the caller lends its exclusive reference for the time of the call.
+    translate::segment(&TcContext::new(skb), unsafe { &mut *scratch })
+}
+
+/// [`direction::find`]; 1 if an endpoint is found.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tn_find(scratch: *mut Scratch) -> i32 {
+    if scratch.is_null() {
+        return 0;
+    }
+    // SAFETY: as above.
+    let scratch = unsafe { &mut *scratch };
+    i32::from(direction::find(&scratch.segment, &mut scratch.found))
+}
+
+/// [`learn::names`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tn_names(flow: *mut RpcFlow, scratch: *mut Scratch) -> i32 {
+    if flow.is_null() || scratch.is_null() {
+        return 0;
+    }
+    // SAFETY: as above.
+    let (flow, scratch) = unsafe { (&mut *flow, &mut *scratch) };
+    learn::names(flow, &scratch.found.key, scratch.found.way);
+    0
+}
+
+/// [`translate::account`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tn_account(flow: *mut RpcFlow, scratch: *mut Scratch) -> i32 {
+    if flow.is_null() || scratch.is_null() {
+        return 0;
+    }
+    // SAFETY: as above.
+    let (flow, scratch) = unsafe { (&mut *flow, &mut *scratch) };
+    translate::account(flow, scratch);
+    0
+}
+
+/// [`packet::parse`] for devices with an Ethernet header; 1 if the segment is wanted.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tn_parse_ether(skb: *mut __sk_buff, segment: *mut Segment) -> i32 {
+    parse(skb, segment, Link::Ethernet)
+}
+
+/// [`packet::parse`] for devices without a link-layer header; 1 if the segment is wanted.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tn_parse_raw(skb: *mut __sk_buff, segment: *mut Segment) -> i32 {
+    parse(skb, segment, Link::None)
+}
+
+#[inline(always)]
+fn parse(skb: *mut __sk_buff, segment: *mut Segment, link: Link) -> i32 {
+    if segment.is_null() {
+        return 0;
+    }
+    // SAFETY: as above.
+    let segment = unsafe { &mut *segment };
+    match packet::parse(&TcContext::new(skb), link, segment, direction::is_wanted) {
+        Ok(wanted) => i32::from(wanted),
+        Err(why) => {
+            count(why, 1);
+            0
+        }
+    }
+}
