@@ -2,12 +2,11 @@
 
 use std::{
     env, fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, ExitCode},
 };
 
 use anyhow::{Context as _, Result, anyhow};
-use aya_build::{Package, Toolchain};
 
 /// A toolchain made of the distribution's `rustc`, which ships `core` for BPF.
 const DEBIAN: &str = "debian";
@@ -31,33 +30,91 @@ fn build() -> Result<()> {
     let object = out.join("truename");
     if skipped() {
         println!("cargo:rerun-if-env-changed=AYA_BUILD_SKIP");
+        println!("cargo:rustc-env=TRUENAME_EBPF_TOOLCHAIN=none: it was skipped");
         println!("cargo:warning=AYA_BUILD_SKIP: this truename has no kernel program inside");
         return fs::write(&object, []).context("cannot write an empty object");
     }
     let toolchain = toolchain();
-    let name = match toolchain {
-        Toolchain::Custom(name) => name,
-        Toolchain::Nightly => "nightly",
-    };
+    let name = toolchain.name();
     println!("cargo:rustc-env=TRUENAME_EBPF_TOOLCHAIN={name}");
+    println!("cargo:warning=the kernel program is built with the toolchain \"{name}\"");
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").context("no manifest directory")?);
     let root = root.parent().context("the crate has no parent directory")?;
-    // What the kernel program is made of besides its own directory, which aya-build watches.
+    // What the kernel program is made of.
     println!("cargo:rerun-if-changed={}", root.join("common").display());
     let ebpf = root.join("ebpf");
-    let package = Package {
-        name: "truename-ebpf",
-        root_dir: ebpf
-            .to_str()
-            .context("the path of the repository is not UTF-8")?,
-        ..Package::default()
-    };
-    aya_build::build_ebpf([package], toolchain).map_err(|error| {
-        anyhow!(
-            "the kernel program does not build with the toolchain \"{name}\": {error:#}; \
+    println!("cargo:rerun-if-changed={}", ebpf.display());
+    let target_dir = out.join("ebpf");
+    let target = target()?;
+    let status = command(&toolchain, &ebpf, &target_dir, target)
+        .status()
+        .context("cannot start cargo for the kernel program")?;
+    if !status.success() {
+        return Err(anyhow!(
+            "the kernel program does not build with the toolchain \"{name}\"; \
              `cargo xtask setup` installs what is needed"
-        )
-    })
+        ));
+    }
+    let built = target_dir.join(target).join("release/truename");
+    fs::copy(&built, &object).with_context(|| format!("cannot copy {}", built.display()))?;
+    Ok(())
+}
+
+/// The BPF target of the machine's byte order.
+fn target() -> Result<&'static str> {
+    match env::var("CARGO_CFG_TARGET_ENDIAN").as_deref() {
+        Ok("little") => Ok("bpfel-unknown-none"),
+        Ok("big") => Ok("bpfeb-unknown-none"),
+        other => Err(anyhow!("unknown byte order {other:?}")),
+    }
+}
+
+/// Cargo for the kernel program.
+///
+/// aya-build does the same but for the instruction set: version 3 (32-bit arithmetic, Linux 5.1) is
+/// what the program's bounds are written for.
+fn command(toolchain: &Toolchain, ebpf: &Path, target_dir: &Path, target: &str) -> Command {
+    let arch = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
+    let flags = [
+        format!("--cfg=bpf_target_arch=\"{arch}\""),
+        "-Cdebuginfo=2".to_owned(),
+        "-Ctarget-cpu=v3".to_owned(),
+        "-Clink-arg=--btf".to_owned(),
+    ];
+    let mut command = Command::new("rustup");
+    command
+        .args([
+            "run",
+            toolchain.name(),
+            "cargo",
+            "build",
+            "--release",
+            "--target",
+            target,
+        ])
+        .args(["--package", "truename-ebpf", "--target-dir"])
+        .arg(target_dir)
+        .current_dir(ebpf)
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
+    match toolchain {
+        Toolchain::Debian => {
+            command.env("RUSTC_BOOTSTRAP", UNSTABLE);
+        }
+        Toolchain::Nightly => {
+            command.args(["-Z", "build-std=core"]);
+        }
+    }
+    // Cargo's own settings for the host must not reach the inner cargo.
+    for name in [
+        "RUSTC",
+        "RUSTC_WRAPPER",
+        "RUSTC_WORKSPACE_WRAPPER",
+        "RUSTFLAGS",
+        "CARGO",
+    ] {
+        command.env_remove(name);
+    }
+    command
 }
 
 fn skipped() -> bool {
@@ -65,16 +122,32 @@ fn skipped() -> bool {
         .is_some_and(|value| value == "1" || value.eq_ignore_ascii_case("true"))
 }
 
-/// The distribution's toolchain if it is linked, else nightly, as usual with aya.
-fn toolchain() -> Toolchain<'static> {
+/// What compiles the kernel program.
+enum Toolchain {
+    /// The distribution's.
+    Debian,
+    /// As usual with aya.
+    Nightly,
+}
+
+impl Toolchain {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Debian => DEBIAN,
+            Self::Nightly => "nightly",
+        }
+    }
+}
+
+/// The distribution's toolchain if it is linked, else nightly.
+fn toolchain() -> Toolchain {
     let linked = Command::new("rustup")
         .args(["run", DEBIAN, "rustc", "--version"])
         .output()
         .is_ok_and(|output| output.status.success());
-    if !linked {
-        return Toolchain::Nightly;
+    if linked {
+        Toolchain::Debian
+    } else {
+        Toolchain::Nightly
     }
-    // SAFETY: a build script's main is the only thread here.
-    unsafe { env::set_var("RUSTC_BOOTSTRAP", UNSTABLE) };
-    Toolchain::Custom(DEBIAN)
 }
