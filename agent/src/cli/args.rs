@@ -14,7 +14,8 @@ use crate::config::{Authority, EndpointFlag, Selector};
 /// peer sees the name it used. Translation happens in the kernel, in place, without touching the
 /// application.
 #[derive(Debug, Parser)]
-#[command(name = "truename", version, max_term_width = 100, after_help = EXIT_CODES)]
+#[command(name = "truename", version, long_version = LONG_VERSION)]
+#[command(max_term_width = 100, after_help = EXIT_CODES)]
 pub struct Args {
     #[command(flatten)]
     pub global: Global,
@@ -24,6 +25,12 @@ pub struct Args {
 
 const EXIT_CODES: &str =
     "Exit codes: 0 success, 1 failure, 2 wrong usage or configuration, 3 degraded.";
+
+const LONG_VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    "\nkernel program: built with the toolchain ",
+    env!("TRUENAME_EBPF_TOOLCHAIN")
+);
 
 /// Flags of every verb.
 #[derive(Debug, ClapArgs)]

@@ -6,7 +6,7 @@ use super::{
     Exit,
     args::{Config as Verb, Global},
     effective,
-    output::Output,
+    output::{self, Output},
 };
 use crate::config::{Config, DEFAULT_FILE, File, Flags, to_toml};
 
@@ -23,11 +23,8 @@ fn check(file: Option<PathBuf>) -> anyhow::Result<Exit> {
     for note in &config.notes {
         eprintln!("truename: {note}");
     }
-    println!(
-        "{} is valid: {} endpoint(s)",
-        file.display(),
-        config.endpoints.len()
-    );
+    let (file, count) = (file.display(), config.endpoints.len());
+    output::print(&format!("{file} is valid: {count} endpoint(s)\n"))?;
     Ok(Exit::Success)
 }
 

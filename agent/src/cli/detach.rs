@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use anyhow::Context as _;
 
-use super::{Exit, args::Global, effective};
+use super::{Exit, args::Global, effective, output};
 use crate::{
     api::{Client, ClientError, Request, Response, Server},
     config::{Config, DEFAULT_SOCKET},
@@ -32,14 +32,10 @@ pub fn run(global: &Global) -> anyhow::Result<Exit> {
         other => other?,
     };
     remove_stale(&config.agent.control_socket);
-    println!(
-        "{}",
-        if links == 0 {
-            "nothing was attached".to_owned()
-        } else {
-            format!("detached {links} program(s)")
-        }
-    );
+    output::print(&match links {
+        0 => "nothing was attached\n".to_owned(),
+        _ => format!("detached {links} program(s)\n"),
+    })?;
     Ok(Exit::Success)
 }
 

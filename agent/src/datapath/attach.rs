@@ -67,7 +67,7 @@ impl Mode {
 }
 
 impl Programs {
-    /// Loads the programs of an object whose tables are filled.
+    /// Loads the programs of an object. They are not attached yet.
     ///
     /// # Errors
     /// When the kernel refuses one.

@@ -6,7 +6,7 @@ use truename_common::{
         chunk::Chunk,
         flow::{self, state},
         frame::plausible,
-        stream::{self, Packet, Source, Steps, Verdict, Work, found},
+        stream::{self, Packet, Source, Stage, Steps, Verdict, Work, found},
     },
 };
 
@@ -304,5 +304,9 @@ impl Packet for Memory<'_> {
                 return;
             }
         }
+    }
+
+    fn stage(&mut self, stage: Stage, flow: &mut RpcFlow, work: &mut Work) {
+        stream::run(stage, self, flow, work);
     }
 }

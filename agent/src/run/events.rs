@@ -1,6 +1,6 @@
 //! From the kernel's ring buffer to the log and to whoever monitors.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use aya::maps::{MapData, RingBuf};
 use tokio::{
@@ -10,13 +10,19 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use truename_common::layout::Event;
 
-use super::{RunError, view};
+use super::{
+    RunError,
+    limit::{Admitted, Limit},
+    view,
+};
 use crate::{
     api::{Clock, EventRow},
     config::Config,
     datapath::{Pins, Tables},
 };
 
+/// Events that are logged in a second: clients cause them, and must not fill a disk.
+const LOGGED: u32 = 100;
 /// Events that a slow monitor may be behind.
 pub const BACKLOG: usize = 4096;
 
@@ -31,19 +37,25 @@ pub async fn drain(
     // SAFETY: the ring buffer owns its descriptor, keeps it open and always returns the same one.
     let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
     let mut ring = ring.map_err(|error| RunError::Events(error.into()))?;
+    let mut limit = Limit::new(LOGGED);
     loop {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             guard = ring.readable_mut() => {
                 let mut guard = guard.map_err(RunError::Events)?;
-                read_all(guard.get_inner_mut(), &config, &events);
+                read_all(guard.get_inner_mut(), &config, &events, &mut limit);
                 guard.clear_ready();
             }
         }
     }
 }
 
-fn read_all(ring: &mut RingBuf<MapData>, config: &Config, events: &broadcast::Sender<EventRow>) {
+fn read_all(
+    ring: &mut RingBuf<MapData>,
+    config: &Config,
+    events: &broadcast::Sender<EventRow>,
+    limit: &mut Limit,
+) {
     let clock = Clock::read();
     while let Some(item) = ring.next() {
         let Some(event) = parse(&item) else {
@@ -51,7 +63,14 @@ fn read_all(ring: &mut RingBuf<MapData>, config: &Config, events: &broadcast::Se
             continue;
         };
         let row = view::event(config, &clock, &event);
-        log::info!("{}", view::sentence(&row));
+        match limit.admit(Instant::now()) {
+            Admitted::Yes => log::info!("{}", view::sentence(&row)),
+            Admitted::After(unlogged) => {
+                log::warn!("{unlogged} event(s) were not logged: there were too many");
+                log::info!("{}", view::sentence(&row));
+            }
+            Admitted::No => {}
+        }
         // An error means that nobody monitors.
         let _ = events.send(row);
     }

@@ -7,6 +7,7 @@
 mod attachment;
 mod collect;
 mod events;
+mod limit;
 mod service;
 mod view;
 
@@ -173,7 +174,7 @@ pub async fn run(config: Config, mode: Mode, ready: impl FnOnce()) -> Result<(),
     ended
 }
 
-/// Fills the tables, loads the programs and attaches them.
+/// Loads the programs, fills the tables, and attaches.
 fn start(
     config: &Config,
     pins: &Pins,
@@ -187,13 +188,14 @@ fn start(
             "The pinned table of RPC flows keeps its {capacity} entries until `truename detach`"
         );
     }
+    // The kernel has accepted the programs before anything that is in use is changed.
+    let programs = Programs::load(object, pins, mode)?;
     let mut tables = TablesMut::open(pins)?;
     let present = tables.present()?;
     let wanted = plan::plan(config, &present.numbers());
     for change in reconcile::diff(&wanted, &present) {
         tables.apply(&change)?;
     }
-    let programs = Programs::load(object, pins, mode)?;
     let attachment = Attachment::start(programs, config.datapath.interfaces.clone(), inventory)?;
     datapath::remove_old_versions(pins)?;
     Ok(attachment)
