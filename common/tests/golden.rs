@@ -9,7 +9,10 @@ use truename_common::wire::stream::Way;
 const ISN: (u32, u32) = (1_000, 0xffff_f000);
 
 fn fixture(name: &str) -> Vec<u8> {
-    let path = format!("{}/../tests/fixtures/flink-2.3.0-alias-padded/{name}", env!("CARGO_MANIFEST_DIR"));
+    let path = format!(
+        "{}/../tests/fixtures/flink-2.3.0-alias-padded/{name}",
+        env!("CARGO_MANIFEST_DIR")
+    );
     std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
@@ -34,9 +37,15 @@ fn same(got: &[u8], expected: &[u8], what: &str) {
     assert_eq!(got.len(), expected.len(), "{what}: length");
     if let Some(at) = got.iter().zip(expected).position(|(a, b)| a != b) {
         let around = |bytes: &[u8]| {
-            bytes[at.saturating_sub(40)..(at + 40).min(bytes.len())].escape_ascii().to_string()
+            bytes[at.saturating_sub(40)..(at + 40).min(bytes.len())]
+                .escape_ascii()
+                .to_string()
         };
-        panic!("{what} differs at {at}:\n{}\n{}", around(got), around(expected));
+        panic!(
+            "{what} differs at {at}:\n{}\n{}",
+            around(got),
+            around(expected)
+        );
     }
 }
 
@@ -82,7 +91,10 @@ fn in_the_recorded_segments() {
             .map(|word| word.parse().unwrap())
             .collect()
     };
-    for (name, way) in [("c2s.before.segments.json", Way::Inbound), ("s2c.before.segments.json", Way::Outbound)] {
+    for (name, way) in [
+        ("c2s.before.segments.json", Way::Inbound),
+        ("s2c.before.segments.json", Way::Outbound),
+    ] {
         let mut connection = Connection::new(1, 1);
         let (first, stream, after) = match way {
             Way::Inbound => (&golden.s2c.0, &golden.c2s.0, &golden.c2s.1),
@@ -97,7 +109,11 @@ fn in_the_recorded_segments() {
             connection.send_all(Way::Outbound, &[&stream[..associate_end(stream)]]);
         }
         connection.send_all(other, &[&first[..first_end]]);
-        let skip = if way == Way::Outbound { associate_end(stream) } else { 0 };
+        let skip = if way == Way::Outbound {
+            associate_end(stream)
+        } else {
+            0
+        };
         let mut pieces = Vec::new();
         let mut at = 0;
         for size in sizes(name) {

@@ -7,8 +7,8 @@ use aya_ebpf::{
 };
 use truename_common::{
     layout::{
-        AliasKey, AliasStat, Counter, Endpoint, FiveTuple, ListedAlias, Names, Peer,
-        PeerKey, RpcFlow, Socket,
+        AliasKey, AliasStat, Counter, Endpoint, FiveTuple, ListedAlias, Names, Peer, PeerKey,
+        RpcFlow, Socket,
     },
     wire::stream::Work,
 };

@@ -60,7 +60,11 @@ plain!(Endpoint = 8, Names = 336, ListedAlias = 264);
 impl Names {
     /// The entry for an endpoint whose canonical authority is configured.
     pub fn configured(canonical: Authority) -> Self {
-        Self { canonical, configured: 1, ..Self::default() }
+        Self {
+            canonical,
+            configured: 1,
+            ..Self::default()
+        }
     }
 
     /// The key under which the names of all instances of a wildcard endpoint are configured.

@@ -51,7 +51,10 @@ impl EventKind {
 
     /// The kind with this number.
     pub fn from_number(number: u32) -> Option<Self> {
-        Self::ALL.iter().copied().find(|kind| *kind as u32 == number)
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|kind| *kind as u32 == number)
     }
 }
 

@@ -107,7 +107,7 @@ pub struct Direction {
 
 /// The names that a flow translates between, frozen when they become known.
 #[repr(C)]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct FlowNames {
     pub canonical: Authority,
     /// What the client calls the endpoint.
@@ -127,7 +127,7 @@ pub struct FlowNames {
 
 /// A flow to an RPC endpoint.
 #[repr(C)]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct RpcFlow {
     /// `CLOCK_MONOTONIC` nanoseconds.
     pub created_ns: u64,
@@ -215,7 +215,11 @@ impl Edit {
     /// An edit of `len` bytes at `at`, taken from offset `from` of the text of `kind`.
     #[inline(always)]
     pub const fn new(at: u32, len: u16, kind: EditKind, from: u16) -> Self {
-        Self { at, len, source: ((kind as u16) << 14) | (from & 0x3fff) }
+        Self {
+            at,
+            len,
+            source: ((kind as u16) << 14) | (from & 0x3fff),
+        }
     }
 
     /// Offset into the text.
@@ -263,40 +267,6 @@ impl Default for Direction {
             captured: Text::EMPTY,
             captured_system: Text::EMPTY,
             log: [Edit::default(); EDIT_LOG],
-        }
-    }
-}
-
-impl Default for FlowNames {
-    fn default() -> Self {
-        Self {
-            canonical: Text::EMPTY,
-            alias: Text::EMPTY,
-            inbound_text: Text::EMPTY,
-            outbound_text: Text::EMPTY,
-            origin: Text::EMPTY,
-            system: Text::EMPTY,
-            local_text: Text::EMPTY,
-            pattern: Text::EMPTY,
-        }
-    }
-}
-
-impl Default for RpcFlow {
-    fn default() -> Self {
-        Self {
-            created_ns: 0,
-            seen_ns: 0,
-            lock: 0,
-            flags: 0,
-            endpoint: 0,
-            policy: 0,
-            reserved: 0,
-            alias_hash: 0,
-            origin_hash: 0,
-            inbound: Direction::default(),
-            outbound: Direction::default(),
-            names: FlowNames::default(),
         }
     }
 }

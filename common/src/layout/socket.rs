@@ -42,7 +42,10 @@ pub const fn v4_mapped(address: [u8; 4]) -> [u8; 16] {
 impl Socket {
     /// The same port on any address.
     pub const fn any(self) -> Self {
-        Self { address: [0; 16], ..self }
+        Self {
+            address: [0; 16],
+            ..self
+        }
     }
 }
 

@@ -24,7 +24,10 @@ pub type LongText = Text<512>;
 plain!(LongText = 514, Authority = 258, System = 66);
 
 impl<const N: usize> Text<N> {
-    pub const EMPTY: Self = Self { bytes: [0; N], len: 0 };
+    pub const EMPTY: Self = Self {
+        bytes: [0; N],
+        len: 0,
+    };
 
     /// The text, or `None` if it does not fit.
     pub fn new(text: &[u8]) -> Option<Self> {

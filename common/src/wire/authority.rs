@@ -114,5 +114,8 @@ pub const HASH_SEED: u64 = 0xcbf2_9ce4_8422_2325;
 
 /// The hash of a whole text.
 pub fn hash<const N: usize>(text: &Text<N>) -> u64 {
-    text.as_bytes().iter().fold(HASH_SEED, |hash, byte| hash_step(hash, *byte)) | 1
+    text.as_bytes()
+        .iter()
+        .fold(HASH_SEED, |hash, byte| hash_step(hash, *byte))
+        | 1
 }

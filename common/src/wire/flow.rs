@@ -38,7 +38,11 @@ impl FlowNames {
     /// The names that a recipient is compared with.
     #[inline(always)]
     pub fn recipients(&self) -> Recipients<'_> {
-        Recipients { canonical: &self.canonical, alias: &self.alias, system: &self.system }
+        Recipients {
+            canonical: &self.canonical,
+            alias: &self.alias,
+            system: &self.system,
+        }
     }
 
     /// Whether everything that can be prepared from the known names is prepared.
@@ -128,13 +132,18 @@ impl super::stream::Steps for Prepare<'_> {
             return false;
         }
         let names = &mut *self.names;
-        names.local_text.set(index, authority::local(&names.system, index));
+        names
+            .local_text
+            .set(index, authority::local(&names.system, index));
         let byte = authority::pattern(&names.system, &names.canonical, index);
         names.pattern.set(index, byte);
         if index < 256 {
             let canonical_port = authority::port_len(&names.canonical);
             let alias_port = authority::port_len(&names.alias);
-            let (canonical, alias) = (usize::from(names.canonical.len), usize::from(names.alias.len));
+            let (canonical, alias) = (
+                usize::from(names.canonical.len),
+                usize::from(names.alias.len),
+            );
             if canonical <= alias {
                 let byte = authority::padded(&names.canonical, canonical_port, alias, index);
                 names.inbound_text.set(index, byte);

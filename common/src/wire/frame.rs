@@ -272,7 +272,11 @@ impl Walker {
     fn enter(&mut self, level: u8, end: u32) {
         self.level = level;
         self.limit = end;
-        if self.resume == end { self.finish() } else { self.phase = phase::TAG }
+        if self.resume == end {
+            self.finish()
+        } else {
+            self.phase = phase::TAG
+        }
     }
 
     /// The rest of the frame is body.
@@ -293,7 +297,11 @@ impl Walker {
     #[inline(always)]
     fn skip_to(&mut self, end: u32) {
         self.resume = end;
-        if end == self.limit { self.finish() } else { self.phase = phase::TAG }
+        if end == self.limit {
+            self.finish()
+        } else {
+            self.phase = phase::TAG
+        }
     }
 
     #[inline(always)]
@@ -309,7 +317,11 @@ impl Walker {
             5 if byte < 0x80 && room >= 4 => self.skip_to(self.resume.wrapping_add(4)),
             _ => return self.fail(Step::Malformed),
         }
-        if room == 0 { self.fail(Step::Malformed) } else { Step::Go }
+        if room == 0 {
+            self.fail(Step::Malformed)
+        } else {
+            Step::Go
+        }
     }
 
     /// Adds a byte of a varint; true when it was the last one.
@@ -327,7 +339,11 @@ impl Walker {
         let last = self.varint(byte);
         let room = self.limit.wrapping_sub(self.resume);
         if !last {
-            return if room == 0 || self.shift >= 70 { self.fail(Step::Malformed) } else { Step::Go };
+            return if room == 0 || self.shift >= 70 {
+                self.fail(Step::Malformed)
+            } else {
+                Step::Go
+            };
         }
         if self.value > room {
             return self.fail(Step::Malformed);
@@ -366,7 +382,11 @@ impl Walker {
         let last = self.varint(byte);
         if !last {
             let room = self.limit.wrapping_sub(self.resume);
-            return if room == 0 || self.shift >= 70 { self.fail(Step::Malformed) } else { Step::Go };
+            return if room == 0 || self.shift >= 70 {
+                self.fail(Step::Malformed)
+            } else {
+                Step::Go
+            };
         }
         if self.level == level::ADDRESS && self.tag == 0x18 && self.value <= 0xffff {
             super::authority::push_port(captured.authority, self.value as u16);
@@ -389,7 +409,11 @@ impl Walker {
         }
         let word = usize::from(self.word_len());
         let expected = if index < word {
-            let text = if self.flags & flag::PEKKO != 0 { &PEKKO } else { &AKKA };
+            let text = if self.flags & flag::PEKKO != 0 {
+                &PEKKO
+            } else {
+                &AKKA
+            };
             text[index & 7]
         } else {
             if index == word {
@@ -510,7 +534,9 @@ pub fn plausible(head: &Chunk, len: u32) -> bool {
     match head.byte(inner_tag) {
         // An acknowledgement: fixed64 fields of nine bytes each.
         0x0a => inner >= 9 && inner % 9 == 0 && inner < payload && head.byte(after) == 0x09,
-        0x12 => inner + (after - inner_tag) as u32 == payload && plausible_envelope(head, after, len),
+        0x12 => {
+            inner + (after - inner_tag) as u32 == payload && plausible_envelope(head, after, len)
+        }
         _ => false,
     }
 }

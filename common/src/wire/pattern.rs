@@ -31,7 +31,11 @@ pub fn step(matched: &mut u16, byte: u8, names: &FlowNames) -> Match {
         return Match::Open;
     }
     *matched = u16::from(byte == b':');
-    if before == 0 { Match::Open } else { Match::Broken }
+    if before == 0 {
+        Match::Open
+    } else {
+        Match::Broken
+    }
 }
 
 /// Whether the authority has begun but the pattern is not complete: bytes that were read may have

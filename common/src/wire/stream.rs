@@ -25,8 +25,8 @@ use super::{
     seq::{after, before, distance},
 };
 use crate::layout::{
-    Authority, Counter, Direction, EDIT_LOG, Edit, EditKind, FlowNames, LongText, MAIN, RANGES, Range, RpcFlow,
-    System, Walker,
+    Authority, Counter, Direction, EDIT_LOG, Edit, EditKind, FlowNames, LongText, MAIN, RANGES,
+    Range, RpcFlow, System, Walker,
 };
 
 /// Bits of [`Direction::flags`].
@@ -220,9 +220,18 @@ struct Job<'a, P> {
 /// Begins a direction at a SYN: `next` is the sequence number behind it.
 #[inline(always)]
 pub fn begin(direction: &mut Direction, next: u32, way: Way) {
-    direction.ranges[MAIN] = Range { start: next, end: next, walker: Walker::at(next) };
+    direction.ranges[MAIN] = Range {
+        start: next,
+        end: next,
+        walker: Walker::at(next),
+    };
     direction.edited_to = next;
-    direction.flags = flag::SYNCED | if way == Way::Outbound { flag::HANDSHAKE } else { 0 };
+    direction.flags = flag::SYNCED
+        | if way == Way::Outbound {
+            flag::HANDSHAKE
+        } else {
+            0
+        };
 }
 
 /// Takes an acknowledgement of `direction`'s bytes.
@@ -318,7 +327,12 @@ impl<'a, P: Packet> Job<'a, P> {
         } else {
             &mut flow.outbound
         };
-        Self { packet, direction, names: &mut flow.names, work }
+        Self {
+            packet,
+            direction,
+            names: &mut flow.names,
+            work,
+        }
     }
 
     #[inline(always)]
@@ -401,7 +415,11 @@ impl<'a, P: Packet> Job<'a, P> {
             return true;
         }
         if !inbound && !self.searches() {
-            self.direction.ranges[MAIN] = Range { start: end, end, walker: Walker::at(end) };
+            self.direction.ranges[MAIN] = Range {
+                start: end,
+                end,
+                walker: Walker::at(end),
+            };
             return false;
         }
         if self.is(flag::ACKED) && after(self.direction.acked, self.direction.cursor())
@@ -439,19 +457,31 @@ impl<'a, P: Packet> Job<'a, P> {
                 }
             } else if !after(seq, range.end) || inbound && !after(seq, range.walker.resume) {
                 self.work.range = index as u32;
-                self.work.at = if after(seq, range.end) { seq } else { range.end };
+                self.work.at = if after(seq, range.end) {
+                    seq
+                } else {
+                    range.end
+                };
                 return true;
             }
             index += 1;
         }
-        let alone = if inbound || self.is(flag::HANDSHAKE) { head::FRAME } else { head::NO_TAIL };
+        let alone = if inbound || self.is(flag::HANDSHAKE) {
+            head::FRAME
+        } else {
+            head::NO_TAIL
+        };
         if self.work.head & alone == 0 {
             return false;
         }
         if free == RANGES {
             return false;
         }
-        *self.direction.range(free) = Range { start: seq, end: seq, walker: Walker::at(seq) };
+        *self.direction.range(free) = Range {
+            start: seq,
+            end: seq,
+            walker: Walker::at(seq),
+        };
         self.work.range = free as u32;
         self.work.at = seq;
         true
@@ -480,7 +510,11 @@ impl<'a, P: Packet> Job<'a, P> {
         }
         let seq = self.work.seq;
         self.direction.ranges = [Range::default(); RANGES];
-        self.direction.ranges[MAIN] = Range { start: seq, end: seq, walker: Walker::at(seq) };
+        self.direction.ranges[MAIN] = Range {
+            start: seq,
+            end: seq,
+            walker: Walker::at(seq),
+        };
         self.direction.hole_drops = 0;
         self.direction.edited_to = seq;
         self.direction.flags |= flag::SYNCED;
@@ -525,7 +559,11 @@ impl<'a, P: Packet> Job<'a, P> {
         }
         let next = self.next_range(from, end);
         self.work.next = next as u32;
-        self.work.stop = if next < RANGES { self.direction.range(next).start } else { end };
+        self.work.stop = if next < RANGES {
+            self.direction.range(next).start
+        } else {
+            end
+        };
         self.work.walker = self.range().walker;
         true
     }
@@ -643,7 +681,10 @@ impl<'a, P: Packet> Job<'a, P> {
 
     #[inline(always)]
     fn log_is_full(&self) -> bool {
-        self.direction.log_tail.wrapping_sub(self.direction.log_head) >= EDIT_LOG as u32 - 2
+        self.direction
+            .log_tail
+            .wrapping_sub(self.direction.log_head)
+            >= EDIT_LOG as u32 - 2
     }
 
     /// Whether a name is open in the state of a walker.
@@ -660,14 +701,20 @@ impl<'a, P: Packet> Job<'a, P> {
     /// of a name that is open there. `old` is where the range ended before.
     #[inline(always)]
     fn is_held(&mut self, seq: u32, end: u32, old: u32) -> bool {
-        let Range { end: reached, walker, .. } = *self.range();
+        let Range {
+            end: reached,
+            walker,
+            ..
+        } = *self.range();
         if !before(seq, reached) || !self.is_open(&walker) {
             return false;
         }
         let begin = if self.work.way == Way::Inbound as u32 {
             walker.scheme_end
         } else {
-            reached.wrapping_sub(u32::from(walker.matched.wrapping_sub(self.names.pattern_prefix())))
+            reached.wrapping_sub(u32::from(
+                walker.matched.wrapping_sub(self.names.pattern_prefix()),
+            ))
         };
         if !after(end, begin) {
             return false;
@@ -715,7 +762,11 @@ impl<'a, P: Packet> Job<'a, P> {
         let mut index = offset.wrapping_sub(self.work.chunk_offset);
         if index >= self.work.chunk_len {
             let left = self.work.len.wrapping_sub(offset);
-            let len = if left < CHUNK as u32 { left } else { CHUNK as u32 };
+            let len = if left < CHUNK as u32 {
+                left
+            } else {
+                CHUNK as u32
+            };
             if len == 0 || !self.packet.load(offset, len, &mut self.work.chunk) {
                 self.work.drop = Counter::DroppedStore as u32 + 1;
                 return None;
@@ -778,7 +829,11 @@ fn look<P: Packet>(packet: &mut P, names: &FlowNames, work: &mut Work) {
 
 #[inline(always)]
 fn load_head<P: Packet>(packet: &mut P, work: &mut Work, len: u32) -> bool {
-    let len = if len < CHUNK as u32 { len } else { CHUNK as u32 };
+    let len = if len < CHUNK as u32 {
+        len
+    } else {
+        CHUNK as u32
+    };
     work.chunk_offset = 0;
     work.chunk_len = len;
     packet.load(0, len, &mut work.chunk)
@@ -834,7 +889,11 @@ impl<P: Packet> Steps for Frames<'_, P> {
         let job = &mut self.0;
         let skip = job.work.walker.resume;
         if after(skip, job.work.at) {
-            job.work.at = if after(skip, job.work.stop) { job.work.stop } else { skip };
+            job.work.at = if after(skip, job.work.stop) {
+                job.work.stop
+            } else {
+                skip
+            };
         }
         if !before(job.work.at, job.work.stop) {
             return false;
@@ -878,8 +937,11 @@ impl<P: Packet> Job<'_, P> {
             Step::Malformed => self.work.found |= found::MALFORMED,
             Step::NoAuthority => self.work.found |= found::NO_AUTHORITY,
             Step::TooLong => {
-                self.work.found |=
-                    if self.work.walker.is_tls() { found::TLS } else { found::TOO_LONG };
+                self.work.found |= if self.work.walker.is_tls() {
+                    found::TLS
+                } else {
+                    found::TOO_LONG
+                };
                 self.work.state |= state::LEFT_ALONE;
                 self.work.at = self.work.stop;
                 self.work.walker.resume = self.work.stop;
@@ -945,7 +1007,12 @@ impl<P: Packet> Job<'_, P> {
         }
         let canonical = u32::from(self.names.canonical.len);
         if canonical != 0 && canonical <= len && len == u32::from(self.names.alias.len) {
-            self.push(Edit::new(walker.authority, len as u16, EditKind::Canonical, 0));
+            self.push(Edit::new(
+                walker.authority,
+                len as u16,
+                EditKind::Canonical,
+                0,
+            ));
         } else if self.names.has_local() {
             self.push_local(walker.scheme_end, position);
         } else {
@@ -996,7 +1063,11 @@ impl<P: Packet> Job<'_, P> {
     /// seen that one.
     #[inline(always)]
     fn skip(&self) -> u32 {
-        let index = self.work.at.wrapping_sub(self.work.seq).wrapping_sub(self.work.chunk_offset);
+        let index = self
+            .work
+            .at
+            .wrapping_sub(self.work.seq)
+            .wrapping_sub(self.work.chunk_offset);
         if index & 7 != 0 {
             return 1;
         }
@@ -1008,14 +1079,22 @@ impl<P: Packet> Job<'_, P> {
             }
             words += 1;
         }
-        if words == 0 { 1 } else { self.limited(words as u32 * 8) }
+        if words == 0 {
+            1
+        } else {
+            self.limited(words as u32 * 8)
+        }
     }
 
     /// `skip` bytes, but not beyond the bytes of the chunk or the end of the walk.
     #[inline(always)]
     fn limited(&self, skip: u32) -> u32 {
         let left = self.work.stop.wrapping_sub(self.work.at);
-        let index = self.work.at.wrapping_sub(self.work.seq).wrapping_sub(self.work.chunk_offset);
+        let index = self
+            .work
+            .at
+            .wrapping_sub(self.work.seq)
+            .wrapping_sub(self.work.chunk_offset);
         let in_chunk = self.work.chunk_len.wrapping_sub(index);
         let skip = if skip > left { left } else { skip };
         if skip > in_chunk { in_chunk } else { skip }
@@ -1029,7 +1108,12 @@ impl<P: Packet> Job<'_, P> {
             return;
         }
         let len = self.names.canonical.len;
-        self.push(Edit::new(position.wrapping_sub(u32::from(len)), len, EditKind::Alias, 0));
+        self.push(Edit::new(
+            position.wrapping_sub(u32::from(len)),
+            len,
+            EditKind::Alias,
+            0,
+        ));
     }
 }
 
@@ -1068,7 +1152,11 @@ impl<P: Packet> Steps for Apply<'_, P> {
         // The overlap, in bytes of the edit and of the segment.
         let ahead = distance(seq, edit.at);
         let cut = if ahead > 0 { ahead as u32 } else { 0 };
-        let offset = if ahead > 0 { 0 } else { edit.at.wrapping_sub(seq) };
+        let offset = if ahead > 0 {
+            0
+        } else {
+            edit.at.wrapping_sub(seq)
+        };
         if cut >= u32::from(edit.len) || offset >= len {
             return true;
         }

@@ -59,7 +59,7 @@ pub struct Connection {
     pub work: Work,
     pub inbound: Receiver,
     pub outbound: Receiver,
-    pub admitted: Box<dyn Fn(&[u8]) -> bool>,
+    pub admitted: fn(&[u8]) -> bool,
 }
 
 /// What a receiver has of a stream, byte by byte.
@@ -89,7 +89,10 @@ impl Receiver {
     }
 
     pub fn stream(&self) -> Vec<u8> {
-        self.bytes.iter().map(|byte| byte.expect("a hole")).collect()
+        self.bytes
+            .iter()
+            .map(|byte| byte.expect("a hole"))
+            .collect()
     }
 }
 
@@ -99,13 +102,16 @@ impl Connection {
         let mut flow = Box::new(RpcFlow::default());
         stream::begin(&mut flow.inbound, client_isn, Way::Inbound);
         stream::begin(&mut flow.outbound, endpoint_isn, Way::Outbound);
-        let receiver = |start| Receiver { start, bytes: Vec::new() };
+        let receiver = |start| Receiver {
+            start,
+            bytes: Vec::new(),
+        };
         Self {
             flow,
             work: Work::default(),
             inbound: receiver(client_isn),
             outbound: receiver(endpoint_isn),
-            admitted: Box::new(|_| true),
+            admitted: |_| true,
         }
     }
 
@@ -120,9 +126,11 @@ impl Connection {
     pub fn send(&mut self, way: Way, seq: u32, bytes: &[u8]) -> Verdict {
         let mut bytes = bytes.to_vec();
         let len = bytes.len() as u32;
-        let mut packet = Memory { bytes: &mut bytes, admitted: &*self.admitted };
-        let verdict =
-            stream::process(&mut packet, &mut self.flow, &mut self.work, way, seq, len);
+        let mut packet = Memory {
+            bytes: &mut bytes,
+            admitted: &self.admitted,
+        };
+        let verdict = stream::process(&mut packet, &mut self.flow, &mut self.work, way, seq, len);
         if self.work.found & found::ASSOCIATE != 0 {
             match way {
                 Way::Inbound => flow::learn_origin(&mut self.flow),
@@ -141,8 +149,14 @@ impl Connection {
     /// Sends `pieces` in order as TCP would: what is dropped comes again until it arrives.
     pub fn send_all(&mut self, way: Way, pieces: &[&[u8]]) {
         let start = match way {
-            Way::Inbound => self.inbound.start.wrapping_add(self.inbound.bytes.len() as u32),
-            Way::Outbound => self.outbound.start.wrapping_add(self.outbound.bytes.len() as u32),
+            Way::Inbound => self
+                .inbound
+                .start
+                .wrapping_add(self.inbound.bytes.len() as u32),
+            Way::Outbound => self
+                .outbound
+                .start
+                .wrapping_add(self.outbound.bytes.len() as u32),
         };
         let mut seq = start;
         let mut queue = VecDeque::new();

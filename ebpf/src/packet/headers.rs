@@ -101,7 +101,9 @@ pub fn parse(
         Some((at, ETHERTYPE_IPV6)) => ipv6(ctx, at)?,
         _ => None,
     };
-    let Some(network) = network else { return Ok(false) };
+    let Some(network) = network else {
+        return Ok(false);
+    };
     let ports = read::<[u8; 4]>(ctx, network.transport).ok_or(Counter::Unparsed)?;
     segment.source_port = u16::from_be_bytes([ports[0], ports[1]]);
     segment.destination_port = u16::from_be_bytes([ports[2], ports[3]]);
@@ -144,7 +146,9 @@ fn ethernet(ctx: &TcContext) -> Option<(usize, u16)> {
 
 #[inline(always)]
 fn ipv4(ctx: &TcContext, at: usize) -> Result<Option<Network>, Counter> {
-    let Some(header) = read::<[u8; 12]>(ctx, at) else { return Ok(None) };
+    let Some(header) = read::<[u8; 12]>(ctx, at) else {
+        return Ok(None);
+    };
     if header[9] != TCP {
         return Ok(None);
     }
@@ -163,14 +167,20 @@ fn ipv4(ctx: &TcContext, at: usize) -> Result<Option<Network>, Counter> {
         at,
         transport: at + header_len,
         // A packet of more than 64 KiB (BIG TCP, Linux 6.3) has no length.
-        end: if total == 0 { ctx.len() as usize } else { at + total },
+        end: if total == 0 {
+            ctx.len() as usize
+        } else {
+            at + total
+        },
         fragment: fragment & 0x2000 != 0,
     }))
 }
 
 #[inline(always)]
 fn ipv6(ctx: &TcContext, at: usize) -> Result<Option<Network>, Counter> {
-    let Some(header) = read::<[u8; 8]>(ctx, at) else { return Ok(None) };
+    let Some(header) = read::<[u8; 8]>(ctx, at) else {
+        return Ok(None);
+    };
     let payload = usize::from(u16::from_be_bytes([header[4], header[5]]));
     let mut next = header[6];
     let mut transport = at + 40;
@@ -181,7 +191,9 @@ fn ipv6(ctx: &TcContext, at: usize) -> Result<Option<Network>, Counter> {
             return Ok(None);
         }
         extensions += 1;
-        let Some(extension) = read::<[u8; 8]>(ctx, transport) else { return Ok(None) };
+        let Some(extension) = read::<[u8; 8]>(ctx, transport) else {
+            return Ok(None);
+        };
         let len = match next {
             HOP_BY_HOP | ROUTING | DESTINATION => (usize::from(extension[1]) + 1) * 8,
             AUTHENTICATION => (usize::from(extension[1]) + 2) * 4,
@@ -199,7 +211,11 @@ fn ipv6(ctx: &TcContext, at: usize) -> Result<Option<Network>, Counter> {
         at,
         transport,
         // A jumbogram (BIG TCP) has no length here.
-        end: if payload == 0 { ctx.len() as usize } else { at + 40 + payload },
+        end: if payload == 0 {
+            ctx.len() as usize
+        } else {
+            at + 40 + payload
+        },
         fragment,
     }))
 }

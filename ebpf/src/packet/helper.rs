@@ -57,7 +57,13 @@ pub unsafe fn skb_store_bytes(
 /// # Safety
 /// The pointers must be valid for as many bytes as the lengths say, which are multiples of four.
 #[inline(always)]
-pub unsafe fn csum_diff(from: *const u32, from_len: u64, to: *const u32, to_len: u64, sum: u64) -> i64 {
+pub unsafe fn csum_diff(
+    from: *const u32,
+    from_len: u64,
+    to: *const u32,
+    to_len: u64,
+    sum: u64,
+) -> i64 {
     // SAFETY: 28 is the number of the helper, which has this signature.
     let helper: unsafe extern "C" fn(*const u32, u64, *const u32, u64, u64) -> i64 =
         unsafe { transmute(28usize) };

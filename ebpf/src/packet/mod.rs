@@ -4,7 +4,7 @@ mod headers;
 mod helper;
 pub mod payload;
 
-pub use headers::{Link, Segment, tcp_flag, parse};
+pub use headers::{Link, Segment, parse, tcp_flag};
 
 /// The next program or filter decides: `TCX_NEXT`, and `TC_ACT_UNSPEC` of clsact.
 pub const NEXT: i32 = -1;

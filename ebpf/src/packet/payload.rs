@@ -59,7 +59,13 @@ impl Payload<'_> {
             }
             let old = u64::from(*word as u16);
             let new = old | u64::from(((tcp_flag::RST as u16) << 8).to_le());
-            bpf_l4_csum_replace(self.skb.cast(), self.buffers.transport + CHECKSUM, old, new, 2);
+            bpf_l4_csum_replace(
+                self.skb.cast(),
+                self.buffers.transport + CHECKSUM,
+                old,
+                new,
+                2,
+            );
             let flags = (new >> 8) as u8;
             skb_store_bytes(self.skb.cast(), at + 1, ptr::from_ref(&flags).cast(), 1, 0);
         }
@@ -120,7 +126,15 @@ impl Packet for Payload<'_> {
             return false;
         }
         // SAFETY: `from + len` is at most the text's size.
-        if unsafe { skb_store_bytes(self.skb.cast(), at, bytes.add(from as usize).cast(), stored, 0) } != 0
+        if unsafe {
+            skb_store_bytes(
+                self.skb.cast(),
+                at,
+                bytes.add(from as usize).cast(),
+                stored,
+                0,
+            )
+        } != 0
             || !load_padded(self.skb.cast(), at, len, &mut self.buffers.after)
         {
             return false;
@@ -133,7 +147,13 @@ impl Packet for Payload<'_> {
         // SAFETY: both buffers have 336 bytes.
         let sum = unsafe {
             let less = csum_diff(self.buffers.before.0.as_ptr(), padded, ptr::null(), 0, 0);
-            csum_diff(ptr::null(), 0, self.buffers.after.0.as_ptr(), padded, less as u64)
+            csum_diff(
+                ptr::null(),
+                0,
+                self.buffers.after.0.as_ptr(),
+                padded,
+                less as u64,
+            )
         };
         let mut sum = fold(sum);
         // A sum that begins at an odd byte of the segment is the byte-swapped one.
@@ -143,14 +163,23 @@ impl Packet for Payload<'_> {
         // Without BPF_F_PSEUDO_HDR the helper leaves a CHECKSUM_PARTIAL packet alone.
         // SAFETY: the helper checks the packet's bounds.
         unsafe {
-            bpf_l4_csum_replace(self.skb.cast(), self.buffers.transport + CHECKSUM, 0, u64::from(sum), 0) == 0
+            bpf_l4_csum_replace(
+                self.skb.cast(),
+                self.buffers.transport + CHECKSUM,
+                0,
+                u64::from(sum),
+                0,
+            ) == 0
         }
     }
 
     #[inline(always)]
     fn admits(&mut self, alias: &Authority) -> bool {
         self.buffers.listed.alias.len = 0;
-        let mut copy = CopyText { to: &mut self.buffers.listed.alias, from: alias };
+        let mut copy = CopyText {
+            to: &mut self.buffers.listed.alias,
+            from: alias,
+        };
         Self::repeat(&mut copy, 256);
         self.buffers.listed.alias.len = alias.len;
         // SAFETY: the value is one byte that never changes.
@@ -181,7 +210,12 @@ impl Packet for Payload<'_> {
 pub fn repeat<S: Steps>(state: &mut S, times: u32) {
     // SAFETY: the callback has the type that the helper calls, and `state` outlives the call.
     unsafe {
-        bpf_loop(times, callback::<S> as *mut c_void, ptr::from_mut(state).cast(), 0);
+        bpf_loop(
+            times,
+            callback::<S> as *mut c_void,
+            ptr::from_mut(state).cast(),
+            0,
+        );
     }
 }
 
@@ -198,7 +232,11 @@ impl Steps for CopyText<'_> {
         if index >= 256 {
             return false;
         }
-        let byte = if index < usize::from(self.from.len) { self.from.at(index) } else { 0 };
+        let byte = if index < usize::from(self.from.len) {
+            self.from.at(index)
+        } else {
+            0
+        };
         self.to.set(index, byte);
         self.to.len += 1;
         true

@@ -22,7 +22,9 @@ pub struct Found {
 #[inline(always)]
 pub fn is_wanted(source: u16, destination: u16) -> bool {
     let is = |port: u16| {
-        PORTS.get(u32::from(port)).is_some_and(|flags| flags & port_flags::ENDPOINT != 0)
+        PORTS
+            .get(u32::from(port))
+            .is_some_and(|flags| flags & port_flags::ENDPOINT != 0)
     };
     is(destination) || is(source)
 }
@@ -30,9 +32,18 @@ pub fn is_wanted(source: u16, destination: u16) -> bool {
 /// Looks the destination up, then the source.
 #[inline(always)]
 pub fn find(segment: &Segment, found: &mut Found) -> bool {
-    let destination =
-        Socket { address: segment.destination, port: segment.destination_port, protocol: TCP, pad: 0 };
-    let source = Socket { address: segment.source, port: segment.source_port, protocol: TCP, pad: 0 };
+    let destination = Socket {
+        address: segment.destination,
+        port: segment.destination_port,
+        protocol: TCP,
+        pad: 0,
+    };
+    let source = Socket {
+        address: segment.source,
+        port: segment.source_port,
+        protocol: TCP,
+        pad: 0,
+    };
     if let Some(endpoint) = listening(&destination) {
         set(found, &source, &destination, Way::Inbound, endpoint);
         return true;
@@ -62,5 +73,10 @@ fn set(found: &mut Found, client: &Socket, socket: &Socket, way: Way, endpoint: 
 #[inline(always)]
 fn listening(socket: &Socket) -> Option<Endpoint> {
     // SAFETY: endpoints are replaced whole, by user space; the copy is 8 bytes, read at once.
-    unsafe { ENDPOINTS.get(socket).or_else(|| ENDPOINTS.get(&socket.any())) }.copied()
+    unsafe {
+        ENDPOINTS
+            .get(socket)
+            .or_else(|| ENDPOINTS.get(&socket.any()))
+    }
+    .copied()
 }

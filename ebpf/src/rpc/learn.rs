@@ -2,9 +2,7 @@
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use truename_common::{
-    layout::{
-        AliasKey, Authority, Counter, Event, EventKind, FiveTuple, PeerKey, RpcFlow,
-    },
+    layout::{AliasKey, Authority, Counter, Event, EventKind, FiveTuple, PeerKey, RpcFlow},
     wire::{
         authority,
         flow::{self, state},
@@ -89,7 +87,12 @@ pub fn announced(entry: &mut RpcFlow, way: Way, scratch: &mut Scratch) {
             flow::learn_origin(entry);
             entry.origin_hash = hash(&entry.names.origin, scratch);
             remember_peer(entry, scratch);
-            event(EventKind::PeerSeen, 0, &scratch.found.key, &entry.names.origin);
+            event(
+                EventKind::PeerSeen,
+                0,
+                &scratch.found.key,
+                &entry.names.origin,
+            );
         }
         Way::Outbound => {
             flow::learn_canonical(entry);
@@ -115,7 +118,12 @@ pub fn announced(entry: &mut RpcFlow, way: Way, scratch: &mut Scratch) {
             // A table that is full learns again from the next connection.
             let _ = NAMES.insert(&endpoint, &*names, 0);
             if !known {
-                event(EventKind::CanonicalLearned, 0, &scratch.found.key, &entry.outbound.captured);
+                event(
+                    EventKind::CanonicalLearned,
+                    0,
+                    &scratch.found.key,
+                    &entry.outbound.captured,
+                );
             }
         }
     }
@@ -134,8 +142,16 @@ pub fn alias(entry: &mut RpcFlow, scratch: &mut Scratch) {
     stat.outbound = 0;
     stat.no_fit = u8::from(!entry.names.canonical.is_empty() && !entry.names.fits());
     // BPF_NOEXIST: an alias that is known keeps its numbers.
-    if ALIASES.insert(alias_key(entry, &scratch.found.key), &*stat, 1).is_ok() {
-        event(EventKind::AliasSeen, 0, &scratch.found.key, &entry.names.alias);
+    if ALIASES
+        .insert(alias_key(entry, &scratch.found.key), &*stat, 1)
+        .is_ok()
+    {
+        event(
+            EventKind::AliasSeen,
+            0,
+            &scratch.found.key,
+            &entry.names.alias,
+        );
     }
     if stat.no_fit != 0 {
         count(Counter::NoFit, 1);
@@ -166,7 +182,12 @@ pub fn used(entry: &mut RpcFlow, way: Way, edits: u32, scratch: &mut Scratch) {
 
 #[inline(always)]
 fn alias_key(entry: &RpcFlow, key: &FiveTuple) -> AliasKey {
-    AliasKey { endpoint: key.endpoint(), client: key.client, pad: 0, alias: entry.alias_hash }
+    AliasKey {
+        endpoint: key.endpoint(),
+        client: key.client,
+        pad: 0,
+        alias: entry.alias_hash,
+    }
 }
 
 /// Writes what is known of the client under what it announced, and as the latest at its address.
@@ -178,8 +199,12 @@ fn remember_peer(entry: &RpcFlow, scratch: &mut Scratch) {
     peer.alias = entry.names.alias;
     peer.system = entry.inbound.captured_system;
     let key = &scratch.found.key;
-    let mut to =
-        PeerKey { endpoint: key.endpoint(), client: key.client, pad: 0, origin: entry.origin_hash };
+    let mut to = PeerKey {
+        endpoint: key.endpoint(),
+        client: key.client,
+        pad: 0,
+        origin: entry.origin_hash,
+    };
     if to.origin != 0 && peer.alias.is_empty() {
         // Another connection of the client may have told its alias.
         // SAFETY: as in `names`.
@@ -218,6 +243,13 @@ impl Steps for Hash<'_> {
 fn hash(text: &Authority, scratch: &mut Scratch) -> u64 {
     scratch.hash = authority::HASH_SEED;
     scratch.index = 0;
-    repeat(&mut Hash { text, hash: &mut scratch.hash, index: &mut scratch.index }, 256);
+    repeat(
+        &mut Hash {
+            text,
+            hash: &mut scratch.hash,
+            index: &mut scratch.index,
+        },
+        256,
+    );
     scratch.hash | 1
 }

@@ -20,7 +20,9 @@ use crate::{
 #[inline(always)]
 pub fn classify(ctx: &TcContext, link: Link) -> i32 {
     count(Counter::Packets, 1);
-    let Some(scratch) = scratch() else { return NEXT };
+    let Some(scratch) = scratch() else {
+        return NEXT;
+    };
     let segment = &raw mut scratch.segment;
     let wanted = match link {
         Link::Ethernet => stages::tn_parse_ether(ctx.skb.skb, segment),

@@ -18,7 +18,9 @@ use crate::{
 /// Translates the segment in the working memory.
 #[inline(always)]
 pub fn segment(ctx: &TcContext, scratch: &mut Scratch) -> i32 {
-    let Some(flow) = flow_of(ctx, scratch) else { return NEXT };
+    let Some(flow) = flow_of(ctx, scratch) else {
+        return NEXT;
+    };
     let segment = &scratch.segment;
     if segment.payload_len == 0 && !segment.has(tcp_flag::SYN | tcp_flag::FIN | tcp_flag::RST) {
         acknowledge(flow, segment, scratch.found.way);
@@ -86,10 +88,18 @@ fn create(scratch: &Scratch) -> Option<*mut RpcFlow> {
 /// A flow found in the middle, if the segment begins with a plausible frame.
 #[inline(never)]
 fn adopt(ctx: &TcContext, scratch: &mut Scratch) -> Option<*mut RpcFlow> {
-    let Scratch { segment, work, buffers, .. } = &mut *scratch;
+    let Scratch {
+        segment,
+        work,
+        buffers,
+        ..
+    } = &mut *scratch;
     buffers.transport = segment.transport;
     buffers.payload = segment.payload;
-    let mut payload = Payload { skb: ctx.skb.skb, buffers };
+    let mut payload = Payload {
+        skb: ctx.skb.skb,
+        buffers,
+    };
     if !stream::begins_frame(&mut payload, work, segment.payload_len) {
         count(Counter::Unsynchronised, 1);
         return None;
@@ -100,7 +110,12 @@ fn adopt(ctx: &TcContext, scratch: &mut Scratch) -> Option<*mut RpcFlow> {
     entry.flags = state::ADOPTED;
     count(Counter::Adopted, 1);
     let found = &scratch.found;
-    learn::event(EventKind::Adopted, found.way as u32, &found.key, &entry.names.alias);
+    learn::event(
+        EventKind::Adopted,
+        found.way as u32,
+        &found.key,
+        &entry.names.alias,
+    );
     Some(flow)
 }
 
@@ -134,13 +149,23 @@ fn locked(ctx: &TcContext, entry: *mut RpcFlow, scratch: &mut Scratch) -> i32 {
         return NEXT;
     }
     stages::tn_names(flow, scratch);
-    let Scratch { segment, work, buffers, .. } = &mut *scratch;
+    let Scratch {
+        segment,
+        work,
+        buffers,
+        ..
+    } = &mut *scratch;
     buffers.transport = segment.transport;
     buffers.payload = segment.payload;
     buffers.listed.endpoint = flow.endpoint;
-    let mut payload = Payload { skb: ctx.skb.skb, buffers };
+    let mut payload = Payload {
+        skb: ctx.skb.skb,
+        buffers,
+    };
     // Data of a SYN follows the SYN's own sequence number.
-    let seq = segment.seq.wrapping_add(u32::from(segment.has(tcp_flag::SYN)));
+    let seq = segment
+        .seq
+        .wrapping_add(u32::from(segment.has(tcp_flag::SYN)));
     let verdict = stream::process(&mut payload, flow, work, way, seq, segment.payload_len);
     if verdict == Verdict::Reset {
         payload.reset();
@@ -239,7 +264,11 @@ fn reasons(seen: u32, flow: &RpcFlow, scratch: &Scratch) {
         learn::event(EventKind::Resynchronised, way as u32, key, alias);
     }
     if seen & (found::TLS | found::TOO_LONG) != 0 {
-        let why = if seen & found::TLS != 0 { Counter::Tls } else { Counter::TooLong };
+        let why = if seen & found::TLS != 0 {
+            Counter::Tls
+        } else {
+            Counter::TooLong
+        };
         learn::event(EventKind::LeftAlone, why as u32, key, alias);
     }
 }
