@@ -2,10 +2,13 @@
 //!
 //! The same program hangs on ingress and egress; the direction is looked up, never assumed
 //! ([`rpc::direction`]). A packet may pass it more than once.
-#![no_std]
-#![no_main]
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
 // The atomic swap of `rpc::lock` is written in assembly.
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
+#![allow(
+    clippy::needless_borrows_for_generic_args,
+    reason = "a key passed by value is copied to the stack, of which there are 512 bytes"
+)]
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 
@@ -36,6 +39,10 @@ pub fn tn_empty(_: TcContext) -> i32 {
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
+
+/// Elsewhere the program is only checked.
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}
 
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
