@@ -6,6 +6,9 @@ use super::{check::Piece, names::Names};
 ///
 /// A recipient at another authority than the canonical one arrives in the padded canonical form, if that
 /// fits, or in the local form; which of the two depends on how the stream was cut, so both are right.
+/// For the same reason a recipient at the canonical authority arrives as it is or in the local form: when a
+/// segment ends before the authority does, nobody can know yet which one it is going to be, and the node
+/// understands both.
 pub fn inbound(stream: &[u8], names: &Names) -> Vec<Piece> {
     let mut pieces = Vec::new();
     let mut exact = Vec::new();
@@ -108,15 +111,12 @@ fn find(body: &[u8], range: std::ops::Range<usize>, tag: u8) -> Option<std::ops:
     None
 }
 
-/// What may stand at the front of a path instead of scheme and authority; `None` if it stays as it is.
+/// What may stand at the front of a path instead of scheme and authority; `None` if it has none.
 fn forms(path: &[u8], names: &Names) -> Option<Vec<Vec<u8>>> {
     let path = std::str::from_utf8(path).ok()?;
     let (scheme, rest) = path.split_once(".tcp://")?;
     let (front, _) = rest.split_once('/')?;
     let (system, authority) = front.split_once('@')?;
-    if authority == names.canonical.to_string() {
-        return None;
-    }
     let length = scheme.len() + ".tcp://".len() + front.len();
     let local = format!("{scheme}://{system}");
     let slashes = "/".repeat(length - local.len());
@@ -192,7 +192,12 @@ mod tests {
             "pekko.tcp://flink@jobmanager:6123/user/a",
             "pekko.tcp://flink@jm:6123/user/b",
         ));
-        assert_eq!(ways(&inbound(&stream, &names)), [stream]);
+        let ways = ways(&inbound(&stream, &names));
+        assert_eq!(ways.len(), 2);
+        assert_eq!(ways[1], stream);
+        // The other way has a local recipient, and what follows is the same.
+        let body = b"pekko.tcp://flink@jm:6123/user/b\x10\x14";
+        assert!(ways[0].ends_with(body));
     }
 
     #[test]
