@@ -9,16 +9,18 @@ pub const RANGES: usize = 4;
 /// The range that ends at the first byte that has not been walked.
 pub const MAIN: usize = 0;
 
-/// Where the bytes of an [`Edit`] come from.
+/// Where the bytes of an [`Edit`] come from: an index into [`FlowNames::texts`].
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EditKind {
-    /// [`FlowNames::local_text`]: the host-less form of the recipient.
+    /// `://<system>` and slashes: the host-less form of a recipient.
     Local = 0,
-    /// [`FlowNames::inbound_text`]: the canonical authority, padded to the alias.
+    /// The canonical authority, padded to the alias.
     Canonical = 1,
-    /// [`FlowNames::outbound_text`]: the alias, padded to the canonical authority.
+    /// The alias, padded to the canonical authority; empty if it does not fit.
     Alias = 2,
+    /// The same of what the client uses on another connection.
+    PeerAlias = 3,
 }
 
 /// Bytes of a stream that have another value behind truename than before it.
@@ -112,17 +114,30 @@ pub struct FlowNames {
     pub canonical: Authority,
     /// What the client calls the endpoint.
     pub alias: Authority,
-    /// The canonical authority, padded to the alias.
-    pub inbound_text: Authority,
-    /// The alias, padded to the canonical authority; empty if it does not fit.
-    pub outbound_text: Authority,
+    /// What the client calls the endpoint on another connection, used while it has addressed nothing
+    /// on this one.
+    pub peer_alias: Authority,
     /// What the client announced.
     pub origin: Authority,
     pub system: System,
-    /// `://<system>` and slashes: the host-less form of a recipient.
-    pub local_text: LongText,
+    /// What edits write, by [`EditKind`].
+    pub texts: [LongText; 4],
     /// `://<system>@<canonical>/`; empty while a name is unknown.
     pub pattern: LongText,
+}
+
+impl FlowNames {
+    /// The text of edits of `kind`, modulo 4.
+    #[inline(always)]
+    pub fn text(&self, kind: u16) -> &LongText {
+        &self.texts[usize::from(kind) & 3]
+    }
+
+    /// As [`Self::text`].
+    #[inline(always)]
+    pub fn text_mut(&mut self, kind: EditKind) -> &mut LongText {
+        &mut self.texts[kind as usize & 3]
+    }
 }
 
 /// A flow to an RPC endpoint.
@@ -147,6 +162,7 @@ pub struct RpcFlow {
     pub inbound: Direction,
     pub outbound: Direction,
     pub names: FlowNames,
+    pub pad: [u8; 4],
 }
 
 /// Who a client is, as seen by an endpoint: replies may travel on another connection of it.
@@ -203,8 +219,9 @@ plain!(
     Walker = 32,
     Range = 40,
     Direction = 16 + 36 + 40 * RANGES + 258 + 66 + 8 * EDIT_LOG,
-    FlowNames = 258 * 5 + 66 + 514 * 2,
-    RpcFlow = 56 + 2 * (16 + 36 + 40 * RANGES + 258 + 66 + 8 * EDIT_LOG) + 258 * 5 + 66 + 514 * 2,
+    FlowNames = 258 * 4 + 66 + 514 * 5,
+    RpcFlow =
+        56 + 2 * (16 + 36 + 40 * RANGES + 258 + 66 + 8 * EDIT_LOG) + 258 * 4 + 66 + 514 * 5 + 4,
     PeerKey = 48,
     Peer = 592,
     AliasKey = 48,

@@ -42,7 +42,8 @@ pub fn port_len(text: &Authority) -> usize {
     0
 }
 
-/// Byte `index` of `text` padded by zeros in front of its port to `len` bytes.
+/// Byte `index` of `text` padded by zeros in front of its port to `len` bytes. Without meaning if the
+/// text is longer than that.
 #[inline(always)]
 pub fn padded(text: &Authority, port_len: usize, len: usize, index: usize) -> u8 {
     let own = usize::from(text.len);

@@ -1,7 +1,7 @@
 //! The names of a flow, and what becomes of a recipient.
 
 use super::authority;
-use crate::layout::{Authority, FlowNames, Policy, RpcFlow, System};
+use crate::layout::{Authority, EditKind, FlowNames, Policy, RpcFlow, System};
 
 /// Bits of [`crate::layout::RpcFlow::flags`].
 pub mod state {
@@ -16,10 +16,6 @@ pub mod state {
     pub const FIN_OUTBOUND: u32 = 16;
     /// An RST, of either side.
     pub const RESET: u32 = 32;
-    /// The alias came from another connection of the same client.
-    pub const ALIAS_OF_PEER: u32 = 64;
-    /// Everything that ends the flow.
-    pub const CLOSED: u32 = RESET;
 
     /// Whether both sides have finished, or one has reset.
     pub const fn is_closed(flags: u32) -> bool {
@@ -50,10 +46,16 @@ impl FlowNames {
     pub fn is_prepared(&self) -> bool {
         let named = !self.system.is_empty();
         let canonical = !self.canonical.is_empty();
-        let aliased = !self.alias.is_empty();
-        (!named || !self.local_text.is_empty())
+        (!named || !self.text(EditKind::Local as u16).is_empty())
             && (!named || !canonical || !self.pattern.is_empty())
-            && (!canonical || !aliased || !self.inbound_text.is_empty())
+            && (!named
+                || !canonical
+                || self.alias.is_empty()
+                || !self.text(EditKind::Canonical as u16).is_empty())
+            && (!named
+                || !canonical
+                || !self.peer_fits()
+                || !self.text(EditKind::PeerAlias as u16).is_empty())
     }
 
     /// Whether the alias fits into the canonical authority, so that it can stand in answers.
@@ -62,10 +64,27 @@ impl FlowNames {
         !self.alias.is_empty() && self.alias.len <= self.canonical.len
     }
 
-    /// Whether anything that the endpoint sends can be translated.
     #[inline(always)]
-    pub fn can_translate_outbound(&self) -> bool {
-        !self.outbound_text.is_empty() && !self.pattern.is_empty()
+    fn peer_fits(&self) -> bool {
+        !self.peer_alias.is_empty() && self.peer_alias.len <= self.canonical.len
+    }
+
+    /// What stands in for the canonical authority in what the endpoint sends, if anything does.
+    #[inline(always)]
+    pub fn outbound(&self) -> Option<EditKind> {
+        if self.pattern.is_empty() {
+            None
+        } else if !self.alias.is_empty() {
+            if self.text(EditKind::Alias as u16).is_empty() {
+                None
+            } else {
+                Some(EditKind::Alias)
+            }
+        } else if self.text(EditKind::PeerAlias as u16).is_empty() {
+            None
+        } else {
+            Some(EditKind::PeerAlias)
+        }
     }
 
     /// Bytes of the pattern in front of the authority.
@@ -87,21 +106,34 @@ impl FlowNames {
     }
 }
 
+/// Working values of [`Prepare`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Progress {
+    index: u32,
+    canonical_port: u32,
+    alias_port: u32,
+    peer_port: u32,
+}
+
 /// Fills the prepared texts of a flow, one byte of each a step. See [`super::stream::Steps`].
 pub struct Prepare<'a> {
     names: &'a mut FlowNames,
-    progress: &'a mut u32,
+    progress: &'a mut Progress,
 }
 
 impl<'a> Prepare<'a> {
-    /// `progress` counts the steps and must be 0.
+    /// Steps until everything is filled: the longest text.
+    pub const STEPS: u32 = 334;
+
     #[inline(always)]
-    pub fn new(names: &'a mut FlowNames, progress: &'a mut u32) -> Self {
+    pub fn new(names: &'a mut FlowNames, progress: &'a mut Progress) -> Self {
+        progress.index = 0;
+        progress.canonical_port = authority::port_len(&names.canonical) as u32;
+        progress.alias_port = authority::port_len(&names.alias) as u32;
+        progress.peer_port = authority::port_len(&names.peer_alias) as u32;
         Self { names, progress }
     }
-
-    /// Steps until everything is filled.
-    pub const STEPS: u32 = 334;
 
     /// The lengths, after the last step.
     #[inline(always)]
@@ -110,49 +142,42 @@ impl<'a> Prepare<'a> {
         if names.system.is_empty() {
             return;
         }
-        names.local_text.len = 333;
+        names.text_mut(EditKind::Local).len = Self::STEPS as u16;
         if names.canonical.is_empty() {
             return;
         }
         names.pattern.len = names.system.len + names.canonical.len + 5;
-        if names.alias.is_empty() {
-            return;
-        }
-        names.inbound_text.len = names.alias.len;
-        names.outbound_text.len = if names.fits() { names.canonical.len } else { 0 };
+        let (alias, canonical) = (names.alias.len, names.canonical.len);
+        let (fits, peer_fits) = (names.fits(), names.peer_fits());
+        names.text_mut(EditKind::PeerAlias).len = if peer_fits { canonical } else { 0 };
+        names.text_mut(EditKind::Canonical).len = alias;
+        names.text_mut(EditKind::Alias).len = if fits { canonical } else { 0 };
     }
 }
 
 impl super::stream::Steps for Prepare<'_> {
     #[inline(always)]
     fn step(&mut self) -> bool {
-        let index = *self.progress as usize;
-        *self.progress += 1;
-        if index >= 334 {
-            return false;
-        }
+        let index = self.progress.index as usize;
+        self.progress.index += 1;
         let names = &mut *self.names;
-        names
-            .local_text
-            .set(index, authority::local(&names.system, index));
+        let (canonical, alias) = (
+            usize::from(names.canonical.len),
+            usize::from(names.alias.len),
+        );
+        let byte = authority::local(&names.system, index);
+        names.text_mut(EditKind::Local).set(index, byte);
         let byte = authority::pattern(&names.system, &names.canonical, index);
         names.pattern.set(index, byte);
-        if index < 256 {
-            let canonical_port = authority::port_len(&names.canonical);
-            let alias_port = authority::port_len(&names.alias);
-            let (canonical, alias) = (
-                usize::from(names.canonical.len),
-                usize::from(names.alias.len),
-            );
-            if canonical <= alias {
-                let byte = authority::padded(&names.canonical, canonical_port, alias, index);
-                names.inbound_text.set(index, byte);
-            }
-            if alias <= canonical {
-                let byte = authority::padded(&names.alias, alias_port, canonical, index);
-                names.outbound_text.set(index, byte);
-            }
-        }
+        let port = self.progress.canonical_port as usize;
+        let byte = authority::padded(&names.canonical, port, alias, index);
+        names.text_mut(EditKind::Canonical).set(index, byte);
+        let port = self.progress.alias_port as usize;
+        let byte = authority::padded(&names.alias, port, canonical, index);
+        names.text_mut(EditKind::Alias).set(index, byte);
+        let port = self.progress.peer_port as usize;
+        let byte = authority::padded(&names.peer_alias, port, canonical, index);
+        names.text_mut(EditKind::PeerAlias).set(index, byte);
         true
     }
 }

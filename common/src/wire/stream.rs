@@ -63,7 +63,7 @@ pub trait Packet {
 
     /// Replaces `len` bytes (at least 1) of the payload at `offset` by those of `text` from `from`,
     /// and corrects the checksum. False if that failed.
-    fn store(&mut self, offset: u32, text: Source<'_>, from: u32, len: u32) -> bool;
+    fn store(&mut self, offset: u32, text: &LongText, from: u32, len: u32) -> bool;
 
     /// Whether the endpoint's list admits `alias`.
     fn admits(&mut self, alias: &Authority) -> bool;
@@ -104,13 +104,6 @@ pub fn run<P: Packet>(stage: Stage, packet: &mut P, flow: &mut RpcFlow, work: &m
         Stage::Search => P::repeat(&mut Search(Job::new(packet, flow, work)), WALK_STEPS),
         Stage::Apply => Job::new(packet, flow, work).apply(),
     }
-}
-
-/// The text of an edit.
-#[derive(Clone, Copy)]
-pub enum Source<'a> {
-    Authority(&'a Authority),
-    Long(&'a LongText),
 }
 
 /// Towards the endpoint, or away from it.
@@ -197,6 +190,7 @@ pub struct Work {
     policy: u32,
     /// 1 if the walk met a range and goes on behind it.
     more: u32,
+    progress: flow::Progress,
 }
 
 /// Bits of [`Work::head`].
@@ -313,8 +307,7 @@ pub fn process<P: Packet>(
 /// Composes the texts that the known names allow.
 #[inline(always)]
 pub fn prepare<P: Packet>(names: &mut FlowNames, work: &mut Work) {
-    work.index = 0;
-    let mut prepare = flow::Prepare::new(names, &mut work.index);
+    let mut prepare = flow::Prepare::new(names, &mut work.progress);
     P::repeat(&mut prepare, flow::Prepare::STEPS);
     prepare.finish();
 }
@@ -584,7 +577,7 @@ impl<'a, P: Packet> Job<'a, P> {
         if self.work.drop != 0 || !before(self.work.at, self.work.stop) {
             return false;
         }
-        if !self.names.can_translate_outbound() {
+        if self.names.outbound().is_none() {
             self.work.walker.matched = 0;
             self.work.at = self.work.stop;
             return false;
@@ -629,7 +622,7 @@ impl<'a, P: Packet> Job<'a, P> {
     /// Whether outbound bytes are searched at all.
     #[inline(always)]
     fn searches(&self) -> bool {
-        self.is(flag::HANDSHAKE) || self.names.can_translate_outbound()
+        self.is(flag::HANDSHAKE) || self.names.outbound().is_some()
     }
 
     /// The walk has stopped: a recipient that is still open becomes the local form if that is
@@ -731,8 +724,7 @@ impl<'a, P: Packet> Job<'a, P> {
             self.range().walker.leave();
         } else {
             self.work.found |= found::GUESSED;
-            let len = self.names.canonical.len;
-            self.push(Edit::new(begin, len, EditKind::Alias, 0));
+            self.push_alias(begin);
             self.direction.flags |= flag::GUESSED;
         }
         false
@@ -982,6 +974,9 @@ impl<P: Packet> Job<'_, P> {
         match walker.known(position, &self.names.recipients()) {
             Known::Canonical => {
                 self.work.state |= state::CANONICAL_USED;
+                // What the client does on another connection is not for this one.
+                self.names.peer_alias.len = 0;
+                self.names.text_mut(EditKind::PeerAlias).len = 0;
                 return;
             }
             Known::Alias => {}
@@ -1107,13 +1102,15 @@ impl<P: Packet> Job<'_, P> {
             self.direction.flags &= !flag::GUESSED;
             return;
         }
-        let len = self.names.canonical.len;
-        self.push(Edit::new(
-            position.wrapping_sub(u32::from(len)),
-            len,
-            EditKind::Alias,
-            0,
-        ));
+        self.push_alias(position.wrapping_sub(u32::from(self.names.canonical.len)));
+    }
+
+    /// Logs the translation of the canonical authority at `at`.
+    #[inline(always)]
+    fn push_alias(&mut self, at: u32) {
+        if let Some(kind) = self.names.outbound() {
+            self.push(Edit::new(at, self.names.canonical.len, kind, 0));
+        }
     }
 }
 
@@ -1164,12 +1161,8 @@ impl<P: Packet> Steps for Apply<'_, P> {
         let room = len - offset;
         let count = if rest < room { rest } else { room };
         let from = u32::from(edit.from()) + cut;
-        let source = match edit.kind() {
-            0 => Source::Long(&job.names.local_text),
-            1 => Source::Authority(&job.names.inbound_text),
-            _ => Source::Authority(&job.names.outbound_text),
-        };
-        if job.packet.store(offset, source, from, count) {
+        let text = job.names.text(edit.kind());
+        if job.packet.store(offset, text, from, count) {
             return true;
         }
         job.work.drop = Counter::DroppedStore as u32 + 1;

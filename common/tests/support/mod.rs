@@ -4,11 +4,11 @@
 use std::collections::VecDeque;
 
 use truename_common::{
-    layout::{Authority, Direction, RpcFlow},
+    layout::{Authority, Direction, LongText, RpcFlow},
     wire::{
         chunk::Chunk,
         flow,
-        stream::{self, Packet, Source, Stage, Steps, Verdict, Way, Work, found},
+        stream::{self, Packet, Stage, Steps, Verdict, Way, Work, found},
     },
 };
 
@@ -25,11 +25,8 @@ impl Packet for Memory<'_> {
         true
     }
 
-    fn store(&mut self, offset: u32, text: Source<'_>, from: u32, len: u32) -> bool {
-        let text = match text {
-            Source::Authority(text) => text.as_bytes(),
-            Source::Long(text) => text.as_bytes(),
-        };
+    fn store(&mut self, offset: u32, text: &LongText, from: u32, len: u32) -> bool {
+        let text = &text.bytes;
         let (offset, from, len) = (offset as usize, from as usize, len as usize);
         self.bytes[offset..offset + len].copy_from_slice(&text[from..from + len]);
         true

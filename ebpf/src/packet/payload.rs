@@ -7,10 +7,10 @@ use aya_ebpf::{
     helpers::generated::{bpf_l4_csum_replace, bpf_loop},
 };
 use truename_common::{
-    layout::{Authority, ListedAlias, RpcFlow},
+    layout::{Authority, ListedAlias, LongText, RpcFlow},
     wire::{
         chunk::{CHUNK, Chunk},
-        stream::{Packet, Source, Stage, Steps, Work},
+        stream::{Packet, Stage, Steps, Work},
     },
 };
 
@@ -110,14 +110,10 @@ impl Packet for Payload<'_> {
     }
 
     #[inline(always)]
-    fn store(&mut self, offset: u32, text: Source<'_>, from: u32, len: u32) -> bool {
-        let (bytes, size) = match text {
-            Source::Authority(text) => (text.bytes.as_ptr(), 256),
-            Source::Long(text) => (text.bytes.as_ptr(), EDIT_MAX),
-        };
+    fn store(&mut self, offset: u32, text: &LongText, from: u32, len: u32) -> bool {
         let at = u64::from(self.buffers.payload) + u64::from(offset);
         let (from, len) = (u64::from(from), u64::from(len));
-        if from + len > size || !load_padded(self.skb.cast(), at, len, &mut self.buffers.before) {
+        if !load_padded(self.skb.cast(), at, len, &mut self.buffers.before) {
             return false;
         }
         let from = opaque(from);
@@ -125,12 +121,13 @@ impl Packet for Payload<'_> {
         if from >= EDIT_MAX || stored == 0 || stored > EDIT_MAX {
             return false;
         }
-        // SAFETY: `from + len` is at most the text's size.
+        // SAFETY: an edit lies within its text; `from` and `len` are each below 335, and another text or
+        // the pattern follows in the same map value.
         if unsafe {
             skb_store_bytes(
                 self.skb.cast(),
                 at,
-                bytes.add(from as usize).cast(),
+                text.bytes.as_ptr().add(from as usize).cast(),
                 stored,
                 0,
             )

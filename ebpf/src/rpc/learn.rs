@@ -59,7 +59,9 @@ pub fn names(flow: &mut RpcFlow, key: &FiveTuple, way: Way) {
             }
         }
     }
-    let unaddressed = flow.names.alias.is_empty() && flow.flags & state::CANONICAL_USED == 0;
+    let unaddressed = flow.names.alias.is_empty()
+        && flow.names.peer_alias.is_empty()
+        && flow.flags & state::CANONICAL_USED == 0;
     if way == Way::Outbound && unaddressed {
         // A connection on which the client has addressed nothing: replies to another one of its.
         let client = PeerKey {
@@ -72,9 +74,7 @@ pub fn names(flow: &mut RpcFlow, key: &FiveTuple, way: Way) {
         if let Some(peer) = unsafe { PEERS.get(&client) }
             && !peer.alias.is_empty()
         {
-            flow.names.alias = peer.alias;
-            flow.alias_hash = 0;
-            flow.flags |= state::ALIAS_OF_PEER;
+            flow.names.peer_alias = peer.alias;
         }
     }
 }
@@ -163,10 +163,15 @@ pub fn alias(entry: &mut RpcFlow, scratch: &mut Scratch) {
 #[inline(never)]
 pub fn used(entry: &mut RpcFlow, way: Way, edits: u32, scratch: &mut Scratch) {
     if entry.alias_hash == 0 {
-        if entry.names.alias.is_empty() {
+        // On a connection of replies the alias is the one of the client's other connection.
+        if entry.names.alias.is_empty() && entry.names.peer_alias.is_empty() {
             return;
         }
-        entry.alias_hash = hash(&entry.names.alias, scratch);
+        entry.alias_hash = if entry.names.alias.is_empty() {
+            hash(&entry.names.peer_alias, scratch)
+        } else {
+            hash(&entry.names.alias, scratch)
+        };
     }
     if let Some(stat) = ALIASES.get_ptr_mut(alias_key(entry, &scratch.found.key)) {
         // SAFETY: the pointer is to a map value. Two flows of one client may count at once and lose a
