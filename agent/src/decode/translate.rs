@@ -1,12 +1,12 @@
 //! The kernel's walker over recorded streams.
 
 use truename_common::{
-    layout::{Authority, RpcFlow, System},
+    layout::{Authority, LongText, RpcFlow, System},
     wire::{
         chunk::Chunk,
         flow::{self, state},
         frame::plausible,
-        stream::{self, Packet, Source, Stage, Steps, Verdict, Work, found},
+        stream::{self, Packet, Stage, Steps, Verdict, Work, found},
     },
 };
 
@@ -276,15 +276,11 @@ impl Packet for Memory<'_> {
         true
     }
 
-    fn store(&mut self, offset: u32, text: Source<'_>, from: u32, len: u32) -> bool {
-        let text = match text {
-            Source::Authority(text) => text.as_bytes(),
-            Source::Long(text) => text.as_bytes(),
-        };
+    fn store(&mut self, offset: u32, text: &LongText, from: u32, len: u32) -> bool {
         let (offset, from, len) = (offset as usize, from as usize, len as usize);
         match (
             self.0.get_mut(offset..offset + len),
-            text.get(from..from + len),
+            text.bytes.get(from..from + len),
         ) {
             (Some(to), Some(from)) => {
                 to.copy_from_slice(from);
