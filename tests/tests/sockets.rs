@@ -4,7 +4,7 @@ use std::{io::Write as _, net::Shutdown};
 
 use truename_tests::{
     traffic::{Dial, Lab, Pace},
-    wire::{Names, Piece, Spec, associate},
+    wire::{Envelope, Names, Piece, Spec, associate, outbound},
 };
 
 const CANONICAL_AUTHORITY: &str = "jobmanager:6123";
@@ -119,6 +119,38 @@ fn a_connection_whose_beginning_was_not_seen_is_adopted() {
             .script();
         if let Err(error) = connection.exchange(&script, Pace::default()) {
             panic!("{before} bytes before the wrap: {error:#}");
+        }
+    }
+}
+
+/// A server that stops in the middle of its own name for longer than TCP waits before it repeats.
+#[test]
+fn a_name_may_stay_incomplete_for_long() {
+    let lab = Lab::direct().unwrap();
+    let _truename = lab.truename(Some(CANONICAL_AUTHORITY)).unwrap();
+    let envelope = Envelope {
+        recipient: names().path(&names().client, "/user/a"),
+        body: names().path(&names().canonical, "/user/b").into_bytes(),
+        serializer: 20,
+        ..Envelope::default()
+    }
+    .frame();
+    let expected = [Piece::Exact(outbound(&envelope, &names()))];
+    let name = names().canonical.to_string();
+    let start = envelope
+        .windows(name.len())
+        .position(|window| window == name.as_bytes())
+        .unwrap();
+    for cut in [0, 1, 9, name.len()].map(|within| start + within) {
+        let connection = lab.connect(Dial::default()).unwrap();
+        let script = Spec::mixed(&names(), cut as u64, 10).script();
+        connection.exchange(&script, Pace::default()).unwrap();
+        let (front, back) = envelope.split_at(cut);
+        connection.server().write_all(front).unwrap();
+        connection.wait_server_repeats(4).unwrap();
+        connection.server().write_all(back).unwrap();
+        if let Err(error) = connection.server_sends(&[], &expected) {
+            panic!("cut {} bytes into the name: {error:#}", cut - start);
         }
     }
 }

@@ -129,6 +129,22 @@ impl Connection {
         expect_end(&self.client).context("client")
     }
 
+    /// Waits until the server has sent something `times` times again, because no answer comes.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn wait_server_repeats(&self, times: u8) -> Result<()> {
+        wait_until(DEADLINE, "retransmissions of the server", || {
+            let info = sys::tcp_info(&self.server)?;
+            ensure!(
+                info.tcpi_retransmits >= times || info.tcpi_unacked == 0,
+                "{} so far",
+                info.tcpi_retransmits
+            );
+            Ok(())
+        })
+    }
+
     /// The client ends the connection by a reset; the server has to see that.
     ///
     /// # Errors
