@@ -84,6 +84,8 @@ pub struct Direction {
     /// Frames walked, and edits made, for the statistics.
     pub frames: u64,
     pub edits: u64,
+    /// `CLOCK_MONOTONIC` nanoseconds when a segment was held, the cursor not having moved since.
+    pub held_ns: u64,
     /// Sequence number up to which the receiver has acknowledged.
     pub acked: u32,
     /// End of the last byte with a logged edit.
@@ -218,10 +220,10 @@ plain!(
     Edit = 8,
     Walker = 32,
     Range = 40,
-    Direction = 16 + 36 + 40 * RANGES + 258 + 66 + 8 * EDIT_LOG,
+    Direction = 24 + 36 + 40 * RANGES + 258 + 66 + 8 * EDIT_LOG,
     FlowNames = 258 * 4 + 66 + 514 * 5,
     RpcFlow =
-        56 + 2 * (16 + 36 + 40 * RANGES + 258 + 66 + 8 * EDIT_LOG) + 258 * 4 + 66 + 514 * 5 + 4,
+        56 + 2 * (24 + 36 + 40 * RANGES + 258 + 66 + 8 * EDIT_LOG) + 258 * 4 + 66 + 514 * 5 + 4,
     PeerKey = 48,
     Peer = 592,
     AliasKey = 48,
@@ -279,6 +281,7 @@ impl Default for Direction {
             hole_seq: 0,
             hole_drops: 0,
             held_drops: 0,
+            held_ns: 0,
             captured_at: 0,
             ranges: [Range::default(); RANGES],
             captured: Text::EMPTY,

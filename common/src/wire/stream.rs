@@ -46,8 +46,10 @@ pub mod flag {
 /// Arrivals of one segment beyond a hole, without any progress, after which the hole is taken as
 /// acknowledged unseen: a sender repeats what is behind a hole only if the hole is not its own.
 const HOLE_DROPS: u32 = 8;
-/// Arrivals of a held segment, without any new byte, after which a guess is made.
+/// A guess is made when a held segment has come so often again without any new byte, and for so long:
+/// the sender has then timed out twice (RFC 6298: 200 ms on Linux, doubled), and sends nothing else.
 const HELD_DROPS: u32 = 2;
+const HELD_NS: u64 = 500_000_000;
 /// Chunks or header bytes that a segment can have: more than a 64 KiB packet needs.
 const WALK_STEPS: u32 = 1 << 17;
 
@@ -152,6 +154,8 @@ pub mod found {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Work {
     pub chunk: Chunk,
+    /// `CLOCK_MONOTONIC` nanoseconds, set by the caller.
+    pub now_ns: u64,
     walker: Walker,
     /// Payload offset and length of the bytes in `chunk`.
     chunk_offset: u32,
@@ -713,9 +717,11 @@ impl<'a, P: Packet> Job<'a, P> {
             return false;
         }
         if reached != old || self.work.range != MAIN as u32 {
+            self.direction.held_ns = self.work.now_ns;
             return true;
         }
-        if self.direction.held_drops < HELD_DROPS {
+        let held = self.work.now_ns.wrapping_sub(self.direction.held_ns);
+        if self.direction.held_drops < HELD_DROPS || held < HELD_NS {
             self.direction.held_drops += 1;
             return true;
         }

@@ -158,6 +158,7 @@ fn locked(ctx: &TcContext, entry: *mut RpcFlow, scratch: &mut Scratch) -> i32 {
     buffers.transport = segment.transport;
     buffers.payload = segment.payload;
     buffers.listed.endpoint = flow.endpoint;
+    work.now_ns = flow.seen_ns;
     let mut payload = Payload {
         skb: ctx.skb.skb,
         buffers,
