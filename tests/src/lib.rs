@@ -1,10 +1,12 @@
 //! Support for the integration tests and the demo: namespaces, processes and events with deadlines,
 //! the `truename` command line, traffic with an independent oracle, and real Flink.
 
+pub mod budget;
 pub mod cleanup;
 pub mod flink;
 pub mod namespace;
 pub mod process;
+pub mod prog_run;
 pub mod random;
 pub mod scratch;
 mod sys;

@@ -6,7 +6,7 @@ use std::{
     io, mem,
     net::TcpStream,
     os::{
-        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+        fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd},
         unix::{ffi::OsStrExt as _, process::CommandExt as _},
     },
     path::{Path, PathBuf},
@@ -459,4 +459,59 @@ pub(crate) fn ethtool_switch(interface: &str, command: u32, on: bool) -> io::Res
     // SAFETY: the request and the value it points to live for the whole call and have the layout
     // SIOCETHTOOL wants.
     check(unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as _, &raw mut request) }).map(drop)
+}
+
+/// The part of `union bpf_attr` for `BPF_PROG_TEST_RUN`.
+#[repr(C)]
+#[derive(Default)]
+struct TestRun {
+    program: u32,
+    value: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    context_size_in: u32,
+    context_size_out: u32,
+    context_in: u64,
+    context_out: u64,
+    flags: u32,
+    cpu: u32,
+    batch_size: u32,
+    pad: u32,
+}
+
+/// Runs a program on a packet of `CHECKSUM_COMPLETE`; answers its value and the length of `out` in use.
+/// aya cannot set the flag.
+pub(crate) fn test_run_summed(
+    program: impl AsFd,
+    packet: &[u8],
+    out: &mut [u8],
+) -> io::Result<(u32, usize)> {
+    const BPF_PROG_TEST_RUN: libc::c_int = 10;
+    const BPF_F_TEST_SKB_CHECKSUM_COMPLETE: u32 = 1 << 2;
+    let mut attributes = TestRun {
+        program: program.as_fd().as_raw_fd() as u32,
+        data_size_in: packet.len() as u32,
+        data_size_out: out.len() as u32,
+        data_in: packet.as_ptr() as u64,
+        data_out: out.as_mut_ptr() as u64,
+        repeat: 1,
+        flags: BPF_F_TEST_SKB_CHECKSUM_COMPLETE,
+        ..TestRun::default()
+    };
+    // SAFETY: the attributes are those of the command and live for the whole call, like the buffers,
+    // whose sizes they name.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_TEST_RUN,
+            &raw mut attributes,
+            mem::size_of::<TestRun>(),
+        )
+    };
+    check(result as libc::c_int)?;
+    Ok((attributes.value, attributes.data_size_out as usize))
 }

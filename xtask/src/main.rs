@@ -1,5 +1,6 @@
 //! Tasks of this repository: `cargo xtask <verb>`.
 
+mod budget;
 mod build;
 mod command;
 mod demo;
@@ -32,6 +33,8 @@ enum Verb {
     Test(test::Arguments),
     /// Check the formatting and the lints
     Lint,
+    /// Show what the kernel's verifier does for each program, and check it against its ceiling
+    Budget(budget::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +51,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         Verb::Demo(arguments) => demo::run(arguments)?,
         Verb::Test(arguments) => return test::run(arguments),
         Verb::Lint => lint::run()?,
+        Verb::Budget(arguments) => return budget::run(arguments),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -12,7 +12,7 @@ use super::{
 };
 
 /// The kernel program that was built with this agent.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/truename"));
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/truename"));
 
 /// The loaded object: tables are pinned, programs are not yet in the kernel.
 #[derive(Debug)]

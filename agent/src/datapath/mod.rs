@@ -17,7 +17,7 @@ mod tables;
 pub use attach::{Attached, Mode, Programs};
 pub use detach::{Detached, detach, remove_old_versions};
 pub use error::DatapathError;
-pub use load::Object;
+pub use load::{OBJECT, Object};
 pub use pins::{Lock, PinnedLink, Pins};
 pub use tables::{Tables, TablesMut};
 
