@@ -1,0 +1,347 @@
+//! A loaded kernel program with tables of its own.
+
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    fs,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use aya::{
+    Ebpf, EbpfLoader, Pod, TestRun as _, TestRunOptions,
+    maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf},
+    programs::SchedClassifier,
+};
+use truename_common::layout::{
+    AliasKey, AliasStat, Authority, Counter, Endpoint, EventKind, FiveTuple, ListedAlias, Names,
+    Policy, Protocol, RpcFlow, Socket, TCP, map, port_flags, v4_mapped,
+};
+
+use super::packet::Link;
+use crate::{cleanup, sys, truename};
+
+/// `NEXT` and `DROP` of the kernel program.
+const NEXT: u32 = u32::MAX;
+const DROP: u32 = 2;
+
+/// What becomes of a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It goes on, as these bytes.
+    Next(Vec<u8>),
+    /// It is dropped.
+    Drop,
+}
+
+/// An event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// What happened.
+    pub kind: EventKind,
+    /// Its number.
+    pub detail: u32,
+    /// Its text.
+    pub text: String,
+}
+
+/// The aliases of an endpoint, by name.
+pub type Aliases = BTreeMap<String, AliasStat>;
+
+/// A loaded program. Its tables are pinned in a directory of its own, which is removed with it.
+pub struct Program {
+    name: &'static str,
+    ebpf: Ebpf,
+    events: RefCell<RingBuf<MapData>>,
+    _pins: PinDirectory,
+}
+
+/// A directory on the BPF file system.
+struct PinDirectory(PathBuf);
+
+impl PinDirectory {
+    fn new() -> Result<Self> {
+        cleanup::sweep();
+        truename::ensure_bpffs()?;
+        let path = Path::new(cleanup::BPFFS).join(cleanup::unique_name("prog"));
+        fs::create_dir(&path).with_context(|| format!("make {}", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for PinDirectory {
+    fn drop(&mut self) {
+        // What is left is removed by the next run's sweep.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Program {
+    /// Loads the program for devices of this kind from the object.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn load(object: &[u8], link: Link) -> Result<Self> {
+        Self::named(
+            object,
+            match link {
+                Link::Raw => "tn_raw",
+                _ => "tn_ether",
+            },
+        )
+    }
+
+    /// Loads the program with this name.
+    ///
+    /// # Errors
+    /// The kernel refuses it, or there is none.
+    pub fn named(object: &[u8], name: &'static str) -> Result<Self> {
+        let pins = PinDirectory::new()?;
+        let mut ebpf = EbpfLoader::new()
+            .default_map_pin_directory(&pins.0)
+            .load(object)
+            .context("load the object")?;
+        let program: &mut SchedClassifier = ebpf
+            .program_mut(name)
+            .with_context(|| format!("the object has no program {name}"))?
+            .try_into()?;
+        program.load().with_context(|| format!("load {name}"))?;
+        let events = ebpf.take_map(map::EVENTS).context("no events")?;
+        Ok(Self {
+            name,
+            ebpf,
+            events: RefCell::new(RingBuf::try_from(events)?),
+            _pins: pins,
+        })
+    }
+
+    /// The program.
+    ///
+    /// # Errors
+    /// There is none: it was loaded.
+    pub fn program(&self) -> Result<&SchedClassifier> {
+        let program = self.ebpf.program(self.name).context("no program")?;
+        Ok(program.try_into()?)
+    }
+
+    /// Makes `socket` an endpoint that answers to any alias, or to the listed ones only. A canonical
+    /// authority that is not given has to be learned.
+    ///
+    /// # Errors
+    /// A table cannot be written.
+    pub fn endpoint(
+        &mut self,
+        socket: SocketAddr,
+        canonical: Option<&str>,
+        listed: Option<&[&str]>,
+    ) -> Result<()> {
+        const ID: u32 = 3;
+        let key = key_of(socket);
+        let mut table: HashMap<_, ListedAlias, u8> = HashMap::try_from(self.map(map::LISTED)?)?;
+        for alias in listed.unwrap_or_default() {
+            let entry = ListedAlias {
+                endpoint: ID,
+                alias: authority(alias)?,
+                ..ListedAlias::default()
+            };
+            table.insert(entry, 1, 0)?;
+        }
+        if let Some(canonical) = canonical {
+            let names = Names::configured(authority(canonical)?);
+            let mut table: HashMap<_, Socket, Names> = HashMap::try_from(self.map(map::NAMES)?)?;
+            table.insert(key, names, 0)?;
+        }
+        let policy = if listed.is_some() {
+            Policy::Listed
+        } else {
+            Policy::Any
+        };
+        let value = Endpoint {
+            id: ID,
+            protocol: Protocol::Pekko as u8,
+            policy: policy as u8,
+            ..Endpoint::default()
+        };
+        let mut table: HashMap<_, Socket, Endpoint> = HashMap::try_from(self.map(map::ENDPOINTS)?)?;
+        table.insert(key, value, 0)?;
+        let mut ports: Array<_, u8> = Array::try_from(self.map(map::PORTS)?)?;
+        ports.set(u32::from(socket.port()), port_flags::ENDPOINT, 0)?;
+        Ok(())
+    }
+
+    /// Runs the program on a packet.
+    ///
+    /// # Errors
+    /// The kernel cannot run it, the length changed, or the verdict is unknown.
+    pub fn run(&self, packet: &[u8]) -> Result<Verdict> {
+        let mut out = vec![0; packet.len() + 64];
+        let result = self.program()?.test_run(TestRunOptions {
+            data_in: Some(packet),
+            data_out: Some(&mut out),
+            ..TestRunOptions::default()
+        })?;
+        out.truncate(result.data_size_out as usize);
+        verdict(result.return_value, out, packet.len())
+    }
+
+    /// Runs the program on a packet whose sum a device has computed (`CHECKSUM_COMPLETE`), and has the
+    /// kernel check that the sum is right afterwards. Linux 6.10.
+    ///
+    /// # Errors
+    /// As above, or the sum is wrong (`EBADMSG`).
+    pub fn run_summed(&self, packet: &[u8]) -> Result<Verdict> {
+        let mut out = vec![0; packet.len() + 64];
+        let (value, len) = sys::test_run_summed(self.program()?.fd()?, packet, &mut out)?;
+        out.truncate(len);
+        verdict(value, out, packet.len())
+    }
+
+    /// A counter.
+    ///
+    /// # Errors
+    /// The table cannot be read.
+    pub fn count(&self, counter: Counter) -> Result<u64> {
+        let counters: PerCpuArray<_, u64> = PerCpuArray::try_from(self.table(map::COUNTERS)?)?;
+        Ok(counters.get(&(counter as u32), 0)?.iter().sum())
+    }
+
+    /// The flow between two sockets.
+    ///
+    /// # Errors
+    /// The table cannot be read.
+    pub fn flow(&self, client: SocketAddr, endpoint: SocketAddr) -> Result<Option<RpcFlow>> {
+        let key = FiveTuple {
+            client: address_of(client.ip()),
+            endpoint: address_of(endpoint.ip()),
+            client_port: client.port(),
+            endpoint_port: endpoint.port(),
+            protocol: TCP,
+            ..FiveTuple::default()
+        };
+        Ok(self
+            .entries::<FiveTuple, RpcFlow>(map::RPC_FLOWS)?
+            .into_iter()
+            .find_map(|(found, flow)| (found == key).then_some(flow)))
+    }
+
+    /// The number of flows.
+    ///
+    /// # Errors
+    /// The table cannot be read.
+    pub fn flows(&self) -> Result<usize> {
+        let table = self.table(map::RPC_FLOWS)?;
+        let table: HashMap<_, FiveTuple, RpcFlow> = HashMap::try_from(table)?;
+        Ok(table.keys().count())
+    }
+
+    /// The canonical authority and the system that an endpoint is known by.
+    ///
+    /// # Errors
+    /// The table cannot be read.
+    pub fn names(&self, socket: SocketAddr) -> Result<Option<(String, String)>> {
+        let key = key_of(socket);
+        Ok(self
+            .entries::<Socket, Names>(map::NAMES)?
+            .into_iter()
+            .find(|(found, _)| *found == key)
+            .map(|(_, names)| (names.canonical.to_string(), names.system.to_string())))
+    }
+
+    /// The aliases in use.
+    ///
+    /// # Errors
+    /// The table cannot be read.
+    pub fn aliases(&self) -> Result<Aliases> {
+        Ok(self
+            .entries::<AliasKey, AliasStat>(map::ALIASES)?
+            .into_iter()
+            .map(|(_, stat)| (stat.alias.to_string(), stat))
+            .collect())
+    }
+
+    /// The events since the last call.
+    ///
+    /// # Errors
+    /// One cannot be read.
+    pub fn events(&self) -> Result<Vec<Seen>> {
+        let mut events = self.events.borrow_mut();
+        let mut seen = Vec::new();
+        while let Some(event) = events.next() {
+            seen.push(read_event(&event)?);
+        }
+        Ok(seen)
+    }
+
+    fn entries<K: Pod, V: Pod>(&self, name: &str) -> Result<Vec<(K, V)>> {
+        let table: HashMap<_, K, V> = HashMap::try_from(self.table(name)?)?;
+        table.iter().map(|entry| Ok(entry?)).collect()
+    }
+
+    fn table(&self, name: &str) -> Result<&Map> {
+        self.ebpf
+            .map(name)
+            .with_context(|| format!("no table {name}"))
+    }
+
+    fn map(&mut self, name: &str) -> Result<&mut Map> {
+        self.ebpf
+            .map_mut(name)
+            .with_context(|| format!("no table {name}"))
+    }
+}
+
+fn verdict(value: u32, out: Vec<u8>, len: usize) -> Result<Verdict> {
+    match value {
+        NEXT => {
+            ensure!(out.len() == len, "{} bytes became {}", len, out.len());
+            Ok(Verdict::Next(out))
+        }
+        DROP => Ok(Verdict::Drop),
+        other => bail!("unknown verdict {other}"),
+    }
+}
+
+/// Reads an event by the offsets of its fields.
+fn read_event(bytes: &[u8]) -> Result<Seen> {
+    const TEXT: usize = 16 + size_of::<FiveTuple>();
+    let word = |at: usize| -> Result<u32> {
+        let bytes = bytes.get(at..at + 4).context("an event is too short")?;
+        Ok(u32::from_ne_bytes(bytes.try_into()?))
+    };
+    let number = word(8)?;
+    let kind = EventKind::from_number(number).with_context(|| format!("event {number}"))?;
+    let len = bytes
+        .get(TEXT + 256..TEXT + 258)
+        .context("an event is too short")?;
+    let len = usize::from(u16::from_ne_bytes(len.try_into()?));
+    let text = bytes
+        .get(TEXT..TEXT + len)
+        .context("a text is longer than its event")?;
+    Ok(Seen {
+        kind,
+        detail: word(12)?,
+        text: String::from_utf8_lossy(text).into_owned(),
+    })
+}
+
+fn authority(text: &str) -> Result<Authority> {
+    Authority::new(text.as_bytes()).with_context(|| format!("{text} is too long"))
+}
+
+fn address_of(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) if address.is_unspecified() => [0; 16],
+        IpAddr::V4(address) => v4_mapped(address.octets()),
+        IpAddr::V6(address) => address.octets(),
+    }
+}
+
+fn key_of(socket: SocketAddr) -> Socket {
+    Socket {
+        address: address_of(socket.ip()),
+        port: socket.port(),
+        protocol: TCP,
+        pad: 0,
+    }
+}

@@ -1,0 +1,14 @@
+//! The kernel's verifier does not do more for a program than it may.
+
+use std::path::Path;
+
+use truename::datapath::OBJECT;
+use truename_tests::budget::{Budget, measure};
+
+#[test]
+fn every_program_is_within_its_budget() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../xtask/budget.json");
+    let costs = measure(OBJECT).unwrap();
+    let report = Budget::read(&path).unwrap().report(&costs).unwrap();
+    assert!(report.exceeded().is_empty(), "{report}");
+}
