@@ -60,7 +60,8 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    fn argument(&self) -> String {
+    /// As it stands on the command line.
+    pub fn argument(&self) -> String {
         match &self.canonical {
             Some(canonical) => format!("pekko={}={canonical}", self.listen),
             None => format!("pekko={}", self.listen),

@@ -1,20 +1,37 @@
 //! Real Flink: joins, works and survives through an alias.
 
+use std::sync::Mutex;
+
 use truename_tests::{
     flink::{self, DEFAULT_VERSION, Options},
     timeline::Timeline,
     truename,
 };
 
-/// The demo, checked.
-#[test]
-fn a_task_manager_joins_works_and_survives_through_an_alias() {
+/// Clusters have deadlines: they get the machine for themselves, one after the other.
+static MACHINE: Mutex<()> = Mutex::new(());
+
+fn run(learn: bool) {
+    let _machine = MACHINE.lock().unwrap_or_else(|poison| poison.into_inner());
     let options = Options {
         flink: DEFAULT_VERSION.to_owned(),
         truename: truename::binary().unwrap(),
+        learn,
         keep: false,
     };
     if let Err(error) = flink::run(&options, &Timeline::new()) {
         panic!("{error:#}");
     }
+}
+
+/// The demo, checked: nothing is restarted for truename's sake.
+#[test]
+fn a_running_task_manager_joins_works_and_survives_through_an_alias() {
+    run(false);
+}
+
+/// The same without telling truename the canonical name.
+#[test]
+fn the_canonical_name_is_learned() {
+    run(true);
 }

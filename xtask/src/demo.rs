@@ -33,6 +33,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         flink: arguments.flink.clone(),
         keep: arguments.keep,
         truename: binary,
+        learn: false,
     };
     let timeline = Timeline::new();
     flink::run(&options, &timeline)?;

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{
     cluster::{self, Addressing, Cluster},
-    config::HEARTBEAT_TIMEOUT,
+    config::{HEARTBEAT_TIMEOUT, RPC_PORT},
     fetch::Flink,
     job,
 };
@@ -27,8 +27,8 @@ const DROPPED: [&str; 2] = ["dropping message", "non-local recipient"];
 const REGISTERED: &str = "Successful registration at resource manager";
 /// A lost TaskManager must be back this soon.
 const RECOVERY: Duration = Duration::from_secs(10);
-/// A TaskManager that was refused asks again at least this often.
-const RETRY: Duration = Duration::from_secs(25);
+/// A TaskManager that was refused has asked again by then: it waits for an answer for 10 s at a time.
+const RETRY: Duration = Duration::from_secs(40);
 
 /// How to run.
 #[derive(Clone, Debug)]
@@ -37,6 +37,9 @@ pub struct Options {
     pub flink: String,
     /// The `truename` binary.
     pub truename: PathBuf,
+    /// Do not tell truename the canonical name: it learns it from the next handshake, which is why a
+    /// TaskManager that is connected already has to be restarted.
+    pub learn: bool,
     /// Leave logs and configuration behind.
     pub keep: bool,
 }
@@ -51,7 +54,7 @@ pub fn run(options: &Options, timeline: &Timeline) -> Result<()> {
     if options.keep {
         scratch.keep();
     }
-    let outcome = steps(&flink, &options.truename, &scratch, timeline);
+    let outcome = steps(&flink, options, &scratch, timeline);
     if outcome.is_err() {
         scratch.keep();
     }
@@ -79,7 +82,7 @@ fn canonical_steps(flink: &Flink, scratch: &Scratch, timeline: &Timeline) -> Res
     cluster.start_job_manager()?;
     timeline.say("JobManager is up");
     cluster.start_task_manager()?;
-    joins(&mut cluster, timeline)?;
+    joins(&cluster, timeline)?;
     finishes_a_job(&cluster, &jar, timeline)?;
     shows_metrics(&cluster, timeline)?;
     has_one_connection(&cluster, timeline)?;
@@ -89,7 +92,7 @@ fn canonical_steps(flink: &Flink, scratch: &Scratch, timeline: &Timeline) -> Res
     finishes_a_job(&cluster, &jar, timeline)
 }
 
-fn steps(flink: &Flink, binary: &Path, scratch: &Scratch, timeline: &Timeline) -> Result<()> {
+fn steps(flink: &Flink, options: &Options, scratch: &Scratch, timeline: &Timeline) -> Result<()> {
     let jar = job::build(flink, scratch)?;
     let mut cluster = Cluster::new(flink, Addressing::Alias, scratch)?;
 
@@ -99,21 +102,25 @@ fn steps(flink: &Flink, binary: &Path, scratch: &Scratch, timeline: &Timeline) -
     timeline.heading("With truename");
     let endpoint = Endpoint {
         listen: Cluster::rpc_address(),
-        canonical: None,
+        canonical: (!options.learn).then(|| format!("{}:{RPC_PORT}", cluster::CANONICAL)),
     };
+    let argument = endpoint.argument();
     let truename = Truename::start_binary(
-        binary.to_owned(),
+        options.truename.clone(),
         cluster.job_space(),
         scratch,
         &[cluster::JOB_INTERFACE],
         &[endpoint],
     )?;
     timeline.say(&format!(
-        "truename run --interface {} --endpoint pekko={}: ready",
-        cluster::JOB_INTERFACE,
-        Cluster::rpc_address()
+        "truename run --interface {} --endpoint {argument}: ready",
+        cluster::JOB_INTERFACE
     ));
-    joins(&mut cluster, timeline)?;
+    if options.learn {
+        cluster.start_task_manager()?;
+        timeline.say("TaskManager restarted, so that the handshake is seen");
+    }
+    joins(&cluster, timeline)?;
     finishes_a_job(&cluster, &jar, timeline)?;
     shows_metrics(&cluster, timeline)?;
     has_one_connection(&cluster, timeline)?;
@@ -162,22 +169,16 @@ fn refused(cluster: &mut Cluster, timeline: &Timeline) -> Result<()> {
     Ok(())
 }
 
-fn joins(cluster: &mut Cluster, timeline: &Timeline) -> Result<()> {
+fn joins(cluster: &Cluster, timeline: &Timeline) -> Result<()> {
     let start = Instant::now();
-    let task = cluster.task_manager()?;
-    if task.wait_line(0, &[REGISTERED], RETRY).is_ok() {
-        timeline.say(&format!(
-            "TaskManager, still trying, registered by itself after {:.1} s",
-            start.elapsed().as_secs_f64()
-        ));
-    } else {
-        timeline.say("TaskManager had given up; starting another");
-        cluster.start_task_manager()?;
-        cluster
-            .task_manager()?
-            .wait_line(0, &[REGISTERED], cluster::JVM)?;
-        timeline.say("TaskManager registered");
-    }
+    cluster
+        .task_manager()?
+        .wait_line(0, &[REGISTERED], RETRY)
+        .context("the TaskManager did not join")?;
+    timeline.say(&format!(
+        "TaskManager registered after {:.1} s",
+        start.elapsed().as_secs_f64()
+    ));
     let list = cluster.rest().wait_task_managers(1, RECOVERY)?;
     timeline.say(&format!(
         "REST shows 1 TaskManager: {}",

@@ -3,8 +3,10 @@
 
 mod packet;
 mod program;
+mod scene;
 mod talk;
 
 pub use packet::{Link, Received, Shape, flag};
 pub use program::{Aliases, Program, Seen, Verdict};
+pub use scene::{Form, NEAR_MISSES, Scene, Setup, shapes};
 pub use talk::{Side, Talk};
