@@ -47,9 +47,9 @@ pub mod flag {
 /// acknowledged unseen: a sender repeats what is behind a hole only if the hole is not its own.
 const HOLE_DROPS: u32 = 8;
 /// A guess is made when a held segment has come so often again without any new byte, and for so long:
-/// the sender has then timed out twice (RFC 6298: 200 ms on Linux, doubled), and sends nothing else.
-const HELD_DROPS: u32 = 2;
-const HELD_NS: u64 = 500_000_000;
+/// the sender has then timed out often (200 ms on Linux, doubled each time), and sends nothing else.
+const HELD_DROPS: u32 = 3;
+const HELD_NS: u64 = 2_000_000_000;
 /// Chunks or header bytes that a segment can have: more than a 64 KiB packet needs.
 const WALK_STEPS: u32 = 1 << 17;
 
@@ -345,7 +345,20 @@ impl<'a, P: Packet> Job<'a, P> {
     /// Whether the first bytes of the segment matter.
     #[inline(always)]
     fn must_look(&self) -> bool {
-        !self.is(flag::SYNCED) || after(self.work.seq, self.direction.cursor())
+        !self.is(flag::SYNCED)
+            || after(self.work.seq, self.direction.cursor())
+            || self.may_find_frames()
+    }
+
+    /// Whether the search does not know where frames end, and the segment may tell.
+    #[inline(always)]
+    fn may_find_frames(&self) -> bool {
+        let main = &self.direction.ranges[MAIN];
+        self.work.way == Way::Outbound as u32
+            && self.work.seq == main.end
+            && !main.walker.is_framed()
+            && !self.is(flag::HANDSHAKE)
+            && self.names.outbound().is_some()
     }
 
     /// Finds the range that the segment continues, and where in it: `work.range` and `work.at`. False
@@ -366,8 +379,21 @@ impl<'a, P: Packet> Job<'a, P> {
         if after(seq, cursor) && !self.beyond(seq, end) {
             return false;
         }
+        if self.work.head & head::FRAME != 0 && self.may_find_frames() {
+            self.direction.ranges[MAIN].walker.frame_begins();
+        }
         self.work.old = self.range().end;
         true
+    }
+
+    /// A walker at the first byte of the segment.
+    #[inline(always)]
+    fn walker(&self) -> Walker {
+        let mut walker = Walker::at(self.work.seq);
+        if self.work.way == Way::Outbound as u32 && self.work.head & head::FRAME != 0 {
+            walker.frame_begins();
+        }
+        walker
     }
 
     /// After the walk: true if the segment is held.
@@ -466,7 +492,7 @@ impl<'a, P: Packet> Job<'a, P> {
         let alone = if inbound || self.is(flag::HANDSHAKE) {
             head::FRAME
         } else {
-            head::NO_TAIL
+            head::FRAME | head::NO_TAIL
         };
         if self.work.head & alone == 0 {
             return false;
@@ -477,7 +503,7 @@ impl<'a, P: Packet> Job<'a, P> {
         *self.direction.range(free) = Range {
             start: seq,
             end: seq,
-            walker: Walker::at(seq),
+            walker: self.walker(),
         };
         self.work.range = free as u32;
         self.work.at = seq;
@@ -510,7 +536,7 @@ impl<'a, P: Packet> Job<'a, P> {
         self.direction.ranges[MAIN] = Range {
             start: seq,
             end: seq,
-            walker: Walker::at(seq),
+            walker: self.walker(),
         };
         self.direction.hole_drops = 0;
         self.direction.edited_to = seq;
@@ -582,7 +608,7 @@ impl<'a, P: Packet> Job<'a, P> {
             return false;
         }
         if self.names.outbound().is_none() {
-            self.work.walker.matched = 0;
+            self.work.walker.lose_framing();
             self.work.at = self.work.stop;
             return false;
         }
@@ -600,27 +626,27 @@ impl<'a, P: Packet> Job<'a, P> {
         if self.work.drop != 0 || self.work.reset != 0 || reached != stop || next >= RANGES {
             return false;
         }
-        let range = self.direction.range(next);
-        let other = *range;
-        *range = Range::default();
-        let inbound = self.work.way == Way::Inbound as u32;
-        let walker = if !inbound || walker.at_boundary() && walker.resume == other.start {
+        let other_start = self.direction.range(next).start;
+        let other_end = self.direction.range(next).end;
+        if self.work.way == Way::Outbound as u32 {
             // Outbound ranges begin where no pattern goes on, so an open one ends here.
             self.direction.flags &= !flag::GUESSED;
-            other.walker
-        } else {
-            // The other began in a body after all. Its edits stand: they are logged.
-            if before(walker.resume, other.end) {
-                self.direction.flags &= !flag::SYNCED;
-                self.work.found |= found::RESYNCHRONISED;
-            }
-            walker
-        };
-        let range = self.range();
-        range.end = other.end;
-        range.walker = walker;
-        self.work.at = other.end;
-        before(other.end, end)
+            let other = self.direction.range(next).walker;
+            let range = self.direction.range(self.work.range as usize);
+            range.walker = other;
+            range.walker.inherit_framing(&self.work.walker, other_end);
+        } else if walker.at_boundary() && walker.resume == other_start {
+            let other = self.direction.range(next).walker;
+            self.range().walker = other;
+        } else if before(walker.resume, other_end) {
+            // The other began in a body after all, and this one ends in it. Its edits stand.
+            self.direction.flags &= !flag::SYNCED;
+            self.work.found |= found::RESYNCHRONISED;
+        }
+        *self.direction.range(next) = Range::default();
+        self.range().end = other_end;
+        self.work.at = other_end;
+        before(other_end, end)
     }
 
     /// Whether outbound bytes are searched at all.
@@ -943,12 +969,14 @@ impl<P: Packet> Job<'_, P> {
                 self.work.state |= state::LEFT_ALONE;
                 self.work.at = self.work.stop;
                 self.work.walker.resume = self.work.stop;
+                self.work.walker.lose_framing();
                 return false;
             }
         }
         if self.work.way == Way::Outbound as u32 {
-            // The first frame is over: from here on the pattern is searched.
+            // The first frame is understood: from here on the pattern is searched.
             self.direction.flags &= !flag::HANDSHAKE;
+            self.work.walker.body_goes_on(self.work.at);
             return false;
         }
         true
@@ -1038,24 +1066,31 @@ impl<P: Packet> Steps for Search<'_, P> {
         }
         let Some(byte) = job.byte() else { return false };
         let position = job.work.at;
+        let next = position.wrapping_add(1);
+        if job.work.walker.in_length() {
+            job.work.walker.length_byte(byte, next);
+            job.work.at = next;
+            return true;
+        }
         let mut matched = job.work.walker.matched;
         if matched == 0 && byte != b':' {
-            job.work.at = position.wrapping_add(job.skip());
+            let next = position.wrapping_add(job.skip());
+            job.work.at = next;
+            job.work.walker.frame_may_end(next);
             return true;
         }
         match pattern::step(&mut matched, byte, job.names) {
             Match::Open => {}
-            Match::Broken => {
-                if job.is(flag::GUESSED) {
-                    job.work.reset = 1;
-                    return false;
-                }
-            }
+            Match::Broken => job.guess_fails(),
             Match::Whole => job.matched(position),
         }
         job.work.walker.matched = matched;
-        job.work.at = position.wrapping_add(1);
-        true
+        job.work.at = next;
+        job.work.walker.frame_may_end(next);
+        if job.work.walker.matched == 0 && matched != 0 {
+            job.guess_fails();
+        }
+        job.work.reset == 0
     }
 }
 
@@ -1087,10 +1122,20 @@ impl<P: Packet> Job<'_, P> {
         }
     }
 
-    /// `skip` bytes, but not beyond the bytes of the chunk or the end of the walk.
+    /// The open pattern is not the name: a translation that was guessed must not be read.
+    #[inline(always)]
+    fn guess_fails(&mut self) {
+        if self.is(flag::GUESSED) {
+            self.work.reset = 1;
+        }
+    }
+
+    /// `skip` bytes, but not beyond the bytes of the chunk, the frame, or the end of the walk.
     #[inline(always)]
     fn limited(&self, skip: u32) -> u32 {
         let left = self.work.stop.wrapping_sub(self.work.at);
+        let in_frame = self.work.walker.left_in_frame(self.work.at);
+        let left = if left > in_frame { in_frame } else { left };
         let index = self
             .work
             .at

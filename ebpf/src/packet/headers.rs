@@ -3,6 +3,8 @@ use core::mem::size_of;
 use aya_ebpf::programs::TcContext;
 use truename_common::layout::{Counter, TCP, v4_mapped};
 
+use super::helper::opaque;
+
 /// What a device's packets begin with.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Link {
@@ -57,7 +59,7 @@ const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 const DESTINATION: u8 = 60;
 /// More than a well-meant packet has.
-const EXTENSIONS: usize = 6;
+const EXTENSIONS: usize = 4;
 
 /// Reads a value of the linear part of the packet.
 #[inline(always)]
@@ -97,8 +99,8 @@ pub fn parse(
         },
     };
     let network = match network {
-        Some((at, ETHERTYPE_IPV4)) => ipv4(ctx, at)?,
-        Some((at, ETHERTYPE_IPV6)) => ipv6(ctx, at)?,
+        Some((at, ETHERTYPE_IPV4)) => ipv4(ctx, anywhere(at))?,
+        Some((at, ETHERTYPE_IPV6)) => ipv6(ctx, anywhere(at))?,
         _ => None,
     };
     let Some(network) = network else {
@@ -127,6 +129,13 @@ struct Network {
     /// Offset of the first byte behind the packet's payload.
     end: usize,
     fragment: bool,
+}
+
+/// The offset, of which the verifier shall know only a bound: it would go through all that follows
+/// once for every number of VLAN tags.
+#[inline(always)]
+fn anywhere(at: usize) -> usize {
+    opaque(at as u64) as usize & 31
 }
 
 /// Offset and type of the network layer, behind up to two VLAN tags in the packet. (A tag that the
