@@ -127,10 +127,7 @@ fn a_configured_canonical_name_is_not_overwritten() {
     let announced = other.endpoint_associate();
     assert_eq!(talk.says(Side::Endpoint, &announced), announced);
     let expected = ("jobmanager:6123".to_owned(), "flink".to_owned());
-    assert_eq!(
-        scene.program.names(scene.endpoint).unwrap(),
-        Some(expected)
-    );
+    assert_eq!(scene.program.names(scene.endpoint).unwrap(), Some(expected));
 }
 
 #[test]
@@ -171,7 +168,12 @@ fn every_frame_of_a_packet_is_translated() {
     // Both Associates, too.
     scene.assert_count(Counter::Frames, 6);
     let replies = [scene.reply(), control(3), scene.reply()].concat();
-    let expected = [scene.translated_reply(), control(3), scene.translated_reply()].concat();
+    let expected = [
+        scene.translated_reply(),
+        control(3),
+        scene.translated_reply(),
+    ]
+    .concat();
     assert_eq!(talk.says(Side::Endpoint, &replies), expected);
     scene.assert_count(Counter::RewrittenOutbound, 4);
 }
