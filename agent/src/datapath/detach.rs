@@ -4,7 +4,7 @@ use std::{fs, io, path::Path};
 
 use truename_common::layout::VERSION;
 
-use super::{Lock, Pins, attach::remove_filters, error::DatapathError};
+use super::{Lock, Pins, attach::remove_filters, error::DatapathError, sys};
 use crate::links::Inventory;
 
 /// What a detach found.
@@ -36,6 +36,10 @@ pub fn detach(
     detached.qdiscs = pins.clsact_marks()?;
     for interface in inventory.interfaces.values() {
         detached.links += remove_filters(&interface.name)?;
+    }
+    for link in pins.links()? {
+        // Fails for a link whose interface is gone, which needs no detaching.
+        let _ = sys::detach_link(&link.path);
     }
     for (_, path) in pins.versions()? {
         remove_version(&path)?;

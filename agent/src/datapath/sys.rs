@@ -1,4 +1,4 @@
-//! The one question to the kernel that aya does not answer: where a pinned link hangs.
+//! What aya does not ask of the kernel: where a pinned link hangs, and to detach it at once.
 
 use std::{
     ffi::CString,
@@ -11,6 +11,7 @@ use std::{
 };
 
 const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_LINK_DETACH: libc::c_long = 34;
 
 /// The part of `union bpf_attr` that `BPF_OBJ_GET` reads.
 #[repr(C)]
@@ -30,6 +31,27 @@ pub fn link_ifindex(path: &Path) -> io::Result<u32> {
         .find_map(|line| line.strip_prefix("ifindex:"))
         .and_then(|number| number.trim().parse().ok())
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not a tcx link"))
+}
+
+/// Detaches a pinned link. Removing the pin alone lets the kernel do it some time later, in a work
+/// queue.
+pub fn detach_link(path: &Path) -> io::Result<()> {
+    let fd = obj_get(path)?;
+    let link = fd.as_raw_fd() as u32;
+    // SAFETY: the command reads a link's descriptor, which is open, and the size is that of it.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_LINK_DETACH,
+            &raw const link,
+            size_of::<u32>(),
+        )
+    };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 fn obj_get(path: &Path) -> io::Result<OwnedFd> {
