@@ -2,7 +2,7 @@
 
 use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::TcContext};
 use truename_common::{
-    layout::{Counter, EventKind, RpcFlow},
+    layout::{Counter, EventKind, MAIN, RpcFlow},
     wire::{
         flow::state,
         stream::{self, Verdict, Way, found},
@@ -38,16 +38,16 @@ pub fn segment(ctx: &TcContext, scratch: &mut Scratch) -> i32 {
 /// The entry of the segment's flow: a new one for a SYN, or for a plausible frame without one.
 #[inline(always)]
 fn flow_of(ctx: &TcContext, scratch: &mut Scratch) -> Option<*mut RpcFlow> {
-    let segment = &scratch.segment;
-    let begins = segment.has(tcp_flag::SYN)
-        && !segment.has(tcp_flag::ACK)
-        && scratch.found.way == Way::Inbound;
-    if let Some(flow) = RPC_FLOWS.get_ptr_mut(&scratch.found.key)
-        && (!begins || is_repeated_syn(flow, segment))
-    {
-        return Some(flow);
+    let (segment, way) = (&scratch.segment, scratch.found.way);
+    let known = RPC_FLOWS.get_ptr_mut(&scratch.found.key);
+    if let Some(flow) = known {
+        match relation(flow, segment, way) {
+            Relation::Same => return Some(flow),
+            Relation::Stray => return None,
+            Relation::Later => return create(scratch),
+        }
     }
-    if begins {
+    if segment.has(tcp_flag::SYN) && segment.has(tcp_flag::ACK) == (way == Way::Outbound) {
         return create(scratch);
     }
     if segment.payload_len == 0 || segment.has(tcp_flag::RST) {
@@ -56,14 +56,46 @@ fn flow_of(ctx: &TcContext, scratch: &mut Scratch) -> Option<*mut RpcFlow> {
     adopt(ctx, scratch)
 }
 
-/// A SYN that was seen before must not begin the flow anew.
+/// What a segment has to do with the flow of its addresses.
+enum Relation {
+    Same,
+    /// A SYN that the endpoint has not accepted: of an earlier connection, or forged.
+    Stray,
+    /// It begins the next connection.
+    Later,
+}
+
+/// The end of a connection can pass unseen, so a SYN on an open flow may begin the next one; only the
+/// endpoint knows, and tells by its answer.
 #[inline(always)]
-fn is_repeated_syn(flow: *mut RpcFlow, segment: &Segment) -> bool {
+fn relation(flow: *mut RpcFlow, segment: &Segment, way: Way) -> Relation {
+    if !segment.has(tcp_flag::SYN) {
+        return Relation::Same;
+    }
     // SAFETY: the pointer is to a map value, valid until the program ends.
     let flow = unsafe { &*flow };
-    flow.flags & state::ADOPTED == 0
-        && flow.inbound.cursor() == segment.seq.wrapping_add(1)
-        && !state::is_closed(flow.flags)
+    let next = segment.seq.wrapping_add(1);
+    let (inbound, outbound) = (&flow.inbound.ranges[MAIN], &flow.outbound.ranges[MAIN]);
+    if segment.has(tcp_flag::ACK) {
+        // It may acknowledge data of the SYN.
+        let accepted = segment.ack.wrapping_sub(inbound.start);
+        let is_same = way == Way::Inbound
+            || outbound.start == next
+            || accepted <= inbound.end.wrapping_sub(inbound.start);
+        return if is_same {
+            Relation::Same
+        } else {
+            Relation::Later
+        };
+    }
+    let closed = state::is_closed(flow.flags);
+    if way == Way::Outbound || inbound.start == next && !closed {
+        Relation::Same
+    } else if closed || flow.outbound.flags & stream::flag::SYNCED == 0 {
+        Relation::Later
+    } else {
+        Relation::Stray
+    }
 }
 
 /// A new entry, in place of any old one.
@@ -197,6 +229,14 @@ fn control(flow: &mut RpcFlow, segment: &Segment, way: Way) {
         };
         if direction.flags & stream::flag::SYNCED == 0 {
             stream::begin(direction, segment.seq.wrapping_add(1), way);
+        }
+        // The SYN was taken for a stray one, or passed unseen.
+        if way == Way::Outbound
+            && segment.has(tcp_flag::ACK)
+            && flow.inbound.flags & stream::flag::SYNCED == 0
+            && flow.flags & state::LEFT_ALONE == 0
+        {
+            stream::begin(&mut flow.inbound, segment.ack, Way::Inbound);
         }
     }
     if segment.has(tcp_flag::FIN) {
