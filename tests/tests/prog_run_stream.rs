@@ -788,3 +788,136 @@ fn connections_without_data_leave_nothing_open() {
     let flow = scene.program.flow(talk.client, talk.endpoint).unwrap();
     assert!(state::is_closed(flow.unwrap().flags));
 }
+
+/// Sends a stream in pieces of `size` bytes, what is dropped again; answers what came out.
+fn stream(talk: &mut Talk<'_>, side: Side, bytes: &[u8], size: usize) -> Vec<u8> {
+    let at = talk.next[side as usize];
+    let mut out = vec![0; bytes.len()];
+    let mut waiting: Vec<usize> = Vec::new();
+    for from in (0..bytes.len()).step_by(size) {
+        waiting.push(from);
+        let mut left = Vec::new();
+        // The new bytes may be what the others wait for.
+        for from in waiting.into_iter().rev() {
+            let to = bytes.len().min(from + size);
+            match talk.send(side, at + from, &bytes[from..to]) {
+                Some(piece) => out[from..to].copy_from_slice(&piece),
+                None => left.insert(0, from),
+            }
+        }
+        let acked = left.first().copied().unwrap_or(from);
+        waiting = left;
+        talk.acked[side as usize] = at + acked;
+        let other = [Side::Endpoint, Side::Client][side as usize];
+        talk.control(other, talk.next[other as usize], flag::ACK);
+    }
+    assert_eq!(waiting, [0; 0], "never passed");
+    talk.next[side as usize] += bytes.len();
+    out
+}
+
+#[test]
+fn a_recorded_connection_comes_out_as_it_should() {
+    let fixture = |name: &str| {
+        let directory = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/fixtures/flink-2.3.0-alias-padded"
+        );
+        std::fs::read(format!("{directory}/{name}.bin")).unwrap()
+    };
+    let client = (fixture("c2s.before"), fixture("c2s.after"));
+    let endpoint = (fixture("s2c.before"), fixture("s2c.after"));
+    // The first frames: the client addresses nobody before it knows who answers.
+    let first = |bytes: &[u8]| 4 + usize::from(bytes[3]);
+    let scene = Scene::with_alias(OBJECT, SHORT);
+    for size in [7, 88, 127, 536, 1460, 2500] {
+        let mut talk = scene.opened();
+        let (hello, requests) = client.0.split_at(first(&client.0));
+        let (hello_back, replies) = endpoint.0.split_at(first(&endpoint.0));
+        let mut to_endpoint = talk.says(Side::Client, hello);
+        let mut to_client = talk.says(Side::Endpoint, hello_back);
+        to_endpoint.extend(stream(&mut talk, Side::Client, requests, size));
+        to_client.extend(stream(&mut talk, Side::Endpoint, replies, size));
+        assert!(to_endpoint == client.1, "to the endpoint, {size} bytes");
+        assert!(to_client == endpoint.1, "to the client, {size} bytes");
+    }
+    scene.assert_count(Counter::Guessed, 0);
+    scene.assert_count(Counter::Malformed, 0);
+}
+
+#[test]
+fn a_stray_syn_does_not_disturb_a_connection() {
+    for far in [1, 100_000, 1 << 30, 3 << 30] {
+        let scene = Scene::with_alias(OBJECT, SHORT);
+        let mut talk = scene.addressed(Form::Local);
+        // Of an earlier connection, or forged: the endpoint does not accept it.
+        let mut stray = talk;
+        stray.first[0] = talk.first[0].wrapping_add(far);
+        stray.control(Side::Client, 0, flag::SYN);
+        let out = talk.says(Side::Client, &scene.request(Form::Alias, 20));
+        assert_eq!(out, scene.request(Form::Local, 20), "{far}");
+        let out = talk.says(Side::Endpoint, &scene.reply());
+        assert_eq!(out, scene.translated_reply(), "{far}");
+    }
+}
+
+#[test]
+fn a_connection_that_finds_the_table_full_passes_unchanged() {
+    let scene = Scene::with_alias(OBJECT, SHORT);
+    for _ in 0..4096 {
+        scene.opened();
+    }
+    scene.assert_count(Counter::TableFull, 0);
+    let mut talk = scene.associated();
+    let request = scene.request(Form::Alias, 20);
+    assert_eq!(talk.says(Side::Client, &request), request);
+    let reply = scene.reply();
+    assert_eq!(talk.says(Side::Endpoint, &reply), reply);
+    assert!(scene.program.count(Counter::TableFull).unwrap() > 0);
+}
+
+#[test]
+fn a_handshake_may_come_again_at_any_time() {
+    let scene = Scene::with_alias(OBJECT, SHORT);
+    let mut talk = scene.addressed(Form::Local);
+    talk.handshake();
+    let sent = [scene.client_associate(), scene.request(Form::Alias, 20)].concat();
+    let expected = [scene.client_associate(), scene.request(Form::Local, 20)].concat();
+    assert_eq!(talk.passes(Side::Client, 0, &sent), expected);
+    let out = talk.says(Side::Client, &scene.request(Form::Alias, 20));
+    assert_eq!(out, scene.request(Form::Local, 20));
+    let packet = talk.packet(Side::Client, 0, flag::SYN, &sent);
+    assert_eq!(talk.run(&packet).unwrap().payload, expected);
+    let out = talk.says(Side::Endpoint, &scene.reply());
+    assert_eq!(out, scene.translated_reply());
+    talk.handshake();
+    let out = talk.says(Side::Endpoint, &scene.reply());
+    assert_eq!(out, scene.translated_reply());
+    scene.assert_count(Counter::Adopted, 0);
+}
+
+#[test]
+fn a_connection_whose_syn_was_not_seen_begins_with_the_answer() {
+    let scene = Scene::with_alias(OBJECT, SHORT);
+    let mut talk = scene.unseen();
+    talk.control(Side::Endpoint, 0, flag::SYN | flag::ACK);
+    scene.associate(&mut talk);
+    let out = talk.says(Side::Client, &scene.request(Form::Alias, 20));
+    assert_eq!(out, scene.request(Form::Local, 20));
+    let out = talk.says(Side::Endpoint, &scene.reply());
+    assert_eq!(out, scene.translated_reply());
+    scene.assert_count(Counter::Adopted, 0);
+}
+
+#[test]
+fn another_attempt_to_connect_begins_anew() {
+    let scene = Scene::with_alias(OBJECT, SHORT);
+    let mut talk = scene.unseen();
+    talk.control(Side::Client, 0, flag::SYN);
+    talk.first[0] = 3_000_000;
+    talk.handshake();
+    scene.associate(&mut talk);
+    let out = talk.says(Side::Client, &scene.request(Form::Alias, 20));
+    assert_eq!(out, scene.request(Form::Local, 20));
+    scene.assert_count(Counter::Resynchronised, 0);
+}
