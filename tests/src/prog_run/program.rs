@@ -13,6 +13,7 @@ use aya::{
     Ebpf, EbpfLoader, Pod, TestRun as _, TestRunOptions,
     maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf},
     programs::SchedClassifier,
+    util::KernelVersion,
 };
 use truename_common::layout::{
     AliasKey, AliasStat, Authority, Counter, Endpoint, EventKind, FiveTuple, ListedAlias, Names,
@@ -185,8 +186,13 @@ impl Program {
         verdict(result.return_value, out, packet.len())
     }
 
+    /// Whether the kernel has what [`Self::run_summed`] needs: Linux 6.10.
+    pub fn can_sum() -> bool {
+        KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 10, 0))
+    }
+
     /// Runs the program on a packet whose sum a device has computed (`CHECKSUM_COMPLETE`), and has the
-    /// kernel check that the sum is right afterwards. Linux 6.10.
+    /// kernel check that the sum is right afterwards.
     ///
     /// # Errors
     /// As above, or the sum is wrong (`EBADMSG`).
