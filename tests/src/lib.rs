@@ -1,6 +1,7 @@
 //! Support for the integration tests and the demo: namespaces, processes and events with deadlines,
 //! the `truename` command line, traffic with an independent oracle, and real Flink.
 
+pub mod bench;
 pub mod budget;
 pub mod cleanup;
 pub mod flink;

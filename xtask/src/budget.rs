@@ -48,8 +48,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
-/// The kernel program, as the agent's build script made it.
 fn object() -> Result<Vec<u8>> {
+    let path = object_path()?;
+    fs::read(&path).with_context(|| format!("read {}", path.display()))
+}
+
+/// The kernel program, as the agent's build script made it.
+pub(crate) fn object_path() -> Result<PathBuf> {
     let mut build = cargo(&[
         "build",
         "--release",
@@ -65,8 +70,7 @@ fn object() -> Result<Vec<u8>> {
         .filter_map(out_directory)
         .next_back()
         .context("cargo does not say where the kernel program is")?;
-    let path = directory.join("truename");
-    fs::read(&path).with_context(|| format!("read {}", path.display()))
+    Ok(directory.join("truename"))
 }
 
 /// The directory that the agent's build script writes to, if this message of cargo tells it.

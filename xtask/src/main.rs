@@ -1,5 +1,6 @@
 //! Tasks of this repository: `cargo xtask <verb>`.
 
+mod bench;
 mod budget;
 mod build;
 mod command;
@@ -33,6 +34,8 @@ enum Verb {
     Test(test::Arguments),
     /// Check the formatting and the lints
     Lint,
+    /// Measure what truename costs, beside nothing and beside a relay in user space
+    Bench(bench::Arguments),
     /// Show what the kernel's verifier does for each program, and check it against its ceiling
     Budget(budget::Arguments),
 }
@@ -51,6 +54,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         Verb::Demo(arguments) => demo::run(arguments)?,
         Verb::Test(arguments) => return test::run(arguments),
         Verb::Lint => lint::run()?,
+        Verb::Bench(arguments) => bench::run(arguments)?,
         Verb::Budget(arguments) => return budget::run(arguments),
     }
     Ok(ExitCode::SUCCESS)

@@ -1,0 +1,201 @@
+//! Requests and responses of 190 bytes over one connection, in three labs side by side: untouched,
+//! translated by truename, and translated by a relay in user space.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::{median, relay};
+use crate::{
+    traffic::{Connection, Dial, Lab},
+    wire::{Envelope, Names, associate},
+};
+
+/// Bytes of a frame, as of a small RPC message.
+const FRAME: usize = 190;
+const CANONICAL: &str = "jobmanager:6123";
+
+/// What one arrangement did.
+#[derive(Clone, Debug)]
+pub struct RoundTrips {
+    /// The arrangement.
+    pub name: &'static str,
+    /// Round trips a second, by round.
+    pub rates: Vec<u64>,
+    /// The 99th percentile of a round trip in nanoseconds, by round.
+    pub p99: Vec<u64>,
+}
+
+impl RoundTrips {
+    /// The medians over the rounds: round trips a second, and nanoseconds.
+    ///
+    /// # Errors
+    /// There was no round.
+    pub fn medians(&self) -> Result<(u64, u64)> {
+        let rate = median(&mut self.rates.clone()).context("no round was measured")?;
+        let p99 = median(&mut self.p99.clone()).context("no round was measured")?;
+        Ok((rate, p99))
+    }
+}
+
+/// Runs `rounds` rounds of `time` in each arrangement, in turn. The first round is not counted.
+///
+/// # Errors
+/// A connection failed, or a frame came back wrong.
+pub fn round_trips(rounds: usize, time: Duration) -> Result<Vec<RoundTrips>> {
+    let names = Names::flink("jobmanager", "jm");
+    let plain = Names::flink("jobmanager", "jobmanager");
+    let labs = [Lab::direct()?, Lab::direct()?, Lab::direct()?];
+    let _truename = labs[1].truename(Some(CANONICAL))?;
+    let direct = labs[0].connect(Dial::default())?;
+    let translated = labs[1].connect(Dial::default())?;
+    let relayed = relay::connect(&labs[2], &names)?;
+    let mut arrangements = [
+        (direct, &plain, "untouched"),
+        (translated, &names, "translated by truename"),
+        (relayed, &names, "translated by a relay in user space"),
+    ]
+    .into_iter()
+    .map(|(connection, names, name)| Arrangement::new(connection, names, name))
+    .collect::<Result<Vec<_>>>()?;
+    for round in 0..=rounds {
+        for arrangement in &mut arrangements {
+            arrangement.round(time, round > 0)?;
+        }
+    }
+    Ok(arrangements
+        .into_iter()
+        .map(|arrangement| arrangement.result)
+        .collect())
+}
+
+struct Arrangement {
+    connection: Connection,
+    /// What the client sends, and what has to come back.
+    request: Vec<u8>,
+    answer: Vec<u8>,
+    /// What the server sends.
+    reply: Vec<u8>,
+    result: RoundTrips,
+}
+
+impl Arrangement {
+    fn new(connection: Connection, names: &Names, name: &'static str) -> Result<Self> {
+        let request = frame(
+            &names.path(&names.alias, "/user/a"),
+            &names.path(&names.client, "/temp/a"),
+        );
+        let recipient = names.path(&names.client, "/temp/a");
+        let reply = frame(&recipient, &names.path(&names.canonical, "/user/a"));
+        let alias = names
+            .alias
+            .padded(CANONICAL.len())
+            .context("the alias does not fit")?;
+        let answer = frame(&recipient, &names.path(&alias, "/user/a"));
+        ensure!(reply.len() == answer.len(), "the frames differ in length");
+        // Both announce themselves, which must not change.
+        for (from, to, origin) in [
+            (connection.client(), connection.server(), &names.client),
+            (connection.server(), connection.client(), &names.canonical),
+        ] {
+            let frame = associate(&names.system, origin, 7);
+            pass(from, to, &frame, &frame)?;
+        }
+        let result = RoundTrips {
+            name,
+            rates: Vec::new(),
+            p99: Vec::new(),
+        };
+        Ok(Self {
+            connection,
+            request,
+            answer,
+            reply,
+            result,
+        })
+    }
+
+    fn round(&mut self, time: Duration, counted: bool) -> Result<()> {
+        let mut taken = Vec::with_capacity(1 << 20);
+        let begun = Instant::now();
+        thread::scope(|scope| -> Result<()> {
+            let server =
+                scope.spawn(|| serve(self.connection.server(), self.request.len(), &self.reply));
+            let mut client = self.connection.client();
+            let mut answer = vec![0; self.answer.len()];
+            while begun.elapsed() < time {
+                let asked = Instant::now();
+                client.write_all(&self.request)?;
+                client.read_exact(&mut answer)?;
+                taken.push(asked.elapsed().as_nanos() as u64);
+                ensure!(
+                    answer == self.answer,
+                    "{}: a wrong answer",
+                    self.result.name
+                );
+            }
+            client.write_all(&vec![STOP; self.request.len()])?;
+            server
+                .join()
+                .map_err(|_| anyhow::anyhow!("the server panicked"))?
+        })?;
+        let rate = (taken.len() as f64 / begun.elapsed().as_secs_f64()) as u64;
+        taken.sort_unstable();
+        let p99 = taken.get(taken.len() * 99 / 100).copied().unwrap_or(0);
+        if counted {
+            self.result.rates.push(rate);
+            self.result.p99.push(p99);
+        }
+        Ok(())
+    }
+}
+
+/// A request of these bytes ends a round: empty frames, which mean nothing.
+const STOP: u8 = 0;
+
+/// Answers requests of `len` bytes until the round ends.
+fn serve(mut server: &TcpStream, len: usize, reply: &[u8]) -> Result<()> {
+    let mut request = vec![0; len];
+    loop {
+        server.read_exact(&mut request)?;
+        if request.iter().all(|byte| *byte == STOP) {
+            return Ok(());
+        }
+        server.write_all(reply)?;
+    }
+}
+
+/// A frame of [`FRAME`] bytes.
+fn frame(recipient: &str, sender: &str) -> Vec<u8> {
+    let envelope = |len: usize| {
+        Envelope {
+            recipient: recipient.to_owned(),
+            sender: Some(sender.to_owned()),
+            body: vec![b'.'; len],
+            serializer: 1,
+            ..Envelope::default()
+        }
+        .frame()
+    };
+    let bare = envelope(1).len();
+    // A length that is a multiple of four, so that the zeros that end a round are whole frames.
+    let mut body = (FRAME + 2).saturating_sub(bare) + 1;
+    while envelope(body).len() % 4 != 0 {
+        body += 1;
+    }
+    envelope(body)
+}
+
+/// Sends `bytes`, which have to arrive as `expected`.
+fn pass(mut from: &TcpStream, mut to: &TcpStream, bytes: &[u8], expected: &[u8]) -> Result<()> {
+    from.write_all(bytes)?;
+    let mut arrived = vec![0; expected.len()];
+    to.read_exact(&mut arrived)?;
+    ensure!(arrived == expected, "a wrong handshake");
+    Ok(())
+}

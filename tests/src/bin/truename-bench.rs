@@ -1,0 +1,61 @@
+//! Prints what truename costs, from one run: `cargo xtask bench` starts it optimised.
+
+use std::{fs, time::Duration};
+
+use anyhow::{Context as _, Result};
+use truename_tests::bench::{PacketCost, RoundTrips, packets, round_trips};
+
+fn main() -> Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let object = arguments
+        .next()
+        .context("usage: truename-bench OBJECT [--quick]")?;
+    let quick = arguments
+        .next()
+        .is_some_and(|argument| argument == "--quick");
+    let object = fs::read(&object).with_context(|| format!("read {object}"))?;
+    let (rounds, time) = if quick {
+        (5, Duration::from_secs(1))
+    } else {
+        (11, Duration::from_secs(5))
+    };
+
+    println!("The program alone (BPF_PROG_TEST_RUN, median nanoseconds of single runs)\n");
+    println!("| Packet | empty program | tn_ether | more |");
+    println!("|---|---:|---:|---:|");
+    for PacketCost {
+        kind,
+        empty,
+        program,
+    } in packets(&object)?
+    {
+        println!(
+            "| {kind} | {empty} | {program} | {} |",
+            program.saturating_sub(empty)
+        );
+    }
+
+    eprintln!(
+        "measuring round trips: {rounds} rounds of {} s in each of three arrangements",
+        time.as_secs()
+    );
+    let results = round_trips(rounds, time)?;
+    println!(
+        "\nRound trips of 190-byte frames on one connection (median of {rounds} interleaved rounds)\n"
+    );
+    println!("| Arrangement | a second | ratio | p99 µs | ratio |");
+    println!("|---|---:|---:|---:|---:|");
+    let first = results.first().map(RoundTrips::medians).transpose()?;
+    for result in &results {
+        let (rate, p99) = result.medians()?;
+        let (base_rate, base_p99) = first.unwrap_or((rate, p99));
+        println!(
+            "| {} | {rate} | {:.2} | {:.1} | {:.2} |",
+            result.name,
+            rate as f64 / base_rate as f64,
+            p99 as f64 / 1000.0,
+            p99 as f64 / base_p99 as f64,
+        );
+    }
+    Ok(())
+}
