@@ -36,16 +36,65 @@ impl Chunk {
         (u64::from_le(self.words[(index / 8) & (WORDS - 1)]) >> (8 * (index & 7))) as u8
     }
 
-    /// Whether one of the eight bytes of word `index`, modulo their number, is `byte`.
+    /// Where `byte` next stands at or after `index`, within the word of `index`; the beginning of the
+    /// next word if it does not.
     #[inline(always)]
-    pub fn word_has(&self, index: usize, byte: u8) -> bool {
-        let differ = self.words[index & (WORDS - 1)] ^ (LOW * byte as u64);
-        differ.wrapping_sub(LOW) & !differ & HIGH != 0
+    pub fn find_in_word(&self, index: usize, byte: u8) -> usize {
+        let word = u64::from_le(self.words[(index / 8) & (WORDS - 1)]);
+        // Bytes before `index` are made to differ.
+        let differ = word ^ (LOW * byte as u64) | !(u64::MAX << (8 * (index & 7)));
+        // The lowest mark is exact: a borrow can only mark bytes above a byte that is equal.
+        let mut marks = differ.wrapping_sub(LOW) & !differ & HIGH;
+        let begin = index & !7;
+        if marks == 0 {
+            return begin + 8;
+        }
+        let mut at = begin;
+        if marks as u32 == 0 {
+            at += 4;
+            marks >>= 32;
+        }
+        if marks as u16 == 0 {
+            at += 2;
+            marks >>= 16;
+        }
+        if marks as u8 == 0 {
+            at += 1;
+        }
+        at
     }
 
     /// The memory that a packet is copied to.
     #[inline(always)]
     pub fn words_mut(&mut self) -> &mut [u64; WORDS] {
         &mut self.words
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_byte_is_found_where_it_stands() {
+        for at in 0..8 {
+            for from in 0..8 {
+                for others in [b'9', b';', 0xba, 0x00, 0xff] {
+                    let mut bytes = [others; CHUNK];
+                    bytes[at] = b':';
+                    let expected = if from <= at { at } else { 8 };
+                    let chunk = Chunk::new(&bytes);
+                    assert_eq!(
+                        chunk.find_in_word(from, b':'),
+                        expected,
+                        "{at} {from} {others}"
+                    );
+                }
+            }
+        }
+        let twice = Chunk::new(b"::;:9:::");
+        assert_eq!(twice.find_in_word(0, b':'), 0);
+        assert_eq!(twice.find_in_word(2, b':'), 3);
+        assert_eq!(twice.find_in_word(4, b':'), 5);
     }
 }

@@ -1095,31 +1095,24 @@ impl<P: Packet> Steps for Search<'_, P> {
 }
 
 impl<P: Packet> Job<'_, P> {
-    /// Bytes from `work.at` that are certainly not the first of the pattern, at least one: `byte` has
-    /// seen that one.
+    /// Bytes from `work.at` that are certainly not the first of the pattern, at least one: the first is
+    /// known not to be. Looks at up to four words.
     #[inline(always)]
     fn skip(&self) -> u32 {
-        let index = self
-            .work
-            .at
-            .wrapping_sub(self.work.seq)
-            .wrapping_sub(self.work.chunk_offset);
-        if index & 7 != 0 {
-            return 1;
-        }
-        let word = (index / 8) as usize;
+        let offset = self.work.at.wrapping_sub(self.work.seq);
+        let index = offset.wrapping_sub(self.work.chunk_offset) as usize;
+        let mut at = index;
         let mut words = 0;
         while words < 4 {
-            if word + words >= CHUNK / 8 || self.work.chunk.word_has(word + words, b':') {
+            let found = self.work.chunk.find_in_word(at, b':');
+            if found == at || found & 7 != 0 || found >= CHUNK {
+                at = found;
                 break;
             }
+            at = found;
             words += 1;
         }
-        if words == 0 {
-            1
-        } else {
-            self.limited(words as u32 * 8)
-        }
+        self.limited((at - index) as u32)
     }
 
     /// The open pattern is not the name: a translation that was guessed must not be read.
