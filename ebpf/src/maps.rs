@@ -55,6 +55,10 @@ static BLANK_FLOW: Array<RpcFlow> = Array::with_max_entries(1, 0);
 #[map]
 static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
+/// Working memory too: what is looked up in [`LISTED`].
+#[map]
+static LISTED_KEY: PerCpuArray<ListedAlias> = PerCpuArray::with_max_entries(1, 0);
+
 /// See [`SCRATCH`].
 #[repr(C)]
 pub struct Scratch {
@@ -71,12 +75,25 @@ pub struct Scratch {
 }
 
 /// The working memory of this CPU.
+///
+/// A global function that hands a part of it to a table, as key or value, calls this instead of taking
+/// an argument: the verifier of Linux 6.1 takes neither from memory behind an argument.
+///
+/// # Safety
+/// The caller is the first of the packet, or was lent the working memory by its caller, who does not
+/// use it meanwhile.
 #[inline(always)]
-pub fn scratch() -> Option<&'static mut Scratch> {
+pub unsafe fn scratch() -> Option<&'static mut Scratch> {
     let scratch = SCRATCH.get_ptr_mut(0)?;
     // SAFETY: the pointer is to this CPU's value, which no other program uses meanwhile (see
-    // SCRATCH), and this function is called once a packet.
+    // SCRATCH), and this one does not either.
     Some(unsafe { &mut *scratch })
+}
+
+/// What is looked up in [`LISTED`]: too large for the stack.
+#[inline(always)]
+pub fn listed_key() -> Option<*mut ListedAlias> {
+    LISTED_KEY.get_ptr_mut(0)
 }
 
 /// The value that a new flow begins with.

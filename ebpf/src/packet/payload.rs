@@ -7,7 +7,7 @@ use aya_ebpf::{
     helpers::generated::{bpf_l4_csum_replace, bpf_loop},
 };
 use truename_common::{
-    layout::{Authority, ListedAlias, LongText, RpcFlow},
+    layout::{Authority, LongText, RpcFlow},
     wire::{
         chunk::{CHUNK, Chunk},
         stream::{Packet, Stage, Steps, Work},
@@ -15,10 +15,13 @@ use truename_common::{
 };
 
 use super::{
-    helper::{csum_diff, opaque, skb_load_bytes, skb_store_bytes},
+    helper::{csum_diff, length, opaque, skb_load_bytes, skb_store_bytes},
     tcp_flag,
 };
-use crate::{maps::LISTED, rpc::stages};
+use crate::{
+    maps::{LISTED, listed_key},
+    rpc::stages,
+};
 
 /// Longest edit: the longest text.
 const EDIT_MAX: u64 = 334;
@@ -31,9 +34,11 @@ pub struct Buffers {
     /// Offsets of the TCP header and of the payload.
     pub transport: u32,
     pub payload: u32,
+    /// The number of the endpoint.
+    pub endpoint: u32,
+    pad: u32,
     before: Bytes,
     after: Bytes,
-    pub listed: ListedAlias,
 }
 
 /// Bytes of a packet, aligned for the checksum helper.
@@ -79,10 +84,9 @@ fn load_padded(skb: *mut c_void, at: u64, len: u64, to: &mut Bytes) -> bool {
         Some(word) => *word = 0,
         None => return false,
     }
-    let len = opaque(len);
-    if len == 0 || len > EDIT_MAX {
+    let Some(len) = length(len, EDIT_MAX) else {
         return false;
-    }
+    };
     // SAFETY: `to` has 336 bytes, `len` is at most 334; the helper checks the packet's bounds.
     unsafe { skb_load_bytes(skb, at, to.0.as_mut_ptr().cast(), len) == 0 }
 }
@@ -99,10 +103,9 @@ fn fold(sum: i64) -> u16 {
 impl Packet for Payload<'_> {
     #[inline(always)]
     fn load(&mut self, offset: u32, len: u32, chunk: &mut Chunk) -> bool {
-        let len = opaque(u64::from(len));
-        if len == 0 || len > CHUNK as u64 {
+        let Some(len) = length(u64::from(len), CHUNK as u64) else {
             return false;
-        }
+        };
         let to = chunk.words_mut().as_mut_ptr();
         let at = u64::from(self.buffers.payload) + u64::from(offset);
         // SAFETY: `to` has CHUNK bytes, `len` is at most that; the helper checks the packet's bounds.
@@ -117,10 +120,12 @@ impl Packet for Payload<'_> {
             return false;
         }
         let from = opaque(from);
-        let stored = opaque(len);
-        if from >= EDIT_MAX || stored == 0 || stored > EDIT_MAX {
+        if from >= EDIT_MAX {
             return false;
         }
+        let Some(stored) = length(len, EDIT_MAX) else {
+            return false;
+        };
         // SAFETY: an edit lies within its text; `from` and `len` are each below 335, and another text or
         // the pattern follows in the same map value.
         if unsafe {
@@ -172,15 +177,21 @@ impl Packet for Payload<'_> {
 
     #[inline(always)]
     fn admits(&mut self, alias: &Authority) -> bool {
-        self.buffers.listed.alias.len = 0;
+        let Some(key) = listed_key() else {
+            return false;
+        };
+        // SAFETY: the pointer is to this CPU's value (see SCRATCH), and only this function uses it.
+        let key = unsafe { &mut *key };
+        key.endpoint = self.buffers.endpoint;
+        key.alias.len = 0;
         let mut copy = CopyText {
-            to: &mut self.buffers.listed.alias,
+            to: &mut key.alias,
             from: alias,
         };
         Self::repeat(&mut copy, 256);
-        self.buffers.listed.alias.len = alias.len;
+        key.alias.len = alias.len;
         // SAFETY: the value is one byte that never changes.
-        unsafe { LISTED.get(&self.buffers.listed) }.is_some()
+        unsafe { LISTED.get(&*key) }.is_some()
     }
 
     #[inline(always)]

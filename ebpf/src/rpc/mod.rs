@@ -20,7 +20,8 @@ use crate::{
 #[inline(always)]
 pub fn classify(ctx: &TcContext, link: Link) -> i32 {
     count(Counter::Packets, 1);
-    let Some(scratch) = scratch() else {
+    // SAFETY: no other call of this packet precedes.
+    let Some(scratch) = (unsafe { scratch() }) else {
         return NEXT;
     };
     let segment = &raw mut scratch.segment;
@@ -35,5 +36,5 @@ pub fn classify(ctx: &TcContext, link: Link) -> i32 {
         return NEXT;
     }
     count(Counter::RpcPackets, 1);
-    stages::tn_translate(ctx.skb.skb, scratch)
+    stages::translate(ctx.skb.skb, scratch)
 }

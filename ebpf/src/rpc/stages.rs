@@ -12,7 +12,7 @@ use truename_common::{
 
 use super::{direction, learn, translate};
 use crate::{
-    maps::{Scratch, count},
+    maps::{Scratch, count, scratch},
     packet::{
         self, Link, NEXT, Segment,
         payload::{Buffers, Payload},
@@ -76,15 +76,21 @@ pub extern "C" fn tn_prepare(flow: *mut RpcFlow, work: *mut Work) -> i32 {
     0
 }
 
+/// [`tn_translate`], which is lent the working memory.
+#[inline(always)]
+pub fn translate(skb: *mut __sk_buff, _: &mut Scratch) -> i32 {
+    tn_translate(skb)
+}
+
 /// [`translate::segment`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn tn_translate(skb: *mut __sk_buff, scratch: *mut Scratch) -> i32 {
-    if scratch.is_null() {
+extern "C" fn tn_translate(skb: *mut __sk_buff) -> i32 {
+    // SAFETY: `translate`, the only caller, lends it.
+    let Some(scratch) = (unsafe { scratch() }) else {
         return NEXT;
-    }
-    // SAFETY: the caller lends its exclusive reference for the time of the call.
-    translate::segment(&TcContext::new(skb), unsafe { &mut *scratch })
+    };
+    translate::segment(&TcContext::new(skb), scratch)
 }
 
 /// [`direction::find`]; 1 if an endpoint is found.
@@ -112,16 +118,25 @@ pub extern "C" fn tn_names(flow: *mut RpcFlow, scratch: *mut Scratch) -> i32 {
     0
 }
 
+/// [`tn_account`], which is lent the working memory.
+#[inline(always)]
+pub fn account(flow: &mut RpcFlow, _: &mut Scratch) {
+    tn_account(flow);
+}
+
 /// [`translate::account`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn tn_account(flow: *mut RpcFlow, scratch: *mut Scratch) -> i32 {
-    if flow.is_null() || scratch.is_null() {
+extern "C" fn tn_account(flow: *mut RpcFlow) -> i32 {
+    if flow.is_null() {
         return 0;
     }
+    // SAFETY: `account`, the only caller, lends it.
+    let Some(scratch) = (unsafe { scratch() }) else {
+        return 0;
+    };
     // SAFETY: as above.
-    let (flow, scratch) = unsafe { (&mut *flow, &mut *scratch) };
-    translate::account(flow, scratch);
+    translate::account(unsafe { &mut *flow }, scratch);
     0
 }
 

@@ -189,7 +189,7 @@ fn locked(ctx: &TcContext, entry: *mut RpcFlow, scratch: &mut Scratch) -> i32 {
     } = &mut *scratch;
     buffers.transport = segment.transport;
     buffers.payload = segment.payload;
-    buffers.listed.endpoint = flow.endpoint;
+    buffers.endpoint = flow.endpoint;
     work.now_ns = flow.seen_ns;
     let mut payload = Payload {
         skb: ctx.skb.skb,
@@ -203,7 +203,7 @@ fn locked(ctx: &TcContext, entry: *mut RpcFlow, scratch: &mut Scratch) -> i32 {
     if verdict == Verdict::Reset {
         payload.reset();
     }
-    stages::tn_account(flow, scratch);
+    stages::account(flow, scratch);
     match verdict {
         Verdict::Pass => NEXT,
         Verdict::Drop(why) => {

@@ -276,12 +276,14 @@ impl<P: Packet> Job<'_, P> {
     /// After the walk: joins the next range. False when done.
     #[inline(always)]
     pub(super) fn arrive(&mut self) -> bool {
-        let (reached, walker) = (self.work.at, self.work.walker);
-        let (stop, next, end) = (self.work.stop, self.work.next as usize, self.end());
-        let range = self.range();
+        let (reached, stop) = (self.work.at, self.work.stop);
+        let (next, end) = (self.work.next as usize, self.end());
+        let range = self.direction.range(self.work.range as usize);
         range.end = reached;
-        range.walker = walker;
-        if self.work.drop != 0 || self.work.reset != 0 || reached != stop || next >= RANGES {
+        // Copied from one table to the other: the stack of Linux 6.1 has no room for it.
+        range.walker = self.work.walker;
+        // Not `>=`: `range` would lose its mask, and the verifier of Linux 6.1 the bound.
+        if self.work.drop != 0 || self.work.reset != 0 || reached != stop || next == RANGES {
             return false;
         }
         let other_start = self.direction.range(next).start;
@@ -293,10 +295,10 @@ impl<P: Packet> Job<'_, P> {
             let range = self.direction.range(self.work.range as usize);
             range.walker = other;
             range.walker.inherit_framing(&self.work.walker, other_end);
-        } else if walker.at_boundary() && walker.resume == other_start {
+        } else if self.work.walker.at_boundary() && self.work.walker.resume == other_start {
             let other = self.direction.range(next).walker;
             self.range().walker = other;
-        } else if before(walker.resume, other_end) {
+        } else if before(self.work.walker.resume, other_end) {
             // The other began in a body after all, and this one ends in it. Its edits stand.
             self.direction.flags &= !flag::SYNCED;
             self.work.found |= found::RESYNCHRONISED;
