@@ -44,7 +44,9 @@ fn build() -> Result<()> {
     println!("cargo:rerun-if-changed={}", root.join("common").display());
     let ebpf = root.join("ebpf");
     println!("cargo:rerun-if-changed={}", ebpf.display());
-    let target_dir = out.join("ebpf");
+    // One directory beside those of the profiles: the kernel program is the same for all of them.
+    // OUT_DIR is <target>/<profile>/build/<package>/out.
+    let target_dir = out.ancestors().nth(4).unwrap_or(&out).join("ebpf");
     let target = target()?;
     let status = command(&toolchain, &ebpf, &target_dir, target)
         .status()
