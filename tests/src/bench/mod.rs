@@ -1,11 +1,22 @@
 //! What truename costs: nanoseconds of the program, and round trips over real TCP.
 
+use anyhow::Context as _;
+
 mod packets;
 mod relay;
 mod roundtrip;
 
 pub use packets::{PacketCost, packets};
 pub use roundtrip::{RoundTrips, round_trips};
+
+/// Keeps everything on one CPU: what is compared is work, not how fast a machine wakes another of its
+/// CPUs, which varies tenfold from run to run.
+///
+/// # Errors
+/// The kernel does not allow it.
+pub fn on_one_cpu() -> anyhow::Result<()> {
+    crate::sys::pin_to_cpu(0).context("keep the benchmark on CPU 0")
+}
 
 /// The middle value.
 fn median<T: Copy + Ord>(values: &mut [T]) -> Option<T> {

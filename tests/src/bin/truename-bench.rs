@@ -3,7 +3,7 @@
 use std::{fs, time::Duration};
 
 use anyhow::{Context as _, Result};
-use truename_tests::bench::{PacketCost, RoundTrips, packets, round_trips};
+use truename_tests::bench::{PacketCost, RoundTrips, on_one_cpu, packets, round_trips};
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
@@ -19,6 +19,7 @@ fn main() -> Result<()> {
     } else {
         (11, Duration::from_secs(5))
     };
+    on_one_cpu()?;
 
     println!("The program alone (BPF_PROG_TEST_RUN, median nanoseconds of single runs)\n");
     println!("| Packet | empty program | tn_ether | more |");
@@ -41,7 +42,7 @@ fn main() -> Result<()> {
     );
     let results = round_trips(rounds, time)?;
     println!(
-        "\nRound trips of 190-byte frames on one connection (median of {rounds} interleaved rounds)\n"
+        "\nRound trips of 190-byte frames on one connection, all on one CPU (median of {rounds} interleaved rounds)\n"
     );
     println!("| Arrangement | a second | ratio | p99 µs | ratio |");
     println!("|---|---:|---:|---:|---:|");
