@@ -1,4 +1,4 @@
-use super::{Authority, Socket, System, plain};
+use super::{Authority, System, plain};
 
 /// What an endpoint speaks.
 #[repr(u8)]
@@ -65,10 +65,5 @@ impl Names {
             configured: 1,
             ..Self::default()
         }
-    }
-
-    /// The key under which the names of all instances of a wildcard endpoint are configured.
-    pub const fn wildcard_key(endpoint: Socket) -> Socket {
-        endpoint.any()
     }
 }

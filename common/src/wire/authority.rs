@@ -3,7 +3,7 @@
 //! Receivers parse the port as an integer, so zeros in front of it are filler that can stand in any
 //! actor path (`Address.scala`, `AddressFromURIString`, of Akka 2.3–2.6 and Pekko 1.x).
 
-use crate::layout::{Authority, System, Text};
+use crate::layout::{Authority, System};
 
 /// Appends `:` and the decimal port.
 #[inline(always)]
@@ -104,7 +104,7 @@ pub fn pattern(system: &System, canonical: &Authority, index: usize) -> u8 {
     }
 }
 
-/// A 64-bit hash of the bytes in use (FNV-1a), never 0.
+/// Takes a byte into a 64-bit hash (FNV-1a).
 #[inline(always)]
 pub fn hash_step(hash: u64, byte: u8) -> u64 {
     (hash ^ byte as u64).wrapping_mul(0x0000_0100_0000_01b3)
@@ -112,11 +112,3 @@ pub fn hash_step(hash: u64, byte: u8) -> u64 {
 
 /// Where [`hash_step`] begins.
 pub const HASH_SEED: u64 = 0xcbf2_9ce4_8422_2325;
-
-/// The hash of a whole text.
-pub fn hash<const N: usize>(text: &Text<N>) -> u64 {
-    text.as_bytes()
-        .iter()
-        .fold(HASH_SEED, |hash, byte| hash_step(hash, *byte))
-        | 1
-}

@@ -33,8 +33,7 @@ use super::{
     seq::{after, before},
 };
 use crate::layout::{
-    Authority, Counter, Direction, FlowNames, LongText, MAIN, RANGES, Range, RpcFlow, System,
-    Walker,
+    Authority, Counter, Direction, FlowNames, LongText, MAIN, RANGES, Range, RpcFlow, Walker,
 };
 
 /// Bits of [`Direction::flags`].
@@ -47,8 +46,6 @@ pub mod flag {
     pub const HANDSHAKE: u32 = 4;
     /// Outbound: the open pattern is already translated, by a guess.
     pub const GUESSED: u32 = 8;
-    /// A FIN was seen, at the cursor or behind it.
-    pub const FIN: u32 = 16;
 }
 
 /// Chunks or header bytes that a segment can have: more than a 64 KiB packet needs.
@@ -367,9 +364,4 @@ fn reason(drop: u32) -> Counter {
     } else {
         Counter::DroppedStore
     }
-}
-
-/// The system and authority that an Associate announced, after [`found::ASSOCIATE`].
-pub fn announced(direction: &Direction) -> (&System, &Authority) {
-    (&direction.captured_system, &direction.captured)
 }
