@@ -1,6 +1,7 @@
 //! What the kernel program and the agent share.
 //!
 //! * [`layout`]: keys and values of the kernel tables, counters, events, names and versions;
+//! * [`nat`]: which target and which source port a connection gets, and the states of TCP;
 //! * [`wire`]: pure walkers of the translated protocols. The *same* code runs in the kernel
 //!   program, in the agent's `decode`, and in the tests.
 //!
@@ -9,4 +10,5 @@
 #![cfg_attr(not(any(test, feature = "user")), no_std)]
 
 pub mod layout;
+pub mod nat;
 pub mod wire;

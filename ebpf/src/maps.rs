@@ -7,9 +7,10 @@ use aya_ebpf::{
 };
 use truename_common::{
     layout::{
-        AliasKey, AliasStat, Counter, Endpoint, FiveTuple, ListedAlias, Names, Peer, PeerKey,
-        RpcFlow, Socket,
+        AliasKey, AliasStat, Conntrack, Counter, Endpoint, FiveTuple, ListedAlias, Names, Peer,
+        PeerKey, RpcFlow, SERVICES_MAX, SLOTS_MAX, Service, Settings, Socket, TARGETS_MAX, Target,
     },
+    nat,
     wire::stream::Work,
 };
 
@@ -39,6 +40,30 @@ pub static PEERS: LruHashMap<PeerKey, Peer> = LruHashMap::pinned(4096, 0);
 
 #[map]
 pub static ALIASES: LruHashMap<AliasKey, AliasStat> = LruHashMap::pinned(4096, 0);
+
+#[map]
+pub static SERVICES: HashMap<Socket, Service> = HashMap::pinned(SERVICES_MAX, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static SLOTS: Array<u32> = Array::pinned(SLOTS_MAX, 0);
+
+#[map]
+pub static TARGETS: Array<Target> = Array::pinned(TARGETS_MAX, 0);
+
+#[map]
+pub static CONNTRACK: HashMap<FiveTuple, Conntrack> = HashMap::pinned(1 << 16, 0);
+
+#[map]
+pub static MOVED: HashMap<FiveTuple, u32> = HashMap::pinned(1 << 16, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static TRIED: Array<u32> = Array::pinned(1 << 16, 0);
+
+#[map]
+pub static SETTINGS: Array<Settings> = Array::pinned(1, 0);
+
+#[map]
+pub static TRIES: PerCpuArray<u64> = PerCpuArray::pinned(nat::TRIES + 1, 0);
 
 #[map]
 pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::pinned(64, 0);

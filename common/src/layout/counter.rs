@@ -77,4 +77,40 @@ counters! {
     Cut = "cut",
     /// An event that found the ring buffer full.
     EventLost = "event_lost",
+    /// Packets of clients, translated.
+    NatSent = "nat_sent",
+    /// Packets to clients, translated.
+    NatReceived = "nat_received",
+    /// ICMP errors about translated packets, translated.
+    NatIcmp = "nat_icmp",
+    /// Connections begun.
+    NatNew = "nat_new",
+    /// Connections begun whose source port was replaced because the target had it in use.
+    NatRemapped = "nat_remapped",
+    /// New connections refused because the connection table is full.
+    NatTableFull = "nat_table_full",
+    /// New connections refused because no source port was free.
+    NatPortsExhausted = "nat_ports_exhausted",
+    /// New connections refused because the service has no target.
+    NatNoTarget = "nat_no_target",
+    /// Packets to an alias that begin no connection and belong to none, passed unchanged.
+    NatNoConnection = "nat_no_connection",
+    /// Fragments of a service's packets, dropped.
+    NatFragment = "nat_fragment",
+    /// Translated packets that have no route, dropped.
+    NatNoRoute = "nat_no_route",
+    /// Translated packets dropped because the interface they came from does not forward.
+    NatForwardingOff = "nat_forwarding_off",
+    /// Packets whose hop limit is used up, answered with an ICMP error.
+    NatHopLimit = "nat_hop_limit",
+    /// Packets larger than the next link's MTU, answered with an ICMP error.
+    NatTooBig = "nat_too_big",
+    /// ICMP errors that were due and not sent: too many, or no memory.
+    NatErrorUnsent = "nat_error_unsent",
+    /// Packets that could not be written (out of memory), dropped.
+    NatStore = "nat_store",
+    /// ICMP errors about a service's packets that belong to no connection, passed unchanged.
+    NatIcmpUnknown = "nat_icmp_unknown",
+    /// Packets forwarded in XDP.
+    XdpForwarded = "xdp_forwarded",
 }

@@ -20,6 +20,11 @@ pub enum EventKind {
     PeerSeen = 7,
     /// A translation was a guess that proved wrong; the connection was reset.
     Reset = 8,
+    /// A new connection to a service was refused; `detail` is the [`super::Counter`] that says why,
+    /// `flow` what the client sees.
+    Refused = 9,
+    /// A connection was evicted to make room; `flow` is what the target sees.
+    Evicted = 10,
 }
 
 impl EventKind {
@@ -33,6 +38,8 @@ impl EventKind {
         Self::CanonicalLearned,
         Self::PeerSeen,
         Self::Reset,
+        Self::Refused,
+        Self::Evicted,
     ];
 
     /// The name in `monitor`.
@@ -46,6 +53,8 @@ impl EventKind {
             Self::CanonicalLearned => "canonical_learned",
             Self::PeerSeen => "peer_seen",
             Self::Reset => "reset",
+            Self::Refused => "refused",
+            Self::Evicted => "evicted",
         }
     }
 

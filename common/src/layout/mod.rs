@@ -4,13 +4,16 @@
 //! are 16 bytes, IPv4 as v4-mapped IPv6 (RFC 4291 2.5.5.2); ports are in host byte order. A change
 //! of any type here needs a new [`VERSION`]: aya 0.14 reopens pinned maps without checking them.
 
+mod conntrack;
 mod counter;
 mod endpoint;
 mod event;
 mod flow;
+mod service;
 mod socket;
 mod text;
 
+pub use conntrack::{Conntrack, ConntrackState, conntrack_flags};
 pub use counter::Counter;
 pub use endpoint::{Endpoint, ListedAlias, Names, Policy, Protocol};
 pub use event::{Event, EventKind};
@@ -18,11 +21,15 @@ pub use flow::{
     AliasKey, AliasStat, Direction, EDIT_LOG, Edit, EditKind, FlowNames, MAIN, Peer, PeerKey,
     RANGES, Range, RpcFlow, Walker,
 };
+pub use service::{
+    SERVICES_MAX, SLOTS_MAX, SLOTS_PER_SERVICE, Service, Settings, Slots, TARGETS_MAX, Target,
+    service_flags, target_flags,
+};
 pub use socket::{FiveTuple, Socket, TCP, UDP, v4_mapped};
 pub use text::{AUTHORITY_MAX, Authority, LongText, SYSTEM_MAX, System, Text};
 
 /// Version of every pinned table. It is part of the pin path.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Names of the pinned tables, as the kernel program declares them.
 pub mod map {
@@ -40,6 +47,25 @@ pub mod map {
     pub const PEERS: &str = "PEERS";
     /// [`AliasKey`](super::AliasKey) → [`AliasStat`](super::AliasStat).
     pub const ALIASES: &str = "ALIASES";
+    /// [`Socket`](super::Socket) of an alias → [`Service`](super::Service).
+    pub const SERVICES: &str = "SERVICES";
+    /// Position → number of a target.
+    pub const SLOTS: &str = "SLOTS";
+    /// Number → [`Target`](super::Target).
+    pub const TARGETS: &str = "TARGETS";
+    /// [`FiveTuple`](super::FiveTuple) that the target sees → [`Conntrack`](super::Conntrack).
+    pub const CONNTRACK: &str = "CONNTRACK";
+    /// [`FiveTuple`](super::FiveTuple) that the client sees → `u32` number of the target, of
+    /// connections that stay where their service sends no new ones.
+    pub const MOVED: &str = "MOVED";
+    /// Low 16 bits of the hash of what a client sees → `u32`, a bit for every candidate source port
+    /// that a connection with such a hash was given. Bits are only ever set.
+    pub const TRIED: &str = "TRIED";
+    /// 0 → [`Settings`](super::Settings).
+    pub const SETTINGS: &str = "SETTINGS";
+    /// Tries that the allocation of a source port took → `u64` connections per CPU; at
+    /// [`TRIES`](crate::nat::TRIES) those that found none.
+    pub const TRIES: &str = "TRIES";
     /// [`Counter`](super::Counter) → `u64` per CPU.
     pub const COUNTERS: &str = "COUNTERS";
     /// Ring buffer of [`Event`](super::Event).
@@ -50,6 +76,10 @@ pub mod map {
 pub mod port_flags {
     /// An RPC endpoint listens on this port of some address.
     pub const ENDPOINT: u8 = 1;
+    /// A service listens on this port of some address.
+    pub const SERVICE: u8 = 2;
+    /// A target of a service has this port.
+    pub const TARGET: u8 = 4;
 }
 
 /// Asserts sizes at compile time and, for user space, marks the types as plain data.

@@ -50,6 +50,16 @@ impl Socket {
 }
 
 impl FiveTuple {
+    /// The client's side of the flow.
+    pub const fn client(&self) -> Socket {
+        Socket {
+            address: self.client,
+            port: self.client_port,
+            protocol: self.protocol,
+            pad: 0,
+        }
+    }
+
     /// The endpoint's side of the flow.
     pub const fn endpoint(&self) -> Socket {
         Socket {

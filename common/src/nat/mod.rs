@@ -1,0 +1,55 @@
+//! Network address translation: which target, which source port, which connection.
+//!
+//! The kernel program and `truename explain` run the same code over the same tables
+//! ([`Tables`]), so that they cannot disagree.
+
+mod hash;
+mod lookup;
+mod port;
+mod slots;
+mod tcp;
+
+pub use hash::hash;
+pub use lookup::{Choice, Tables, choose, key};
+pub use port::{TRIES, source_port};
+pub use slots::{Weighted, fill};
+pub use tcp::{Segment, next_state};
+
+use crate::layout::{Conntrack, ConntrackState, Settings, UDP, conntrack_flags};
+
+/// Nanoseconds of a second.
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// Whether a connection has been silent for longer than its state allows.
+#[inline(always)]
+pub fn is_expired(entry: &Conntrack, settings: &Settings, now_ns: u64) -> bool {
+    let timeout = settings.timeouts[usize::from(entry.state & 7)];
+    now_ns.saturating_sub(entry.seen_ns) > u64::from(timeout) * SECOND_NS
+}
+
+/// State and flags of a connection after a packet of it. `segment` is ignored for UDP.
+#[inline(always)]
+pub fn advance(
+    protocol: u8,
+    state: u8,
+    flags: u8,
+    from_client: bool,
+    segment: Segment,
+) -> (u8, u8) {
+    if protocol == UDP {
+        let next = if from_client {
+            state
+        } else {
+            ConntrackState::Replied as u8
+        };
+        return (next, flags);
+    }
+    let fin = conntrack_flags::FIN_CLIENT | conntrack_flags::FIN_TARGET;
+    let (next, fins) = next_state(
+        ConntrackState::from_number(state),
+        flags & fin,
+        from_client,
+        segment,
+    );
+    (next as u8, flags & !fin | fins)
+}

@@ -1,0 +1,52 @@
+/// Candidates that are tried for a source port.
+pub const TRIES: u32 = 32;
+
+/// The `index`-th source port to try for a connection whose original tuple has `hash`. The first is
+/// `kept`, unless that is 0.
+///
+/// The candidates follow from the connection alone, so that a packet of the client finds the
+/// connection without a second entry. A range of up to [`TRIES`] ports is gone through completely.
+#[inline(always)]
+pub fn source_port(index: u32, hash: u64, kept: u16, first: u16, last: u16) -> u16 {
+    if index == 0 && kept != 0 {
+        return kept;
+    }
+    let count = u32::from(last.saturating_sub(first)) + 1;
+    let start = (hash >> 40) as u32 % count;
+    let step = if count <= TRIES {
+        1
+    } else {
+        ((hash >> 16) as u32 % count) | 1
+    };
+    let offset = (u64::from(start) + u64::from(index) * u64::from(step)) % u64::from(count);
+    first.wrapping_add(offset as u16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn goes_through_a_small_range_completely() {
+        for count in 1..=TRIES as u16 {
+            let mut ports: [bool; TRIES as usize] = [false; TRIES as usize];
+            for index in 0..u32::from(count) {
+                let port = source_port(index, 0x1234_5678_9abc_def0, 0, 60_000, 59_999 + count);
+                ports[usize::from(port - 60_000)] = true;
+            }
+            assert!(ports[..usize::from(count)].iter().all(|tried| *tried));
+        }
+    }
+
+    #[test]
+    fn stays_in_its_range() {
+        for index in 0..TRIES {
+            for hash in [0, u64::MAX, 0x8000_0000_0000_0001] {
+                assert!((1..=65_535).contains(&source_port(index, hash, 0, 1, 65_535)));
+                assert_eq!(source_port(index, hash, 0, 7, 7), 7);
+            }
+        }
+        assert_eq!(source_port(0, 5, 1234, 60_000, 60_001), 1234);
+        assert_ne!(source_port(1, 5, 1234, 60_000, 60_001), 1234);
+    }
+}

@@ -1,0 +1,132 @@
+use crate::layout::{ConntrackState as State, conntrack_flags};
+
+/// What a TCP segment says about its connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Segment {
+    pub syn: bool,
+    pub ack: bool,
+    pub fin: bool,
+    pub rst: bool,
+}
+
+/// State of a TCP connection and who sent a FIN, after a segment.
+///
+/// As in Linux' conntrack, without its window check: a connection that a forged RST closed here
+/// keeps its entry while its packets go on.
+#[inline(always)]
+pub fn next_state(state: State, fins: u8, from_client: bool, segment: Segment) -> (State, u8) {
+    let is_over = matches!(state, State::TimeWait | State::Closed);
+    if segment.rst {
+        return (State::Closed, fins);
+    }
+    if segment.syn {
+        return match (from_client, segment.ack) {
+            // The next connection of the same addresses, or the first SYN again.
+            (true, false) if is_over => (State::SynSent, 0),
+            (false, true) if is_over || state as u8 == State::SynSent as u8 => {
+                (State::SynReceived, 0)
+            }
+            _ => (state, fins),
+        };
+    }
+    let fins = if segment.fin {
+        fins | if from_client {
+            conntrack_flags::FIN_CLIENT
+        } else {
+            conntrack_flags::FIN_TARGET
+        }
+    } else {
+        fins
+    };
+    let both = conntrack_flags::FIN_CLIENT | conntrack_flags::FIN_TARGET;
+    let next = if is_over {
+        state
+    } else if fins == both {
+        State::TimeWait
+    } else if fins != 0 {
+        State::HalfClosed
+    } else if matches!(state, State::SynReceived) && from_client && segment.ack {
+        State::Established
+    } else {
+        state
+    };
+    (next, fins)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goes through `segments`, each with who sent it, and tells the states.
+    fn walk<const N: usize>(segments: [(bool, &str); N]) -> [State; N] {
+        let (mut state, mut fins) = (State::SynSent, 0);
+        segments.map(|(from_client, flags)| {
+            let segment = Segment {
+                syn: flags.contains('S'),
+                ack: flags.contains('A'),
+                fin: flags.contains('F'),
+                rst: flags.contains('R'),
+            };
+            (state, fins) = next_state(state, fins, from_client, segment);
+            state
+        })
+    }
+
+    #[test]
+    fn follows_a_connection_to_its_end() {
+        assert_eq!(
+            walk([
+                (true, "S"),
+                (false, "SA"),
+                (true, "A"),
+                (false, "A"),
+                (true, "FA"),
+                (false, "A"),
+                (false, "FA"),
+                (true, "A"),
+                (true, "S"),
+                (false, "SA"),
+            ]),
+            [
+                State::SynSent,
+                State::SynReceived,
+                State::Established,
+                State::Established,
+                State::HalfClosed,
+                State::HalfClosed,
+                State::TimeWait,
+                State::TimeWait,
+                State::SynSent,
+                State::SynReceived,
+            ]
+        );
+    }
+
+    #[test]
+    fn a_reset_closes_and_a_syn_reopens() {
+        assert_eq!(
+            walk([
+                (false, "RA"),
+                (true, "A"),
+                (true, "S"),
+                (false, "SA"),
+                (true, "A")
+            ]),
+            [
+                State::Closed,
+                State::Closed,
+                State::SynSent,
+                State::SynReceived,
+                State::Established,
+            ]
+        );
+    }
+
+    #[test]
+    fn a_second_syn_does_not_reopen_what_is_open() {
+        assert_eq!(
+            walk([(false, "SA"), (true, "A"), (true, "S"), (false, "A")])[2],
+            State::Established
+        );
+    }
+}
