@@ -1,7 +1,7 @@
 //! The kernel program: entry points only.
 //!
 //! The same program hangs on ingress and egress; the direction is looked up, never assumed
-//! ([`rpc::direction`]). A packet may pass it more than once.
+//! ([`nat::translate`], [`rpc::direction`]). A packet may pass it more than once.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 // The atomic swap of `rpc::lock` is written in assembly.
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
@@ -12,20 +12,30 @@
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 
+mod classify;
+mod events;
 mod maps;
+mod nat;
 mod packet;
 mod rpc;
 
 /// For devices with an Ethernet header, which includes loopback and veth.
 #[classifier]
 pub fn tn_ether(ctx: TcContext) -> i32 {
-    rpc::classify(&ctx, packet::Link::Ethernet)
+    classify::classify(&ctx, packet::Link::Ethernet)
 }
 
 /// For devices without a link-layer header: tun, WireGuard, IP tunnels.
 #[classifier]
 pub fn tn_raw(ctx: TcContext) -> i32 {
-    rpc::classify(&ctx, packet::Link::None)
+    classify::classify(&ctx, packet::Link::None)
+}
+
+/// The RPC translator: what [`tn_ether`] and [`tn_raw`] go on with (a tail call) for the packets of
+/// endpoints. It is never attached.
+#[classifier]
+pub fn tn_rpc(ctx: TcContext) -> i32 {
+    classify::rpc(&ctx)
 }
 
 /// What the others are measured against.

@@ -3,19 +3,20 @@
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 use truename_common::{
     layout::{
         AliasKey, AliasStat, Conntrack, Counter, Endpoint, FiveTuple, ListedAlias, Names, Peer,
         PeerKey, RpcFlow, SERVICES_MAX, SLOTS_MAX, Service, Settings, Socket, TARGETS_MAX, Target,
     },
-    nat,
+    nat::{TRIES as TRIES_MAX, Tables},
     wire::stream::Work,
 };
 
 use crate::{
-    packet::{Segment, payload::Buffers},
+    nat::Nat,
+    packet::{Headers, payload::Buffers},
     rpc::Found,
 };
 
@@ -63,13 +64,17 @@ pub static TRIED: Array<u32> = Array::pinned(1 << 16, 0);
 pub static SETTINGS: Array<Settings> = Array::pinned(1, 0);
 
 #[map]
-pub static TRIES: PerCpuArray<u64> = PerCpuArray::pinned(nat::TRIES + 1, 0);
+pub static TRIES: PerCpuArray<u64> = PerCpuArray::pinned(TRIES_MAX + 1, 0);
 
 #[map]
 pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::pinned(64, 0);
 
 #[map]
 pub static EVENTS: RingBuf = RingBuf::pinned(256 << 10, 0);
+
+/// [`crate::tn_rpc`]. Not pinned: every load has its own, so that programs of two builds never mix.
+#[map]
+pub static CHAIN: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
 /// The value that a new flow begins with: too large for the stack.
 #[map]
@@ -87,7 +92,8 @@ static LISTED_KEY: PerCpuArray<ListedAlias> = PerCpuArray::with_max_entries(1, 0
 /// See [`SCRATCH`].
 #[repr(C)]
 pub struct Scratch {
-    pub segment: Segment,
+    pub headers: Headers,
+    pub nat: Nat,
     pub found: Found,
     pub work: Work,
     pub buffers: Buffers,
@@ -133,5 +139,35 @@ pub fn count(counter: Counter, n: u64) {
     if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
         // SAFETY: the pointer is to this CPU's value; see SCRATCH.
         unsafe { *value += n };
+    }
+}
+
+/// Counts a new connection by the candidate source port it got.
+#[inline(always)]
+pub fn count_tries(tries: u32) {
+    if let Some(value) = TRIES.get_ptr_mut(tries) {
+        // SAFETY: the pointer is to this CPU's value; see SCRATCH.
+        unsafe { *value += 1 };
+    }
+}
+
+/// The tables as [`truename_common::nat`] reads them.
+pub struct KernelTables;
+
+impl Tables for KernelTables {
+    #[inline(always)]
+    fn slot(&self, position: u32) -> Option<u32> {
+        SLOTS.get(position).copied()
+    }
+
+    #[inline(always)]
+    fn moved(&self, original: &FiveTuple) -> Option<u32> {
+        // SAFETY: the value is a number that never changes.
+        unsafe { MOVED.get(original) }.copied()
+    }
+
+    #[inline(always)]
+    fn target(&self, number: u32) -> Option<Target> {
+        TARGETS.get(number).copied()
     }
 }

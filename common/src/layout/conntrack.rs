@@ -112,6 +112,8 @@ pub mod conntrack_flags {
     /// The client addressed the target itself, with a source port that another connection, through
     /// an alias, has there.
     pub const DIRECT: u8 = 16;
+    /// The client is this host, and reached the alias by way of the loopback interface.
+    pub const LOOPBACK: u8 = 32;
 }
 
 plain!(Conntrack = 72);

@@ -1,7 +1,7 @@
 use core::mem::size_of;
 
 use aya_ebpf::programs::TcContext;
-use truename_common::layout::{Counter, TCP, v4_mapped};
+use truename_common::layout::{Counter, FiveTuple, TCP, UDP, v4_mapped};
 
 use super::helper::opaque;
 
@@ -12,23 +12,44 @@ pub enum Link {
     None,
 }
 
-/// A TCP segment. It lives in working memory, not on the stack.
+/// The headers of a packet. They live in working memory, not on the stack.
+///
+/// Addresses, ports and protocol of an ICMP error are those of the packet that it quotes.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub struct Segment {
+pub struct Headers {
     pub source: [u8; 16],
     pub destination: [u8; 16],
     pub source_port: u16,
     pub destination_port: u16,
+    /// TCP only, as are `payload`, `payload_len` and `flags`.
     pub seq: u32,
     pub ack: u32,
-    /// Offset of the TCP header.
+    /// Offset of the transport header.
     pub transport: u32,
     /// Offset and length of the payload.
     pub payload: u32,
     pub payload_len: u32,
     /// Bits of [`tcp_flag`].
     pub flags: u32,
+    /// Offset of the IP header, and bytes from there to the end of the IP packet.
+    pub network: u32,
+    pub network_len: u32,
+    /// 4 or 6.
+    pub version: u8,
+    /// [`TCP`] or [`UDP`].
+    pub protocol: u8,
+    /// TTL or hop limit.
+    pub hop_limit: u8,
+    /// 1: the first fragment of several.
+    pub fragment: u8,
+    /// Offset of the ICMP header of an ICMP error, else 0.
+    pub icmp: u32,
+    /// Of an ICMP error, the addresses of its own header.
+    pub outer_source: [u8; 16],
+    pub outer_destination: [u8; 16],
+    /// Of an ICMP error, the offset of the quoted IP header.
+    pub quoted: u32,
 }
 
 /// Flags of a TCP header (RFC 9293 3.1).
@@ -39,11 +60,22 @@ pub mod tcp_flag {
     pub const ACK: u32 = 16;
 }
 
-impl Segment {
+impl Headers {
     /// Whether one of `flags` is set.
     #[inline(always)]
     pub fn has(&self, flags: u32) -> bool {
         self.flags & flags != 0
+    }
+
+    /// The flow from source to destination.
+    #[inline(always)]
+    pub fn tuple(&self, tuple: &mut FiveTuple) {
+        tuple.client = self.source;
+        tuple.endpoint = self.destination;
+        tuple.client_port = self.source_port;
+        tuple.endpoint_port = self.destination_port;
+        tuple.protocol = self.protocol;
+        tuple.pad = [0; 3];
     }
 }
 
@@ -60,6 +92,10 @@ const AUTHENTICATION: u8 = 51;
 const DESTINATION: u8 = 60;
 /// More than a well-meant packet has.
 const EXTENSIONS: usize = 4;
+
+/// IP protocol numbers of ICMP (RFC 792) and ICMPv6 (RFC 4443).
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
 
 /// Reads a value of the linear part of the packet.
 #[inline(always)]
@@ -78,18 +114,18 @@ fn read_u16(ctx: &TcContext, offset: usize) -> Option<u16> {
     read::<[u8; 2]>(ctx, offset).map(u16::from_be_bytes)
 }
 
-/// Reads the headers of a TCP segment into `segment`. `Ok(false)` if the packet is something else,
-/// or `wanted` says no to its ports.
+/// Reads the headers of a packet into `headers`. Returns 0 if it is nothing of ours, else what
+/// `wanted` says of its protocol and its ports.
 ///
 /// # Errors
-/// The counter that says why the headers of what looks like TCP could not be read.
+/// The counter that says why the headers of what looks like ours could not be read.
 #[inline(always)]
 pub fn parse(
     ctx: &TcContext,
     link: Link,
-    segment: &mut Segment,
-    wanted: impl Fn(u16, u16) -> bool,
-) -> Result<bool, Counter> {
+    headers: &mut Headers,
+    wanted: impl Fn(u8, bool, u16, u16) -> u32,
+) -> Result<u32, Counter> {
     let network = match link {
         Link::Ethernet => ethernet(ctx),
         Link::None => match read::<[u8; 8]>(ctx, 0) {
@@ -104,26 +140,127 @@ pub fn parse(
         _ => None,
     };
     let Some(network) = network else {
-        return Ok(false);
+        return Ok(0);
     };
+    headers.network = network.at as u32;
+    headers.version = network.version;
+    headers.hop_limit = network.hop_limit;
+    headers.fragment = u8::from(network.fragment);
+    headers.icmp = 0;
+    if network.protocol == ICMP || network.protocol == ICMPV6 {
+        return quoted(ctx, &network, headers, wanted);
+    }
     let ports = read::<[u8; 4]>(ctx, network.transport).ok_or(Counter::Unparsed)?;
-    segment.source_port = u16::from_be_bytes([ports[0], ports[1]]);
-    segment.destination_port = u16::from_be_bytes([ports[2], ports[3]]);
-    if !wanted(segment.source_port, segment.destination_port) {
-        return Ok(false);
+    headers.source_port = u16::from_be_bytes([ports[0], ports[1]]);
+    headers.destination_port = u16::from_be_bytes([ports[2], ports[3]]);
+    let wanted = wanted(
+        network.protocol,
+        false,
+        headers.source_port,
+        headers.destination_port,
+    );
+    if wanted == 0 {
+        return Ok(0);
     }
-    if network.fragment {
-        return Err(Counter::Fragment);
+    if network.end > ctx.len() as usize {
+        return Err(Counter::Unparsed);
     }
-    addresses(ctx, &network, segment).ok_or(Counter::Unparsed)?;
-    tcp(ctx, &network, segment).ok_or(Counter::Unparsed)?;
-    Ok(true)
+    headers.network_len = (network.end - network.at) as u32;
+    headers.protocol = network.protocol;
+    headers.transport = network.transport as u32;
+    let version = network.version;
+    (headers.source, headers.destination) =
+        addresses(ctx, version, network.at).ok_or(Counter::Unparsed)?;
+    if network.protocol == TCP {
+        tcp(ctx, &network, headers).ok_or(Counter::Unparsed)?;
+    } else {
+        headers.flags = 0;
+        if network.transport + 8 > network.end {
+            return Err(Counter::Unparsed);
+        }
+    }
+    Ok(wanted)
+}
+
+/// The headers of an ICMP error and of the packet that it quotes.
+#[inline(always)]
+fn quoted(
+    ctx: &TcContext,
+    network: &Network,
+    headers: &mut Headers,
+    wanted: impl Fn(u8, bool, u16, u16) -> u32,
+) -> Result<u32, Counter> {
+    let Some(header) = read::<[u8; 8]>(ctx, network.transport) else {
+        return Ok(0);
+    };
+    let is_error = match network.protocol {
+        // Unreachable, source quench, time exceeded, parameter problem.
+        ICMP => matches!(header[0], 3 | 4 | 11 | 12) && network.version == 4,
+        _ => matches!(header[0], 1..=4) && network.version == 6,
+    };
+    if !is_error || network.fragment {
+        return Ok(0);
+    }
+    let at = network.transport + 8;
+    // Extension headers of the quoted packet are not looked through: it is one of ours, or was
+    // refused.
+    let (protocol, transport) = if network.version == 4 {
+        let Some(inner) = read::<[u8; 20]>(ctx, at) else {
+            return Ok(0);
+        };
+        let header_len = usize::from(inner[0] & 15) * 4;
+        if inner[0] >> 4 != 4 || header_len < 20 || inner[6] & 0x1f != 0 || inner[7] != 0 {
+            return Ok(0);
+        }
+        (inner[9], at + header_len)
+    } else {
+        let Some(inner) = read::<[u8; 8]>(ctx, at) else {
+            return Ok(0);
+        };
+        if inner[0] >> 4 != 6 {
+            return Ok(0);
+        }
+        (inner[6], at + 40)
+    };
+    if protocol != TCP && protocol != UDP {
+        return Ok(0);
+    }
+    let Some(ports) = read::<[u8; 8]>(ctx, transport) else {
+        return Ok(0);
+    };
+    headers.source_port = u16::from_be_bytes([ports[0], ports[1]]);
+    headers.destination_port = u16::from_be_bytes([ports[2], ports[3]]);
+    let wanted = wanted(
+        protocol,
+        true,
+        headers.source_port,
+        headers.destination_port,
+    );
+    if wanted == 0 {
+        return Ok(0);
+    }
+    if transport + 8 > network.end || network.end > ctx.len() as usize {
+        return Err(Counter::Unparsed);
+    }
+    headers.icmp = network.transport as u32;
+    headers.quoted = at as u32;
+    headers.transport = transport as u32;
+    headers.protocol = protocol;
+    headers.network_len = (network.end - network.at) as u32;
+    headers.flags = 0;
+    (headers.source, headers.destination) =
+        addresses(ctx, network.version, at).ok_or(Counter::Unparsed)?;
+    (headers.outer_source, headers.outer_destination) =
+        addresses(ctx, network.version, network.at).ok_or(Counter::Unparsed)?;
+    Ok(wanted)
 }
 
 /// Places in the packet.
 struct Network {
     version: u8,
-    /// Offset of the IP header, and of the TCP header.
+    protocol: u8,
+    hop_limit: u8,
+    /// Offset of the IP header, and of the transport header.
     at: usize,
     transport: usize,
     /// Offset of the first byte behind the packet's payload.
@@ -158,7 +295,8 @@ fn ipv4(ctx: &TcContext, at: usize) -> Result<Option<Network>, Counter> {
     let Some(header) = read::<[u8; 12]>(ctx, at) else {
         return Ok(None);
     };
-    if header[9] != TCP {
+    let protocol = header[9];
+    if protocol != TCP && protocol != UDP && protocol != ICMP {
         return Ok(None);
     }
     let header_len = usize::from(header[0] & 15) * 4;
@@ -173,6 +311,8 @@ fn ipv4(ctx: &TcContext, at: usize) -> Result<Option<Network>, Counter> {
     let total = usize::from(u16::from_be_bytes([header[2], header[3]]));
     Ok(Some(Network {
         version: 4,
+        protocol,
+        hop_limit: header[8],
         at,
         transport: at + header_len,
         // A packet of more than 64 KiB (BIG TCP, Linux 6.3) has no length.
@@ -195,7 +335,7 @@ fn ipv6(ctx: &TcContext, at: usize) -> Result<Option<Network>, Counter> {
     let mut transport = at + 40;
     let mut fragment = false;
     let mut extensions = 0;
-    while next != TCP {
+    while next != TCP && next != UDP && next != ICMPV6 {
         if extensions == EXTENSIONS {
             return Ok(None);
         }
@@ -217,6 +357,8 @@ fn ipv6(ctx: &TcContext, at: usize) -> Result<Option<Network>, Counter> {
     }
     Ok(Some(Network {
         version: 6,
+        protocol: next,
+        hop_limit: header[7],
         at,
         transport,
         // A jumbogram (BIG TCP) has no length here.
@@ -229,32 +371,31 @@ fn ipv6(ctx: &TcContext, at: usize) -> Result<Option<Network>, Counter> {
     }))
 }
 
+/// Source and destination of the IP header at `at`.
 #[inline(always)]
-fn addresses(ctx: &TcContext, network: &Network, segment: &mut Segment) -> Option<()> {
-    if network.version == 4 {
-        segment.source = v4_mapped(read::<[u8; 4]>(ctx, network.at + 12)?);
-        segment.destination = v4_mapped(read::<[u8; 4]>(ctx, network.at + 16)?);
+fn addresses(ctx: &TcContext, version: u8, at: usize) -> Option<([u8; 16], [u8; 16])> {
+    if version == 4 {
+        let source = v4_mapped(read::<[u8; 4]>(ctx, at + 12)?);
+        Some((source, v4_mapped(read::<[u8; 4]>(ctx, at + 16)?)))
     } else {
-        segment.source = read::<[u8; 16]>(ctx, network.at + 8)?;
-        segment.destination = read::<[u8; 16]>(ctx, network.at + 24)?;
+        let source = read::<[u8; 16]>(ctx, at + 8)?;
+        Some((source, read::<[u8; 16]>(ctx, at + 24)?))
     }
-    Some(())
 }
 
 /// The TCP header, if it is whole and agrees with the packet's length.
 #[inline(always)]
-fn tcp(ctx: &TcContext, network: &Network, segment: &mut Segment) -> Option<()> {
+fn tcp(ctx: &TcContext, network: &Network, headers: &mut Headers) -> Option<()> {
     let header = read::<[u8; 20]>(ctx, network.transport)?;
     let header_len = usize::from(header[12] >> 4) * 4;
     let payload = network.transport + header_len;
-    if header_len < 20 || payload > network.end || network.end > ctx.len() as usize {
+    if header_len < 20 || payload > network.end {
         return None;
     }
-    segment.seq = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
-    segment.ack = u32::from_be_bytes([header[8], header[9], header[10], header[11]]);
-    segment.transport = network.transport as u32;
-    segment.payload = payload as u32;
-    segment.payload_len = (network.end - payload) as u32;
-    segment.flags = u32::from(header[13]);
+    headers.seq = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
+    headers.ack = u32::from_be_bytes([header[8], header[9], header[10], header[11]]);
+    headers.payload = payload as u32;
+    headers.payload_len = (network.end - payload) as u32;
+    headers.flags = u32::from(header[13]);
     Some(())
 }

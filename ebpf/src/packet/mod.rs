@@ -1,10 +1,15 @@
 //! Headers of a packet: link, network and transport layer.
 
+mod atomic;
 mod headers;
 mod helper;
 pub mod payload;
+pub mod rewrite;
+pub mod stages;
 
-pub use headers::{Link, Segment, parse, tcp_flag};
+pub use atomic::{add, or};
+pub use headers::{Headers, Link, parse, tcp_flag};
+pub use payload::{fold, load};
 
 /// The next program or filter decides: `TCX_NEXT`, and `TC_ACT_UNSPEC` of clsact.
 pub const NEXT: i32 = -1;

@@ -77,6 +77,18 @@ impl Payload<'_> {
     }
 }
 
+/// Copies `len` bytes at `at` of the packet to the front of `words`, and zeros what is behind them.
+/// `len` is a multiple of four.
+#[inline(always)]
+pub fn load(skb: *mut __sk_buff, at: u32, len: u32, words: &mut [u32; 32]) -> bool {
+    *words = [0; 32];
+    let Some(len) = length(u64::from(len), 128) else {
+        return false;
+    };
+    // SAFETY: `words` has 128 bytes; the helper checks the packet's bounds.
+    unsafe { skb_load_bytes(skb.cast(), u64::from(at), words.as_mut_ptr().cast(), len) == 0 }
+}
+
 /// Copies `len` bytes at `at` of the packet, and zeros up to a multiple of four.
 #[inline(always)]
 fn load_padded(skb: *mut c_void, at: u64, len: u64, to: &mut Bytes) -> bool {
@@ -93,7 +105,7 @@ fn load_padded(skb: *mut c_void, at: u64, len: u64, to: &mut Bytes) -> bool {
 
 /// The ones-complement sum of a difference, folded to 16 bits.
 #[inline(always)]
-fn fold(sum: i64) -> u16 {
+pub fn fold(sum: i64) -> u16 {
     let mut sum = sum as u32;
     sum = (sum & 0xffff) + (sum >> 16);
     sum = (sum & 0xffff) + (sum >> 16);

@@ -1,14 +1,11 @@
 //! Whether a packet goes to an endpoint or comes from one.
 
 use truename_common::{
-    layout::{Endpoint, FiveTuple, Socket, TCP, port_flags},
+    layout::{Endpoint, FiveTuple, Socket, TCP},
     wire::stream::Way,
 };
 
-use crate::{
-    maps::{ENDPOINTS, PORTS},
-    packet::Segment,
-};
+use crate::{maps::ENDPOINTS, packet::Headers};
 
 /// The flow that a packet belongs to. It lives in working memory, not on the stack.
 #[repr(C)]
@@ -18,29 +15,18 @@ pub struct Found {
     pub endpoint: Endpoint,
 }
 
-/// One byte of an array decides for nearly all packets.
-#[inline(always)]
-pub fn is_wanted(source: u16, destination: u16) -> bool {
-    let is = |port: u16| {
-        PORTS
-            .get(u32::from(port))
-            .is_some_and(|flags| flags & port_flags::ENDPOINT != 0)
-    };
-    is(destination) || is(source)
-}
-
 /// Looks the destination up, then the source.
 #[inline(always)]
-pub fn find(segment: &Segment, found: &mut Found) -> bool {
+pub fn find(headers: &Headers, found: &mut Found) -> bool {
     let destination = Socket {
-        address: segment.destination,
-        port: segment.destination_port,
+        address: headers.destination,
+        port: headers.destination_port,
         protocol: TCP,
         pad: 0,
     };
     let source = Socket {
-        address: segment.source,
-        port: segment.source_port,
+        address: headers.source,
+        port: headers.source_port,
         protocol: TCP,
         pad: 0,
     };

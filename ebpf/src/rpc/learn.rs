@@ -2,7 +2,7 @@
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use truename_common::{
-    layout::{AliasKey, Authority, Counter, Event, EventKind, FiveTuple, PeerKey, RpcFlow},
+    layout::{AliasKey, Authority, Counter, EventKind, FiveTuple, PeerKey, RpcFlow},
     wire::{
         authority,
         flow::{self, state},
@@ -11,7 +11,8 @@ use truename_common::{
 };
 
 use crate::{
-    maps::{ALIASES, EVENTS, NAMES, PEERS, Scratch, count},
+    events::raise,
+    maps::{ALIASES, NAMES, PEERS, Scratch, count},
     packet::payload::repeat,
 };
 
@@ -19,27 +20,6 @@ use crate::{
 fn now() -> u64 {
     // SAFETY: the helper only reads the clock.
     unsafe { bpf_ktime_get_ns() }
-}
-
-/// Tells the agent.
-#[inline(never)]
-pub fn event(kind: EventKind, detail: u32, key: &FiveTuple, text: &Authority) {
-    let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
-        count(Counter::EventLost, 1);
-        return;
-    };
-    let to = entry.as_mut_ptr();
-    // SAFETY: the entry is ours until it is submitted, and as large as an event. Written field by
-    // field, as an event does not fit on the stack beside the rest.
-    unsafe {
-        (&raw mut (*to).time_ns).write(now());
-        (&raw mut (*to).kind).write(kind as u32);
-        (&raw mut (*to).detail).write(detail);
-        (&raw mut (*to).flow).write(*key);
-        (&raw mut (*to).text).write(*text);
-        (&raw mut (*to).pad).write([0; 6]);
-    }
-    entry.submit(0);
 }
 
 /// Fills the names that the flow lacks from what is known of the endpoint and of the client.
@@ -87,7 +67,7 @@ pub fn announced(entry: &mut RpcFlow, way: Way, scratch: &mut Scratch) {
             flow::learn_origin(entry);
             entry.origin_hash = hash(&entry.names.origin, scratch);
             remember_peer(entry, scratch);
-            event(
+            raise(
                 EventKind::PeerSeen,
                 0,
                 &scratch.found.key,
@@ -118,7 +98,7 @@ pub fn announced(entry: &mut RpcFlow, way: Way, scratch: &mut Scratch) {
             // A table that is full learns again from the next connection.
             let _ = NAMES.insert(&endpoint, &*names, 0);
             if !known {
-                event(
+                raise(
                     EventKind::CanonicalLearned,
                     0,
                     &scratch.found.key,
@@ -146,7 +126,7 @@ pub fn alias(entry: &mut RpcFlow, scratch: &mut Scratch) {
         .insert(alias_key(entry, &scratch.found.key), &*stat, 1)
         .is_ok()
     {
-        event(
+        raise(
             EventKind::AliasSeen,
             0,
             &scratch.found.key,
@@ -155,7 +135,7 @@ pub fn alias(entry: &mut RpcFlow, scratch: &mut Scratch) {
     }
     if stat.no_fit != 0 {
         count(Counter::NoFit, 1);
-        event(EventKind::NoFit, 0, &scratch.found.key, &entry.names.alias);
+        raise(EventKind::NoFit, 0, &scratch.found.key, &entry.names.alias);
     }
 }
 

@@ -12,9 +12,9 @@ use truename_common::{
 
 use super::{direction, learn, translate};
 use crate::{
-    maps::{Scratch, count, scratch},
+    maps::{Scratch, scratch},
     packet::{
-        self, Link, NEXT, Segment,
+        NEXT,
         payload::{Buffers, Payload},
     },
 };
@@ -102,7 +102,7 @@ pub extern "C" fn tn_find(scratch: *mut Scratch) -> i32 {
     }
     // SAFETY: as above.
     let scratch = unsafe { &mut *scratch };
-    i32::from(direction::find(&scratch.segment, &mut scratch.found))
+    i32::from(direction::find(&scratch.headers, &mut scratch.found))
 }
 
 /// [`learn::names`].
@@ -138,34 +138,4 @@ extern "C" fn tn_account(flow: *mut RpcFlow) -> i32 {
     // SAFETY: as above.
     translate::account(unsafe { &mut *flow }, scratch);
     0
-}
-
-/// [`packet::parse`] for devices with an Ethernet header; 1 if the segment is wanted.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn tn_parse_ether(skb: *mut __sk_buff, segment: *mut Segment) -> i32 {
-    parse(skb, segment, Link::Ethernet)
-}
-
-/// [`packet::parse`] for devices without a link-layer header; 1 if the segment is wanted.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn tn_parse_raw(skb: *mut __sk_buff, segment: *mut Segment) -> i32 {
-    parse(skb, segment, Link::None)
-}
-
-#[inline(always)]
-fn parse(skb: *mut __sk_buff, segment: *mut Segment, link: Link) -> i32 {
-    if segment.is_null() {
-        return 0;
-    }
-    // SAFETY: as above.
-    let segment = unsafe { &mut *segment };
-    match packet::parse(&TcContext::new(skb), link, segment, direction::is_wanted) {
-        Ok(wanted) => i32::from(wanted),
-        Err(why) => {
-            count(why, 1);
-            0
-        }
-    }
 }

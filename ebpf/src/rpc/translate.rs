@@ -11,8 +11,9 @@ use truename_common::{
 
 use super::{learn, lock, stages};
 use crate::{
+    events::raise,
     maps::{RPC_FLOWS, Scratch, blank_flow, count},
-    packet::{DROP, NEXT, Segment, payload::Payload, tcp_flag},
+    packet::{DROP, Headers, NEXT, payload::Payload, tcp_flag},
 };
 
 /// Translates the segment in the working memory.
@@ -21,7 +22,11 @@ pub fn segment(ctx: &TcContext, scratch: &mut Scratch) -> i32 {
     let Some(flow) = flow_of(ctx, scratch) else {
         return NEXT;
     };
-    let segment = &scratch.segment;
+    let segment = &scratch.headers;
+    if segment.fragment != 0 {
+        count(Counter::Fragment, 1);
+        return NEXT;
+    }
     if segment.payload_len == 0 && !segment.has(tcp_flag::SYN | tcp_flag::FIN | tcp_flag::RST) {
         acknowledge(flow, segment, scratch.found.way);
         return NEXT;
@@ -38,7 +43,7 @@ pub fn segment(ctx: &TcContext, scratch: &mut Scratch) -> i32 {
 /// The entry of the segment's flow: a new one for a SYN, or for a plausible frame without one.
 #[inline(always)]
 fn flow_of(ctx: &TcContext, scratch: &mut Scratch) -> Option<*mut RpcFlow> {
-    let (segment, way) = (&scratch.segment, scratch.found.way);
+    let (segment, way) = (&scratch.headers, scratch.found.way);
     let known = RPC_FLOWS.get_ptr_mut(&scratch.found.key);
     if let Some(flow) = known {
         match relation(flow, segment, way) {
@@ -68,7 +73,7 @@ enum Relation {
 /// The end of a connection can pass unseen, so a SYN on an open flow may begin the next one; only the
 /// endpoint knows, and tells by its answer.
 #[inline(always)]
-fn relation(flow: *mut RpcFlow, segment: &Segment, way: Way) -> Relation {
+fn relation(flow: *mut RpcFlow, segment: &Headers, way: Way) -> Relation {
     if !segment.has(tcp_flag::SYN) {
         return Relation::Same;
     }
@@ -121,7 +126,7 @@ fn create(scratch: &Scratch) -> Option<*mut RpcFlow> {
 #[inline(never)]
 fn adopt(ctx: &TcContext, scratch: &mut Scratch) -> Option<*mut RpcFlow> {
     let Scratch {
-        segment,
+        headers: segment,
         work,
         buffers,
         ..
@@ -142,7 +147,7 @@ fn adopt(ctx: &TcContext, scratch: &mut Scratch) -> Option<*mut RpcFlow> {
     entry.flags = state::ADOPTED;
     count(Counter::Adopted, 1);
     let found = &scratch.found;
-    learn::event(
+    raise(
         EventKind::Adopted,
         found.way as u32,
         &found.key,
@@ -153,7 +158,7 @@ fn adopt(ctx: &TcContext, scratch: &mut Scratch) -> Option<*mut RpcFlow> {
 
 /// Takes the acknowledgement: one store, which needs no lock.
 #[inline(always)]
-fn acknowledge(flow: *mut RpcFlow, segment: &Segment, way: Way) {
+fn acknowledge(flow: *mut RpcFlow, segment: &Headers, way: Way) {
     // SAFETY: the pointer is to a map value, valid until the program ends.
     let flow = unsafe { &mut *flow };
     if segment.has(tcp_flag::ACK) {
@@ -168,21 +173,21 @@ fn acknowledge(flow: *mut RpcFlow, segment: &Segment, way: Way) {
 #[inline(always)]
 fn locked(ctx: &TcContext, entry: *mut RpcFlow, scratch: &mut Scratch) -> i32 {
     let way = scratch.found.way;
-    acknowledge(entry, &scratch.segment, way);
+    acknowledge(entry, &scratch.headers, way);
     // SAFETY: the pointer is to a map value, valid until the program ends, and this CPU has the lock.
     let flow = unsafe { &mut *entry };
     // SAFETY: the helper only reads the clock.
     flow.seen_ns = unsafe { bpf_ktime_get_ns() };
-    control(flow, &scratch.segment, way);
-    if scratch.segment.payload_len == 0
-        || scratch.segment.has(tcp_flag::RST)
+    control(flow, &scratch.headers, way);
+    if scratch.headers.payload_len == 0
+        || scratch.headers.has(tcp_flag::RST)
         || flow.flags & state::LEFT_ALONE != 0
     {
         return NEXT;
     }
     stages::tn_names(flow, scratch);
     let Scratch {
-        segment,
+        headers: segment,
         work,
         buffers,
         ..
@@ -213,7 +218,7 @@ fn locked(ctx: &TcContext, entry: *mut RpcFlow, scratch: &mut Scratch) -> i32 {
         Verdict::Reset => {
             flow.flags |= state::RESET;
             count(Counter::ResetMisguess, 1);
-            learn::event(EventKind::Reset, 0, &scratch.found.key, &flow.names.alias);
+            raise(EventKind::Reset, 0, &scratch.found.key, &flow.names.alias);
             NEXT
         }
     }
@@ -221,7 +226,7 @@ fn locked(ctx: &TcContext, entry: *mut RpcFlow, scratch: &mut Scratch) -> i32 {
 
 /// SYN, FIN and RST.
 #[inline(always)]
-fn control(flow: &mut RpcFlow, segment: &Segment, way: Way) {
+fn control(flow: &mut RpcFlow, segment: &Headers, way: Way) {
     if segment.has(tcp_flag::SYN) {
         let direction = match way {
             Way::Inbound => &mut flow.inbound,
@@ -302,7 +307,7 @@ fn reasons(seen: u32, flow: &RpcFlow, scratch: &Scratch) {
         count(Counter::Cut, 1);
     }
     if seen & found::RESYNCHRONISED != 0 {
-        learn::event(EventKind::Resynchronised, way as u32, key, alias);
+        raise(EventKind::Resynchronised, way as u32, key, alias);
     }
     if seen & (found::TLS | found::TOO_LONG) != 0 {
         let why = if seen & found::TLS != 0 {
@@ -310,6 +315,6 @@ fn reasons(seen: u32, flow: &RpcFlow, scratch: &Scratch) {
         } else {
             Counter::TooLong
         };
-        learn::event(EventKind::LeftAlone, why as u32, key, alias);
+        raise(EventKind::LeftAlone, why as u32, key, alias);
     }
 }

@@ -1,0 +1,70 @@
+//! The way of a packet: headers, address translation, RPC translation, and out.
+
+use aya_ebpf::programs::TcContext;
+use truename_common::layout::{Counter, TCP};
+
+use crate::{
+    maps::{CHAIN, count, scratch},
+    nat::{self, Route, wanted},
+    packet::{Link, NEXT, stages},
+    rpc,
+};
+
+/// What every packet passes.
+#[inline(always)]
+pub fn classify(ctx: &TcContext, link: Link) -> i32 {
+    count(Counter::Packets, 1);
+    // SAFETY: no other call of this packet precedes.
+    let Some(scratch) = (unsafe { scratch() }) else {
+        return NEXT;
+    };
+    let (skb, headers) = (ctx.skb.skb, &raw mut scratch.headers);
+    let mut wanted = match link {
+        Link::Ethernet => stages::tn_parse_ether(skb, headers),
+        Link::None => stages::tn_parse_raw(skb, headers),
+    } as u32;
+    if wanted == 0 {
+        return NEXT;
+    }
+    scratch.nat.route = Route::NEXT;
+    if wanted & wanted::NAT != 0 {
+        let verdict = nat::translate(skb, scratch, wanted);
+        if verdict != NEXT {
+            return verdict;
+        }
+        // The target's port may be an endpoint's.
+        let headers = &scratch.headers;
+        wanted = if headers.icmp != 0 {
+            0
+        } else {
+            nat::wanted(
+                headers.protocol,
+                false,
+                headers.source_port,
+                headers.destination_port,
+            )
+        };
+    }
+    if wanted & wanted::RPC != 0
+        && scratch.headers.protocol == TCP
+        && rpc::stages::tn_find(scratch) != 0
+    {
+        count(Counter::RpcPackets, 1);
+        // SAFETY: the table holds programs of this type only; if it holds none, the way goes on here.
+        unsafe { CHAIN.tail_call(ctx, 0) };
+    }
+    nat::finish(skb, scratch)
+}
+
+/// What the packets of endpoints pass, their headers being translated.
+#[inline(always)]
+pub fn rpc(ctx: &TcContext) -> i32 {
+    // SAFETY: `classify` lends it, and does not come back.
+    let Some(scratch) = (unsafe { scratch() }) else {
+        return NEXT;
+    };
+    match rpc::stages::translate(ctx.skb.skb, scratch) {
+        NEXT => nat::finish(ctx.skb.skb, scratch),
+        verdict => verdict,
+    }
+}

@@ -1,0 +1,462 @@
+//! Finding and beginning connections.
+
+use core::ptr;
+
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_NOEXIST, bpf_sock_tuple},
+    helpers::generated::{bpf_ktime_get_coarse_ns, bpf_sk_release, bpf_skc_lookup_tcp},
+};
+use truename_common::{
+    layout::{
+        Conntrack, ConntrackState, Counter, FiveTuple, Settings, TCP, conntrack_flags, target_flags,
+    },
+    nat::{self, Choice, TRIES},
+    wire::stream::Steps,
+};
+
+use super::{Nat, forward, segment};
+use crate::{
+    maps::{CONNTRACK, KernelTables, Scratch, TRIED, count, count_tries},
+    packet::{Headers, add, or, payload::repeat, tcp_flag},
+};
+
+/// How the search for a connection ended without one.
+#[repr(u32)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The packet begins none.
+    NotBeginning = 0,
+    /// The service has no target.
+    NoTarget = 1,
+    /// The table is full.
+    TableFull = 2,
+    /// No candidate source port is free.
+    Exhausted = 3,
+    /// Another hook has to translate this packet.
+    Elsewhere = 4,
+    /// There is one.
+    Found = 5,
+}
+
+impl Outcome {
+    #[inline(always)]
+    pub fn from_number(number: u32) -> Self {
+        match number {
+            1 => Self::NoTarget,
+            2 => Self::TableFull,
+            3 => Self::Exhausted,
+            4 => Self::Elsewhere,
+            5 => Self::Found,
+            _ => Self::NotBeginning,
+        }
+    }
+
+    /// What counts connections refused for this.
+    #[inline(always)]
+    pub fn counter(self) -> Counter {
+        match self {
+            Self::NoTarget => Counter::NatNoTarget,
+            Self::TableFull => Counter::NatTableFull,
+            _ => Counter::NatPortsExhausted,
+        }
+    }
+}
+
+/// The connection of a packet from a client to `nat.service`, a new one if it begins one. `nat.key`
+/// becomes its key.
+#[inline(always)]
+pub fn of_client(
+    skb: *mut __sk_buff,
+    scratch: &mut Scratch,
+    settings: &Settings,
+) -> Option<*mut Conntrack> {
+    let begins = begins(&scratch.headers);
+    let Some(entry) = find(scratch, settings) else {
+        if !begins {
+            scratch.nat.outcome = Outcome::NotBeginning as u32;
+            return None;
+        }
+        let nat = &mut scratch.nat;
+        let chosen = nat::choose(
+            &KernelTables,
+            &nat.service,
+            Choice::Current,
+            &nat.original,
+            nat.hash,
+        );
+        let Some((_, target)) = chosen else {
+            nat.outcome = Outcome::NoTarget as u32;
+            return None;
+        };
+        nat.target = target;
+        if target.flags & target_flags::LOCAL == 0 && forward::is_vlan(skb, &scratch.headers) {
+            scratch.nat.outcome = Outcome::Elsewhere as u32;
+            return None;
+        }
+        return create(skb, scratch, 0);
+    };
+    // SAFETY: the pointer is to a map value, valid until the program ends.
+    let is_local = unsafe { (*entry).flags } & conntrack_flags::LOCAL != 0;
+    if !is_local && forward::is_vlan(skb, &scratch.headers) {
+        scratch.nat.outcome = Outcome::Elsewhere as u32;
+        return None;
+    }
+    Some(entry)
+}
+
+/// The existing connection of a client; `nat.original` is what it sees.
+#[inline(always)]
+pub fn find(scratch: &mut Scratch, settings: &Settings) -> Option<*mut Conntrack> {
+    let nat = &mut scratch.nat;
+    nat.hash = nat::hash(&nat.original);
+    nat.tried = TRIED.get(nat.hash as u16 as u32).map_or(0, |bits| *bits) | 1;
+    for choice in Choice::ALL {
+        let chosen = nat::choose(&KernelTables, &nat.service, choice, &nat.original, nat.hash);
+        if let Some((_, target)) = chosen {
+            nat.target = target;
+            let entry = candidates(nat, settings);
+            if entry.is_some() {
+                return entry;
+            }
+        }
+    }
+    None
+}
+
+/// The connection of a packet that goes directly to a target: only if it had to give up its source port.
+#[inline(always)]
+pub fn of_direct(
+    skb: *mut __sk_buff,
+    scratch: &mut Scratch,
+    settings: &Settings,
+) -> Option<*mut Conntrack> {
+    let nat = &mut scratch.nat;
+    nat.tried = TRIED.get(nat.hash as u16 as u32).map_or(0, |bits| *bits) & !1;
+    if nat.tried != 0 {
+        let entry = candidates(nat, settings);
+        if entry.is_some() {
+            return entry;
+        }
+    }
+    if scratch.headers.protocol != TCP || !begins(&scratch.headers) {
+        return None;
+    }
+    let nat = &mut scratch.nat;
+    let taken = CONNTRACK.get_ptr(&nat.original)?;
+    // SAFETY: the pointer is to a map value, valid until the program ends.
+    let is_expired = nat::is_expired(unsafe { &*taken }, settings, now());
+    if is_expired {
+        // Its answers would be taken for the other connection's.
+        let _ = CONNTRACK.remove(&nat.original);
+        return None;
+    }
+    nat.service.id = u32::MAX;
+    create(skb, scratch, conntrack_flags::DIRECT)
+}
+
+/// Whether a packet can begin a connection.
+#[inline(always)]
+fn begins(headers: &Headers) -> bool {
+    headers.protocol != TCP
+        || headers.has(tcp_flag::SYN) && !headers.has(tcp_flag::ACK | tcp_flag::RST | tcp_flag::FIN)
+}
+
+/// Looks through the candidates of `nat.tried` for the client's connection to `nat.target`.
+#[inline(always)]
+fn candidates(nat: &mut Nat, settings: &Settings) -> Option<*mut Conntrack> {
+    if nat.tried & 1 != 0 {
+        nat.key = nat::key(&nat.original, &nat.target, settings, nat.hash, 0);
+        if let Some(entry) = of_original(nat) {
+            return Some(entry);
+        }
+    }
+    if nat.tried & !1 == 0 {
+        return None;
+    }
+    nat.index = 1;
+    nat.outcome = Outcome::NotBeginning as u32;
+    let mut search = Search {
+        nat: ptr::from_mut(nat),
+        settings,
+    };
+    repeat(&mut search, TRIES - 1);
+    if nat.outcome == Outcome::Found as u32 {
+        CONNTRACK.get_ptr_mut(&nat.key)
+    } else {
+        None
+    }
+}
+
+/// The entry at `nat.key`, if it is the client's.
+#[inline(always)]
+fn of_original(nat: &Nat) -> Option<*mut Conntrack> {
+    let entry = CONNTRACK.get_ptr_mut(&nat.key)?;
+    // SAFETY: the pointer is to a map value, valid until the program ends; these fields never change
+    // while it is in use, and a reused entry has others.
+    let entry_ref = unsafe { &*entry };
+    let original = &nat.original;
+    let same = entry_ref.client == original.client
+        && entry_ref.alias == original.endpoint
+        && entry_ref.client_port == original.client_port
+        && entry_ref.alias_port == original.endpoint_port;
+    same.then_some(entry)
+}
+
+/// A step of [`candidates`].
+struct Search<'a> {
+    nat: *mut Nat,
+    settings: &'a Settings,
+}
+
+impl Steps for Search<'_> {
+    #[inline(always)]
+    fn step(&mut self) -> bool {
+        // SAFETY: `candidates` lends it for the loop.
+        let nat = unsafe { &mut *self.nat };
+        let index = nat.index;
+        nat.index += 1;
+        if nat.tried & (1 << (index & 31)) == 0 {
+            return true;
+        }
+        nat.key = nat::key(&nat.original, &nat.target, self.settings, nat.hash, index);
+        if of_original(nat).is_some() {
+            nat.outcome = Outcome::Found as u32;
+            return false;
+        }
+        true
+    }
+}
+
+/// A new connection to `nat.target`, with the first candidate source port that is free.
+#[inline(always)]
+fn create(skb: *mut __sk_buff, scratch: &mut Scratch, flags: u8) -> Option<*mut Conntrack> {
+    super::stages::create(skb, scratch, u32::from(flags));
+    let nat = &mut scratch.nat;
+    if nat.outcome != Outcome::Found as u32 {
+        return None;
+    }
+    CONNTRACK.get_ptr_mut(&nat.key)
+}
+
+/// See [`create`]; `nat.outcome` says how it went.
+#[inline(always)]
+pub fn allocate(skb: *mut __sk_buff, scratch: &mut Scratch, settings: &Settings, flags: u8) {
+    let now_ns = now();
+    let protocol = scratch.headers.protocol;
+    let is_own = forward::is_own(skb);
+    let Scratch { nat, .. } = &mut *scratch;
+    let is_local = nat.target.flags & target_flags::LOCAL != 0;
+    let mut flags = flags;
+    if is_local {
+        flags |= conntrack_flags::LOCAL;
+    }
+    if is_own && forward::is_loopback(skb, settings) {
+        flags |= conntrack_flags::LOOPBACK;
+    }
+    nat.entry = Conntrack {
+        client: nat.original.client,
+        alias: nat.original.endpoint,
+        client_port: nat.original.client_port,
+        alias_port: nat.original.endpoint_port,
+        service: nat.service.id,
+        seen_ns: now_ns,
+        sent: 0,
+        received: 0,
+        created_s: (now_ns / 1_000_000_000) as u32,
+        state: if protocol == TCP {
+            ConntrackState::SynSent as u8
+        } else {
+            ConntrackState::Unreplied as u8
+        },
+        flags,
+        tries: 0,
+        pad: 0,
+    };
+    nat.now_ns = now_ns;
+    // A direct connection comes here because its own port is taken.
+    nat.index = u32::from(flags & conntrack_flags::DIRECT != 0);
+    nat.outcome = Outcome::Exhausted as u32;
+    let mut allocation = Allocation {
+        skb,
+        nat: ptr::from_mut(nat),
+        settings,
+        with_sockets: is_local && protocol == TCP,
+    };
+    repeat(&mut allocation, TRIES);
+    let tries = match Outcome::from_number(nat.outcome) {
+        Outcome::Found => u32::from(nat.entry.tries),
+        Outcome::Exhausted => TRIES,
+        _ => return,
+    };
+    count_tries(tries);
+    if tries < TRIES {
+        count(Counter::NatNew, 1);
+        if tries > 0 && is_local {
+            count(Counter::NatRemapped, 1);
+        }
+    }
+}
+
+/// A step of [`allocate`].
+struct Allocation<'a> {
+    skb: *mut __sk_buff,
+    nat: *mut Nat,
+    settings: &'a Settings,
+    /// The host's stack may have a socket for the tuple.
+    with_sockets: bool,
+}
+
+impl Steps for Allocation<'_> {
+    #[inline(always)]
+    fn step(&mut self) -> bool {
+        // SAFETY: `allocate` lends it for the loop.
+        let nat = unsafe { &mut *self.nat };
+        let index = nat.index;
+        if index >= TRIES {
+            return false;
+        }
+        nat.index += 1;
+        nat.key = nat::key(&nat.original, &nat.target, self.settings, nat.hash, index);
+        if self.with_sockets && has_socket(self.skb, &nat.key) {
+            return true;
+        }
+        nat.entry.tries = index as u8;
+        nat.entry.flags &= !conntrack_flags::SNAT;
+        if nat.key.client_port != nat.original.client_port || nat.key.client != nat.original.client
+        {
+            nat.entry.flags |= conntrack_flags::SNAT;
+        }
+        if index > 0
+            && let Some(bits) = TRIED.get_ptr_mut(nat.hash as u16 as u32)
+        {
+            // Before the entry exists, so that no packet can miss it.
+            or(bits, 1 << (index & 31));
+        }
+        match CONNTRACK.insert(&nat.key, &nat.entry, u64::from(BPF_NOEXIST)) {
+            Ok(()) => nat.outcome = Outcome::Found as u32,
+            Err(EEXIST) => return taken(nat, self.settings),
+            Err(_) => nat.outcome = Outcome::TableFull as u32,
+        }
+        false
+    }
+}
+
+const EEXIST: i32 = -17;
+
+/// What to do about an entry that has the wanted key: true to go on to the next candidate.
+#[inline(always)]
+fn taken(nat: &mut Nat, settings: &Settings) -> bool {
+    if of_original(nat).is_some() {
+        // Another CPU has a copy of the same packet.
+        nat.outcome = Outcome::Found as u32;
+        return false;
+    }
+    let Some(entry) = CONNTRACK.get_ptr(&nat.key) else {
+        return true;
+    };
+    // SAFETY: the pointer is to a map value, valid until the program ends.
+    if nat::is_expired(unsafe { &*entry }, settings, nat.now_ns) {
+        // A leftover that the agent has not collected yet. The candidate is tried once more.
+        let _ = CONNTRACK.remove(&nat.key);
+        nat.index -= 1;
+    }
+    true
+}
+
+/// Whether the host's stack has a socket for the connection, even one in TIME_WAIT: a SYN with other
+/// sequence numbers would be answered with an old acknowledgement.
+#[inline(always)]
+fn has_socket(skb: *mut __sk_buff, key: &FiveTuple) -> bool {
+    const LISTEN: u32 = 10;
+    let mut tuple = [0u8; 36];
+    let is_v4 = key
+        .client
+        .starts_with(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]);
+    let ([a, b], [c, d]) = (
+        key.client_port.to_be_bytes(),
+        key.endpoint_port.to_be_bytes(),
+    );
+    let len = if is_v4 {
+        tuple[..4].copy_from_slice(&key.client[12..]);
+        tuple[4..8].copy_from_slice(&key.endpoint[12..]);
+        tuple[8..12].copy_from_slice(&[a, b, c, d]);
+        12
+    } else {
+        tuple[..16].copy_from_slice(&key.client);
+        tuple[16..32].copy_from_slice(&key.endpoint);
+        tuple[32..].copy_from_slice(&[a, b, c, d]);
+        36
+    };
+    // SAFETY: the tuple has `len` bytes. The socket that is returned is released on every way.
+    unsafe {
+        let socket = bpf_skc_lookup_tcp(
+            skb.cast(),
+            tuple.as_mut_ptr().cast::<bpf_sock_tuple>(),
+            len,
+            // The network namespace of the packet's device (BPF_F_CURRENT_NETNS).
+            u64::MAX,
+            0,
+        );
+        if socket.is_null() {
+            return false;
+        }
+        let state = (*socket).state;
+        bpf_sk_release(socket.cast());
+        state != LISTEN
+    }
+}
+
+/// Notes a packet of a connection; the connection's flags.
+#[inline(always)]
+pub fn touch(entry: *mut Conntrack, scratch: &Scratch, from_client: bool) -> u8 {
+    /// How old a time may become before it is written: another CPU may be reading it.
+    const STALE_NS: u64 = 1 << 27;
+    // SAFETY: the pointer is to a map value, valid until the program ends. Another CPU may write the
+    // same fields: a lost update of a state is made up for by the next packet.
+    let connection = unsafe { &mut *entry };
+    let headers = &scratch.headers;
+    let (state, flags) = nat::advance(
+        headers.protocol,
+        connection.state,
+        connection.flags,
+        from_client,
+        segment(headers),
+    );
+    if state != connection.state {
+        connection.state = state;
+    }
+    if flags != connection.flags {
+        connection.flags = flags;
+    }
+    let now_ns = now();
+    if now_ns.wrapping_sub(connection.seen_ns) > STALE_NS {
+        connection.seen_ns = now_ns;
+    }
+    let bytes = if from_client {
+        &raw mut connection.sent
+    } else {
+        &raw mut connection.received
+    };
+    add(bytes, u64::from(headers.network_len));
+    flags
+}
+
+/// What a reply of the connection becomes: from the alias to the client.
+#[inline(always)]
+pub fn towards_client(entry: *const Conntrack, to: &mut FiveTuple, protocol: u8) {
+    // SAFETY: the pointer is to a map value, valid until the program ends.
+    let entry = unsafe { &*entry };
+    to.client = entry.alias;
+    to.endpoint = entry.client;
+    to.client_port = entry.alias_port;
+    to.endpoint_port = entry.client_port;
+    to.protocol = protocol;
+    to.pad = [0; 3];
+}
+
+/// `CLOCK_MONOTONIC` nanoseconds, to a timer tick (Linux 5.11).
+#[inline(always)]
+fn now() -> u64 {
+    // SAFETY: the helper only reads the clock.
+    unsafe { bpf_ktime_get_coarse_ns() }
+}

@@ -1,0 +1,236 @@
+//! Where a translated packet goes: to the host's stack, or on to the next hop.
+
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_F_INGRESS},
+    helpers::generated::{bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head},
+};
+use truename_common::layout::{Counter, Settings, conntrack_flags};
+
+use super::{icmp_error, stages};
+use crate::{
+    maps::{SETTINGS, Scratch, count},
+    packet::{DROP, Headers, NEXT, rewrite::store},
+};
+
+/// Where the packet goes at the end of its way.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Route {
+    kind: u32,
+    /// Of a packet that is forwarded, the interface it leaves by.
+    interface: u32,
+}
+
+impl Route {
+    /// On as it came.
+    pub const NEXT: Self = Self {
+        kind: 0,
+        interface: 0,
+    };
+    /// To the host's stack, by way of the loopback interface.
+    const LOOPBACK: Self = Self {
+        kind: 1,
+        interface: 0,
+    };
+    const FORWARD: u32 = 2;
+
+    /// Whether it leaves by another interface, or by the one it came from.
+    #[inline(always)]
+    pub fn is_forward(self) -> bool {
+        self.kind == Self::FORWARD
+    }
+}
+
+/// `struct bpf_fib_lookup` (include/uapi/linux/bpf.h).
+#[repr(C)]
+pub struct Fib {
+    family: u8,
+    protocol: u8,
+    source_port: u16,
+    destination_port: u16,
+    /// In: bytes of the packet, checked against the route's MTU. Out: that MTU.
+    len: u16,
+    interface: u32,
+    flow: u32,
+    source: [u8; 16],
+    destination: [u8; 16],
+    ethernet: [u8; 16],
+}
+
+/// `struct bpf_redir_neigh`: the next hop.
+#[repr(C)]
+pub struct Neighbour {
+    family: u32,
+    address: [u8; 16],
+}
+
+const _: () = assert!(size_of::<Fib>() == 64 && size_of::<Neighbour>() == 20);
+
+impl Fib {
+    /// The MTU of the route that was found.
+    #[inline(always)]
+    pub fn mtu(&self) -> u16 {
+        self.len
+    }
+}
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+/// Results of `bpf_fib_lookup`.
+const SUCCESS: i64 = 0;
+const NOT_FORWARDED: i64 = 4;
+const FORWARDING_OFF: i64 = 5;
+const NO_NEIGHBOUR: i64 = 7;
+const FRAGMENTATION_NEEDED: i64 = 8;
+
+/// Whether the packet comes from this host.
+#[inline(always)]
+pub fn is_own(skb: *mut __sk_buff) -> bool {
+    // SAFETY: the context of the program.
+    unsafe { (*skb).ingress_ifindex == 0 }
+}
+
+/// Whether the packet is on the loopback interface.
+#[inline(always)]
+pub fn is_loopback(skb: *mut __sk_buff, settings: &Settings) -> bool {
+    // SAFETY: the context of the program.
+    unsafe { (*skb).ifindex == settings.loopback }
+}
+
+/// Whether the packet has a VLAN tag: then it is routed by the VLAN's own interface, and only what
+/// stays on the host can be translated here.
+#[inline(always)]
+pub fn is_vlan(skb: *mut __sk_buff, headers: &Headers) -> bool {
+    // SAFETY: the context of the program.
+    headers.network > 14 || unsafe { (*skb).vlan_present } != 0
+}
+
+/// A packet to a target of this host goes on as it came, but a packet of the host itself that is about
+/// to leave has to be turned round.
+#[inline(always)]
+pub fn deliver(skb: *mut __sk_buff, scratch: &mut Scratch, settings: &Settings, flags: u8) {
+    let leaves = flags & conntrack_flags::DIRECT == 0 && is_own(skb) && !is_loopback(skb, settings);
+    scratch.nat.route = if leaves { Route::LOOPBACK } else { Route::NEXT };
+}
+
+/// Asks the kernel for the route of `nat.to`. The packet is still as it came: what cannot be forwarded
+/// is answered with an ICMP error about it.
+///
+/// # Errors
+/// What is returned to the kernel instead.
+#[inline(always)]
+pub fn route(skb: *mut __sk_buff, scratch: &mut Scratch) -> Result<(), i32> {
+    let Some(settings) = SETTINGS.get(0) else {
+        return Err(NEXT);
+    };
+    let Scratch { headers, nat, .. } = &mut *scratch;
+    let is_v4 = headers.version == 4;
+    let fib = &mut nat.fib;
+    fib.family = if is_v4 { AF_INET } else { AF_INET6 };
+    fib.protocol = nat.to.protocol;
+    fib.source_port = nat.to.client_port.to_be();
+    fib.destination_port = nat.to.endpoint_port.to_be();
+    fib.len = segment_len(skb, headers);
+    // SAFETY: the context of the program.
+    fib.interface = unsafe { (*skb).ifindex };
+    fib.flow = 0;
+    set_address(&mut fib.source, &nat.to.client, is_v4);
+    set_address(&mut fib.destination, &nat.to.endpoint, is_v4);
+    // SAFETY: the structure is the helper's, and has 64 bytes.
+    let result = unsafe { bpf_fib_lookup(skb.cast(), (&raw mut *fib).cast(), 64, 0) };
+    match result {
+        SUCCESS | NO_NEIGHBOUR => {}
+        NOT_FORWARDED => {
+            let by_loopback = is_own(skb) && !is_loopback(skb, settings) || nat.by_loopback != 0;
+            scratch.nat.route = if by_loopback {
+                Route::LOOPBACK
+            } else {
+                Route::NEXT
+            };
+            return Ok(());
+        }
+        FORWARDING_OFF => return Err(drop(Counter::NatForwardingOff)),
+        FRAGMENTATION_NEEDED => {
+            count(Counter::NatTooBig, 1);
+            return Err(stages::answer(skb, scratch, icmp_error::TOO_BIG));
+        }
+        _ => return Err(drop(Counter::NatNoRoute)),
+    }
+    if headers.hop_limit <= 1 && !is_own(skb) {
+        count(Counter::NatHopLimit, 1);
+        return Err(stages::answer(skb, scratch, icmp_error::HOP_LIMIT));
+    }
+    nat.route = Route {
+        kind: Route::FORWARD,
+        interface: nat.fib.interface,
+    };
+    nat.neighbour.family = u32::from(nat.fib.family);
+    nat.neighbour.address = nat.fib.destination;
+    Ok(())
+}
+
+#[inline(always)]
+fn drop(why: Counter) -> i32 {
+    count(why, 1);
+    DROP
+}
+
+/// Bytes of the IP packet, of a super-packet those of its segments.
+#[inline(always)]
+fn segment_len(skb: *mut __sk_buff, headers: &Headers) -> u16 {
+    // SAFETY: the context of the program.
+    let segment = unsafe { (*skb).gso_size };
+    let len = if segment == 0 {
+        headers.network_len
+    } else if headers.flags != 0 {
+        headers.payload.wrapping_sub(headers.network) + segment
+    } else {
+        headers.transport.wrapping_sub(headers.network) + 8 + segment
+    };
+    if len > 0xffff { 0xffff } else { len as u16 }
+}
+
+#[inline(always)]
+fn set_address(to: &mut [u8; 16], from: &[u8; 16], is_v4: bool) {
+    if is_v4 {
+        [to[0], to[1], to[2], to[3]] = [from[12], from[13], from[14], from[15]];
+    } else {
+        *to = *from;
+    }
+}
+
+/// The end of a packet's way.
+#[inline(always)]
+pub fn finish(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
+    let route = scratch.nat.route;
+    if route.kind == Route::NEXT.kind {
+        return NEXT;
+    }
+    // The helpers that redirect want an Ethernet header.
+    if scratch.headers.network == 0 && !add_ethernet(skb, scratch.headers.version) {
+        count(Counter::NatStore, 1);
+        return DROP;
+    }
+    if route.is_forward() {
+        let neighbour = &raw mut scratch.nat.neighbour;
+        // SAFETY: the structure is the helper's, and has 20 bytes.
+        return unsafe { bpf_redirect_neigh(route.interface, neighbour.cast(), 20, 0) } as i32;
+    }
+    let Some(settings) = SETTINGS.get(0) else {
+        return DROP;
+    };
+    // The loopback interface's own address, which is what the stack expects there.
+    if !store(skb, 0, &[0u8; 6], 0) {
+        count(Counter::NatStore, 1);
+        return DROP;
+    }
+    // SAFETY: the helper checks the interface.
+    unsafe { bpf_redirect(settings.loopback, u64::from(BPF_F_INGRESS)) as i32 }
+}
+
+#[inline(always)]
+fn add_ethernet(skb: *mut __sk_buff, version: u8) -> bool {
+    let ethertype: u16 = if version == 4 { 0x0800 } else { 0x86dd };
+    // SAFETY: the helper checks the length.
+    unsafe { bpf_skb_change_head(skb, 14, 0) == 0 && store(skb, 12, &ethertype.to_be(), 0) }
+}

@@ -1,0 +1,107 @@
+//! ICMP errors about translated packets. What they quote is translated, so that who is told can find
+//! its own connection in it.
+
+use aya_ebpf::bindings::__sk_buff;
+use truename_common::layout::{Counter, FiveTuple, Settings, conntrack_flags};
+
+use super::{Route, conntrack, forward, stages, tag};
+use crate::{
+    maps::{CONNTRACK, SETTINGS, Scratch, count},
+    packet::{DROP, NEXT, rewrite},
+};
+
+/// From the client's side, about a packet from the alias: becomes one about a packet of the target.
+#[inline(always)]
+pub fn from_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
+    let Some(settings) = SETTINGS.get(0) else {
+        return NEXT;
+    };
+    let Some(entry) = conntrack::find(scratch, settings) else {
+        count(Counter::NatIcmpUnknown, 1);
+        return NEXT;
+    };
+    // SAFETY: the pointer is to a map value, valid until the program ends.
+    let flags = unsafe { (*entry).flags };
+    if flags & conntrack_flags::LOCAL == 0 && forward::is_vlan(skb, &scratch.headers) {
+        return NEXT;
+    }
+    let Scratch { headers, nat, .. } = &mut *scratch;
+    nat.to.client = headers.outer_source;
+    if headers.outer_source == nat.original.client {
+        nat.to.client = nat.key.client;
+    }
+    nat.to.endpoint = nat.key.endpoint;
+    nat.by_loopback = 0;
+    if flags & conntrack_flags::LOCAL != 0 {
+        forward::deliver(skb, scratch, settings, flags);
+    } else if let Err(verdict) = stages::route(skb, scratch) {
+        return verdict;
+    }
+    // The quoted packet came from the target: the key, turned round.
+    let nat = &mut scratch.nat;
+    let quoted = &mut nat.original;
+    quoted.client = nat.key.endpoint;
+    quoted.endpoint = nat.key.client;
+    quoted.client_port = nat.key.endpoint_port;
+    quoted.endpoint_port = nat.key.client_port;
+    write(skb, scratch, settings)
+}
+
+/// From the target's side, about a packet of the client: becomes one about a packet to the alias.
+/// `nat.key` is the connection's.
+#[inline(always)]
+pub fn to_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
+    let Some(settings) = SETTINGS.get(0) else {
+        return NEXT;
+    };
+    let Some(entry) = CONNTRACK.get_ptr(&scratch.nat.key) else {
+        return NEXT;
+    };
+    // SAFETY: the pointer is to a map value, valid until the program ends.
+    let entry = unsafe { &*entry };
+    let is_local = entry.flags & (conntrack_flags::LOCAL | conntrack_flags::DIRECT) != 0;
+    if !is_local && forward::is_vlan(skb, &scratch.headers) {
+        return NEXT;
+    }
+    let Scratch { headers, nat, .. } = &mut *scratch;
+    let quoted: &mut FiveTuple = &mut nat.original;
+    quoted.client = entry.client;
+    quoted.endpoint = entry.alias;
+    quoted.client_port = entry.client_port;
+    quoted.endpoint_port = entry.alias_port;
+    nat.to.client = headers.outer_source;
+    if headers.outer_source == nat.key.endpoint {
+        nat.to.client = entry.alias;
+    }
+    nat.to.endpoint = entry.client;
+    nat.by_loopback = u32::from(entry.flags & conntrack_flags::LOOPBACK);
+    if is_local {
+        nat.route = Route::NEXT;
+    } else if let Err(verdict) = stages::route(skb, scratch) {
+        return verdict;
+    }
+    write(skb, scratch, settings)
+}
+
+/// Writes the error from `nat.to.client` to `nat.to.endpoint` about `nat.original`.
+#[inline(always)]
+fn write(skb: *mut __sk_buff, scratch: &mut Scratch, settings: &Settings) -> i32 {
+    let Scratch { headers, nat, .. } = scratch;
+    let hops = nat.route.is_forward() && !forward::is_own(skb);
+    let done = (!hops || rewrite::hop(skb, headers))
+        && rewrite::icmp(
+            skb,
+            headers,
+            &nat.to.client,
+            &nat.to.endpoint,
+            &nat.original,
+            &mut nat.change,
+        );
+    tag(skb, settings);
+    if !done {
+        count(Counter::NatStore, 1);
+        return DROP;
+    }
+    count(Counter::NatIcmp, 1);
+    NEXT
+}

@@ -1,0 +1,183 @@
+//! Answering a packet that cannot be forwarded with an ICMP error, as a router does.
+
+use core::ptr;
+
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_F_INGRESS},
+    helpers::generated::{
+        bpf_csum_diff, bpf_ktime_get_ns, bpf_redirect, bpf_skb_change_head, bpf_skb_change_tail,
+        bpf_skb_load_bytes,
+    },
+};
+use truename_common::layout::Counter;
+
+use super::{forward, tag};
+use crate::{
+    maps::{SETTINGS, Scratch, count},
+    packet::{DROP, fold, load, rewrite::store},
+};
+
+/// The packet is larger than the next link's MTU.
+pub const TOO_BIG: u32 = 0;
+/// The packet's hop limit is used up.
+pub const HOP_LIMIT: u32 = 1;
+
+/// Bytes of the packet that are quoted: enough for the headers, few enough to be no amplifier.
+const QUOTE: u32 = 128;
+/// At most one error in so many nanoseconds and CPU.
+const INTERVAL_NS: u64 = 1_000_000;
+const ETHERNET: u32 = 14;
+
+/// What is quoted, and when the last error was sent.
+#[repr(C)]
+pub struct Quote {
+    words: [u32; QUOTE as usize / 4],
+    last_ns: u64,
+}
+
+/// Turns the packet in the working memory into an ICMP error about itself, and sends it back. Its
+/// source is whom the packet was sent to. Returns what is returned to the kernel.
+#[inline(always)]
+pub fn answer(skb: *mut __sk_buff, scratch: &mut Scratch, what: u32) -> i32 {
+    // SAFETY: the helper only reads the clock.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let headers = &scratch.headers;
+    let is_due = now_ns.wrapping_sub(scratch.nat.quote.last_ns) >= INTERVAL_NS;
+    // No error about an error (RFC 1122 3.2.2), nor on devices without Ethernet headers.
+    if headers.icmp != 0 || headers.network != ETHERNET || !is_due {
+        count(Counter::NatErrorUnsent, 1);
+        return DROP;
+    }
+    scratch.nat.quote.last_ns = now_ns;
+    let Some(settings) = SETTINGS.get(0) else {
+        return DROP;
+    };
+    let mut quoted = headers.network_len & !3;
+    if quoted > QUOTE {
+        quoted = QUOTE;
+    }
+    let room = if headers.version == 4 { 28 } else { 48 };
+    // SAFETY: the helpers check lengths.
+    let is_shaped = unsafe {
+        bpf_skb_change_tail(skb, ETHERNET + quoted, 0) == 0
+            && load(skb, ETHERNET, quoted, &mut scratch.nat.quote.words)
+            && bpf_skb_change_head(skb, room, 0) == 0
+    };
+    if !is_shaped || !write(skb, scratch, what, quoted, room) {
+        count(Counter::NatErrorUnsent, 1);
+        return DROP;
+    }
+    tag(skb, settings);
+    let back = !forward::is_own(skb);
+    // SAFETY: the context of the program; the helper checks the interface.
+    unsafe {
+        if back {
+            bpf_redirect((*skb).ifindex, 0) as i32
+        } else {
+            bpf_redirect(settings.loopback, u64::from(BPF_F_INGRESS)) as i32
+        }
+    }
+}
+
+/// Writes the headers: Ethernet, IP, ICMP.
+#[inline(always)]
+fn write(skb: *mut __sk_buff, scratch: &Scratch, what: u32, quoted: u32, room: u32) -> bool {
+    let mut ethernet = [0u8; ETHERNET as usize];
+    // SAFETY: `ethernet` has as many bytes; the helper checks the packet's bounds.
+    if unsafe { bpf_skb_load_bytes(skb.cast(), room, ethernet.as_mut_ptr().cast(), ETHERNET) } != 0
+    {
+        return false;
+    }
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n] = ethernet;
+    let ethernet = if forward::is_own(skb) {
+        // To the loopback interface.
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, m, n]
+    } else {
+        [g, h, i, j, k, l, a, b, c, d, e, f, m, n]
+    };
+    let mtu = u32::from(scratch.nat.fib.mtu());
+    store(skb, 0, &ethernet, 0)
+        && if scratch.headers.version == 4 {
+            ipv4(skb, scratch, what, quoted, mtu)
+        } else {
+            ipv6(skb, scratch, what, quoted, mtu)
+        }
+}
+
+#[inline(always)]
+fn ipv4(skb: *mut __sk_buff, scratch: &Scratch, what: u32, quoted: u32, mtu: u32) -> bool {
+    let (kind, code) = if what == TOO_BIG { (3, 4) } else { (11, 0) };
+    let headers = &scratch.headers;
+    let last = |address: &[u8; 16]| {
+        u32::from_be_bytes([address[12], address[13], address[14], address[15]])
+    };
+    // Precedence "internetwork control", as Linux sends its own.
+    let mut header = [
+        (0x45c0_0000 | (28 + quoted)).to_be(),
+        0,
+        0x4001_0000u32.to_be(),
+        last(&headers.destination).to_be(),
+        last(&headers.source).to_be(),
+        (u32::from(kind as u8) << 24 | u32::from(code as u8) << 16).to_be(),
+        (if what == TOO_BIG { mtu } else { 0 }).to_be(),
+    ];
+    let icmp = sum(&header[5..7], sum(&scratch.nat.quote.words, 0));
+    let ip = sum(&header[..5], 0);
+    header[2] = (0x4001_0000 | u32::from(u16::from_be(!fold(ip)))).to_be();
+    header[5] |= u32::from(u16::from_be(!fold(icmp))).to_be();
+    store(skb, ETHERNET, &header, 0)
+}
+
+#[inline(always)]
+fn ipv6(skb: *mut __sk_buff, scratch: &Scratch, what: u32, quoted: u32, mtu: u32) -> bool {
+    const ICMPV6: u32 = 58;
+    let kind: u32 = if what == TOO_BIG { 2 } else { 3 };
+    let headers = &scratch.headers;
+    let word = |address: &[u8; 16], at: usize| {
+        u32::from_ne_bytes([
+            address[at],
+            address[at + 1],
+            address[at + 2],
+            address[at + 3],
+        ])
+    };
+    let (from, to) = (&headers.destination, &headers.source);
+    let mut header = [
+        0x6000_0000u32.to_be(),
+        ((8 + quoted) << 16 | ICMPV6 << 8 | 64).to_be(),
+        word(from, 0),
+        word(from, 4),
+        word(from, 8),
+        word(from, 12),
+        word(to, 0),
+        word(to, 4),
+        word(to, 8),
+        word(to, 12),
+        (kind << 24).to_be(),
+        (if what == TOO_BIG { mtu } else { 0 }).to_be(),
+    ];
+    // The pseudo header (RFC 8200 8.1): addresses, length and next header.
+    let pseudo = [(8 + quoted).to_be(), ICMPV6.to_be()];
+    let icmp = sum(
+        &header[2..12],
+        sum(&pseudo, sum(&scratch.nat.quote.words, 0)),
+    );
+    header[10] |= u32::from(u16::from_be(!fold(icmp))).to_be();
+    store(skb, ETHERNET, &header, 0)
+}
+
+/// The ones-complement sum of words, added to `seed`.
+#[inline(always)]
+fn sum(words: &[u32], seed: i64) -> i64 {
+    let len = (words.len() * 4) as u32;
+    // SAFETY: `words` has `len` bytes, which the helper only reads.
+    unsafe {
+        bpf_csum_diff(
+            ptr::null_mut(),
+            0,
+            words.as_ptr().cast_mut(),
+            len,
+            seed as u32,
+        )
+    }
+}

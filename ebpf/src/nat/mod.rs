@@ -1,0 +1,323 @@
+//! The network address translator: from a packet to a connection to a destination.
+//!
+//! A packet is translated once, at the first hook that sees it, and tagged (`tc_index`) so that the
+//! next hook leaves it alone.
+
+mod conntrack;
+mod forward;
+mod icmp;
+mod icmp_error;
+pub mod stages;
+
+pub use forward::{Route, finish};
+
+use aya_ebpf::bindings::__sk_buff;
+use truename_common::{
+    layout::{
+        Conntrack, Counter, EventKind, FiveTuple, Service, Settings, Socket, TCP, Target,
+        conntrack_flags, port_flags, target_flags,
+    },
+    nat::{self, Segment},
+};
+
+use crate::{
+    events::raise,
+    maps::{CONNTRACK, PORTS, SERVICES, SETTINGS, Scratch, blank_flow, count},
+    packet::{DROP, Headers, NEXT, rewrite, tcp_flag},
+};
+use forward::Fib;
+
+/// What a packet may be to this host, by its ports; bits of what [`wanted`] returns.
+pub mod wanted {
+    /// Of an RPC endpoint.
+    pub const RPC: u32 = 1;
+    /// To a service. Of an ICMP error: about a packet from one.
+    pub const SERVICE: u32 = 2;
+    /// From a target. Of an ICMP error: about a packet to one.
+    pub const TARGET: u32 = 4;
+    /// To a target, not by way of a service.
+    pub const DIRECT: u32 = 8;
+    /// Any but [`RPC`].
+    pub const NAT: u32 = SERVICE | TARGET | DIRECT;
+}
+
+/// Working memory of the translation; see [`crate::maps::SCRATCH`].
+#[repr(C)]
+pub struct Nat {
+    /// The connection as the client sees it, and as the target sees it.
+    pub original: FiveTuple,
+    pub key: FiveTuple,
+    /// The addresses and ports that the packet shall have: `client` is its source.
+    pub to: FiveTuple,
+    pub entry: Conntrack,
+    pub service: Service,
+    pub target: Target,
+    pub change: rewrite::Change,
+    pub fib: Fib,
+    pub neighbour: forward::Neighbour,
+    pub route: Route,
+    pub quote: icmp_error::Quote,
+    pub hash: u64,
+    pub now_ns: u64,
+    /// Candidate source ports: the next one, and how the search went.
+    pub index: u32,
+    pub outcome: u32,
+    pub tried: u32,
+    /// 1 if a packet for this host has to come by way of the loopback interface.
+    pub by_loopback: u32,
+}
+
+/// Two bytes of an array decide for nearly all packets.
+#[inline(always)]
+pub fn wanted(protocol: u8, is_icmp: bool, source: u16, destination: u16) -> u32 {
+    let flags = |port: u16| PORTS.get(u32::from(port)).map_or(0, |flags| *flags);
+    let (from, to) = (flags(source), flags(destination));
+    if is_icmp {
+        return bit(from, port_flags::SERVICE, wanted::SERVICE)
+            | bit(to, port_flags::TARGET, wanted::TARGET);
+    }
+    let rpc = if protocol == TCP {
+        bit(from | to, port_flags::ENDPOINT, wanted::RPC)
+    } else {
+        0
+    };
+    rpc | bit(to, port_flags::SERVICE, wanted::SERVICE)
+        | bit(from, port_flags::TARGET, wanted::TARGET)
+        | bit(to, port_flags::TARGET, wanted::DIRECT)
+}
+
+#[inline(always)]
+fn bit(flags: u8, flag: u8, wanted: u32) -> u32 {
+    if flags & flag != 0 { wanted } else { 0 }
+}
+
+/// Translates the packet in the working memory, and decides where it goes: [`NEXT`] if the way goes
+/// on, by way of [`finish`] at its end, else what is returned to the kernel.
+#[inline(always)]
+pub fn translate(skb: *mut __sk_buff, scratch: &mut Scratch, wanted: u32) -> i32 {
+    let Some(settings) = SETTINGS.get(0) else {
+        return NEXT;
+    };
+    // SAFETY: the context of the program.
+    let tag = unsafe { (*skb).tc_index };
+    if settings.tag == 0 || tag == u32::from(settings.tag) {
+        return NEXT;
+    }
+    let icmp = scratch.headers.icmp != 0;
+    if wanted & wanted::SERVICE != 0 && service(scratch, icmp) {
+        return if icmp {
+            stages::icmp_from_client(skb, scratch)
+        } else {
+            stages::from_client(skb, scratch)
+        };
+    }
+    if wanted & wanted::TARGET != 0 {
+        if reply(scratch, icmp) {
+            return if icmp {
+                stages::icmp_to_client(skb, scratch)
+            } else {
+                stages::to_client(skb, scratch)
+            };
+        }
+        if icmp {
+            count(Counter::NatIcmpUnknown, 1);
+        }
+    }
+    if wanted & wanted::DIRECT != 0 {
+        return stages::direct(skb, scratch);
+    }
+    NEXT
+}
+
+/// Looks up the service that the packet goes to; the source of the packet that an ICMP error quotes.
+#[inline(always)]
+fn service(scratch: &mut Scratch, icmp: bool) -> bool {
+    let Scratch { headers, nat, .. } = scratch;
+    headers.tuple(&mut nat.original);
+    if icmp {
+        swap(&mut nat.original);
+    }
+    let alias: Socket = nat.original.endpoint();
+    // SAFETY: services are replaced whole, by user space.
+    match unsafe { SERVICES.get(&alias) } {
+        Some(service) => {
+            nat.service = *service;
+            true
+        }
+        None => false,
+    }
+}
+
+/// Looks up the connection that the packet is a reply of; that of the packet that an ICMP error quotes.
+#[inline(always)]
+fn reply(scratch: &mut Scratch, icmp: bool) -> bool {
+    let Scratch { headers, nat, .. } = scratch;
+    headers.tuple(&mut nat.key);
+    if !icmp {
+        swap(&mut nat.key);
+    }
+    CONNTRACK.get_ptr(&nat.key).is_some()
+}
+
+/// Turns a tuple round.
+#[inline(always)]
+fn swap(tuple: &mut FiveTuple) {
+    core::mem::swap(&mut tuple.client, &mut tuple.endpoint);
+    core::mem::swap(&mut tuple.client_port, &mut tuple.endpoint_port);
+}
+
+/// A packet of a client to a service.
+#[inline(always)]
+pub fn from_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
+    let Some(settings) = SETTINGS.get(0) else {
+        return NEXT;
+    };
+    let Some(entry) = conntrack::of_client(skb, scratch, settings) else {
+        return refused(scratch);
+    };
+    if scratch.headers.fragment != 0 {
+        count(Counter::NatFragment, 1);
+        return DROP;
+    }
+    let flags = conntrack::touch(entry, scratch, true);
+    scratch.nat.to = scratch.nat.key;
+    scratch.nat.by_loopback = 0;
+    if flags & (conntrack_flags::LOCAL | conntrack_flags::DIRECT) != 0 {
+        forward::deliver(skb, scratch, settings, flags);
+    } else if let Err(verdict) = stages::route(skb, scratch) {
+        return verdict;
+    }
+    if !write(skb, scratch, settings) {
+        return DROP;
+    }
+    count(Counter::NatSent, 1);
+    // From here on the packet is what the target sees.
+    let Scratch { headers, nat, .. } = scratch;
+    headers.source = nat.to.client;
+    headers.destination = nat.to.endpoint;
+    headers.source_port = nat.to.client_port;
+    headers.destination_port = nat.to.endpoint_port;
+    NEXT
+}
+
+/// A packet to a service that has no connection, and gets none.
+#[inline(always)]
+fn refused(scratch: &Scratch) -> i32 {
+    match conntrack::Outcome::from_number(scratch.nat.outcome) {
+        conntrack::Outcome::NotBeginning => {
+            count(Counter::NatNoConnection, 1);
+            NEXT
+        }
+        conntrack::Outcome::Elsewhere => NEXT,
+        outcome => {
+            let why = outcome.counter();
+            count(why, 1);
+            if let Some(blank) = blank_flow() {
+                let (detail, text) = (why as u32, &blank.names.alias);
+                raise(EventKind::Refused, detail, &scratch.nat.original, text);
+            }
+            DROP
+        }
+    }
+}
+
+/// A packet of a target to a client; `nat.key` is its connection's.
+#[inline(always)]
+pub fn to_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
+    let Some(settings) = SETTINGS.get(0) else {
+        return NEXT;
+    };
+    let Some(entry) = CONNTRACK.get_ptr_mut(&scratch.nat.key) else {
+        return NEXT;
+    };
+    if scratch.headers.fragment != 0 {
+        count(Counter::NatFragment, 1);
+        return DROP;
+    }
+    let flags = conntrack::touch(entry, scratch, false);
+    conntrack::towards_client(entry, &mut scratch.nat.to, scratch.headers.protocol);
+    scratch.nat.by_loopback = u32::from(flags & conntrack_flags::LOOPBACK);
+    if flags & (conntrack_flags::LOCAL | conntrack_flags::DIRECT) != 0 {
+        scratch.nat.route = Route::NEXT;
+    } else {
+        if forward::is_vlan(skb, &scratch.headers) {
+            return NEXT;
+        }
+        if let Err(verdict) = stages::route(skb, scratch) {
+            return verdict;
+        }
+    }
+    if !write(skb, scratch, settings) {
+        return DROP;
+    }
+    count(Counter::NatReceived, 1);
+    // The RPC translator goes by what the target sees: the headers stay.
+    NEXT
+}
+
+/// A packet to a target that does not come by way of a service. Its tuple may be that of a connection
+/// that does: then its source port is replaced.
+#[inline(always)]
+pub fn direct(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
+    let Some(settings) = SETTINGS.get(0) else {
+        return NEXT;
+    };
+    let Scratch { headers, nat, .. } = &mut *scratch;
+    headers.tuple(&mut nat.original);
+    nat.hash = nat::hash(&nat.original);
+    nat.target = Target {
+        address: headers.destination,
+        source: [0; 16],
+        port: headers.destination_port,
+        flags: target_flags::LOCAL,
+        pad: [0; 4],
+    };
+    let Some(entry) = conntrack::of_direct(skb, scratch, settings) else {
+        return NEXT;
+    };
+    if scratch.headers.fragment != 0 {
+        count(Counter::NatFragment, 1);
+        return DROP;
+    }
+    conntrack::touch(entry, scratch, true);
+    scratch.nat.to = scratch.nat.key;
+    scratch.nat.route = Route::NEXT;
+    if !write(skb, scratch, settings) {
+        return DROP;
+    }
+    count(Counter::NatSent, 1);
+    scratch.headers.source_port = scratch.nat.to.client_port;
+    NEXT
+}
+
+/// Gives the packet the addresses and ports of `nat.to`, and tags it.
+#[inline(always)]
+fn write(skb: *mut __sk_buff, scratch: &mut Scratch, settings: &Settings) -> bool {
+    let Scratch { headers, nat, .. } = scratch;
+    let hops = nat.route.is_forward() && !forward::is_own(skb);
+    let done = (!hops || rewrite::hop(skb, headers))
+        && rewrite::transport(skb, headers, &nat.to, &mut nat.change);
+    tag(skb, settings);
+    if !done {
+        count(Counter::NatStore, 1);
+    }
+    done
+}
+
+/// Marks the packet as translated.
+#[inline(always)]
+fn tag(skb: *mut __sk_buff, settings: &Settings) {
+    // SAFETY: the context of the program, in which this field may be written.
+    unsafe { (*skb).tc_index = u32::from(settings.tag) };
+}
+
+/// What the segment says about its connection.
+#[inline(always)]
+fn segment(headers: &Headers) -> Segment {
+    Segment {
+        syn: headers.has(tcp_flag::SYN),
+        ack: headers.has(tcp_flag::ACK),
+        fin: headers.has(tcp_flag::FIN),
+        rst: headers.has(tcp_flag::RST),
+    }
+}

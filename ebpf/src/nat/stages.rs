@@ -1,0 +1,114 @@
+//! The parts of the translator as global functions, each of which the verifier checks once; see
+//! [`crate::rpc::stages`].
+//!
+//! All take the working memory from its table, as it is key and value of other tables.
+
+use aya_ebpf::bindings::__sk_buff;
+
+use super::{conntrack, forward, icmp, icmp_error};
+use crate::{
+    maps::{SETTINGS, Scratch, scratch},
+    packet::{DROP, NEXT},
+};
+
+/// What [`tn_route`] returns when the packet can go on; no verdict of the kernel's.
+const GO_ON: i32 = i32::MIN;
+
+macro_rules! stage {
+    ($(#[$doc:meta])* $name:ident, $global:ident, $function:path) => {
+        $(#[$doc])*
+        #[inline(always)]
+        pub fn $name(skb: *mut __sk_buff, _: &mut Scratch) -> i32 {
+            $global(skb)
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $global(skb: *mut __sk_buff) -> i32 {
+            // SAFETY: the only caller lends it.
+            let Some(scratch) = (unsafe { scratch() }) else {
+                return NEXT;
+            };
+            $function(skb, scratch)
+        }
+    };
+}
+
+stage!(
+    /// [`super::from_client`].
+    from_client, tn_from_client, super::from_client
+);
+stage!(
+    /// [`super::to_client`].
+    to_client, tn_to_client, super::to_client
+);
+stage!(
+    /// [`super::direct`].
+    direct, tn_direct, super::direct
+);
+stage!(
+    /// [`icmp::from_client`].
+    icmp_from_client, tn_icmp_from_client, icmp::from_client
+);
+stage!(
+    /// [`icmp::to_client`].
+    icmp_to_client, tn_icmp_to_client, icmp::to_client
+);
+
+/// [`forward::route`].
+///
+/// # Errors
+/// What is returned to the kernel instead.
+#[inline(always)]
+pub fn route(skb: *mut __sk_buff, _: &mut Scratch) -> Result<(), i32> {
+    match tn_route(skb) {
+        GO_ON => Ok(()),
+        verdict => Err(verdict),
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tn_route(skb: *mut __sk_buff) -> i32 {
+    // SAFETY: `route`, the only caller, lends it.
+    let Some(scratch) = (unsafe { scratch() }) else {
+        return DROP;
+    };
+    match forward::route(skb, scratch) {
+        Ok(()) => GO_ON,
+        Err(verdict) => verdict,
+    }
+}
+
+/// [`conntrack::allocate`].
+#[inline(always)]
+pub fn create(skb: *mut __sk_buff, _: &mut Scratch, flags: u32) {
+    tn_create(skb, flags);
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tn_create(skb: *mut __sk_buff, flags: u32) -> i32 {
+    // SAFETY: `create`, the only caller, lends it.
+    let (Some(scratch), Some(settings)) = (unsafe { scratch() }, SETTINGS.get(0)) else {
+        return 0;
+    };
+    conntrack::allocate(skb, scratch, settings, flags as u8);
+    0
+}
+
+/// [`icmp_error::answer`].
+#[inline(always)]
+pub fn answer(skb: *mut __sk_buff, _: &mut Scratch, what: u32) -> i32 {
+    tn_answer(skb, what)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tn_answer(skb: *mut __sk_buff, what: u32) -> i32 {
+    // SAFETY: `answer`, the only caller, lends it.
+    let Some(scratch) = (unsafe { scratch() }) else {
+        return DROP;
+    };
+    icmp_error::answer(skb, scratch, what)
+}
