@@ -165,9 +165,10 @@ impl Tables for KernelTables {
         // SAFETY: the value is a number that never changes.
         unsafe { MOVED.get(original) }.copied()
     }
+}
 
-    #[inline(always)]
-    fn target(&self, number: u32) -> Option<Target> {
-        TARGETS.get(number).copied()
-    }
+/// The target with a number, if it is in use.
+#[inline(always)]
+pub fn target(number: u32) -> Option<&'static Target> {
+    TARGETS.get(number).filter(|target| target.port != 0)
 }

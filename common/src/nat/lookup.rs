@@ -7,8 +7,6 @@ pub trait Tables {
     fn slot(&self, position: u32) -> Option<u32>;
     /// An entry of [`crate::layout::map::MOVED`].
     fn moved(&self, original: &FiveTuple) -> Option<u32>;
-    /// An entry of [`crate::layout::map::TARGETS`].
-    fn target(&self, number: u32) -> Option<Target>;
 }
 
 /// Which of a service's choices a connection may have been made by, in the order in which they are
@@ -28,7 +26,7 @@ impl Choice {
     pub const ALL: [Self; 3] = [Self::Moved, Self::Current, Self::Previous];
 }
 
-/// The target that `choice` gives a connection: its number, and the target.
+/// The number of the target that `choice` gives a connection.
 #[inline(always)]
 pub fn choose<T: Tables>(
     tables: &T,
@@ -36,15 +34,13 @@ pub fn choose<T: Tables>(
     choice: Choice,
     original: &FiveTuple,
     hash: u64,
-) -> Option<(u32, Target)> {
-    let number = match choice {
+) -> Option<u32> {
+    match choice {
         Choice::Moved if service.flags & service_flags::MOVED == 0 => None,
         Choice::Moved => tables.moved(original),
         Choice::Current => slot(tables, service.slots, hash),
         Choice::Previous => slot(tables, service.previous, hash),
-    }?;
-    let target = tables.target(number)?;
-    (target.port != 0).then_some((number, target))
+    }
 }
 
 #[inline(always)]
@@ -57,8 +53,34 @@ fn slot<T: Tables>(tables: &T, slots: Slots, hash: u64) -> Option<u32> {
     tables.slot(slots.first.wrapping_add(index))
 }
 
-/// The key that a connection has with its `index`-th candidate source port.
+/// Makes `key` the key that a connection has with its `index`-th candidate source port. (An
+/// out-parameter, because the kernel's stack has 512 bytes.)
 #[inline(always)]
+pub fn set_key(
+    key: &mut FiveTuple,
+    original: &FiveTuple,
+    target: &Target,
+    settings: &Settings,
+    hash: u64,
+    index: u32,
+) {
+    let (first, last) = (settings.first_port, settings.last_port);
+    let is_snat = target.flags & target_flags::SNAT != 0;
+    let is_kept = !is_snat || (first..=last).contains(&original.client_port);
+    let kept = if is_kept { original.client_port } else { 0 };
+    key.client = if is_snat {
+        target.source
+    } else {
+        original.client
+    };
+    key.endpoint = target.address;
+    key.client_port = source_port(index, hash, kept, first, last);
+    key.endpoint_port = target.port;
+    key.protocol = original.protocol;
+    key.pad = [0; 3];
+}
+
+/// As [`set_key`].
 pub fn key(
     original: &FiveTuple,
     target: &Target,
@@ -66,23 +88,7 @@ pub fn key(
     hash: u64,
     index: u32,
 ) -> FiveTuple {
-    let is_snat = target.flags & target_flags::SNAT != 0;
-    let ports = settings.first_port..=settings.last_port;
-    let kept = if is_snat && !ports.contains(&original.client_port) {
-        0
-    } else {
-        original.client_port
-    };
-    FiveTuple {
-        client: if is_snat {
-            target.source
-        } else {
-            original.client
-        },
-        endpoint: target.address,
-        client_port: source_port(index, hash, kept, settings.first_port, settings.last_port),
-        endpoint_port: target.port,
-        protocol: original.protocol,
-        pad: [0; 3],
-    }
+    let mut key = FiveTuple::default();
+    set_key(&mut key, original, target, settings, hash, index);
+    key
 }

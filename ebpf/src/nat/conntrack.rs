@@ -16,7 +16,7 @@ use truename_common::{
 
 use super::{Nat, forward, segment};
 use crate::{
-    maps::{CONNTRACK, KernelTables, Scratch, TRIED, count, count_tries},
+    maps::{CONNTRACK, KernelTables, Scratch, TRIED, count, count_tries, target},
     packet::{Headers, add, or, payload::repeat, tcp_flag},
 };
 
@@ -77,19 +77,11 @@ pub fn of_client(
             return None;
         }
         let nat = &mut scratch.nat;
-        let chosen = nat::choose(
-            &KernelTables,
-            &nat.service,
-            Choice::Current,
-            &nat.original,
-            nat.hash,
-        );
-        let Some((_, target)) = chosen else {
+        if !set_target(nat, Choice::Current) {
             nat.outcome = Outcome::NoTarget as u32;
             return None;
-        };
-        nat.target = target;
-        if target.flags & target_flags::LOCAL == 0 && forward::is_vlan(skb, &scratch.headers) {
+        }
+        if nat.target.flags & target_flags::LOCAL == 0 && forward::is_vlan(skb, &scratch.headers) {
             scratch.nat.outcome = Outcome::Elsewhere as u32;
             return None;
         }
@@ -111,9 +103,7 @@ pub fn find(scratch: &mut Scratch, settings: &Settings) -> Option<*mut Conntrack
     nat.hash = nat::hash(&nat.original);
     nat.tried = TRIED.get(nat.hash as u16 as u32).map_or(0, |bits| *bits) | 1;
     for choice in Choice::ALL {
-        let chosen = nat::choose(&KernelTables, &nat.service, choice, &nat.original, nat.hash);
-        if let Some((_, target)) = chosen {
-            nat.target = target;
+        if set_target(nat, choice) {
             let entry = candidates(nat, settings);
             if entry.is_some() {
                 return entry;
@@ -121,6 +111,19 @@ pub fn find(scratch: &mut Scratch, settings: &Settings) -> Option<*mut Conntrack
         }
     }
     None
+}
+
+/// Makes `nat.target` the one that `choice` gives the connection.
+#[inline(always)]
+fn set_target(nat: &mut Nat, choice: Choice) -> bool {
+    let number = nat::choose(&KernelTables, &nat.service, choice, &nat.original, nat.hash);
+    match number.and_then(target) {
+        Some(target) => {
+            nat.target = *target;
+            true
+        }
+        None => false,
+    }
 }
 
 /// The connection of a packet that goes directly to a target: only if it had to give up its source port.
@@ -165,7 +168,7 @@ fn begins(headers: &Headers) -> bool {
 #[inline(always)]
 fn candidates(nat: &mut Nat, settings: &Settings) -> Option<*mut Conntrack> {
     if nat.tried & 1 != 0 {
-        nat.key = nat::key(&nat.original, &nat.target, settings, nat.hash, 0);
+        set_key(nat, settings, 0);
         if let Some(entry) = of_original(nat) {
             return Some(entry);
         }
@@ -185,6 +188,18 @@ fn candidates(nat: &mut Nat, settings: &Settings) -> Option<*mut Conntrack> {
     } else {
         None
     }
+}
+
+/// Makes `nat.key` that of the `index`-th candidate.
+#[inline(always)]
+fn set_key(nat: &mut Nat, settings: &Settings, index: u32) {
+    let Nat {
+        key,
+        original,
+        target,
+        ..
+    } = nat;
+    nat::set_key(key, original, target, settings, nat.hash, index);
 }
 
 /// The entry at `nat.key`, if it is the client's.
@@ -218,7 +233,7 @@ impl Steps for Search<'_> {
         if nat.tried & (1 << (index & 31)) == 0 {
             return true;
         }
-        nat.key = nat::key(&nat.original, &nat.target, self.settings, nat.hash, index);
+        set_key(nat, self.settings, index);
         if of_original(nat).is_some() {
             nat.outcome = Outcome::Found as u32;
             return false;
@@ -316,7 +331,7 @@ impl Steps for Allocation<'_> {
             return false;
         }
         nat.index += 1;
-        nat.key = nat::key(&nat.original, &nat.target, self.settings, nat.hash, index);
+        set_key(nat, self.settings, index);
         if self.with_sockets && has_socket(self.skb, &nat.key) {
             return true;
         }
