@@ -10,7 +10,10 @@
     reason = "a key passed by value is copied to the stack, of which there are 512 bytes"
 )]
 
-use aya_ebpf::{macros::classifier, programs::TcContext};
+use aya_ebpf::{
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
 
 mod classify;
 mod events;
@@ -36,6 +39,12 @@ pub fn tn_raw(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn tn_rpc(ctx: TcContext) -> i32 {
     classify::rpc(&ctx)
+}
+
+/// Forwards packets of services between other hosts, on devices with an Ethernet header.
+#[xdp]
+pub fn tn_xdp(ctx: XdpContext) -> u32 {
+    nat::stages::xdp(&ctx)
 }
 
 /// What the others are measured against.

@@ -58,6 +58,9 @@ pub static CONNTRACK: HashMap<FiveTuple, Conntrack> = HashMap::pinned(1 << 16, 0
 pub static MOVED: HashMap<FiveTuple, u32> = HashMap::pinned(1 << 16, BPF_F_NO_PREALLOC);
 
 #[map]
+pub static XDP_DEVICES: HashMap<u32, u8> = HashMap::pinned(1024, BPF_F_NO_PREALLOC);
+
+#[map]
 pub static TRIED: Array<u32> = Array::pinned(1 << 16, 0);
 
 #[map]

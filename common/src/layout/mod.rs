@@ -58,6 +58,8 @@ pub mod map {
     /// [`FiveTuple`](super::FiveTuple) that the client sees → `u32` number of the target, of
     /// connections that stay where their service sends no new ones.
     pub const MOVED: &str = "MOVED";
+    /// Number of an interface → `u8` 1, if frames may be sent there from XDP.
+    pub const XDP_DEVICES: &str = "XDP_DEVICES";
     /// Low 16 bits of the hash of what a client sees → `u32`, a bit for every candidate source port
     /// that a connection with such a hash was given. Bits are only ever set.
     pub const TRIED: &str = "TRIED";

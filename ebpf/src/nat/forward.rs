@@ -4,12 +4,12 @@ use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_INGRESS},
     helpers::generated::{bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head},
 };
-use truename_common::layout::{Counter, Settings, conntrack_flags};
+use truename_common::layout::{Counter, FiveTuple, Settings, conntrack_flags};
 
 use super::{icmp_error, stages};
 use crate::{
     maps::{SETTINGS, Scratch, count},
-    packet::{DROP, Headers, NEXT, rewrite::store},
+    packet::{Buffer, DROP, Headers, NEXT, rewrite::Packet as _},
 };
 
 /// Where the packet goes at the end of its way.
@@ -67,6 +67,34 @@ pub struct Neighbour {
 const _: () = assert!(size_of::<Fib>() == 64 && size_of::<Neighbour>() == 20);
 
 impl Fib {
+    /// Asks for the route of a packet from `to.client` to `to.endpoint` that came in by `interface`.
+    #[inline(always)]
+    pub fn set(&mut self, to: &FiveTuple, version: u8, interface: u32, len: u16) {
+        let is_v4 = version == 4;
+        self.family = if is_v4 { AF_INET } else { AF_INET6 };
+        self.protocol = to.protocol;
+        self.source_port = to.client_port.to_be();
+        self.destination_port = to.endpoint_port.to_be();
+        self.len = len;
+        self.interface = interface;
+        self.flow = 0;
+        set_address(&mut self.source, &to.client, is_v4);
+        set_address(&mut self.destination, &to.endpoint, is_v4);
+    }
+
+    /// The interface of the route that was found.
+    #[inline(always)]
+    pub fn interface(&self) -> u32 {
+        self.interface
+    }
+
+    /// The Ethernet addresses of the route that was found, as a header begins: destination, source.
+    #[inline(always)]
+    pub fn ethernet(&self) -> [u8; 12] {
+        let [_, _, _, _, s0, s1, s2, s3, s4, s5, d0, d1, d2, d3, d4, d5] = self.ethernet;
+        [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5]
+    }
+
     /// The MTU of the route that was found.
     #[inline(always)]
     pub fn mtu(&self) -> u16 {
@@ -124,20 +152,12 @@ pub fn route(skb: *mut __sk_buff, scratch: &mut Scratch) -> Result<(), i32> {
         return Err(NEXT);
     };
     let Scratch { headers, nat, .. } = &mut *scratch;
-    let is_v4 = headers.version == 4;
-    let fib = &mut nat.fib;
-    fib.family = if is_v4 { AF_INET } else { AF_INET6 };
-    fib.protocol = nat.to.protocol;
-    fib.source_port = nat.to.client_port.to_be();
-    fib.destination_port = nat.to.endpoint_port.to_be();
-    fib.len = segment_len(skb, headers);
     // SAFETY: the context of the program.
-    fib.interface = unsafe { (*skb).ifindex };
-    fib.flow = 0;
-    set_address(&mut fib.source, &nat.to.client, is_v4);
-    set_address(&mut fib.destination, &nat.to.endpoint, is_v4);
+    let interface = unsafe { (*skb).ifindex };
+    let len = segment_len(skb, headers);
+    nat.fib.set(&nat.to, headers.version, interface, len);
     // SAFETY: the structure is the helper's, and has 64 bytes.
-    let result = unsafe { bpf_fib_lookup(skb.cast(), (&raw mut *fib).cast(), 64, 0) };
+    let result = unsafe { bpf_fib_lookup(skb.cast(), (&raw mut nat.fib).cast(), 64, 0) };
     match result {
         SUCCESS | NO_NEIGHBOUR => {}
         NOT_FORWARDED => {
@@ -220,7 +240,7 @@ pub fn finish(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
         return DROP;
     };
     // The loopback interface's own address, which is what the stack expects there.
-    if !store(skb, 0, &[0u8; 6], 0) {
+    if !Buffer(skb).store(0, &[0u8; 6], false) {
         count(Counter::NatStore, 1);
         return DROP;
     }
@@ -232,5 +252,7 @@ pub fn finish(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
 fn add_ethernet(skb: *mut __sk_buff, version: u8) -> bool {
     let ethertype: u16 = if version == 4 { 0x0800 } else { 0x86dd };
     // SAFETY: the helper checks the length.
-    unsafe { bpf_skb_change_head(skb, 14, 0) == 0 && store(skb, 12, &ethertype.to_be(), 0) }
+    unsafe {
+        bpf_skb_change_head(skb, 14, 0) == 0 && Buffer(skb).store(12, &ethertype.to_be(), false)
+    }
 }

@@ -7,7 +7,7 @@ use truename_common::layout::{Counter, FiveTuple, Settings, conntrack_flags};
 use super::{Route, conntrack, forward, stages, tag};
 use crate::{
     maps::{CONNTRACK, SETTINGS, Scratch, count},
-    packet::{DROP, NEXT, rewrite},
+    packet::{Buffer, DROP, NEXT, rewrite},
 };
 
 /// From the client's side, about a packet from the alias: becomes one about a packet of the target.
@@ -88,9 +88,9 @@ pub fn to_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
 fn write(skb: *mut __sk_buff, scratch: &mut Scratch, settings: &Settings) -> i32 {
     let Scratch { headers, nat, .. } = scratch;
     let hops = nat.route.is_forward() && !forward::is_own(skb);
-    let done = (!hops || rewrite::hop(skb, headers))
+    let done = (!hops || rewrite::hop(Buffer(skb), headers))
         && rewrite::icmp(
-            skb,
+            Buffer(skb),
             headers,
             &nat.to.client,
             &nat.to.endpoint,

@@ -14,7 +14,7 @@ use truename_common::layout::Counter;
 use super::{forward, tag};
 use crate::{
     maps::{SETTINGS, Scratch, count},
-    packet::{DROP, fold, load, rewrite::store},
+    packet::{Buffer, DROP, fold, load, rewrite::Packet as _},
 };
 
 /// The packet is larger than the next link's MTU.
@@ -96,7 +96,7 @@ fn write(skb: *mut __sk_buff, scratch: &Scratch, what: u32, quoted: u32, room: u
         [g, h, i, j, k, l, a, b, c, d, e, f, m, n]
     };
     let mtu = u32::from(scratch.nat.fib.mtu());
-    store(skb, 0, &ethernet, 0)
+    Buffer(skb).store(0, &ethernet, false)
         && if scratch.headers.version == 4 {
             ipv4(skb, scratch, what, quoted, mtu)
         } else {
@@ -125,7 +125,7 @@ fn ipv4(skb: *mut __sk_buff, scratch: &Scratch, what: u32, quoted: u32, mtu: u32
     let ip = sum(&header[..5], 0);
     header[2] = (0x4001_0000 | u32::from(u16::from_be(!fold(ip)))).to_be();
     header[5] |= u32::from(u16::from_be(!fold(icmp))).to_be();
-    store(skb, ETHERNET, &header, 0)
+    Buffer(skb).store(ETHERNET, &header, false)
 }
 
 #[inline(always)]
@@ -163,7 +163,7 @@ fn ipv6(skb: *mut __sk_buff, scratch: &Scratch, what: u32, quoted: u32, mtu: u32
         sum(&pseudo, sum(&scratch.nat.quote.words, 0)),
     );
     header[10] |= u32::from(u16::from_be(!fold(icmp))).to_be();
-    store(skb, ETHERNET, &header, 0)
+    Buffer(skb).store(ETHERNET, &header, false)
 }
 
 /// The ones-complement sum of words, added to `seed`.

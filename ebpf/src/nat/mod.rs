@@ -8,6 +8,7 @@ mod forward;
 mod icmp;
 mod icmp_error;
 pub mod stages;
+pub mod xdp;
 
 pub use forward::{Route, finish};
 
@@ -23,7 +24,7 @@ use truename_common::{
 use crate::{
     events::raise,
     maps::{CONNTRACK, PORTS, SERVICES, SETTINGS, Scratch, blank_flow, count},
-    packet::{DROP, Headers, NEXT, rewrite, tcp_flag},
+    packet::{Buffer, DROP, Headers, NEXT, rewrite, tcp_flag},
 };
 use forward::Fib;
 
@@ -104,7 +105,7 @@ pub fn translate(skb: *mut __sk_buff, scratch: &mut Scratch, wanted: u32) -> i32
         return NEXT;
     }
     let icmp = scratch.headers.icmp != 0;
-    if wanted & wanted::SERVICE != 0 && service(scratch, icmp) {
+    if wanted & wanted::SERVICE != 0 && is_to_service(scratch, icmp) {
         return if icmp {
             stages::icmp_from_client(skb, scratch)
         } else {
@@ -112,7 +113,7 @@ pub fn translate(skb: *mut __sk_buff, scratch: &mut Scratch, wanted: u32) -> i32
         };
     }
     if wanted & wanted::TARGET != 0 {
-        if reply(scratch, icmp) {
+        if is_reply(scratch, icmp) {
             return if icmp {
                 stages::icmp_to_client(skb, scratch)
             } else {
@@ -131,7 +132,7 @@ pub fn translate(skb: *mut __sk_buff, scratch: &mut Scratch, wanted: u32) -> i32
 
 /// Looks up the service that the packet goes to; the source of the packet that an ICMP error quotes.
 #[inline(always)]
-fn service(scratch: &mut Scratch, icmp: bool) -> bool {
+fn is_to_service(scratch: &mut Scratch, icmp: bool) -> bool {
     let Scratch { headers, nat, .. } = scratch;
     headers.tuple(&mut nat.original);
     if icmp {
@@ -150,7 +151,7 @@ fn service(scratch: &mut Scratch, icmp: bool) -> bool {
 
 /// Looks up the connection that the packet is a reply of; that of the packet that an ICMP error quotes.
 #[inline(always)]
-fn reply(scratch: &mut Scratch, icmp: bool) -> bool {
+fn is_reply(scratch: &mut Scratch, icmp: bool) -> bool {
     let Scratch { headers, nat, .. } = scratch;
     headers.tuple(&mut nat.key);
     if !icmp {
@@ -295,8 +296,8 @@ pub fn direct(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
 fn write(skb: *mut __sk_buff, scratch: &mut Scratch, settings: &Settings) -> bool {
     let Scratch { headers, nat, .. } = scratch;
     let hops = nat.route.is_forward() && !forward::is_own(skb);
-    let done = (!hops || rewrite::hop(skb, headers))
-        && rewrite::transport(skb, headers, &nat.to, &mut nat.change);
+    let done = (!hops || rewrite::hop(Buffer(skb), headers))
+        && rewrite::transport(Buffer(skb), headers, &nat.to, &mut nat.change);
     tag(skb, settings);
     if !done {
         count(Counter::NatStore, 1);

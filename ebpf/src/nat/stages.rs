@@ -3,7 +3,10 @@
 //!
 //! All take the working memory from its table, as it is key and value of other tables.
 
-use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::{
+    bindings::{__sk_buff, xdp_action},
+    programs::XdpContext,
+};
 
 use super::{conntrack, forward, icmp, icmp_error};
 use crate::{
@@ -111,4 +114,14 @@ extern "C" fn tn_answer(skb: *mut __sk_buff, what: u32) -> i32 {
         return DROP;
     };
     icmp_error::answer(skb, scratch, what)
+}
+
+/// [`super::xdp::forward`].
+#[inline(always)]
+pub fn xdp(ctx: &XdpContext) -> u32 {
+    // SAFETY: no other call of this packet precedes.
+    match unsafe { scratch() } {
+        Some(scratch) => super::xdp::forward(ctx, scratch),
+        None => xdp_action::XDP_PASS,
+    }
 }

@@ -1,6 +1,6 @@
 use core::mem::size_of;
 
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::programs::{TcContext, XdpContext};
 use truename_common::layout::{Counter, FiveTuple, TCP, UDP, v4_mapped};
 
 use super::helper::opaque;
@@ -97,9 +97,52 @@ const EXTENSIONS: usize = 4;
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 
+/// A packet as a program is given it.
+pub trait View {
+    /// Address of the first byte, and of the one behind the last, of what can be read directly.
+    fn data(&self) -> usize;
+    fn data_end(&self) -> usize;
+    /// Bytes of the packet.
+    fn len(&self) -> u32;
+}
+
+impl View for TcContext {
+    #[inline(always)]
+    fn data(&self) -> usize {
+        self.data()
+    }
+
+    #[inline(always)]
+    fn data_end(&self) -> usize {
+        self.data_end()
+    }
+
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        self.len()
+    }
+}
+
+impl View for XdpContext {
+    #[inline(always)]
+    fn data(&self) -> usize {
+        self.data()
+    }
+
+    #[inline(always)]
+    fn data_end(&self) -> usize {
+        self.data_end()
+    }
+
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        (self.data_end() - self.data()) as u32
+    }
+}
+
 /// Reads a value of the linear part of the packet.
 #[inline(always)]
-fn read<T: Copy>(ctx: &TcContext, offset: usize) -> Option<T> {
+fn read<T: Copy>(ctx: &impl View, offset: usize) -> Option<T> {
     let start = ctx.data();
     if start + offset + size_of::<T>() > ctx.data_end() {
         return None;
@@ -110,7 +153,7 @@ fn read<T: Copy>(ctx: &TcContext, offset: usize) -> Option<T> {
 }
 
 #[inline(always)]
-fn read_u16(ctx: &TcContext, offset: usize) -> Option<u16> {
+fn read_u16(ctx: &impl View, offset: usize) -> Option<u16> {
     read::<[u8; 2]>(ctx, offset).map(u16::from_be_bytes)
 }
 
@@ -121,7 +164,7 @@ fn read_u16(ctx: &TcContext, offset: usize) -> Option<u16> {
 /// The counter that says why the headers of what looks like ours could not be read.
 #[inline(always)]
 pub fn parse(
-    ctx: &TcContext,
+    ctx: &impl View,
     link: Link,
     headers: &mut Headers,
     wanted: impl Fn(u8, bool, u16, u16) -> u32,
@@ -185,7 +228,7 @@ pub fn parse(
 /// The headers of an ICMP error and of the packet that it quotes.
 #[inline(always)]
 fn quoted(
-    ctx: &TcContext,
+    ctx: &impl View,
     network: &Network,
     headers: &mut Headers,
     wanted: impl Fn(u8, bool, u16, u16) -> u32,
@@ -278,7 +321,7 @@ fn anywhere(at: usize) -> usize {
 /// Offset and type of the network layer, behind up to two VLAN tags in the packet. (A tag that the
 /// device took out of the packet is not there.)
 #[inline(always)]
-fn ethernet(ctx: &TcContext) -> Option<(usize, u16)> {
+fn ethernet(ctx: &impl View) -> Option<(usize, u16)> {
     let ethertype = read_u16(ctx, 12)?;
     if ethertype != ETHERTYPE_VLAN && ethertype != ETHERTYPE_QINQ {
         return Some((14, ethertype));
@@ -291,7 +334,7 @@ fn ethernet(ctx: &TcContext) -> Option<(usize, u16)> {
 }
 
 #[inline(always)]
-fn ipv4(ctx: &TcContext, at: usize) -> Result<Option<Network>, Counter> {
+fn ipv4(ctx: &impl View, at: usize) -> Result<Option<Network>, Counter> {
     let Some(header) = read::<[u8; 12]>(ctx, at) else {
         return Ok(None);
     };
@@ -326,7 +369,7 @@ fn ipv4(ctx: &TcContext, at: usize) -> Result<Option<Network>, Counter> {
 }
 
 #[inline(always)]
-fn ipv6(ctx: &TcContext, at: usize) -> Result<Option<Network>, Counter> {
+fn ipv6(ctx: &impl View, at: usize) -> Result<Option<Network>, Counter> {
     let Some(header) = read::<[u8; 8]>(ctx, at) else {
         return Ok(None);
     };
@@ -373,7 +416,7 @@ fn ipv6(ctx: &TcContext, at: usize) -> Result<Option<Network>, Counter> {
 
 /// Source and destination of the IP header at `at`.
 #[inline(always)]
-fn addresses(ctx: &TcContext, version: u8, at: usize) -> Option<([u8; 16], [u8; 16])> {
+fn addresses(ctx: &impl View, version: u8, at: usize) -> Option<([u8; 16], [u8; 16])> {
     if version == 4 {
         let source = v4_mapped(read::<[u8; 4]>(ctx, at + 12)?);
         Some((source, v4_mapped(read::<[u8; 4]>(ctx, at + 16)?)))
@@ -385,7 +428,7 @@ fn addresses(ctx: &TcContext, version: u8, at: usize) -> Option<([u8; 16], [u8; 
 
 /// The TCP header, if it is whole and agrees with the packet's length.
 #[inline(always)]
-fn tcp(ctx: &TcContext, network: &Network, headers: &mut Headers) -> Option<()> {
+fn tcp(ctx: &impl View, network: &Network, headers: &mut Headers) -> Option<()> {
     let header = read::<[u8; 20]>(ctx, network.transport)?;
     let header_len = usize::from(header[12] >> 4) * 4;
     let payload = network.transport + header_len;

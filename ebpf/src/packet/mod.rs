@@ -1,6 +1,8 @@
 //! Headers of a packet: link, network and transport layer.
 
 mod atomic;
+mod buffer;
+mod frame;
 mod headers;
 mod helper;
 pub mod payload;
@@ -8,6 +10,8 @@ pub mod rewrite;
 pub mod stages;
 
 pub use atomic::{add, or};
+pub use buffer::Buffer;
+pub use frame::Frame;
 pub use headers::{Headers, Link, parse, tcp_flag};
 pub use payload::{fold, load};
 

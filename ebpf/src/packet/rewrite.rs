@@ -1,18 +1,6 @@
 //! Writing addresses and ports, with every checksum that covers them.
-//!
-//! A checksum may be one that the device or the peer completes later (CHECKSUM_PARTIAL): only the
-//! pseudo header is in it, which the helpers know and the program does not. So ports and addresses are
-//! given to them apart.
 
-use core::ptr;
-
-use aya_ebpf::{
-    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM},
-    helpers::generated::{
-        bpf_csum_diff, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_load_bytes,
-        bpf_skb_store_bytes,
-    },
-};
+use aya_ebpf::helpers::generated::bpf_csum_diff;
 use truename_common::layout::{FiveTuple, UDP};
 
 use super::{Headers, payload::fold};
@@ -26,6 +14,48 @@ const IPV6_ADDRESSES: u32 = 8;
 const TCP_CHECKSUM: u32 = 16;
 const UDP_CHECKSUM: u32 = 6;
 const ICMP_CHECKSUM: u32 = 2;
+
+/// A packet that can be written. All report failure by `false`.
+pub trait Packet: Copy {
+    /// Writes at an offset. `is_summed`: no checksum within the packet makes up for the change.
+    fn store<T>(self, at: u32, value: &T, is_summed: bool) -> bool;
+
+    /// Reads two bytes at an offset.
+    fn load(self, at: u32) -> Option<u16>;
+
+    /// Adds a difference to the checksum of an IPv4 header.
+    fn add_to_header(self, at: u32, difference: u32) -> bool;
+
+    /// Adds a difference to the checksum of a transport header.
+    fn add_to_transport(self, at: u32, difference: u32, what: Sum) -> bool;
+}
+
+/// What changed under a transport checksum.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Sum {
+    /// The pseudo header, which alone is in a checksum that the device completes (CHECKSUM_PARTIAL).
+    pub is_pseudo: bool,
+    /// A checksum of 0 means none, and stays (RFC 768).
+    pub is_udp: bool,
+}
+
+impl Sum {
+    const PLAIN: Self = Self {
+        is_pseudo: false,
+        is_udp: false,
+    };
+    const PSEUDO: Self = Self {
+        is_pseudo: true,
+        is_udp: false,
+    };
+}
+
+/// A checksum after a change by `difference`.
+#[inline(always)]
+pub fn changed(checksum: u16, difference: u32) -> u16 {
+    let sum = u64::from(!checksum) + u64::from(difference);
+    !fold(((sum & 0xffff) + (sum >> 16)) as i64)
+}
 
 /// Source and destination address, as they stand in a header; IPv4 uses the first two words.
 #[repr(C)]
@@ -73,54 +103,43 @@ impl Addresses {
 /// the packet is then spoilt.
 #[inline(always)]
 pub fn transport(
-    skb: *mut __sk_buff,
+    packet: impl Packet,
     headers: &Headers,
     to: &FiveTuple,
     change: &mut Change,
 ) -> bool {
-    let (checksum, flags) = if headers.protocol == UDP {
-        (UDP_CHECKSUM, u64::from(BPF_F_MARK_MANGLED_0))
-    } else {
-        (TCP_CHECKSUM, 0)
-    };
-    let checksum = headers.transport + checksum;
+    let is_udp = headers.protocol == UDP;
+    let checksum = headers.transport + if is_udp { UDP_CHECKSUM } else { TCP_CHECKSUM };
     change
         .before
         .set(headers.version, &headers.source, &headers.destination);
     change.after.set(headers.version, &to.client, &to.endpoint);
-    let sum = network(skb, headers.network, headers.version, change);
-    let Some(sum) = sum else {
+    let Some(addresses) = network(packet, headers.network, headers.version, change, true) else {
         return false;
     };
-    // SAFETY: the helpers check the packet's bounds.
-    let is_set =
-        unsafe { bpf_l4_csum_replace(skb, checksum, 0, sum, flags | u64::from(BPF_F_PSEUDO_HDR)) };
-    if is_set != 0 {
+    let pseudo = Sum {
+        is_pseudo: true,
+        is_udp,
+    };
+    if !packet.add_to_transport(checksum, addresses, pseudo) {
         return false;
     }
     let before = ports(headers.source_port, headers.destination_port);
     let after = ports(to.client_port, to.endpoint_port);
-    if before == after {
-        return true;
-    }
-    // SAFETY: as above.
-    unsafe {
-        bpf_l4_csum_replace(
-            skb,
-            checksum,
-            u64::from(before),
-            u64::from(after),
-            flags | 4,
-        ) == 0
-            && store(skb, headers.transport, &after, 0)
-    }
+    let plain = Sum {
+        is_pseudo: false,
+        is_udp,
+    };
+    before == after
+        || packet.add_to_transport(checksum, difference(&[before], &[after]), plain)
+            && packet.store(headers.transport, &after, false)
 }
 
 /// Makes an ICMP error one about a packet from `quoted.client` to `quoted.endpoint`, itself sent from
 /// `source` to `destination`. False as for [`transport`].
 #[inline(always)]
 pub fn icmp(
-    skb: *mut __sk_buff,
+    packet: impl Packet,
     headers: &Headers,
     source: &[u8; 16],
     destination: &[u8; 16],
@@ -134,11 +153,11 @@ pub fn icmp(
         &headers.outer_destination,
     );
     change.after.set(headers.version, source, destination);
-    let Some(sum) = network(skb, headers.network, headers.version, change) else {
+    let Some(outer) = network(packet, headers.network, headers.version, change, true) else {
         return false;
     };
     // ICMP over IPv4 has no pseudo header (RFC 792), ICMPv6 has (RFC 4443 2.3).
-    if headers.version == 6 && !replace(skb, checksum, sum, u64::from(BPF_F_PSEUDO_HDR)) {
+    if headers.version == 6 && !packet.add_to_transport(checksum, outer, Sum::PSEUDO) {
         return false;
     }
     change
@@ -147,132 +166,96 @@ pub fn icmp(
     change
         .after
         .set(headers.version, &quoted.client, &quoted.endpoint);
-    let Some(addresses) = network(skb, headers.quoted, headers.version, change) else {
+    let Some(addresses) = network(packet, headers.quoted, headers.version, change, false) else {
         return false;
     };
     // The quoted IPv4 header's own checksum makes up for the change of its addresses.
-    if headers.version == 6 && !replace(skb, checksum, addresses, 0) {
+    if headers.version == 6 && !packet.add_to_transport(checksum, addresses, Sum::PLAIN) {
         return false;
     }
     let before = ports(headers.source_port, headers.destination_port);
     let after = ports(quoted.client_port, quoted.endpoint_port);
-    // SAFETY: the pointers are to four bytes each.
-    let ports = unsafe {
-        bpf_csum_diff(
-            &raw const before as *mut u32,
-            4,
-            &raw const after as *mut u32,
-            4,
-            0,
-        )
-    };
-    store(skb, headers.transport, &after, 0)
-        && replace(skb, checksum, ports as u64 & 0xffff_ffff, 0)
-        && quoted_checksum(
-            skb,
-            headers,
-            checksum,
-            addresses,
-            ports as u64 & 0xffff_ffff,
-        )
+    let ports = difference(&[before], &[after]);
+    packet.store(headers.transport, &after, false)
+        && packet.add_to_transport(checksum, ports, Sum::PLAIN)
+        && quoted_checksum(packet, headers, checksum, addresses, ports)
 }
 
 /// The transport checksum in the quoted packet, if it is there.
 #[inline(always)]
 fn quoted_checksum(
-    skb: *mut __sk_buff,
+    packet: impl Packet,
     headers: &Headers,
     checksum: u32,
-    addresses: u64,
-    ports: u64,
+    addresses: u32,
+    ports: u32,
 ) -> bool {
     let is_udp = headers.protocol == UDP;
     let at = headers.transport + if is_udp { UDP_CHECKSUM } else { TCP_CHECKSUM };
     if at + 2 > headers.network + headers.network_len {
         return true;
     }
-    let mut old = 0u16;
-    // SAFETY: `old` has two bytes; the helper checks the packet's bounds.
-    if unsafe { bpf_skb_load_bytes(skb.cast(), at, (&raw mut old).cast(), 2) } != 0 {
+    let Some(before) = packet.load(at) else {
+        return true;
+    };
+    if is_udp && before == 0 {
         return true;
     }
-    if is_udp && old == 0 {
-        return true;
+    let mut after = changed(changed(before, addresses), ports);
+    if is_udp && after == 0 {
+        after = 0xffff;
     }
-    let sum = u64::from(!old) + (addresses & 0xffff_ffff) + ports;
-    let sum = (sum & 0xffff_ffff) + (sum >> 32);
-    let mut new = !fold(((sum & 0xffff) + (sum >> 16)) as i64);
-    if is_udp && new == 0 {
-        new = 0xffff;
-    }
-    // SAFETY: the helper checks the packet's bounds.
-    store(skb, at, &new, 0)
-        && unsafe { bpf_l4_csum_replace(skb, checksum, u64::from(old), u64::from(new), 2) == 0 }
+    let sum = difference(&[u32::from(before)], &[u32::from(after)]);
+    packet.store(at, &after, false) && packet.add_to_transport(checksum, sum, Sum::PLAIN)
 }
 
 /// Counts the hop limit down.
 #[inline(always)]
-pub fn hop(skb: *mut __sk_buff, headers: &Headers) -> bool {
+pub fn hop(packet: impl Packet, headers: &Headers) -> bool {
     let less = headers.hop_limit.wrapping_sub(1);
     if headers.version == 6 {
-        return store(
-            skb,
-            headers.network + IPV6_HOP_LIMIT,
-            &less,
-            u64::from(BPF_F_RECOMPUTE_CSUM),
-        );
+        return packet.store(headers.network + IPV6_HOP_LIMIT, &less, true);
     }
-    let (from, to) = (
-        u16::from_ne_bytes([headers.hop_limit, 0]),
-        u16::from_ne_bytes([less, 0]),
-    );
-    // SAFETY: the helper checks the packet's bounds.
-    unsafe {
-        bpf_l3_csum_replace(
-            skb,
-            headers.network + IPV4_CHECKSUM,
-            u64::from(from),
-            u64::from(to),
-            2,
-        ) == 0
-            && store(skb, headers.network + IPV4_TTL, &less, 0)
-    }
+    let word = |ttl: u8| u32::from(u16::from_ne_bytes([ttl, 0]));
+    let sum = difference(&[word(headers.hop_limit)], &[word(less)]);
+    packet.add_to_header(headers.network + IPV4_CHECKSUM, sum)
+        && packet.store(headers.network + IPV4_TTL, &less, false)
 }
 
-/// Writes the addresses of the IP header at `at`, and returns the difference of their sums.
+/// Writes the addresses of the IP header at `at`, and returns the difference of their sums. `is_outer`:
+/// it is the packet's own, so that of IPv6 changes the sum over the packet until [`Sum::PSEUDO`] is made
+/// up for.
 #[inline(always)]
-fn network(skb: *mut __sk_buff, at: u32, version: u8, change: &mut Change) -> Option<u64> {
-    let (before, after) = (change.before.0.as_mut_ptr(), change.after.0.as_mut_ptr());
-    // A sum over a complete packet (CHECKSUM_COMPLETE) changes with the addresses of IPv6, which has no
-    // header checksum to make up for them.
-    // SAFETY: both have 32 bytes; the helpers check the packet's bounds.
-    unsafe {
-        if version == 4 {
-            let sum = bpf_csum_diff(before, 8, after, 8, 0) as u64 & 0xffff_ffff;
-            let stored = bpf_skb_store_bytes(skb, at + IPV4_ADDRESSES, after.cast(), 8, 0);
-            let done = stored == 0 && bpf_l3_csum_replace(skb, at + IPV4_CHECKSUM, 0, sum, 0) == 0;
-            done.then_some(sum)
-        } else {
-            let sum = bpf_csum_diff(before, 32, after, 32, 0) as u64 & 0xffff_ffff;
-            let flags = u64::from(BPF_F_RECOMPUTE_CSUM);
-            let stored = bpf_skb_store_bytes(skb, at + IPV6_ADDRESSES, after.cast(), 32, flags);
-            (stored == 0).then_some(sum)
-        }
+fn network(
+    packet: impl Packet,
+    at: u32,
+    version: u8,
+    change: &mut Change,
+    is_outer: bool,
+) -> Option<u32> {
+    let (before, after) = (&change.before.0, &change.after.0);
+    if version == 4 {
+        let [first, second, ..] = *after;
+        let sum = difference(&before[..2], &after[..2]);
+        let done = packet.store(at + IPV4_ADDRESSES, &[first, second], false)
+            && packet.add_to_header(at + IPV4_CHECKSUM, sum);
+        done.then_some(sum)
+    } else {
+        // IPv6 has no header checksum to make up for the addresses.
+        let sum = difference(before, after);
+        packet
+            .store(at + IPV6_ADDRESSES, after, is_outer)
+            .then_some(sum)
     }
 }
 
-/// Adds a difference to a transport checksum.
+/// What the sum of `after` is more than that of `before`.
 #[inline(always)]
-fn replace(skb: *mut __sk_buff, at: u32, difference: u64, flags: u64) -> bool {
-    // SAFETY: the helper checks the packet's bounds.
-    unsafe { bpf_l4_csum_replace(skb, at, 0, difference, flags) == 0 }
-}
-
-#[inline(always)]
-pub(crate) fn store<T>(skb: *mut __sk_buff, at: u32, value: &T, flags: u64) -> bool {
-    let len = size_of::<T>() as u32;
-    // SAFETY: `value` has `len` bytes; the helper checks the packet's bounds.
-    unsafe { bpf_skb_store_bytes(skb, at, ptr::from_ref(value).cast(), len, flags) == 0 }
+fn difference(before: &[u32], after: &[u32]) -> u32 {
+    let len = (before.len() * 4) as u32;
+    let (before, after) = (before.as_ptr().cast_mut(), after.as_ptr().cast_mut());
+    // SAFETY: both have `len` bytes, which the helper only reads.
+    unsafe { bpf_csum_diff(before, len, after, len, 0) as u32 }
 }
 
 /// Source and destination port as they stand in a header.
