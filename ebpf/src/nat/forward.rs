@@ -161,7 +161,9 @@ pub fn route(skb: *mut __sk_buff, scratch: &mut Scratch) -> Result<(), i32> {
     match result {
         SUCCESS | NO_NEIGHBOUR => {}
         NOT_FORWARDED => {
-            let by_loopback = is_own(skb) && !is_loopback(skb, settings) || nat.by_loopback != 0;
+            let by_loopback = is_own(skb) && !is_loopback(skb, settings)
+                || nat.by_loopback != 0
+                || is_loopback_address(&nat.to.endpoint);
             scratch.nat.route = if by_loopback {
                 Route::LOOPBACK
             } else {
@@ -187,6 +189,14 @@ pub fn route(skb: *mut __sk_buff, scratch: &mut Scratch) -> Result<(), i32> {
     nat.neighbour.family = u32::from(nat.fib.family);
     nat.neighbour.address = nat.fib.destination;
     Ok(())
+}
+
+/// Whether the stack takes packets to the address from the loopback interface only: 127.0.0.0/8, ::1.
+#[inline(always)]
+fn is_loopback_address(address: &[u8; 16]) -> bool {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *address;
+    let front = a | b | c | d | e | f | g | h | i | j;
+    front == 0 && (k & l == 0xff && m == 127 || k | l | m | n | o == 0 && p == 1)
 }
 
 #[inline(always)]
