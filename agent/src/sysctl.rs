@@ -4,7 +4,7 @@ use std::{fs, io, path::PathBuf};
 
 use truename_common::layout::ConntrackState;
 
-use crate::config::Timeouts;
+use crate::config::{Config, Timeouts};
 
 const ROOT: &str = "/proc/sys";
 
@@ -44,6 +44,42 @@ pub fn set(name: &str, value: &str) -> io::Result<bool> {
     }
     fs::write(path(name), value)?;
     Ok(true)
+}
+
+/// Sets the switches that services need on the loopback interface, which is harmless, and says which
+/// others they need, which are the administrator's.
+pub fn prepare(config: &Config) {
+    for name in LOOPBACK {
+        match set(name, "1") {
+            Ok(true) => log::info!("Set {} to 1: services need it", dotted(name)),
+            Ok(false) => {}
+            Err(error) => log::warn!(
+                "Cannot set {} to 1: {error}; this host's own connections through services will not work",
+                dotted(name)
+            ),
+        }
+    }
+    for name in missing_forwarding(config) {
+        log::warn!(
+            "{} is off: connections through services to and from other hosts will not work; sysctl -w {}=1",
+            dotted(name),
+            dotted(name)
+        );
+    }
+}
+
+/// The forwarding switches that the services need and that are off.
+pub fn missing_forwarding(config: &Config) -> Vec<&'static str> {
+    let mut targets = config.services.iter().flat_map(|service| &service.targets);
+    let (v4, v6): (Vec<_>, Vec<_>) = targets
+        .by_ref()
+        .filter(|target| !target.socket.ip().is_loopback())
+        .partition(|target| target.socket.is_ipv4());
+    [(FORWARD_V4, v4.is_empty()), (FORWARD_V6, v6.is_empty())]
+        .into_iter()
+        .filter(|(name, unused)| !unused && !is_on(name))
+        .map(|(name, _)| name)
+        .collect()
 }
 
 /// The timeouts of the host's own connection tracking where it has any, else the built-in ones.
