@@ -2,7 +2,8 @@
 //!
 //! Imports point one way: [`cli`] → [`api`] → [`reconcile`] → [`plan`] → `truename_common`.
 //! [`plan`] and [`config`] do no I/O beyond reading one file; [`datapath`] is the only module that
-//! speaks to BPF and [`links`] the only one that speaks netlink.
+//! speaks to BPF, [`links`] the only one that speaks netlink, and [`sysctl`] the only one that touches
+//! `/proc/sys`.
 
 pub mod api;
 pub mod cli;
@@ -14,3 +15,4 @@ pub mod links;
 pub mod plan;
 pub mod reconcile;
 pub mod run;
+pub mod sysctl;

@@ -6,7 +6,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use truename_common::layout::EventKind;
 
-use crate::config::{Authority, EndpointFlag, Selector};
+use crate::config::{Authority, EndpointFlag, Selector, ServiceFlag};
 
 /// Network address translator for clusters whose nodes have more than one name.
 ///
@@ -105,6 +105,12 @@ pub struct Run {
     /// Translate for what listens here; repeatable, adds to [[endpoint]]
     #[arg(long = "endpoint", value_name = "PROTOCOL=ADDRESS:PORT[=CANONICAL]")]
     pub endpoints: Vec<EndpointFlag>,
+    /// Let this alias stand for these targets; repeatable, adds to [[service]]
+    #[arg(
+        long = "service",
+        value_name = "tcp|udp=ADDRESS:PORT=TARGET[,TARGET...]"
+    )]
+    pub services: Vec<ServiceFlag>,
     /// How to attach
     #[arg(long, value_enum, default_value_t, hide = true)]
     pub attach: Attach,

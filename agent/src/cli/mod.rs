@@ -24,6 +24,7 @@ use crate::{
     api::{Client, ClientError, Request, Response},
     config::{Config, ConfigError, File, Flags},
     run::RunError,
+    sysctl,
 };
 use args::{Args, Global, Verb};
 
@@ -138,7 +139,10 @@ fn effective(global: &Global) -> Result<Config, ConfigError> {
         bpffs: global.bpffs.clone(),
         ..Flags::default()
     };
-    Config::new(File::load(global.config.as_deref())?, flags)
+    Config::new(
+        File::load(global.config.as_deref(), sysctl::timeouts())?,
+        flags,
+    )
 }
 
 fn connect(global: &Global) -> anyhow::Result<Client> {

@@ -105,6 +105,9 @@ pub enum DatapathError {
         /// The answer.
         source: MapError,
     },
+    /// The barrier between two steps of a change.
+    #[error("cannot wait for the programs that are running: {0}")]
+    Barrier(io::Error),
     /// An interface.
     #[error("cannot attach to {interface} ({direction}): {}", one_line(&**source))]
     Attach {

@@ -3,6 +3,7 @@
 use std::fs;
 
 use aya::{Ebpf, EbpfLoader, programs::SchedClassifier};
+use truename_common::layout::map;
 
 use super::{
     PROGRAMS, Pins,
@@ -10,6 +11,7 @@ use super::{
     pins::remove_file,
     tables::{PINNED, check_pinned},
 };
+use crate::config::Datapath;
 
 /// The kernel program that was built with this agent.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/truename"));
@@ -25,13 +27,15 @@ impl Object {
     ///
     /// # Errors
     /// When pinned tables do not fit, or the kernel refuses new ones.
-    pub fn open(pins: &Pins, max_rpc_flows: u32) -> Result<Self, DatapathError> {
+    pub fn open(pins: &Pins, sizes: &Datapath) -> Result<Self, DatapathError> {
         if OBJECT.is_empty() {
             return Err(DatapathError::NoObject);
         }
         check_pinned(pins)?;
         let mut loader = EbpfLoader::new();
-        loader.map_max_entries(truename_common::layout::map::RPC_FLOWS, max_rpc_flows);
+        loader.map_max_entries(map::RPC_FLOWS, sizes.max_rpc_flows);
+        loader.map_max_entries(map::CONNTRACK, sizes.max_flows);
+        loader.map_max_entries(map::MOVED, sizes.max_flows);
         for name in PINNED {
             loader.map_pin_path(name, pins.map(name));
         }

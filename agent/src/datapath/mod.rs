@@ -1,16 +1,19 @@
 //! The kernel side as the agent sees it: programs, tables, links and their pins.
 //!
 //! * [`Pins`]: where everything is pinned, and who may change it;
-//! * [`Tables`]: the tables, opened from their pins, so that every task has its own handles;
+//! * [`Tables`], [`ServiceTables`]: the tables, opened from their pins, so that every task has its own
+//!   handles;
 //! * [`Programs`]: the loaded programs and what they are attached to;
 //! * [`detach`]: removes every trace.
 
+mod access;
 mod attach;
 mod clsact;
 mod detach;
 mod error;
 mod load;
 mod pins;
+mod services;
 mod sys;
 mod tables;
 
@@ -19,6 +22,7 @@ pub use detach::{Detached, detach, remove_old_versions};
 pub use error::DatapathError;
 pub use load::{OBJECT, Object};
 pub use pins::{Lock, PinnedLink, Pins};
+pub use services::ServiceTables;
 pub use tables::{Tables, TablesMut};
 
 /// The side of an interface that a program hangs on.

@@ -302,7 +302,10 @@ mod tests {
     fn names_links() {
         let pins = Pins::new("/b");
         let path = pins.link("br-a1.100", 12, Direction::Egress);
-        assert_eq!(path, Path::new("/b/v1/links/br-a1_100-12-egress"));
+        assert_eq!(
+            path,
+            Path::new(&format!("/b/v{VERSION}/links/br-a1_100-12-egress"))
+        );
         assert_eq!(
             parse_link("br-a1_100-12-egress"),
             Some((12, Direction::Egress))

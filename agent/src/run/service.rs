@@ -16,6 +16,8 @@ use crate::{
 pub struct Live {
     interfaces: Vec<InterfaceRow>,
     missing: Vec<String>,
+    /// What of the configuration is left out.
+    left_out: Vec<String>,
     mode: &'static str,
 }
 
@@ -34,11 +36,12 @@ struct Inner {
 }
 
 impl Live {
-    /// The state of an attachment.
-    pub fn new(attachment: &Attachment) -> Self {
+    /// The state of an attachment and of the plan.
+    pub fn new(attachment: &Attachment, left_out: &[String]) -> Self {
         Self {
             interfaces: attachment.rows(),
             missing: attachment.missing(),
+            left_out: left_out.to_vec(),
             mode: attachment.mode().name(),
         }
     }
