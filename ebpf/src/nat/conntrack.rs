@@ -116,7 +116,7 @@ pub fn find(scratch: &mut Scratch, settings: &Settings) -> Option<*mut Conntrack
 /// Makes `nat.target` the one that `choice` gives the connection.
 #[inline(always)]
 fn set_target(nat: &mut Nat, choice: Choice) -> bool {
-    let number = nat::choose(&KernelTables, &nat.service, choice, &nat.original, nat.hash);
+    let number = nat::choose_number(&KernelTables, &nat.service, choice, &nat.original, nat.hash);
     match number.and_then(target) {
         Some(target) => {
             nat.target = *target;
