@@ -11,6 +11,7 @@ pub mod config;
 pub mod datapath;
 pub mod decode;
 pub mod doctor;
+pub mod explain;
 pub mod links;
 pub mod plan;
 pub mod reconcile;

@@ -11,6 +11,8 @@ mod time;
 
 use serde::{Deserialize, Serialize};
 
+use crate::explain::{Explanation, Question};
+
 pub use client::{Client, ClientError, Events};
 pub use rows::{
     AliasRow, Aliases, CanonicalSource, EndpointRow, EventRow, FlowRow, FlowState, InterfaceRow,
@@ -36,6 +38,8 @@ pub enum Request {
     Flows,
     /// The clients.
     Peers,
+    /// The way of a packet.
+    Explain(Question),
     /// Events from now on.
     Monitor,
     /// Remove every trace and exit.
@@ -56,6 +60,8 @@ pub enum Response {
     Flows(Vec<FlowRow>),
     /// To [`Request::Peers`].
     Peers(Vec<PeerRow>),
+    /// To [`Request::Explain`].
+    Explanation(Explanation),
     /// After [`Request::Monitor`].
     Event(EventRow),
     /// After [`Request::Monitor`]: the client was too slow for this many events.

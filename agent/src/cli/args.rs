@@ -1,12 +1,15 @@
 //! The words of the command line. Only types.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use truename_common::layout::EventKind;
 
-use crate::config::{Authority, EndpointFlag, Selector, ServiceFlag};
+use crate::{
+    config::{Authority, EndpointFlag, Selector, ServiceFlag, Transport},
+    explain::EXAMPLE_PORT,
+};
 
 /// Network address translator for clusters whose nodes have more than one name.
 ///
@@ -79,6 +82,8 @@ pub enum Verb {
     Flows,
     /// Show the clients: the names they announced and the addresses they were seen at
     Peers,
+    /// Show which way a packet takes, and which table entry decides each step
+    Explain(Explain),
     /// Print events as they happen
     Monitor(Monitor),
     /// Show the frames of a recording, and what would be rewritten
@@ -126,6 +131,37 @@ pub enum Attach {
     Tcx,
     /// Filters on a clsact qdisc
     Clsact,
+}
+
+/// Arguments of `explain`.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = EXPLAIN_EXAMPLES)]
+pub struct Explain {
+    /// Where the packet comes from; without a port any, of which one is taken as an example
+    #[arg(value_name = "FROM", value_parser = source)]
+    pub from: SocketAddr,
+    /// Where it goes
+    #[arg(value_name = "TO")]
+    pub to: SocketAddr,
+    /// What it is
+    #[arg(long, default_value_t = Transport::Tcp)]
+    pub protocol: Transport,
+}
+
+const EXPLAIN_EXAMPLES: &str = "Examples:
+  truename explain 10.0.0.7 10.0.0.10:8081           a client that has not connected yet
+  truename explain 10.0.0.7:41234 10.0.0.10:8081     its connection
+  truename explain 10.0.0.1:8081 10.0.0.7:41234      the answer to it
+  truename explain '[fd00::7]' '[fd00::10]:53' --protocol udp";
+
+/// An address with or without a port.
+fn source(text: &str) -> Result<SocketAddr, String> {
+    let bare = text.trim_start_matches('[').trim_end_matches(']');
+    text.parse()
+        .or_else(|_| Ok(SocketAddr::new(bare.parse()?, EXAMPLE_PORT)))
+        .map_err(|_: std::net::AddrParseError| {
+            "write an IP address, and a port or none, e.g. 10.0.0.7 or [fd00::7]:41234".to_owned()
+        })
 }
 
 /// Flags of `monitor`.

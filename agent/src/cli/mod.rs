@@ -8,6 +8,7 @@ mod decode;
 mod detach;
 mod doctor;
 mod endpoints;
+mod explain;
 mod flows;
 mod man;
 mod monitor;
@@ -87,6 +88,7 @@ fn dispatch(args: Args) -> anyhow::Result<Exit> {
         Verb::Endpoints => endpoints::run(&global),
         Verb::Aliases => aliases::run(&global),
         Verb::Flows => flows::run(&global),
+        Verb::Explain(verb) => explain::run(&global, &verb),
         Verb::Peers => peers::run(&global),
         Verb::Monitor(verb) => monitor::run(&global, &verb),
         Verb::Decode(verb) => decode::run(&global, verb),

@@ -9,7 +9,9 @@ use super::{Control, attachment::Attachment, view};
 use crate::{
     api::{Clock, EventRow, InterfaceRow, Request, Response, Service, State, Status, Timestamp},
     config::Config,
-    datapath::{DatapathError, Pins, Tables},
+    datapath::{DatapathError, Pins, Tables, TablesMut},
+    explain,
+    reconcile::Kernel as _,
 };
 
 /// What changes while the agent runs.
@@ -125,6 +127,11 @@ impl Inner {
             }
             Request::Flows => Response::Flows(view::flows(config, &clock, &tables.flows()?)),
             Request::Peers => Response::Peers(view::peers(config, &clock, &tables.peers()?)),
+            Request::Explain(question) => {
+                let present = TablesMut::open(&self.pins)?.present()?;
+                let now = clock.monotonic_ns();
+                Response::Explanation(explain::explain(&present, config, now, question))
+            }
             Request::Monitor | Request::Detach => {
                 Response::Error("this is no question about tables".to_owned())
             }
