@@ -168,7 +168,11 @@ impl Walk<'_> {
                 tuple_text(&key),
                 connection_text(&entry, self.now_ns),
             );
-            return Some(self.to_target(&key, entry.flags & conntrack_flags::LOCAL != 0, false));
+            return Some(self.goes_to_target(
+                &key,
+                entry.flags & conntrack_flags::LOCAL != 0,
+                false,
+            ));
         }
         Some(self.begin(&service))
     }
@@ -312,7 +316,7 @@ impl Walk<'_> {
                             "unless the host has a socket for it (TIME_WAIT counts): then the next candidate",
                         );
                     }
-                    return self.to_target(&key, is_local, true);
+                    return self.goes_to_target(&key, is_local, true);
                 }
             }
         }
@@ -328,7 +332,7 @@ impl Walk<'_> {
         Verdict::Refused { reason }
     }
 
-    fn to_target(&mut self, key: &FiveTuple, is_local: bool, new: bool) -> Verdict {
+    fn goes_to_target(&mut self, key: &FiveTuple, is_local: bool, new: bool) -> Verdict {
         self.steps.end(if is_local {
             "this host's stack takes the packet"
         } else {
@@ -382,7 +386,7 @@ impl Walk<'_> {
         if let Some((key, entry)) = own {
             let says = connection_text(&entry, self.now_ns);
             self.steps.add("CONNTRACK", tuple_text(&key), says);
-            return Some(self.to_target(&key, true, false));
+            return Some(self.goes_to_target(&key, true, false));
         }
         let taken = held.connections.get(&packet)?;
         if packet.protocol != TCP || nat::is_expired(taken, &held.settings, self.now_ns) {
