@@ -5,47 +5,14 @@ use truename_common::layout::{
     ConntrackState, Counter, EventKind, Service, Slots, TCP, UDP, conntrack_flags,
 };
 use truename_tests::prog_run::{
-    Datagram, Kind, Link, Nat, Place, Program, Shape, Sockets, Verdict, flag, local, remote, shapes,
-    tuple,
+    CASES, Datagram, Kind, Link, Nat, OUTSIDE, Place, Program, Shape, Sockets, Verdict, flag,
+    local, remote, shapes, tuple,
 };
-
-/// Packets of others come in by this interface: that of loopback, which every namespace has.
-const OUTSIDE: Place = Place {
-    came_by: 1,
-    interface: 1,
-    segment: 0,
-    passes: 0,
-};
-
-/// Every IP version with every protocol.
-const CASES: [(bool, u8); 4] = [(false, TCP), (false, UDP), (true, TCP), (true, UDP)];
-
-/// The first packet of a client, and a later one; a reply of the target, and a later one.
-fn talk(sockets: &Sockets, protocol: u8) -> [Datagram; 4] {
-    let Sockets { client, alias, .. } = *sockets;
-    if protocol == UDP {
-        let ask = Datagram::udp(client, alias);
-        let reply = Datagram::udp(alias, client).with_payload(b"an answer of odd length");
-        return [
-            ask.clone(),
-            ask.with_payload(&[]),
-            reply.clone(),
-            reply.with_payload(&[0xff; 200]),
-        ];
-    }
-    let tcp = |from, to, flags, payload: &[u8]| Datagram::tcp(from, to, flags).with_payload(payload);
-    [
-        tcp(client, alias, flag::SYN, b""),
-        tcp(client, alias, flag::ACK, b"a request"),
-        tcp(alias, client, flag::SYN | flag::ACK, b""),
-        tcp(alias, client, flag::ACK, &[0xff; 200]),
-    ]
-}
 
 /// All packets of a talk are translated between alias and target.
 fn assert_talk(nat: &Nat, sockets: &Sockets, protocol: u8, shape: Shape, place: Place) {
     let Sockets { client, local, .. } = *sockets;
-    let [first, second, reply, last] = talk(sockets, protocol).map(|packet| packet.shaped(shape));
+    let [first, second, reply, last] = sockets.talk(protocol).map(|packet| packet.shaped(shape));
     nat.becomes(place, &first, &first.between(client, local));
     nat.becomes(place, &reply.between(local, client), &reply);
     nat.becomes(place, &second, &second.between(client, local));
@@ -82,7 +49,7 @@ fn address_and_port_are_replaced_and_put_back() {
             let len = |packet: &Datagram| packet.ip_bytes().len() as u64;
             packets.iter().map(len).sum()
         };
-        let packets = talk(&sockets, protocol);
+        let packets = sockets.talk(protocol);
         assert_eq!(entry.sent, bytes(&packets[..2]));
         assert_eq!(entry.received, bytes(&packets[2..]));
     }
@@ -109,18 +76,24 @@ fn only_the_port_or_only_the_address_is_replaced() {
 
 #[test]
 fn headers_of_every_kind_are_translated() {
-    for (shape, v6) in shapes() {
-        for link in [shape.link, Link::Raw] {
+    for raw in [false, true] {
+        let link = if raw { Link::Raw } else { Link::Ethernet };
+        let mut nat = Nat::new(OBJECT, link);
+        for (v6, protocol) in CASES {
+            let sockets = Sockets::of(v6);
+            nat.service(sockets.alias, protocol, &[local(sockets.local)]);
+        }
+        for (index, (shape, v6)) in shapes().into_iter().enumerate() {
             for protocol in [TCP, UDP] {
+                let link = if raw { link } else { shape.link };
                 let shape = Shape { link, ..shape };
                 println!("{shape:?}, IPv6: {v6}, protocol {protocol}");
-                let sockets = Sockets::of(v6);
-                let mut nat = Nat::new(OBJECT, link);
-                nat.service(sockets.alias, protocol, &[local(sockets.local)]);
+                let mut sockets = Sockets::of(v6);
+                sockets.client.set_port(40_000 + index as u16);
                 assert_talk(&nat, &sockets, protocol, shape, OUTSIDE);
-                nat.assert_count(Counter::Unparsed, 0);
             }
         }
+        nat.assert_count(Counter::Unparsed, 0);
     }
 }
 
@@ -134,7 +107,7 @@ fn the_sum_of_the_device_stays_right() {
         let mut nat = Nat::new(OBJECT, Link::Ethernet);
         nat.service(sockets.alias, protocol, &[local(sockets.local)]);
         let Sockets { client, local, .. } = sockets;
-        let [first, second, reply, last] = talk(&sockets, protocol);
+        let [first, second, reply, last] = sockets.talk(protocol);
         for (sent, expected) in [
             (first.clone(), first.between(client, local)),
             (reply.between(local, client), reply),
@@ -153,7 +126,7 @@ fn a_udp_checksum_of_zero_stays_zero() {
     let mut nat = Nat::new(OBJECT, Link::Ethernet);
     nat.service(sockets.alias, UDP, &[local(sockets.local)]);
     let Sockets { client, local, .. } = sockets;
-    let [ask, _, reply, _] = talk(&sockets, UDP).map(|packet| Datagram {
+    let [ask, _, reply, _] = sockets.talk(UDP).map(|packet| Datagram {
         kind: Kind::UdpUnsummed,
         ..packet
     });
@@ -180,9 +153,13 @@ fn a_udp_checksum_that_becomes_zero_is_written_as_its_complement() {
             assert_eq!(checksum(&zeroed), 0xffff);
             zeroed
         };
-        let [ask, _, reply, _] = talk(&sockets, UDP);
+        let [ask, _, reply, _] = sockets.talk(UDP);
         let translated = zeroed(&ask.between(client, local));
-        nat.becomes(OUTSIDE, &translated.between(client, sockets.alias), &translated);
+        nat.becomes(
+            OUTSIDE,
+            &translated.between(client, sockets.alias),
+            &translated,
+        );
         let translated = zeroed(&reply);
         nat.becomes(OUTSIDE, &translated.between(local, client), &translated);
         // And from there.
@@ -231,7 +208,7 @@ fn what_is_not_of_a_service_passes() {
         let sockets = Sockets::of(v6);
         let mut nat = Nat::new(OBJECT, Link::Ethernet);
         nat.service(sockets.alias, protocol, &[local(sockets.local)]);
-        let [first, ..] = talk(&sockets, protocol);
+        let [first, ..] = sockets.talk(protocol);
         let Sockets {
             client,
             alias,
@@ -244,7 +221,7 @@ fn what_is_not_of_a_service_passes() {
         let mut address = alias;
         address.set_ip(router.ip());
         // Another protocol, port, address; directly to the target; from it, and from the alias.
-        let [other, ..] = talk(&sockets, TCP + UDP - protocol);
+        let [other, ..] = sockets.talk(TCP + UDP - protocol);
         for packet in [
             other,
             first.between(client, port),
@@ -283,7 +260,10 @@ fn only_a_syn_begins_a_connection() {
             flag::SYN | flag::FIN,
         ];
         for flags in others {
-            nat.passes(OUTSIDE, &Datagram::tcp(sockets.client, sockets.alias, flags));
+            nat.passes(
+                OUTSIDE,
+                &Datagram::tcp(sockets.client, sockets.alias, flags),
+            );
         }
         nat.assert_count(Counter::NatNoConnection, others.len() as u64);
         assert!(nat.connections().is_empty());
@@ -297,7 +277,7 @@ fn a_service_without_a_target_refuses() {
         let sockets = Sockets::of(v6);
         let mut nat = Nat::new(OBJECT, Link::Ethernet);
         nat.service(sockets.alias, protocol, &[]);
-        let [first, ..] = talk(&sockets, protocol);
+        let [first, ..] = sockets.talk(protocol);
         nat.drops(OUTSIDE, &first);
         // A slot that names an unused target.
         let slots = nat.slots(vec![99]);
@@ -355,7 +335,7 @@ fn the_first_fragment_is_dropped_and_others_pass() {
         let sockets = Sockets::of(v6);
         let mut nat = Nat::new(OBJECT, Link::Ethernet);
         nat.service(sockets.alias, protocol, &[local(sockets.local)]);
-        let [first, second, reply, _] = talk(&sockets, protocol);
+        let [first, second, reply, _] = sockets.talk(protocol);
         let Sockets { client, local, .. } = sockets;
         let mut refused = 0;
         let mut drops = |packet: &Datagram| {
@@ -413,7 +393,7 @@ fn a_packet_with_a_vlan_tag_goes_to_no_other_host() {
                 link,
                 ..Shape::default()
             };
-            let [first, ..] = talk(&sockets, protocol);
+            let [first, ..] = sockets.talk(protocol);
             nat.passes(OUTSIDE, &first.shaped(shape));
             assert!(nat.connections().is_empty());
             nat.assert_count(Counter::NatSent, 0);

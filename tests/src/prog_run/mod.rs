@@ -8,13 +8,15 @@ mod packet;
 mod program;
 mod run;
 mod scene;
+mod sockets;
 mod talk;
 
 pub use datagram::{Datagram, IcmpError, Kind, check_sums};
 pub use host::Host;
-pub use nat::{Nat, Sockets, local, remote, routed, tuple};
+pub use nat::{Nat, local, remote, routed};
 pub use packet::{Link, Received, Shape, flag};
 pub use program::{Aliases, Program, Seen};
 pub use run::{Place, Verdict};
 pub use scene::{Form, NEAR_MISSES, Scene, Setup, shapes};
+pub use sockets::{CASES, OUTSIDE, Sockets, tuple};
 pub use talk::{Side, Talk};

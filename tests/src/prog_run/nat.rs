@@ -21,6 +21,7 @@ use super::{
     packet::Link,
     program::{Program, address_of},
     run::{Place, Verdict},
+    sockets::tuple,
 };
 
 /// A target on this host.
@@ -48,61 +49,6 @@ fn target(socket: SocketAddr, source: Option<IpAddr>, flags: u16) -> Target {
     }
 }
 
-/// Who talks to whom, in one IP version.
-#[derive(Clone, Copy, Debug)]
-pub struct Sockets {
-    /// A client.
-    pub client: SocketAddr,
-    /// What it addresses.
-    pub alias: SocketAddr,
-    /// What stands behind it on this host.
-    pub local: SocketAddr,
-    /// What stands behind it elsewhere.
-    pub remote: SocketAddr,
-    /// This host's address towards the latter, with a port of the range.
-    pub source: SocketAddr,
-    /// A router on the way.
-    pub router: SocketAddr,
-}
-
-impl Sockets {
-    /// Those of this version, which [`super::Host`] has, too.
-    ///
-    /// # Panics
-    /// Never.
-    pub fn of(v6: bool) -> Self {
-        let all = if v6 {
-            [
-                "[fd01::2]:40000",
-                "[fd09::9]:80",
-                "[fd00::1]:8080",
-                "[fd02::2]:8080",
-                "[fd02::1]:50000",
-                "[fd03::3]:0",
-            ]
-        } else {
-            [
-                "10.1.0.2:40000",
-                "10.9.0.9:80",
-                "10.0.0.1:8080",
-                "10.2.0.2:8080",
-                "10.2.0.1:50000",
-                "10.3.0.3:0",
-            ]
-        };
-        let [client, alias, local, remote, source, router] =
-            all.map(|text| text.parse().expect("it is an address"));
-        Self {
-            client,
-            alias,
-            local,
-            remote,
-            source,
-            router,
-        }
-    }
-}
-
 /// A program with services.
 pub struct Nat {
     /// The program.
@@ -122,14 +68,26 @@ impl Nat {
     /// # Panics
     /// The kernel refuses it.
     pub fn new(object: &[u8], link: Link) -> Self {
-        Self::limited(object, link, &[])
+        Self::load(object, link, &[], false)
     }
 
     /// As above, with tables of other sizes.
     ///
     /// # Panics
     /// As above.
-    pub fn limited(object: &[u8], link: Link, entries: &[(&'static str, u32)]) -> Self {
+    pub fn limited(object: &[u8], entries: &[(&'static str, u32)]) -> Self {
+        Self::load(object, Link::Ethernet, entries, false)
+    }
+
+    /// As above, with the RPC translator.
+    ///
+    /// # Panics
+    /// As above.
+    pub fn with_rpc(object: &[u8]) -> Self {
+        Self::load(object, Link::Ethernet, &[], true)
+    }
+
+    fn load(object: &[u8], link: Link, entries: &[(&'static str, u32)], with_rpc: bool) -> Self {
         let name = match link {
             Link::Raw => "tn_raw",
             _ => "tn_ether",
@@ -143,7 +101,7 @@ impl Nat {
             pad: [0; 2],
         };
         let mut nat = Self {
-            program: Program::limited(object, name, entries).expect("the program loads"),
+            program: Program::limited(object, name, entries, with_rpc).expect("the program loads"),
             settings,
             link,
             services: 0,
@@ -384,18 +342,6 @@ impl Nat {
         let table = self.program.map(name).expect("there is a table");
         let mut table: HashMap<_, K, V> = HashMap::try_from(table).expect("it is a hash");
         table.insert(key, value, 0).expect("it can be written");
-    }
-}
-
-/// The flow from one socket to another.
-pub fn tuple(client: SocketAddr, endpoint: SocketAddr, protocol: u8) -> FiveTuple {
-    FiveTuple {
-        client: address_of(client.ip()),
-        endpoint: address_of(endpoint.ip()),
-        client_port: client.port(),
-        endpoint_port: endpoint.port(),
-        protocol,
-        pad: [0; 3],
     }
 }
 

@@ -91,17 +91,16 @@ impl Program {
     /// # Errors
     /// The kernel refuses it, or there is none.
     pub fn named(object: &[u8], name: &'static str) -> Result<Self> {
-        Self::limited(object, name, &[])
+        Self::limited(object, name, &[], true)
     }
 
-    /// As above, with tables of other sizes than the object says.
-    ///
-    /// # Errors
-    /// As above.
-    pub fn limited(
+    /// As above, with tables of other sizes than the object says, and with or without the RPC
+    /// translator.
+    pub(super) fn limited(
         object: &[u8],
         name: &'static str,
         entries: &[(&'static str, u32)],
+        with_rpc: bool,
     ) -> Result<Self> {
         let pins = PinDirectory::new()?;
         let mut loader = EbpfLoader::new();
@@ -111,7 +110,7 @@ impl Program {
         }
         let mut ebpf = loader.load(object).context("load the object")?;
         let (chain, next) = CHAIN;
-        for name in [name, next] {
+        for name in [name, next].into_iter().take(1 + usize::from(with_rpc)) {
             let program: &mut SchedClassifier = ebpf
                 .program_mut(name)
                 .with_context(|| format!("the object has no program {name}"))?
@@ -123,8 +122,10 @@ impl Program {
         }
         let chain = ebpf.take_map(chain).context("no table of programs")?;
         let mut chain = ProgramArray::try_from(chain)?;
-        let next: &SchedClassifier = ebpf.program(next).context("no program")?.try_into()?;
-        chain.set(0, next.fd()?, 0)?;
+        if with_rpc {
+            let next: &SchedClassifier = ebpf.program(next).context("no program")?.try_into()?;
+            chain.set(0, next.fd()?, 0)?;
+        }
         let events = ebpf.take_map(map::EVENTS).context("no events")?;
         Ok(Self {
             name,
