@@ -343,7 +343,7 @@ fn a_packet_that_is_larger_than_the_route_takes_is_answered() {
 #[test]
 fn a_route_may_have_an_mtu_of_its_own() {
     let host = Host::new(1500);
-    host.ip("route add 10.4.0.0/24 via 10.2.0.2 dev target mtu 600");
+    host.ip("route add 10.4.0.0/24 via 10.2.0.2 dev target mtu lock 600");
     host.run(|| {
         let mut nat = Nat::new(OBJECT, Link::Ethernet);
         let sockets = Sockets::of(false).from_port(50_000);

@@ -247,6 +247,17 @@ impl Nat {
             .collect()
     }
 
+    /// The candidates that connections with this one's hash were given, a bit for each.
+    ///
+    /// # Panics
+    /// The table cannot be read.
+    pub fn tried(&self, original: &FiveTuple) -> u32 {
+        let table = self.program.table(map::TRIED).expect("there is one");
+        let table: Array<_, u32> = Array::try_from(table).expect("it is one");
+        let index = u32::from(nat::hash(original) as u16);
+        table.get(&index, 0).expect("it can be read")
+    }
+
     /// Asserts the value of a counter.
     ///
     /// # Panics
