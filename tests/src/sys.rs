@@ -366,7 +366,7 @@ pub(crate) fn packet_socket(interface: &str) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-fn interface_index(interface: &str) -> io::Result<libc::c_int> {
+pub(crate) fn interface_index(interface: &str) -> io::Result<libc::c_int> {
     let name = CString::new(interface).map_err(io::Error::other)?;
     // SAFETY: the name is a NUL-terminated string that lives for the whole call.
     match unsafe { libc::if_nametoindex(name.as_ptr()) } {
@@ -483,12 +483,27 @@ struct TestRun {
     pad: u32,
 }
 
-/// Runs a program on a packet of `CHECKSUM_COMPLETE`; answers its value and the length of `out` in use.
+/// `struct __sk_buff` of linux/bpf.h as words, each of which is a field up to `tstamp`.
+pub(crate) type SkBuff = [u32; 48];
+
+/// How [`test_run`] runs a program.
+#[derive(Default)]
+pub(crate) struct TestRunHow {
+    /// How often, on the same packet.
+    pub repeat: u32,
+    /// Whether a device has computed the packet's sum (`CHECKSUM_COMPLETE`); the kernel then checks
+    /// that it is right afterwards.
+    pub summed: bool,
+}
+
+/// Runs a program on a packet with this context; answers its value and the length of `out` in use.
 /// aya cannot set the flag.
-pub(crate) fn test_run_summed(
+pub(crate) fn test_run(
     program: impl AsFd,
     packet: &[u8],
     out: &mut [u8],
+    context: &SkBuff,
+    how: &TestRunHow,
 ) -> io::Result<(u32, usize)> {
     const BPF_PROG_TEST_RUN: libc::c_int = 10;
     const BPF_F_TEST_SKB_CHECKSUM_COMPLETE: u32 = 1 << 2;
@@ -498,8 +513,10 @@ pub(crate) fn test_run_summed(
         data_size_out: out.len() as u32,
         data_in: packet.as_ptr() as u64,
         data_out: out.as_mut_ptr() as u64,
-        repeat: 1,
-        flags: BPF_F_TEST_SKB_CHECKSUM_COMPLETE,
+        repeat: how.repeat,
+        flags: u32::from(how.summed) * BPF_F_TEST_SKB_CHECKSUM_COMPLETE,
+        context_size_in: size_of_val(context) as u32,
+        context_in: context.as_ptr() as u64,
         ..TestRun::default()
     };
     // SAFETY: the attributes are those of the command and live for the whole call, like the buffers,

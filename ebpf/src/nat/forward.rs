@@ -102,6 +102,28 @@ impl Fib {
     }
 }
 
+/// What becomes of a packet that the kernel would not forward, which may be one for this host.
+pub mod here {
+    use truename_common::layout::conntrack_flags;
+
+    /// It is for another host, to which there is no route.
+    pub const NOWHERE: u32 = 0;
+    /// It is for the host's stack, as it came.
+    pub const NEXT: u32 = 1;
+    /// It is for the host's stack, by way of the loopback interface.
+    pub const LOOPBACK: u32 = 2;
+
+    /// What becomes of packets to the client of a connection with these flags.
+    #[inline(always)]
+    pub fn of(flags: u8) -> u32 {
+        if flags & conntrack_flags::LOOPBACK == 0 {
+            NEXT
+        } else {
+            LOOPBACK
+        }
+    }
+}
+
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 /// Results of `bpf_fib_lookup`.
@@ -160,11 +182,16 @@ pub fn route(skb: *mut __sk_buff, scratch: &mut Scratch) -> Result<(), i32> {
     let result = unsafe { bpf_fib_lookup(skb.cast(), (&raw mut nat.fib).cast(), 64, 0) };
     match result {
         SUCCESS | NO_NEIGHBOUR => {}
+        NOT_FORWARDED if is_loopback_address(&nat.to.endpoint) => {
+            nat.route = Route::LOOPBACK;
+            return Ok(());
+        }
+        // No route at all, or an address of this host.
+        NOT_FORWARDED if nat.here == here::NOWHERE => return Err(drop(Counter::NatNoRoute)),
         NOT_FORWARDED => {
-            let by_loopback = is_own(skb) && !is_loopback(skb, settings)
-                || nat.by_loopback != 0
-                || is_loopback_address(&nat.to.endpoint);
-            scratch.nat.route = if by_loopback {
+            let leaves = is_own(skb) && !is_loopback(skb, settings);
+            let by_loopback = leaves || nat.here == here::LOOPBACK;
+            nat.route = if by_loopback {
                 Route::LOOPBACK
             } else {
                 Route::NEXT

@@ -64,8 +64,8 @@ pub struct Nat {
     pub index: u32,
     pub outcome: u32,
     pub tried: u32,
-    /// 1 if a packet for this host has to come by way of the loopback interface.
-    pub by_loopback: u32,
+    /// What becomes of a packet that the kernel would not forward; see [`forward::here`].
+    pub here: u32,
 }
 
 /// Two bytes of an array decide for nearly all packets.
@@ -182,7 +182,7 @@ pub fn from_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     }
     let flags = conntrack::touch(entry, scratch, true);
     scratch.nat.to = scratch.nat.key;
-    scratch.nat.by_loopback = 0;
+    scratch.nat.here = forward::here::NOWHERE;
     if flags & (conntrack_flags::LOCAL | conntrack_flags::DIRECT) != 0 {
         forward::deliver(skb, scratch, settings, flags);
     } else if let Err(verdict) = stages::route(skb, scratch) {
@@ -237,7 +237,7 @@ pub fn to_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     }
     let flags = conntrack::touch(entry, scratch, false);
     conntrack::towards_client(entry, &mut scratch.nat.to, scratch.headers.protocol);
-    scratch.nat.by_loopback = u32::from(flags & conntrack_flags::LOOPBACK);
+    scratch.nat.here = forward::here::of(flags);
     if flags & (conntrack_flags::LOCAL | conntrack_flags::DIRECT) != 0 {
         scratch.nat.route = Route::NEXT;
     } else {
