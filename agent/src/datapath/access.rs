@@ -62,18 +62,19 @@ pub fn insert<K: Pod, V: Pod>(
         .map_err(DatapathError::table("write", name))
 }
 
-/// Removes an entry that need not exist.
+/// Removes an entry that need not exist; whether it did.
 pub fn remove<K: Pod, V: Pod>(
     table: &mut Table<K, V>,
     key: &K,
     name: &'static str,
-) -> Result<(), DatapathError> {
+) -> Result<bool, DatapathError> {
     match table.remove(key) {
-        Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+        Ok(()) => Ok(true),
+        Err(MapError::KeyNotFound) => Ok(false),
         Err(MapError::SyscallError(error))
             if error.io_error.kind() == std::io::ErrorKind::NotFound =>
         {
-            Ok(())
+            Ok(false)
         }
         Err(error) => Err(DatapathError::table("change", name)(error)),
     }

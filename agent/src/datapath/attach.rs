@@ -146,8 +146,8 @@ impl Programs {
         Ok(())
     }
 
-    /// Removes the links of interfaces that are gone or no longer wanted. To be called when
-    /// everything wanted is attached.
+    /// Removes the links of interfaces that are gone or no longer wanted, and what only the programs
+    /// of earlier agents used. To be called when everything wanted is attached.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -158,7 +158,7 @@ impl Programs {
                 remove_file(&path)?;
             }
         }
-        Ok(())
+        self.object.remove_old_chains(&self.pins)
     }
 }
 

@@ -151,6 +151,13 @@ impl DatapathError {
         }
     }
 
+    pub(super) fn program(name: &'static str) -> impl FnOnce(ProgramError) -> Self {
+        move |source| Self::Program {
+            name,
+            source: Box::new(source),
+        }
+    }
+
     pub(super) fn table(action: &'static str, name: &'static str) -> impl FnOnce(MapError) -> Self {
         move |source| Self::Table {
             action,

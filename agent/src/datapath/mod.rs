@@ -58,5 +58,9 @@ impl Direction {
 pub const PROGRAM_ETHER: &str = "tn_ether";
 /// The program for devices without a link-layer header.
 pub const PROGRAM_RAW: &str = "tn_raw";
-/// Both.
+/// What both go on with for an endpoint's packets, by way of [`CHAIN`].
+const PROGRAM_RPC: &str = "tn_rpc";
+/// The table of programs that others go on with.
+const CHAIN: &str = "CHAIN";
+/// Those that are attached.
 pub const PROGRAMS: [&str; 2] = [PROGRAM_ETHER, PROGRAM_RAW];

@@ -4,6 +4,7 @@
 //! <bpffs>/v<VERSION>/maps/NAME
 //!                    programs/NAME
 //!                    links/<ifname>-<ifindex>-{ingress,egress}
+//!                    chains/<n>              the programs that those of one load go on with
 //!                    clsact/<ifindex>        a qdisc that we added (an empty directory)
 //!                    netns-<inode>           the network namespace served (an empty directory)
 //! ```
@@ -90,6 +91,21 @@ impl Pins {
         self.version().join("clsact").join(ifindex.to_string())
     }
 
+    /// A pin for the table of programs of one load.
+    pub(super) fn new_chain(&self) -> Result<PathBuf, DatapathError> {
+        let numbers = self
+            .chains()?
+            .into_iter()
+            .filter_map(|path| path.file_name()?.to_str()?.parse::<u32>().ok());
+        let next = numbers.max().map_or(0, |last| last.wrapping_add(1));
+        Ok(self.version().join("chains").join(next.to_string()))
+    }
+
+    /// The pins of the tables of programs.
+    pub(super) fn chains(&self) -> Result<Vec<PathBuf>, DatapathError> {
+        list(&self.version().join("chains"))
+    }
+
     /// Whether tables of this version are pinned.
     pub fn exist(&self) -> bool {
         self.version().join("maps").is_dir()
@@ -138,7 +154,7 @@ impl Pins {
         make_directory(&self.root)?;
         let lock = self.lock()?;
         self.claim_namespace()?;
-        for directory in ["maps", "programs", "links"] {
+        for directory in ["maps", "programs", "links", "chains"] {
             make_directory(&self.version().join(directory))?;
         }
         Ok(lock)

@@ -1,6 +1,6 @@
 //! The tables of services and of their connections.
 
-use std::{collections::BTreeMap, ops::ControlFlow};
+use std::collections::BTreeMap;
 
 use aya::maps::{Array, MapData, MapError, PerCpuArray};
 use truename_common::{
@@ -65,7 +65,6 @@ impl ServiceTables {
         }
         self.visit_connections(|key, entry| {
             held.connections.insert(key, entry);
-            ControlFlow::Continue(())
         })?;
         Ok(held)
     }
@@ -91,7 +90,9 @@ impl ServiceTables {
             Change::Move(original, number) => {
                 insert(&mut self.moved, &original, number, map::MOVED)
             }
-            Change::RemoveService(alias) => remove(&mut self.services, &alias, map::SERVICES),
+            Change::RemoveService(alias) => {
+                remove(&mut self.services, &alias, map::SERVICES).map(drop)
+            }
             _ => Ok(()),
         }
     }
@@ -144,28 +145,27 @@ impl ServiceTables {
         get(&self.connections, key, map::CONNTRACK)
     }
 
-    /// Shows every connection that is there all the time. One that comes or goes meanwhile may be
-    /// shown, and while connections go, others may be shown twice.
+    /// Shows every connection that is there all the time, if it returns true. One that comes or goes
+    /// meanwhile may be shown, and while connections go, others may be shown twice.
     pub fn visit_connections(
         &self,
-        mut visit: impl FnMut(FiveTuple, Conntrack) -> ControlFlow<()>,
-    ) -> Result<(), DatapathError> {
+        mut visit: impl FnMut(FiveTuple, Conntrack),
+    ) -> Result<bool, DatapathError> {
         // Where the connection is gone that was shown last, the kernel begins again; under heavy
         // change that must have an end.
         let most = 4 * (self.capacity as usize + 1024);
-        for key in self.connections.keys().take(most) {
+        let mut keys = self.connections.keys();
+        for key in keys.by_ref().take(most) {
             let key = key.map_err(DatapathError::table("list", map::CONNTRACK))?;
-            if let Some(entry) = self.connection(&key)?
-                && visit(key, entry).is_break()
-            {
-                break;
+            if let Some(entry) = self.connection(&key)? {
+                visit(key, entry);
             }
         }
-        Ok(())
+        Ok(keys.next().is_none())
     }
 
-    /// Forgets a connection.
-    pub fn remove_connection(&mut self, key: &FiveTuple) -> Result<(), DatapathError> {
+    /// Forgets a connection; whether it was there.
+    pub fn remove_connection(&mut self, key: &FiveTuple) -> Result<bool, DatapathError> {
         remove(&mut self.connections, key, map::CONNTRACK)
     }
 
@@ -174,8 +174,8 @@ impl ServiceTables {
         entries(&self.moved, map::MOVED)
     }
 
-    /// Forgets that a connection stays with a target.
-    pub fn remove_moved(&mut self, original: &FiveTuple) -> Result<(), DatapathError> {
+    /// Forgets that a connection stays with a target; whether it was known.
+    pub fn remove_moved(&mut self, original: &FiveTuple) -> Result<bool, DatapathError> {
         remove(&mut self.moved, original, map::MOVED)
     }
 

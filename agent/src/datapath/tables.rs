@@ -96,8 +96,8 @@ impl Tables {
         get(&self.flows, key, map::RPC_FLOWS)
     }
 
-    /// Forgets an RPC flow.
-    pub fn remove_flow(&mut self, key: &FiveTuple) -> Result<(), DatapathError> {
+    /// Forgets an RPC flow; whether it was there.
+    pub fn remove_flow(&mut self, key: &FiveTuple) -> Result<bool, DatapathError> {
         remove(&mut self.flows, key, map::RPC_FLOWS)
     }
 
@@ -182,9 +182,11 @@ impl Kernel for TablesMut {
                 .ports
                 .set(u32::from(port), flags, 0)
                 .map_err(DatapathError::table("write", map::PORTS)),
-            Change::RemoveEndpoint(socket) => remove(&mut self.endpoints, &socket, map::ENDPOINTS),
-            Change::RemoveName(socket) => remove(&mut self.names, &socket, map::NAMES),
-            Change::Unlist(key) => remove(&mut self.listed, &key, map::LISTED),
+            Change::RemoveEndpoint(socket) => {
+                remove(&mut self.endpoints, &socket, map::ENDPOINTS).map(drop)
+            }
+            Change::RemoveName(socket) => remove(&mut self.names, &socket, map::NAMES).map(drop),
+            Change::Unlist(key) => remove(&mut self.listed, &key, map::LISTED).map(drop),
             Change::Target(..)
             | Change::Slot(..)
             | Change::Settings(_)

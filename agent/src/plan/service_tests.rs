@@ -198,6 +198,8 @@ fn the_port_range_waits_for_its_connections() {
     other.datapath.snat_ports = "50000-50999".parse().unwrap();
     let waiting = plan(&other, &facts(), &BTreeMap::new(), &held).services;
     assert_eq!(waiting.settings, first.settings);
+    assert!(waiting.is_waiting);
+    assert!(waiting.left_out[0].starts_with("the source ports 50000-50999 wait until"));
     held.connections.clear();
     let done = plan(&other, &facts(), &BTreeMap::new(), &held).services;
     assert_eq!(done.settings.first_port, 50_000);

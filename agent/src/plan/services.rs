@@ -33,6 +33,8 @@ pub struct Services {
     pub settings: Settings,
     /// What of the configuration is left out, and why: a sentence each.
     pub left_out: Vec<String>,
+    /// Whether something must wait until connections end.
+    pub is_waiting: bool,
 }
 
 /// Compiles the services. A service keeps its number and a target its own; the slots of a service
@@ -248,6 +250,7 @@ impl<'a> Plan<'a> {
                     "the service \"{}\" stays as it is for now: no {what} is free",
                     service.name
                 ));
+                self.out.is_waiting = true;
                 return self.keep(aliases);
             }
         };
@@ -350,6 +353,15 @@ impl<'a> Plan<'a> {
 
     /// Keeps the targets that something refers to.
     fn finish(mut self) -> Services {
+        let ports = self.config.datapath.snat_ports;
+        let range = (self.out.settings.first_port, self.out.settings.last_port);
+        if range != (ports.first, ports.last) {
+            self.out.is_waiting = true;
+            self.out.left_out.push(format!(
+                "the source ports {ports} wait until no connection depends on {}-{}; `truename flows flush` ends them",
+                range.0, range.1
+            ));
+        }
         let connected = self.held.numbers(&self.held.settings).into_values();
         let listed = self.held.slots.values().flatten().copied();
         let moved = self.held.moved.values().copied();

@@ -5,10 +5,10 @@ use std::{sync::Arc, time::Instant};
 use aya::maps::{MapData, RingBuf};
 use tokio::{
     io::{Interest, unix::AsyncFd},
-    sync::broadcast,
+    sync::{Notify, broadcast},
 };
 use tokio_util::sync::CancellationToken;
-use truename_common::layout::Event;
+use truename_common::layout::{Counter, Event, EventKind};
 
 use super::{
     RunError,
@@ -26,11 +26,12 @@ const LOGGED: u32 = 100;
 /// Events that a slow monitor may be behind.
 pub const BACKLOG: usize = 4096;
 
-/// Reads events until it is told to stop.
+/// Reads events until it is told to stop. `full` is told of connections that found the table full.
 pub async fn drain(
     pins: Pins,
     config: Arc<Config>,
     events: broadcast::Sender<EventRow>,
+    full: Arc<Notify>,
     stop: CancellationToken,
 ) -> Result<(), RunError> {
     let ring = Tables::events(&pins)?;
@@ -43,25 +44,32 @@ pub async fn drain(
             () = stop.cancelled() => return Ok(()),
             guard = ring.readable_mut() => {
                 let mut guard = guard.map_err(RunError::Events)?;
-                read_all(guard.get_inner_mut(), &config, &events, &mut limit);
+                let refused = read_all(guard.get_inner_mut(), &config, &events, &mut limit);
+                if refused {
+                    full.notify_one();
+                }
                 guard.clear_ready();
             }
         }
     }
 }
 
+/// Whether one of them tells that the table of connections is full.
 fn read_all(
     ring: &mut RingBuf<MapData>,
     config: &Config,
     events: &broadcast::Sender<EventRow>,
     limit: &mut Limit,
-) {
+) -> bool {
     let clock = Clock::read();
+    let mut full = false;
     while let Some(item) = ring.next() {
         let Some(event) = parse(&item) else {
             log::warn!("An event of {} bytes is not of this version", item.len());
             continue;
         };
+        full |=
+            event.kind == EventKind::Refused as u32 && event.detail == Counter::NatTableFull as u32;
         let row = view::event(config, &clock, &event);
         match limit.admit(Instant::now()) {
             Admitted::Yes => log::info!("{}", view::sentence(&row)),
@@ -74,6 +82,7 @@ fn read_all(
         // An error means that nobody monitors.
         let _ = events.send(row);
     }
+    full
 }
 
 fn parse(bytes: &[u8]) -> Option<Event> {

@@ -25,6 +25,7 @@ pub struct Keeper {
     /// What the tables were made from last.
     facts: Option<Facts>,
     left_out: Vec<String>,
+    is_waiting: bool,
 }
 
 impl Keeper {
@@ -39,6 +40,7 @@ impl Keeper {
             tag: random_tag(),
             facts: None,
             left_out: Vec::new(),
+            is_waiting: false,
         })
     }
 
@@ -73,6 +75,11 @@ impl Keeper {
         &self.left_out
     }
 
+    /// Whether something is wanted that waits until connections end.
+    pub const fn is_waiting(&self) -> bool {
+        self.is_waiting
+    }
+
     fn bring(&mut self, facts: &Facts) -> Result<(), DatapathError> {
         let (config, tag) = (&self.config, self.tag);
         let wanted = reconcile::reconcile(&mut self.tables, |present| {
@@ -82,6 +89,7 @@ impl Keeper {
             }
             plan::plan(config, facts, &present.numbers(), &held)
         })?;
+        self.is_waiting = wanted.services.is_waiting;
         let left_out = wanted.services.left_out;
         for sentence in left_out.iter().filter(|s| !self.left_out.contains(s)) {
             log::warn!("{sentence}");

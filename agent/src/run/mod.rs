@@ -10,6 +10,7 @@ mod events;
 mod keeper;
 mod limit;
 mod service;
+mod sweep;
 mod view;
 
 use std::{
@@ -22,7 +23,7 @@ use std::{
 
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{broadcast, mpsc, oneshot},
+    sync::{Notify, broadcast, mpsc, oneshot},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -42,6 +43,7 @@ use crate::{
 use attachment::Attachment;
 use keeper::{Keeper, translated_targets};
 use service::{AgentService, Live};
+use sweep::Sweeper;
 
 /// Why the agent did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -123,6 +125,8 @@ pub async fn run(config: Config, mode: Mode, ready: impl FnOnce()) -> Result<(),
     let (control, mut controls) = mpsc::channel(4);
     let live = Live::new(&attachment, keeper.left_out());
     let keeper = Arc::new(Mutex::new(keeper));
+    let sweeps = Arc::new(Mutex::new(Default::default()));
+    let full = Arc::new(Notify::new());
     let service = Arc::new(AgentService::new(
         Arc::clone(&config),
         pins.clone(),
@@ -135,10 +139,19 @@ pub async fn run(config: Config, mode: Mode, ready: impl FnOnce()) -> Result<(),
     tasks.spawn(events::drain(
         pins.clone(),
         Arc::clone(&config),
-        events,
+        events.clone(),
+        Arc::clone(&full),
         stop.clone(),
     ));
-    tasks.spawn(collect::collect(pins.clone(), stop.clone()));
+    let sweeper = Sweeper {
+        config: Arc::clone(&config),
+        pins: pins.clone(),
+        keeper: Arc::clone(&keeper),
+        events,
+        full,
+        last: sweeps,
+    };
+    tasks.spawn(sweeper.run(stop.clone()));
     let stopped = stop.clone();
     let serving = tokio::spawn(server.serve(Arc::clone(&service), async move {
         stopped.cancelled().await;
