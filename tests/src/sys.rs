@@ -246,9 +246,18 @@ pub(crate) fn set_repaired_options(
 
 /// Makes the next close of the socket a reset.
 pub(crate) fn reset_on_close(socket: &TcpStream) -> io::Result<()> {
+    set_linger(socket, Duration::ZERO)
+}
+
+/// Lets the next close of the socket last until the peer knows of it, or for `patience`.
+pub(crate) fn wait_on_close(socket: &TcpStream, patience: Duration) -> io::Result<()> {
+    set_linger(socket, patience)
+}
+
+fn set_linger(socket: &TcpStream, time: Duration) -> io::Result<()> {
     let linger = libc::linger {
         l_onoff: 1,
-        l_linger: 0,
+        l_linger: libc::c_int::try_from(time.as_secs()).map_err(io::Error::other)?,
     };
     set_option_value(socket, libc::SOL_SOCKET, libc::SO_LINGER, &linger)
 }

@@ -16,6 +16,11 @@ pub enum By {
 }
 
 impl By {
+    /// Is it one of those that are to run?
+    pub fn is_chosen(self) -> bool {
+        Self::chosen().contains(&self)
+    }
+
     /// Those that the variable `TRUENAME_NAT` names (`nftables` or `truename`), else both. When a case fails
     /// under nftables too, the machine or the case is at fault.
     pub fn chosen() -> Vec<Self> {
@@ -54,5 +59,18 @@ pub fn beside(case: impl Fn(By) -> Result<Seen>) {
         } else {
             first = Some((by, seen));
         }
+    }
+}
+
+/// Runs a case that nftables cannot do, under truename only.
+///
+/// # Panics
+/// The case fails.
+pub fn alone(case: impl FnOnce() -> Result<()>) {
+    if !By::Truename.is_chosen() {
+        return;
+    }
+    if let Err(error) = case() {
+        panic!("under {}: {error:#}", By::Truename);
     }
 }

@@ -224,6 +224,11 @@ impl Lab {
         }
     }
 
+    /// Are clients and target behind routers?
+    pub fn has_routers(&self) -> bool {
+        self.shape.routers
+    }
+
     /// The client's address.
     pub fn client(&self, family: Family) -> IpAddr {
         family.address(network::CLIENT, 2)

@@ -1,8 +1,8 @@
-//! Clients of our own, for what real ones do not show: errors, repeated SYNs, hop limits, connections that
-//! are not there yet.
+//! Sockets of our own, for what real clients do not show: errors, repeated SYNs, hop limits, connections that are
+//! not there yet.
 
 use std::{
-    io::{self, Read as _, Write as _},
+    io,
     net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
 };
 
@@ -35,29 +35,6 @@ pub fn connect(namespace: &Namespace, from: SocketAddr, to: SocketAddr) -> Resul
 pub fn syn_repeats(stream: &TcpStream) -> Result<u32> {
     let info = sys::tcp_info(stream).context("ask for the repetitions")?;
     Ok(info.tcpi_total_retrans)
-}
-
-/// Asks a web server for a page and leaves the connection open; answers the body.
-///
-/// # Errors
-/// There is no answer, or not this one.
-pub fn request(mut stream: &TcpStream, path: &str) -> Result<String> {
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: alias\r\n\r\n").context("ask")?;
-    let mut answer = Vec::new();
-    let mut byte = [0];
-    while !answer.ends_with(b"\r\n\r\n") {
-        stream.read_exact(&mut byte).context("read the answer")?;
-        answer.extend(byte);
-    }
-    let head = String::from_utf8_lossy(&answer).into_owned();
-    ensure!(head.starts_with("HTTP/1.1 200"), "the answer is {head}");
-    let length = head
-        .lines()
-        .find_map(|line| line.strip_prefix("Content-Length: "))
-        .context("no length in the answer")?;
-    let mut body = vec![0; length.parse().context("read the length")?];
-    stream.read_exact(&mut body).context("read the body")?;
-    Ok(String::from_utf8_lossy(&body).trim_end().to_owned())
 }
 
 /// A connection that is being made.
@@ -207,4 +184,12 @@ impl Probe {
         let (level, name) = self.option(v4, v6);
         sys::set_option(&self.socket, level, name, value).context("set an option")
     }
+}
+
+/// Ends a connection by a reset.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn reset(stream: TcpStream) -> Result<()> {
+    sys::reset_on_close(&stream).context("prepare the reset")
 }

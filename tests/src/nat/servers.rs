@@ -20,8 +20,8 @@ const START: Duration = Duration::from_secs(20);
 /// Bytes of the large file.
 const BIG: usize = 3 << 20;
 
-/// nginx. It serves `/who` (who is asked by whom: `<own address> <own port> <client's address>`), `/small`,
-/// `/big`, and takes files under `/up/`.
+/// nginx. It serves `/who` (who is asked by whom: `<own address> <own port> <client's address>`), `/port` (the
+/// client's port as it is seen here), `/small`, `/big`, and takes files under `/up/`.
 #[derive(Debug)]
 pub struct Web {
     directory: PathBuf,
@@ -88,6 +88,7 @@ keepalive_requests 100000;
 server {{
 {listen}root {directory}/files;
 location = /who {{ return 200 "$server_addr $server_port $remote_addr\n"; }}
+location = /port {{ return 200 "$remote_port\n"; }}
 location /up/ {{ root {directory}; dav_methods PUT; }}
 }}
 }}
