@@ -57,16 +57,6 @@ impl Namespace {
         run("ip", &all)
     }
 
-    /// Runs `tc` inside, with arguments separated by blanks.
-    ///
-    /// # Errors
-    /// `tc` failed; the error carries what it said.
-    pub fn tc(&self, arguments: &str) -> Result<String> {
-        let mut all = vec!["-n", self.name()];
-        all.extend(arguments.split_whitespace());
-        run("tc", &all)
-    }
-
     /// Writes a sysctl of the namespace, for example `net/ipv4/ip_forward`.
     ///
     /// # Errors

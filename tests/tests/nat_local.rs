@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use truename_tests::nat::{
-    Client, Family, Lab, Protocol, Rules, Seen, Service, Translator, Web, beside, visit,
+    Alias, Client, Family, Lab, Protocol, Rules, Seen, Translator, Web, beside, visit,
 };
 
 /// The port that the web server listens on.
@@ -25,19 +25,27 @@ fn a_local_target_has_aliases_of_every_kind() {
                 ("one more alias", lab.foreign(family, 2), 80),
                 ("another address of the node", lab.near(family), 81),
             ] {
-                aliases.push((family, what, SocketAddr::new(address, port), target));
+                aliases.push(Alias {
+                    what,
+                    family,
+                    listen: SocketAddr::new(address, port),
+                    target,
+                });
             }
         }
-        let services = aliases
-            .iter()
-            .map(|&(.., alias, target)| Service::new(Protocol::Tcp, alias, target));
-        let rules = Rules::new(services.collect());
+        let rules = Rules::aliases(Protocol::Tcp, &aliases);
         let _translator = Translator::start(by, &lab, &rules)?;
         let mut seen = Seen::new();
-        for (family, what, alias, target) in aliases {
+        for Alias {
+            what,
+            family,
+            listen,
+            target,
+        } in aliases
+        {
             // The node speaks to its own addresses from the same one, to others as the way there begins.
-            let own: IpAddr = if alias.ip() == lab.node(family) {
-                alias.ip()
+            let own: IpAddr = if listen.ip() == lab.node(family) {
+                listen.ip()
             } else {
                 lab.near(family)
             };
@@ -48,10 +56,10 @@ fn a_local_target_has_aliases_of_every_kind() {
             ] {
                 visit(
                     &mut seen,
-                    &format!("{what} ({alias}), {who}"),
+                    &format!("{what} ({listen}), {who}"),
                     Client::new(namespace, &lab.scratch),
                     &web,
-                    (alias, target, source),
+                    (listen, target, source),
                 )?;
             }
         }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
 use truename_tests::nat::{
-    Attempt, Family, Lab, Protocol, Rules, Seen, Service, Translator, Web, beside, connect,
+    Alias, Attempt, Family, Lab, Protocol, Rules, Seen, Translator, Web, beside, connect,
     last_page, page, reset, syn_repeats,
 };
 
@@ -13,45 +13,61 @@ const PORT: u16 = 8080;
 /// The port of the aliases.
 const ALIAS: u16 = 80;
 
-/// A lab with a local and a remote target of each family, and the alias of each.
-fn lab() -> Result<(
-    Lab,
-    [Web; 2],
-    Vec<(Family, &'static str, SocketAddr, SocketAddr)>,
-)> {
-    let lab = Lab::new()?;
-    let local = Family::BOTH.map(|family| SocketAddr::new(lab.node(family), PORT));
-    let remote = Family::BOTH.map(|family| SocketAddr::new(lab.target(family, 0), PORT));
-    let webs = [
-        Web::start(&lab.node, &lab.scratch, &local)?,
-        Web::start(&lab.target, &lab.scratch, &remote)?,
-    ];
-    let mut aliases = Vec::new();
-    for (family, (local, remote)) in Family::BOTH.into_iter().zip(local.into_iter().zip(remote)) {
-        let alias = |number| SocketAddr::new(lab.foreign(family, number), ALIAS);
-        aliases.push((family, "local", alias(1), local));
-        aliases.push((family, "remote", alias(2), remote));
-    }
-    Ok((lab, webs, aliases))
+/// A local and a remote target of each family, and an alias of each.
+struct Place {
+    lab: Lab,
+    aliases: Vec<Alias>,
+    _webs: [Web; 2],
 }
 
-fn rules(aliases: &[(Family, &'static str, SocketAddr, SocketAddr)]) -> Rules {
-    Rules::new(
-        aliases
-            .iter()
-            .map(|&(.., alias, target)| Service::new(Protocol::Tcp, alias, target))
-            .collect(),
-    )
+impl Place {
+    fn new() -> Result<Self> {
+        let lab = Lab::new()?;
+        let (mut local, mut remote) = (Vec::new(), Vec::new());
+        for family in Family::BOTH {
+            for (what, number, address, aliases) in [
+                ("local", 1, lab.node(family), &mut local),
+                ("remote", 2, lab.target(family, 0), &mut remote),
+            ] {
+                aliases.push(Alias {
+                    what,
+                    family,
+                    listen: SocketAddr::new(lab.foreign(family, number), ALIAS),
+                    target: SocketAddr::new(address, PORT),
+                });
+            }
+        }
+        let listen = |aliases: &[Alias]| -> Vec<SocketAddr> {
+            aliases.iter().map(|alias| alias.target).collect()
+        };
+        let webs = [
+            Web::start(&lab.node, &lab.scratch, &listen(&local))?,
+            Web::start(&lab.target, &lab.scratch, &listen(&remote))?,
+        ];
+        Ok(Self {
+            lab,
+            aliases: [local, remote].concat(),
+            _webs: webs,
+        })
+    }
 }
 
 #[test]
 fn two_clients_may_have_the_same_port() {
     const SAME: u16 = 40_000;
     beside(|by| {
-        let (lab, _webs, aliases) = lab()?;
-        let _translator = Translator::start(by, &lab, &rules(&aliases))?;
+        let place = Place::new()?;
+        let lab = &place.lab;
+        let rules = Rules::aliases(Protocol::Tcp, &place.aliases);
+        let _translator = Translator::start(by, lab, &rules)?;
         let mut seen = Seen::new();
-        for (family, what, alias, _) in aliases {
+        for &Alias {
+            what,
+            family,
+            listen: alias,
+            ..
+        } in &place.aliases
+        {
             let one = connect(
                 &lab.client,
                 SocketAddr::new(lab.client(family), SAME),
@@ -77,16 +93,23 @@ fn two_clients_may_have_the_same_port() {
 fn new_connections_wait_for_a_free_port() {
     let ports = 61_000..=61_003;
     beside(|by| {
-        let (lab, _webs, mut aliases) = lab()?;
-        aliases.retain(|(_, what, ..)| *what == "remote");
+        let mut place = Place::new()?;
+        place.aliases.retain(|alias| alias.what == "remote");
+        let lab = &place.lab;
         let rules = Rules {
             snat_ports: Some(ports.clone()),
             timeouts: vec![("closed", 1), ("time_wait", 1)],
-            ..rules(&aliases)
+            ..Rules::aliases(Protocol::Tcp, &place.aliases)
         };
-        let mut translator = Translator::start(by, &lab, &rules)?;
+        let mut translator = Translator::start(by, lab, &rules)?;
         let mut seen = Seen::new();
-        for (family, what, alias, _) in aliases {
+        for &Alias {
+            what,
+            family,
+            listen: alias,
+            ..
+        } in &place.aliases
+        {
             let from = SocketAddr::new(lab.client(family), 0);
             let mut held = ports
                 .clone()
@@ -118,13 +141,18 @@ fn new_connections_wait_for_a_free_port() {
 #[test]
 fn a_target_that_remembers_a_port_costs_no_second() {
     beside(|by| {
-        let (lab, _webs, mut aliases) = lab()?;
-        aliases.retain(|(_, what, ..)| *what == "local");
-        for (family, _, _, target) in aliases.clone() {
-            let alias = SocketAddr::new(lab.foreign(family, 3), ALIAS);
-            aliases.push((family, "another alias", alias, target));
+        let place = Place::new()?;
+        let lab = &place.lab;
+        let mut aliases = place.aliases.clone();
+        aliases.retain(|alias| alias.what == "local");
+        for alias in aliases.clone() {
+            aliases.push(Alias {
+                listen: SocketAddr::new(lab.foreign(alias.family, 3), ALIAS),
+                ..alias
+            });
         }
-        let _translator = Translator::start(by, &lab, &rules(&aliases))?;
+        let rules = Rules::aliases(Protocol::Tcp, &aliases);
+        let _translator = Translator::start(by, lab, &rules)?;
         let mut replaced = 0;
         let mut seen = Seen::new();
         for family in Family::BOTH {

@@ -3,15 +3,15 @@
 use std::net::SocketAddr;
 
 use truename_tests::nat::{
-    Client, Family, Lab, Protocol, Rules, Seen, Service, Shape, Snat, Translator, Web, beside,
-    visit,
+    Alias, Client, Family, Lab, Protocol, Rules, Seen, Service, Shape, Snat, Translator, Web,
+    beside, visit,
 };
 
 /// The port that the web server listens on.
 const PORT: u16 = 8080;
 
 /// Aliases of the target, and where they lead.
-fn aliases(lab: &Lab) -> Vec<(Family, &'static str, SocketAddr, SocketAddr)> {
+fn aliases(lab: &Lab) -> Vec<Alias> {
     let mut aliases = Vec::new();
     for family in Family::BOTH {
         let target = SocketAddr::new(lab.target(family, 0), PORT);
@@ -26,7 +26,12 @@ fn aliases(lab: &Lab) -> Vec<(Family, &'static str, SocketAddr, SocketAddr)> {
             ("another address", lab.foreign(family, 1), PORT),
             ("another address and port", lab.foreign(family, 2), 80),
         ] {
-            aliases.push((family, what, SocketAddr::new(address, port), target));
+            aliases.push(Alias {
+                what,
+                family,
+                listen: SocketAddr::new(address, port),
+                target,
+            });
         }
     }
     aliases
@@ -45,13 +50,16 @@ fn a_remote_target_has_aliases_of_every_kind() {
                 .map(|family| SocketAddr::new(lab.target(family, 0), PORT))
                 .into();
             let web = Web::start(&lab.target, &lab.scratch, &targets)?;
-            let services = aliases
-                .iter()
-                .map(|&(.., alias, target)| Service::new(Protocol::Tcp, alias, target));
-            let rules = Rules::new(services.collect());
+            let rules = Rules::aliases(Protocol::Tcp, &aliases);
             let _translator = Translator::start(by, &lab, &rules)?;
             let mut seen = Seen::new();
-            for (family, what, alias, target) in aliases {
+            for Alias {
+                what,
+                family,
+                listen,
+                target,
+            } in aliases
+            {
                 for (who, namespace) in [
                     ("client", &lab.client),
                     ("second client", &lab.second),
@@ -59,15 +67,15 @@ fn a_remote_target_has_aliases_of_every_kind() {
                     ("the target itself", &lab.target),
                 ] {
                     // Whoever sits beside the target needs no translation to reach the target's own address.
-                    if who == "the target itself" && alias.ip() == target.ip() {
+                    if who == "the target itself" && listen.ip() == target.ip() {
                         continue;
                     }
                     visit(
                         &mut seen,
-                        &format!("{what} ({alias}), {who}, routers: {routers}"),
+                        &format!("{what} ({listen}), {who}, routers: {routers}"),
                         Client::new(namespace, &lab.scratch),
                         &web,
-                        (alias, target, lab.near(family)),
+                        (listen, target, lab.near(family)),
                     )?;
                 }
             }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::ensure;
 use truename_tests::nat::{
-    Client, Dns, Echo, Family, Lab, Probe, Protocol, Rules, Seen, Service, Translator, beside,
+    Alias, Client, Dns, Echo, Family, Lab, Probe, Protocol, Rules, Seen, Translator, beside,
     connect,
 };
 
@@ -12,7 +12,7 @@ use truename_tests::nat::{
 const PORT: u16 = 5353;
 
 /// `(what, alias, target)`, local and remote.
-fn aliases(lab: &Lab) -> Vec<(Family, &'static str, SocketAddr, SocketAddr)> {
+fn aliases(lab: &Lab) -> Vec<Alias> {
     let mut aliases = Vec::new();
     for family in Family::BOTH {
         let local = SocketAddr::new(lab.node(family), PORT);
@@ -28,19 +28,15 @@ fn aliases(lab: &Lab) -> Vec<(Family, &'static str, SocketAddr, SocketAddr)> {
                 remote,
             ),
         ] {
-            aliases.push((family, what, SocketAddr::new(address, port), target));
+            aliases.push(Alias {
+                what,
+                family,
+                listen: SocketAddr::new(address, port),
+                target,
+            });
         }
     }
     aliases
-}
-
-fn rules(aliases: &[(Family, &'static str, SocketAddr, SocketAddr)]) -> Rules {
-    Rules::new(
-        aliases
-            .iter()
-            .map(|&(.., alias, target)| Service::new(Protocol::Udp, alias, target))
-            .collect(),
-    )
 }
 
 #[test]
@@ -58,9 +54,15 @@ fn names_are_resolved_through_an_alias() {
             &lab.scratch,
             &Family::BOTH.map(|family| SocketAddr::new(lab.target(family, 0), PORT)),
         )?;
-        let _translator = Translator::start(by, &lab, &rules(&aliases))?;
+        let _translator = Translator::start(by, &lab, &Rules::aliases(Protocol::Udp, &aliases))?;
         let mut seen = Seen::new();
-        for (_, what, alias, target) in aliases {
+        for Alias {
+            what,
+            listen: alias,
+            target,
+            ..
+        } in aliases
+        {
             for (who, namespace) in [
                 ("client", &lab.client),
                 ("second client", &lab.second),
@@ -101,9 +103,15 @@ fn two_clients_may_have_the_same_port() {
             echoes.push(Echo::start(&lab.node, local)?);
             echoes.push(Echo::start(&lab.target, remote)?);
         }
-        let _translator = Translator::start(by, &lab, &rules(&aliases))?;
+        let _translator = Translator::start(by, &lab, &Rules::aliases(Protocol::Udp, &aliases))?;
         let mut seen = Seen::new();
-        for (family, what, alias, _) in aliases {
+        for Alias {
+            what,
+            family,
+            listen: alias,
+            ..
+        } in aliases
+        {
             let from = |address| SocketAddr::new(address, SAME);
             let one = Probe::start(&lab.client, from(lab.client(family)), alias)?;
             let two = Probe::start(&lab.second, from(lab.second(family)), alias)?;
@@ -126,14 +134,19 @@ fn refusals_are_seen_as_if_the_alias_refused() {
         let lab = Lab::new()?;
         // Nobody listens at the targets.
         let aliases = aliases(&lab);
-        let mut rules = rules(&aliases);
-        let tcp = aliases
-            .iter()
-            .map(|&(.., alias, target)| Service::new(Protocol::Tcp, alias, target));
-        rules.services.extend(tcp);
+        let mut rules = Rules::aliases(Protocol::Udp, &aliases);
+        rules
+            .services
+            .extend(Rules::aliases(Protocol::Tcp, &aliases).services);
         let _translator = Translator::start(by, &lab, &rules)?;
         let mut seen = Seen::new();
-        for (family, what, alias, _) in aliases {
+        for Alias {
+            what,
+            family,
+            listen: alias,
+            ..
+        } in aliases
+        {
             for (who, namespace, address) in [
                 ("client", &lab.client, lab.client(family)),
                 ("the node itself", &lab.node, lab.near(family)),

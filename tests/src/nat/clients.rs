@@ -123,6 +123,9 @@ impl<'l> Client<'l> {
                 "--bytes",
                 &bytes.to_string(),
             ])
+            // Both ends on one CPU: a veth has a queue for each, and segments that overtake each other
+            // are repeated too.
+            .args(["--affinity", "0,0"])
             .args(reverse.then_some("--reverse"))
             .output()
             .context("run iperf3")?;

@@ -21,7 +21,7 @@ pub use family::Family;
 pub use lab::{Lab, Shape};
 pub use page::{Download, last_page, page};
 pub use probe::{Attempt, Probe, connect, reset, syn_repeats};
-pub use rules::{Protocol, Rules, Service, Snat, Target};
+pub use rules::{Alias, Protocol, Rules, Service, Snat, Target};
 pub use seen::Seen;
 pub use servers::{Dns, Echo, Iperf, Listener, Web};
 pub use tag::tag;

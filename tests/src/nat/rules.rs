@@ -2,6 +2,8 @@
 
 use std::{fmt::Write as _, net::SocketAddr, ops::RangeInclusive};
 
+use super::family::Family;
+
 /// What travels to a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
@@ -73,6 +75,19 @@ impl Service {
     }
 }
 
+/// An alias that a test uses, and what is special about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Alias {
+    /// What is special.
+    pub what: &'static str,
+    /// The version of IP.
+    pub family: Family,
+    /// By which clients know the target.
+    pub listen: SocketAddr,
+    /// What it stands for.
+    pub target: SocketAddr,
+}
+
 /// All that a translator is told.
 #[derive(Clone, Debug, Default)]
 pub struct Rules {
@@ -95,6 +110,16 @@ impl Rules {
             services,
             ..Self::default()
         }
+    }
+
+    /// A service for each alias.
+    pub fn aliases(protocol: Protocol, aliases: &[Alias]) -> Self {
+        Self::new(
+            aliases
+                .iter()
+                .map(|alias| Service::new(protocol, alias.listen, alias.target))
+                .collect(),
+        )
     }
 
     /// The configuration file of truename.

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::{
     cleanup,
@@ -35,18 +35,36 @@ pub fn tag(namespace: &Namespace, interface: &str, vlan: u16) -> Result<()> {
         Instruction::set(0, 0),
         Instruction::exit(),
     ];
-    namespace.tc(&format!("qdisc add dev {interface} clsact"))?;
+    tc(namespace, &format!("qdisc add dev {interface} clsact"))?;
     for (hook, instructions) in [("egress", &push[..]), ("ingress", &pop[..])] {
         let path = Path::new(cleanup::BPFFS).join(cleanup::unique_name(hook));
         sys::pin_classifier(instructions, &path)
             .with_context(|| format!("load the program for {hook}"))?;
-        let outcome = namespace.tc(&format!(
-            "filter add dev {interface} {hook} bpf direct-action object-pinned {}",
-            path.display()
-        ));
+        let outcome = tc(
+            namespace,
+            &format!(
+                "filter add dev {interface} {hook} bpf direct-action object-pinned {}",
+                path.display()
+            ),
+        );
         // The filter holds the program.
         std::fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
         outcome?;
     }
+    Ok(())
+}
+
+/// Not `tc -n`: that hides the BPF file system.
+fn tc(namespace: &Namespace, arguments: &str) -> Result<()> {
+    let output = namespace
+        .command("tc".as_ref(), &[])?
+        .args(arguments.split(' '))
+        .output()
+        .context("run tc")?;
+    ensure!(
+        output.status.success(),
+        "tc {arguments}: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
     Ok(())
 }
