@@ -63,6 +63,8 @@ pub struct InterfaceRow {
     pub index: u32,
     /// The program that hangs there; none if attaching failed.
     pub program: Option<String>,
+    /// How XDP forwards there: `native` or `generic`; none if it does not.
+    pub xdp: Option<String>,
     /// Whether it was attached before this agent started, and taken over.
     pub adopted: bool,
     /// Why attaching failed.

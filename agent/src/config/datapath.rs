@@ -26,6 +26,8 @@ const TIMEOUT_MAX: i64 = 366 * 86_400;
 pub struct Datapath {
     /// What to attach to.
     pub interfaces: Vec<Interface>,
+    /// Whether XDP forwards what goes to services elsewhere.
+    pub xdp: Xdp,
     /// Capacity of the table of RPC flows.
     pub max_rpc_flows: u32,
     /// Capacity of the table of connections.
@@ -46,6 +48,20 @@ pub struct Ports {
     pub first: u16,
     /// Not less than the first.
     pub last: u16,
+}
+
+/// Where the XDP program is attached, if there is a service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Xdp {
+    /// Where the driver runs it and it helps.
+    #[default]
+    Auto,
+    /// On every interface: by the driver, else by the stack.
+    Native,
+    /// On every interface: by the stack.
+    Generic,
+    /// Nowhere.
+    Off,
 }
 
 /// What happens when the table of connections is full.
@@ -69,6 +85,7 @@ impl Default for Datapath {
                 selector: Selector::Auto,
                 origin: Origin::Default,
             }],
+            xdp: Xdp::Auto,
             max_rpc_flows: 4096,
             max_flows: 65_536,
             snat_ports: Ports {
@@ -152,6 +169,31 @@ impl FromStr for Ports {
 impl fmt::Display for Ports {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
+impl Xdp {
+    const ALL: [Self; 4] = [Self::Auto, Self::Native, Self::Generic, Self::Off];
+
+    /// The word in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Native => "native",
+            Self::Generic => "generic",
+            Self::Off => "off",
+        }
+    }
+}
+
+impl FromStr for Xdp {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|mode| mode.name() == text)
+            .ok_or("write one of auto, native, generic, off")
     }
 }
 

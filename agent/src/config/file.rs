@@ -28,7 +28,6 @@ const DATAPATH: &[&str] = &[
     "timeouts",
 ];
 const ENDPOINT: &[&str] = &["name", "protocol", "listen", "canonical", "aliases"];
-const XDP_MODES: &[&str] = &["auto", "native", "generic", "off"];
 /// Bounds of the table sizes.
 const FLOWS: (u32, u32) = (16, 1 << 24);
 /// An entry of the table of RPC flows has about 13 KiB.
@@ -154,13 +153,7 @@ impl File {
             self.datapath.timeouts.read(&section)?;
         }
         if let Some(entry) = section.get("xdp") {
-            let mode = entry.string()?;
-            if !XDP_MODES.contains(&mode) {
-                return Err(entry.bad(mode, &format!("write one of {}", XDP_MODES.join(", "))));
-            }
-            if mode != "off" {
-                self.note(&entry.origin, "xdp");
-            }
+            self.datapath.xdp = entry.parse()?;
         }
         Ok(())
     }

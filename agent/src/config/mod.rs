@@ -22,7 +22,7 @@ mod validate;
 use std::path::PathBuf;
 
 pub use authority::{Authority, AuthorityError};
-pub use datapath::{Datapath, Ports, TIMEOUT_KEYS, Timeouts, WhenFull, seconds};
+pub use datapath::{Datapath, Ports, TIMEOUT_KEYS, Timeouts, WhenFull, Xdp, seconds};
 pub use error::ConfigError;
 pub use file::{DEFAULT_FILE, File};
 pub use flags::{EndpointFlag, Flags, ServiceFlag};

@@ -26,6 +26,7 @@ struct Agent {
 #[derive(Serialize)]
 struct Datapath {
     interfaces: Vec<String>,
+    xdp: &'static str,
     max_flows: u32,
     max_rpc_flows: u32,
     snat_ports: String,
@@ -84,6 +85,7 @@ impl<'a> Shown<'a> {
             },
             datapath: Datapath {
                 interfaces: interfaces.iter().map(|i| i.selector.to_string()).collect(),
+                xdp: config.datapath.xdp.name(),
                 max_flows: config.datapath.max_flows,
                 max_rpc_flows: config.datapath.max_rpc_flows,
                 snat_ports: config.datapath.snat_ports.to_string(),

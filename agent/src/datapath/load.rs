@@ -2,11 +2,15 @@
 
 use std::{fs, path::PathBuf};
 
-use aya::{Ebpf, EbpfLoader, maps::ProgramArray, programs::SchedClassifier};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::ProgramArray,
+    programs::{SchedClassifier, Xdp},
+};
 use truename_common::layout::map;
 
 use super::{
-    CHAIN, PROGRAM_RPC, PROGRAMS, Pins,
+    CHAIN, PROGRAM_RPC, PROGRAM_XDP, PROGRAMS, Pins,
     error::DatapathError,
     pins::remove_file,
     tables::{PINNED, check_pinned},
@@ -80,9 +84,6 @@ impl Object {
     /// Every load has its own: one that was shared would let programs of two builds go on with each
     /// other. It is pinned, because the kernel empties such a table when no process and no pin has it.
     fn load_chain(&mut self, pins: &Pins) -> Result<(), DatapathError> {
-        if self.ebpf.program(PROGRAM_RPC).is_none() || self.ebpf.map(CHAIN).is_none() {
-            return Ok(());
-        }
         let refused = DatapathError::program(PROGRAM_RPC);
         let program = self.program(PROGRAM_RPC)?;
         program.load().map_err(refused)?;
@@ -116,6 +117,22 @@ impl Object {
             }
         }
         Ok(())
+    }
+
+    /// The XDP program, which is loaded when it is needed first.
+    pub(super) fn xdp(&mut self) -> Result<&mut Xdp, DatapathError> {
+        let missing = || DatapathError::Missing {
+            kind: "program",
+            name: PROGRAM_XDP,
+        };
+        let program = self.ebpf.program_mut(PROGRAM_XDP).ok_or_else(missing)?;
+        let program: &mut Xdp = program.try_into().map_err(|_| missing())?;
+        if program.fd().is_err() {
+            program
+                .load()
+                .map_err(DatapathError::program(PROGRAM_XDP))?;
+        }
+        Ok(program)
     }
 
     pub(super) fn program(

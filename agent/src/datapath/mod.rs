@@ -16,6 +16,7 @@ mod pins;
 mod services;
 mod sys;
 mod tables;
+mod xdp;
 
 pub use attach::{Attached, Mode, Programs};
 pub use detach::{Detached, detach, remove_old_versions};
@@ -24,6 +25,7 @@ pub use load::{OBJECT, Object};
 pub use pins::{Lock, PinnedLink, Pins};
 pub use services::ServiceTables;
 pub use tables::{Tables, TablesMut};
+pub use xdp::Mode as XdpMode;
 
 /// The side of an interface that a program hangs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -60,6 +62,8 @@ pub const PROGRAM_ETHER: &str = "tn_ether";
 pub const PROGRAM_RAW: &str = "tn_raw";
 /// What both go on with for an endpoint's packets, by way of [`CHAIN`].
 const PROGRAM_RPC: &str = "tn_rpc";
+/// What forwards in XDP.
+const PROGRAM_XDP: &str = "tn_xdp";
 /// The table of programs that others go on with.
 const CHAIN: &str = "CHAIN";
 /// Those that are attached.

@@ -5,6 +5,7 @@
 //!                    programs/NAME
 //!                    links/<ifname>-<ifindex>-{ingress,egress}
 //!                    chains/<n>              the programs that those of one load go on with
+//!                    xdp/<ifindex>-{native,generic}
 //!                    clsact/<ifindex>        a qdisc that we added (an empty directory)
 //!                    netns-<inode>           the network namespace served (an empty directory)
 //! ```
@@ -104,6 +105,11 @@ impl Pins {
     /// The pins of the tables of programs.
     pub(super) fn chains(&self) -> Result<Vec<PathBuf>, DatapathError> {
         list(&self.version().join("chains"))
+    }
+
+    /// The directory of the links of the XDP program.
+    pub(super) fn xdp(&self) -> PathBuf {
+        self.version().join("xdp")
     }
 
     /// Whether tables of this version are pinned.
@@ -288,7 +294,7 @@ pub(super) fn remove_file(path: &Path) -> Result<(), DatapathError> {
 }
 
 /// The paths in a directory that need not exist.
-fn list(directory: &Path) -> Result<Vec<PathBuf>, DatapathError> {
+pub(super) fn list(directory: &Path) -> Result<Vec<PathBuf>, DatapathError> {
     let failed = || DatapathError::pins("list", directory);
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,

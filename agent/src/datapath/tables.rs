@@ -15,7 +15,7 @@ use super::{
 use crate::reconcile::{Change, Kernel, Present};
 
 /// Every pinned table, in the order of the catalogue.
-pub const PINNED: [&str; 17] = [
+pub const PINNED: [&str; 18] = [
     map::PORTS,
     map::ENDPOINTS,
     map::NAMES,
@@ -31,6 +31,7 @@ pub const PINNED: [&str; 17] = [
     map::TRIED,
     map::SETTINGS,
     map::TRIES,
+    map::XDP_DEVICES,
     map::COUNTERS,
     map::EVENTS,
 ];
@@ -201,6 +202,22 @@ impl Kernel for TablesMut {
     }
 }
 
+/// Makes these the interfaces that frames may be sent to from XDP.
+///
+/// # Errors
+/// When the table cannot be read or written.
+pub(super) fn set_xdp_devices(pins: &Pins, devices: &[u32]) -> Result<(), DatapathError> {
+    let mut table: Table<u32, u8> = open(pins, map::XDP_DEVICES)?;
+    for (index, _) in entries(&table, map::XDP_DEVICES)? {
+        if !devices.contains(&index) {
+            remove(&mut table, &index, map::XDP_DEVICES)?;
+        }
+    }
+    devices
+        .iter()
+        .try_for_each(|index| insert(&mut table, index, 1, map::XDP_DEVICES))
+}
+
 /// That the tables that are pinned already look as this version expects.
 ///
 /// # Errors
@@ -224,6 +241,7 @@ pub(super) fn check_pinned(pins: &Pins) -> Result<(), DatapathError> {
             map::TARGETS => drop(open::<Array<MapData, Target>>(pins, name)?),
             map::CONNTRACK => drop(open::<Table<FiveTuple, Conntrack>>(pins, name)?),
             map::MOVED => drop(open::<Table<FiveTuple, u32>>(pins, name)?),
+            map::XDP_DEVICES => drop(open::<Table<u32, u8>>(pins, name)?),
             map::SETTINGS => drop(open::<Array<MapData, Settings>>(pins, name)?),
             map::TRIES | map::COUNTERS => drop(open::<PerCpuArray<MapData, u64>>(pins, name)?),
             _ => drop(open::<RingBuf<MapData>>(pins, name)?),

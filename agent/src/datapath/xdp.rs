@@ -116,19 +116,6 @@ pub(super) fn attach(
     }
 }
 
-/// Takes the program off an interface.
-///
-/// # Errors
-/// When the pin cannot be removed.
-pub(super) fn detach(pins: &Pins, ifindex: u32) -> Result<(), DatapathError> {
-    for pinned in pinned(pins)? {
-        if pinned.ifindex == ifindex {
-            remove_file(&pinned.path)?;
-        }
-    }
-    Ok(())
-}
-
 /// Takes the program off all interfaces but these.
 ///
 /// # Errors
@@ -178,7 +165,10 @@ fn attach_new(
     make_directory(&pins.xdp())?;
     let id = program.attach_to_if_index(interface.index, mode.flags())?;
     let link = FdLink::try_from(program.take_link(id)?)?;
-    link.pin(pins.xdp().join(format!("{}-{}", interface.index, mode.name())))?;
+    link.pin(
+        pins.xdp()
+            .join(format!("{}-{}", interface.index, mode.name())),
+    )?;
     Ok(())
 }
 
@@ -227,9 +217,16 @@ mod tests {
         let devices = |attached: &[(u32, (Mode, bool))]| {
             devices(&attached.iter().copied().collect::<BTreeMap<_, _>>())
         };
-        assert_eq!(devices(&[(2, (generic, true)), (3, (generic, false))]), [2, 3]);
         assert_eq!(
-            devices(&[(2, (native, true)), (3, (native, false)), (4, (generic, false))]),
+            devices(&[(2, (generic, true)), (3, (generic, false))]),
+            [2, 3]
+        );
+        assert_eq!(
+            devices(&[
+                (2, (native, true)),
+                (3, (native, false)),
+                (4, (generic, false))
+            ]),
             [3]
         );
     }

@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{Server, ServerError},
-    config::{Config, ConfigError},
+    config::{self, Config, ConfigError},
     datapath::{self, DatapathError, Mode, Object, Pins, Programs, ServiceTables, Tables},
     doctor::{self, Unmet},
     links::{
@@ -264,7 +264,13 @@ fn start(
     if !config.services.is_empty() {
         sysctl::prepare(config);
     }
-    let attachment = Attachment::start(programs, config.datapath.interfaces.clone(), inventory)?;
+    let xdp = if config.services.is_empty() {
+        config::Xdp::Off
+    } else {
+        config.datapath.xdp
+    };
+    let interfaces = config.datapath.interfaces.clone();
+    let attachment = Attachment::start(programs, interfaces, xdp, inventory)?;
     datapath::remove_old_versions(pins)?;
     Ok((attachment, keeper))
 }
