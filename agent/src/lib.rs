@@ -1,6 +1,7 @@
 //! truename: the agent and its command line.
 //!
-//! Imports point one way: [`cli`] → [`api`] → [`reconcile`] → [`plan`] → `truename_common`.
+//! Imports point one way: [`cli`] → [`api`] → [`explain`], [`reconcile`] → [`plan`] →
+//! `truename_common`.
 //! [`plan`] and [`config`] do no I/O beyond reading one file; [`datapath`] is the only module that
 //! speaks to BPF, [`links`] the only one that speaks netlink, and [`sysctl`] the only one that touches
 //! `/proc/sys`.

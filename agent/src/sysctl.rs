@@ -1,6 +1,6 @@
 //! The kernel's switches under `/proc/sys`, of the network namespace of the calling process.
 
-use std::{fs, io, path::PathBuf};
+use std::{fs, io, net::IpAddr, path::PathBuf};
 
 use truename_common::layout::ConntrackState;
 
@@ -48,7 +48,7 @@ pub fn set(name: &str, value: &str) -> io::Result<bool> {
 
 /// Sets the switches that services need on the loopback interface, which is harmless, and says which
 /// others they need, which are the administrator's.
-pub fn prepare(config: &Config) {
+pub fn prepare(config: &Config, is_local: impl Fn(IpAddr) -> bool) {
     for name in LOOPBACK {
         match set(name, "1") {
             Ok(true) => log::info!("Set {} to 1: services need it", dotted(name)),
@@ -59,21 +59,21 @@ pub fn prepare(config: &Config) {
             ),
         }
     }
-    for name in missing_forwarding(config) {
+    for name in missing_forwarding(config, is_local) {
         log::warn!(
-            "{} is off: connections through services to and from other hosts will not work; sysctl -w {}=1",
+            "{} is off: other hosts' connections through services to targets on other hosts will not work; sysctl -w {}=1",
             dotted(name),
             dotted(name)
         );
     }
 }
 
-/// The forwarding switches that the services need and that are off.
-pub fn missing_forwarding(config: &Config) -> Vec<&'static str> {
+/// The forwarding switches that services with targets on other hosts need and that are off.
+pub fn missing_forwarding(config: &Config, is_local: impl Fn(IpAddr) -> bool) -> Vec<&'static str> {
     let mut targets = config.services.iter().flat_map(|service| &service.targets);
     let (v4, v6): (Vec<_>, Vec<_>) = targets
         .by_ref()
-        .filter(|target| !target.socket.ip().is_loopback())
+        .filter(|target| !is_local(target.socket.ip()))
         .partition(|target| target.socket.is_ipv4());
     [(FORWARD_V4, v4.is_empty()), (FORWARD_V6, v6.is_empty())]
         .into_iter()

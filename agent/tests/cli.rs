@@ -121,6 +121,7 @@ fn without_an_agent_verbs_fail_with_one_line() {
         "endpoints",
         "aliases",
         "flows",
+        "services",
         "peers",
         "monitor",
     ] {

@@ -1,74 +1,93 @@
 //! `truename explain`
 
-use anyhow::bail;
+use std::fmt::Write as _;
 
 use super::{
-    Exit, args,
-    args::Global,
+    Exit,
+    args::{Explain, Global},
     ask,
-    output::{Output, Row, or_dash},
+    output::Output,
 };
 use crate::{
     api::{ClientError, Request, Response},
-    explain::{EXAMPLE_PORT, Explanation, Question, Step, Verdict},
+    explain::{Explanation, Outcome, Question},
 };
 
-impl Row for Step {
-    const HEADINGS: &'static [&'static str] = &["table", "key", "says"];
-
-    fn cells(&self) -> Vec<String> {
-        vec![
-            or_dash(self.table.as_deref()),
-            or_dash(self.key.as_deref()),
-            self.says.clone(),
-        ]
-    }
-}
-
-pub fn run(global: &Global, verb: &args::Explain) -> anyhow::Result<Exit> {
+pub fn run(global: &Global, verb: Explain) -> anyhow::Result<Exit> {
     let question = Question {
-        from: verb.from,
+        protocol: verb.protocol.name().to_owned(),
+        from: verb.from.address,
+        from_port: verb.from.port,
         to: verb.to,
-        protocol: verb.protocol.number(),
     };
-    if question.from.is_ipv4() != question.to.is_ipv4() {
-        bail!(
-            "no packet goes from {} to {}: one is IPv4, the other IPv6",
-            question.from.ip(),
-            question.to.ip()
-        );
-    }
     let Response::Explanation(explanation) = ask(global, Request::Explain(question))? else {
         return Err(ClientError::Unexpected.into());
     };
-    let output = Output::new(global);
-    output.document(&explanation, || text(output, &question, &explanation))?;
+    Output::new(global).document(&explanation, || text(&explanation))?;
     Ok(Exit::Success)
 }
 
-fn text(output: Output, question: &Question, explanation: &Explanation) -> String {
-    let example = if question.from.port() == EXAMPLE_PORT {
-        " (a port as good as any)"
-    } else {
-        ""
+fn text(explanation: &Explanation) -> String {
+    let Explanation {
+        protocol,
+        from,
+        example_port,
+        to,
+        steps,
+        outcome,
+    } = explanation;
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    let _ = write!(text, "{protocol} from {from} to {to}");
+    if *example_port {
+        let _ = write!(text, " (port {} is an example)", from.port());
+    }
+    text.push('\n');
+    for step in steps {
+        let _ = writeln!(text, "  {:<12} {step}", step.heading());
+    }
+    let outcome = match outcome {
+        Outcome::Translated {
+            from,
+            to,
+            begins: true,
+        } => format!("becomes {from} to {to}, and begins a connection"),
+        Outcome::Translated { from, to, .. } => format!("becomes {from} to {to}"),
+        Outcome::Refused { counter } => format!("is dropped, counted as {counter}"),
+        Outcome::Unchanged => "keeps its addresses".to_owned(),
     };
-    let verdict = match &explanation.verdict {
-        Verdict::Unchanged => "Addresses and ports stay.".to_owned(),
-        Verdict::Refused { reason } => format!("Dropped, counted as {reason}."),
-        Verdict::ToTarget { new, from, to } => format!(
-            "Becomes {from} → {to}, {}.",
-            if *new {
-                "a new connection"
-            } else {
-                "its connection"
-            }
-        ),
-        Verdict::ToClient { from, to } => format!("Becomes {from} → {to}, an answer."),
-    };
-    format!(
-        "{} → {}{example}\n\n{}\n\n{verdict}\n",
-        question.from,
-        question.to,
-        output.table(&explanation.steps)
-    )
+    let _ = writeln!(text, "  {:<12} {outcome}", "so it");
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::explain::Step;
+
+    #[test]
+    fn one_line_a_step() {
+        let explanation = Explanation {
+            protocol: "tcp".to_owned(),
+            from: "10.0.0.5:40000".parse().unwrap(),
+            example_port: true,
+            to: "10.0.0.11:80".parse().unwrap(),
+            steps: vec![
+                Step::Port {
+                    port: 80,
+                    destination: true,
+                    flags: vec!["service".to_owned()],
+                },
+                Step::NoService { nearest: None },
+            ],
+            outcome: Outcome::Unchanged,
+        };
+        assert_eq!(
+            text(&explanation),
+            "tcp from 10.0.0.5:40000 to 10.0.0.11:80 (port 40000 is an example)\n\
+             \x20 port         the destination port 80 is that of a service at some address\n\
+             \x20 service      the destination is no alias of a service\n\
+             \x20 so it        keeps its addresses\n"
+        );
+    }
 }

@@ -15,6 +15,7 @@ mod monitor;
 mod output;
 mod peers;
 mod run;
+mod services;
 mod status;
 
 use std::{io, process::ExitCode};
@@ -87,8 +88,9 @@ fn dispatch(args: Args) -> anyhow::Result<Exit> {
         Verb::Status => status::run(&global),
         Verb::Endpoints => endpoints::run(&global),
         Verb::Aliases => aliases::run(&global),
-        Verb::Flows => flows::run(&global),
-        Verb::Explain(verb) => explain::run(&global, &verb),
+        Verb::Services => services::run(&global),
+        Verb::Flows(verb) => flows::run(&global, verb),
+        Verb::Explain(verb) => explain::run(&global, verb),
         Verb::Peers => peers::run(&global),
         Verb::Monitor(verb) => monitor::run(&global, &verb),
         Verb::Decode(verb) => decode::run(&global, verb),

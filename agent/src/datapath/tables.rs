@@ -38,6 +38,9 @@ pub const PINNED: [&str; 18] = [
 
 /// The tables that are only read, or whose entries are only removed.
 pub struct Tables {
+    ports: Array<MapData, u8>,
+    endpoints: Table<Socket, Endpoint>,
+    listed: Table<ListedAlias, u8>,
     names: Table<Socket, Names>,
     flows: Table<FiveTuple, RpcFlow>,
     flow_capacity: u32,
@@ -62,6 +65,9 @@ impl Tables {
     /// When one is not pinned or looks different.
     pub fn open(pins: &Pins) -> Result<Self, DatapathError> {
         Ok(Self {
+            ports: open(pins, map::PORTS)?,
+            endpoints: open(pins, map::ENDPOINTS)?,
+            listed: open(pins, map::LISTED)?,
             names: open(pins, map::NAMES)?,
             flows: open(pins, map::RPC_FLOWS)?,
             flow_capacity: capacity(pins, map::RPC_FLOWS)?,
@@ -69,6 +75,28 @@ impl Tables {
             aliases: open(pins, map::ALIASES)?,
             counters: open(pins, map::COUNTERS)?,
         })
+    }
+
+    /// What has a port, of any address.
+    pub fn port_flags(&self, port: u16) -> Result<u8, DatapathError> {
+        let flags = self.ports.get(&u32::from(port), 0);
+        flags.map_err(DatapathError::table("read", map::PORTS))
+    }
+
+    /// An endpoint.
+    pub fn endpoint(&self, at: &Socket) -> Result<Option<Endpoint>, DatapathError> {
+        get(&self.endpoints, at, map::ENDPOINTS)
+    }
+
+    /// The names of an endpoint.
+    pub fn names_of(&self, at: &Socket) -> Result<Option<Names>, DatapathError> {
+        get(&self.names, at, map::NAMES)
+    }
+
+    /// The aliases that endpoints with a list answer to.
+    pub fn listed(&self) -> Result<Vec<ListedAlias>, DatapathError> {
+        let keys: Result<Vec<_>, _> = self.listed.keys().collect();
+        keys.map_err(DatapathError::table("list", map::LISTED))
     }
 
     /// Names, configured and learned.

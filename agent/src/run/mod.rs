@@ -7,14 +7,18 @@
 mod attachment;
 mod collect;
 mod events;
+mod flows;
 mod keeper;
 mod limit;
 mod service;
 mod sweep;
+mod tables;
 mod view;
 
+pub use tables::KernelTables;
+
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
@@ -42,8 +46,8 @@ use crate::{
 };
 use attachment::Attachment;
 use keeper::{Keeper, translated_targets};
-use service::{AgentService, Live};
-use sweep::Sweeper;
+use service::{AgentService, Live, Watched};
+use sweep::{Sweeper, Sweeps};
 
 /// Why the agent did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -123,33 +127,38 @@ pub async fn run(config: Config, mode: Mode, ready: impl FnOnce()) -> Result<(),
 
     let (events, _) = broadcast::channel(events::BACKLOG);
     let (control, mut controls) = mpsc::channel(4);
-    let live = Live::new(&attachment, keeper.left_out());
+    let live = Live::new(&attachment, &facts, keeper.left_out());
     let keeper = Arc::new(Mutex::new(keeper));
-    let sweeps = Arc::new(Mutex::new(Default::default()));
+    let sweeps = Arc::new(Mutex::new(Sweeps::default()));
     let full = Arc::new(Notify::new());
+    let refused = Arc::new(Mutex::new(BTreeMap::new()));
     let service = Arc::new(AgentService::new(
-        Arc::clone(&config),
-        pins.clone(),
+        Watched {
+            config: Arc::clone(&config),
+            pins: pins.clone(),
+            sweeps: Arc::clone(&sweeps),
+            refused: Arc::clone(&refused),
+        },
         live,
         events.clone(),
         control,
     ));
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
-    tasks.spawn(events::drain(
-        pins.clone(),
-        Arc::clone(&config),
-        events.clone(),
-        Arc::clone(&full),
-        stop.clone(),
-    ));
+    let drain = events::Drain {
+        config: Arc::clone(&config),
+        events: events.clone(),
+        full: Arc::clone(&full),
+        refused,
+    };
+    tasks.spawn(drain.run(pins.clone(), stop.clone()));
     let sweeper = Sweeper {
         config: Arc::clone(&config),
         pins: pins.clone(),
         keeper: Arc::clone(&keeper),
         events,
         full,
-        last: sweeps,
+        sweeps,
     };
     tasks.spawn(sweeper.run(stop.clone()));
     let stopped = stop.clone();
@@ -221,11 +230,12 @@ async fn follow(
     attachment.follow(&inventory);
     let facts = links.facts(&inventory, targets).await?;
     let writer = Arc::clone(keeper);
+    let wanted = facts.clone();
     let left_out = tokio::task::spawn_blocking(move || {
         let mut keeper = writer.lock().unwrap_or_else(PoisonError::into_inner);
-        keeper.follow(&facts).map(|()| keeper.left_out().to_vec())
+        keeper.follow(&wanted).map(|()| keeper.left_out().to_vec())
     });
-    service.update(Live::new(attachment, &left_out.await??));
+    service.update(Live::new(attachment, &facts, &left_out.await??));
     Ok(())
 }
 
@@ -262,7 +272,7 @@ fn start(
     let mut keeper = Keeper::open(Arc::clone(config), pins)?;
     keeper.follow(facts)?;
     if !config.services.is_empty() {
-        sysctl::prepare(config);
+        sysctl::prepare(config, |address| facts.is_local(address));
     }
     let xdp = if config.services.is_empty() {
         config::Xdp::Off

@@ -20,7 +20,7 @@ use super::{
     view,
 };
 use crate::{
-    api::{Clock, EventRow},
+    api::{Clock, EventRow, SweepRow, Timestamp},
     config::{Config, WhenFull},
     datapath::{DatapathError, Pins, ServiceTables, Tables},
 };
@@ -34,19 +34,28 @@ const LOGGED: u32 = 20;
 
 /// What a sweep did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sweep {
+struct Sweep {
     /// Connections and flows that were looked at.
-    pub scanned: usize,
+    scanned: usize,
     /// Connections that were forgotten.
-    pub forgotten: usize,
+    forgotten: usize,
     /// RPC flows that were forgotten, with their connection or alone.
-    pub flows: usize,
+    flows: usize,
     /// Connections that were evicted.
-    pub evicted: usize,
+    evicted: usize,
     /// Entries of `MOVED` that were removed.
-    pub moved: usize,
+    moved: usize,
     /// How long it took.
-    pub took: Duration,
+    took: Duration,
+}
+
+/// What sweeps did.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sweeps {
+    /// The last one.
+    pub last: Option<SweepRow>,
+    /// Connections that all of them evicted.
+    pub evicted: u64,
 }
 
 /// What a sweep needs.
@@ -57,8 +66,8 @@ pub struct Sweeper {
     pub events: broadcast::Sender<EventRow>,
     /// Someone was refused because the table is full.
     pub full: Arc<Notify>,
-    /// The last sweep, and all that were evicted.
-    pub last: Arc<Mutex<(Sweep, u64)>>,
+    /// Is told what they did.
+    pub sweeps: Arc<Mutex<Sweeps>>,
 }
 
 impl Sweeper {
@@ -103,8 +112,14 @@ impl Sweeper {
         log::debug!(
             "Looked at {scanned} in {took:?}: forgot {forgotten} connection(s), {flows} flow(s) and {moved} move(s)"
         );
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        *last = (sweep, last.1 + evicted as u64);
+        let mut sweeps = self.sweeps.lock().unwrap_or_else(PoisonError::into_inner);
+        sweeps.evicted += evicted as u64;
+        sweeps.last = Some(SweepRow {
+            time: Timestamp::now(),
+            scanned,
+            removed: forgotten + flows + evicted,
+            took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+        });
     }
 
     fn sweep(&self, refused: bool) -> Result<Sweep, DatapathError> {
