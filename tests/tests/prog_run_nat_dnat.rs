@@ -348,6 +348,7 @@ fn the_first_fragment_is_dropped_and_others_pass() {
             }
         };
         drops(&first);
+        assert!(nat.connections().is_empty());
         nat.becomes(OUTSIDE, &first, &first.between(client, local));
         nat.becomes(OUTSIDE, &reply.between(local, client), &reply);
         drops(&second.with_payload(&[7; 64]));
@@ -398,6 +399,30 @@ fn a_packet_with_a_vlan_tag_goes_to_no_other_host() {
             assert!(nat.connections().is_empty());
             nat.assert_count(Counter::NatSent, 0);
         }
+    }
+}
+
+#[test]
+fn a_reply_with_a_vlan_tag_is_left_to_the_vlan() {
+    for (v6, protocol) in CASES {
+        let mut nat = Nat::new(OBJECT, Link::Vlan);
+        let sockets = Sockets::of(v6);
+        let target = remote(sockets.remote, sockets.source.ip());
+        nat.service(sockets.alias, protocol, &[target]);
+        // Begun on the VLAN's interface, where packets have no tag; there is no way on from here.
+        let sockets = sockets.from_port(sockets.source.port());
+        let [first, _, reply, _] = sockets.talk(protocol);
+        nat.run(OUTSIDE, &first.bytes());
+        let before = nat.connection(sockets.source, sockets.remote, protocol);
+        let link = Link::Vlan;
+        let shape = Shape {
+            link,
+            ..Shape::default()
+        };
+        let reply = reply.between(sockets.remote, sockets.source);
+        nat.passes(OUTSIDE, &reply.shaped(shape));
+        let after = nat.connection(sockets.source, sockets.remote, protocol);
+        assert_eq!(before, after);
     }
 }
 

@@ -173,13 +173,14 @@ pub fn from_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     let Some(settings) = SETTINGS.get(0) else {
         return NEXT;
     };
-    let Some(entry) = conntrack::of_client(skb, scratch, settings) else {
-        return refused(scratch);
-    };
+    // Before it could begin a connection.
     if scratch.headers.fragment != 0 {
         count(Counter::NatFragment, 1);
         return DROP;
     }
+    let Some(entry) = conntrack::of_client(skb, scratch, settings) else {
+        return refused(scratch);
+    };
     let flags = conntrack::touch(entry, scratch, true);
     scratch.nat.to = scratch.nat.key;
     scratch.nat.here = forward::here::NOWHERE;
@@ -235,18 +236,20 @@ pub fn to_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
         count(Counter::NatFragment, 1);
         return DROP;
     }
-    let flags = conntrack::touch(entry, scratch, false);
+    // SAFETY: the pointer is to a map value, valid until the program ends.
+    let flags = unsafe { (*entry).flags };
+    let is_local = flags & (conntrack_flags::LOCAL | conntrack_flags::DIRECT) != 0;
+    // The VLAN's own interface translates it, and notes it.
+    if !is_local && forward::is_vlan(skb, &scratch.headers) {
+        return NEXT;
+    }
+    conntrack::touch(entry, scratch, false);
     conntrack::towards_client(entry, &mut scratch.nat.to, scratch.headers.protocol);
     scratch.nat.here = forward::here::of(flags);
-    if flags & (conntrack_flags::LOCAL | conntrack_flags::DIRECT) != 0 {
+    if is_local {
         scratch.nat.route = Route::NEXT;
-    } else {
-        if forward::is_vlan(skb, &scratch.headers) {
-            return NEXT;
-        }
-        if let Err(verdict) = stages::route(skb, scratch) {
-            return verdict;
-        }
+    } else if let Err(verdict) = stages::route(skb, scratch) {
+        return verdict;
     }
     if !write(skb, scratch, settings) {
         return DROP;

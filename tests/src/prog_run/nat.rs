@@ -126,7 +126,10 @@ impl Nat {
     /// # Panics
     /// A table cannot be written.
     pub fn service(&mut self, alias: SocketAddr, protocol: u8, targets: &[Target]) -> Service {
-        let numbers = targets.iter().map(|target| self.target(*target)).collect();
+        let numbers = targets
+            .iter()
+            .map(|target| self.add_target(*target))
+            .collect();
         let slots = self.slots(numbers);
         self.services += 1;
         let service = Service {
@@ -142,7 +145,7 @@ impl Nat {
     ///
     /// # Panics
     /// A table cannot be written.
-    pub fn target(&mut self, target: Target) -> u32 {
+    pub fn add_target(&mut self, target: Target) -> u32 {
         let number = self.targets;
         self.targets += 1;
         self.put(map::TARGETS, number, target);
