@@ -186,6 +186,8 @@ impl<'a> Plan<'a> {
         let address = wanted.socket.ip();
         let is_local = self.facts.is_local(address);
         let is_snat = match service.snat {
+            // What listens on a loopback address can answer only such an address.
+            Snat::Auto if address.is_loopback() => true,
             Snat::Auto => !is_local,
             Snat::Always => true,
             Snat::Never => false,
@@ -202,6 +204,10 @@ impl<'a> Plan<'a> {
             return Some(target);
         }
         target.flags |= target_flags::SNAT;
+        if address.is_loopback() {
+            target.source = target.address;
+            return Some(target);
+        }
         if let Some(source) = self.facts.sources.get(&address) {
             target.source = bytes(*source);
             return Some(target);

@@ -336,10 +336,13 @@ impl Steps for Allocation<'_> {
             return true;
         }
         nat.entry.tries = index as u8;
-        nat.entry.flags &= !conntrack_flags::SNAT;
+        nat.entry.flags &= !(conntrack_flags::SNAT | conntrack_flags::MASKED);
         if nat.key.client_port != nat.original.client_port || nat.key.client != nat.original.client
         {
             nat.entry.flags |= conntrack_flags::SNAT;
+        }
+        if nat.key.client != nat.original.client {
+            nat.entry.flags |= conntrack_flags::MASKED;
         }
         if index > 0
             && let Some(bits) = TRIED.get_ptr_mut(nat.hash as u16 as u32)

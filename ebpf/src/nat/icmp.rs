@@ -59,7 +59,7 @@ pub fn to_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     };
     // SAFETY: the pointer is to a map value, valid until the program ends.
     let entry = unsafe { &*entry };
-    let is_local = entry.flags & (conntrack_flags::LOCAL | conntrack_flags::DIRECT) != 0;
+    let is_local = conntrack_flags::is_routed_by_stack(entry.flags);
     if !is_local && forward::is_vlan(skb, &scratch.headers) {
         return NEXT;
     }
