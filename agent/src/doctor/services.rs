@@ -25,8 +25,8 @@ pub fn forwarding(config: &Config, is_local: impl Fn(IpAddr) -> bool) -> Check {
     Check::warning(
         "forwarding",
         format!(
-            "{} is off: other hosts' connections to targets on other hosts are dropped",
-            names.join(" and ")
+            "off: {}; other hosts' connections to targets on other hosts are dropped",
+            names.join(", ")
         ),
         &remedy.join("; "),
     )
@@ -77,7 +77,7 @@ pub fn loopback() -> Check {
     }
     Check::warning(
         "loopback",
-        format!("{} is off", off.join(" and ")),
+        format!("off: {}", off.join(", ")),
         "`truename run` sets it where /proc/sys can be written; without it the host's own connections through services do not work",
     )
 }
