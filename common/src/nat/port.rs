@@ -5,7 +5,7 @@ pub const TRIES: u32 = 32;
 /// `kept`, unless that is 0.
 ///
 /// The candidates follow from the connection alone, so that a packet of the client finds the
-/// connection without a second entry. A range of up to [`TRIES`] ports is gone through completely.
+/// connection without a second entry. A range of fewer than [`TRIES`] ports is gone through completely.
 #[inline(always)]
 pub fn source_port(index: u32, hash: u64, kept: u16, first: u16, last: u16) -> u16 {
     if index == 0 && kept != 0 {
@@ -16,7 +16,8 @@ pub fn source_port(index: u32, hash: u64, kept: u16, first: u16, last: u16) -> u
     let step = if count <= TRIES {
         1
     } else {
-        ((hash >> 16) as u32 % count) | 1
+        // Less than `count`, so that no two candidates in a row are the same.
+        ((hash >> 16) as u32 % (count - 1)) | 1
     };
     let offset = (u64::from(start) + u64::from(index) * u64::from(step)) % u64::from(count);
     first.wrapping_add(offset as u16)
@@ -35,6 +36,16 @@ mod tests {
                 ports[usize::from(port - 60_000)] = true;
             }
             assert!(ports[..usize::from(count)].iter().all(|tried| *tried));
+        }
+    }
+
+    #[test]
+    fn the_next_candidate_is_another() {
+        for count in TRIES as u16 + 1..=101 {
+            for step in 0..u64::from(count) {
+                let port = |index| source_port(index, step << 16, 0, 60_000, 59_999 + count);
+                assert_ne!(port(1), port(2), "{count} {step}");
+            }
         }
     }
 
