@@ -188,8 +188,9 @@ impl Inner {
         let (config, clock) = (&*self.watched.config, Clock::read());
         let mut services = ServiceTables::open(&self.watched.pins)?;
         let connections = connections(&services)?;
+        let aliases = flows::Aliases::new(config);
         let is_meant = |key: &FiveTuple, entry: Option<&Conntrack>, flow: Option<&RpcFlow>| {
-            filter.admits(&flows::row(config, &clock, key, entry, flow))
+            filter.admits(&flows::row(config, &aliases, &clock, key, entry, flow))
         };
         let mut count = 0;
         for key in tables.flow_keys()? {
