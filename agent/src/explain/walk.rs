@@ -116,6 +116,9 @@ impl<S: Source> Walk<'_, S> {
             if let Some((key, entry)) = self.find(&target) {
                 self.chosen(service, choice, number, &target);
                 self.known(&key, &entry);
+                if nat::is_left(entry.state, choice) {
+                    break;
+                }
                 return self.sent(&key, &target, false);
             }
         }
@@ -189,7 +192,7 @@ impl<S: Source> Walk<'_, S> {
     }
 
     fn is_over(&self, entry: &Conntrack) -> bool {
-        nat::is_expired(entry, &self.source.settings(), self.source.now_ns())
+        nat::is_replaceable(entry, &self.source.settings(), self.source.now_ns())
     }
 
     /// The first candidate that no connection has, from `first` on.
@@ -287,7 +290,7 @@ impl<S: Source> Walk<'_, S> {
             return Some(self.readdressed(&key, false));
         }
         let taken = self.source.connection(&kept)?;
-        if self.original.protocol == UDP || self.is_over(&taken) {
+        if self.is_over(&taken) {
             return None;
         }
         // Without a free port it goes on as it came.
