@@ -14,3 +14,4 @@ pub mod links;
 pub mod plan;
 pub mod reconcile;
 pub mod run;
+pub mod topology;
