@@ -12,6 +12,7 @@
 
 pub mod fact;
 pub mod follow;
+pub mod http;
 pub mod merge;
 pub mod moment;
 pub mod name;
