@@ -43,16 +43,19 @@ fn the_documented_example_is_valid_and_shown_as_it_is() {
     let checked = truename(&["config", "check", path]);
     assert_eq!(checked.status.code(), Some(0), "{}", stderr(&checked));
     assert_eq!(stderr(&checked), "");
-    assert!(stdout(&checked).ends_with("is valid: 2 endpoint(s)\n"));
+    assert!(stdout(&checked).ends_with("is valid: 2 endpoint(s), 2 service(s)\n"));
 
     let shown = truename(&["config", "show", "--config", path]);
     let without_comments = |text: &str| -> toml::Table { text.parse().unwrap() };
     let mut expected = without_comments(&documented());
-    // The default is shown, too.
-    expected["endpoint"][1]
-        .as_table_mut()
-        .unwrap()
-        .insert("aliases".to_owned(), "any".into());
+    // The defaults are shown, too.
+    for (kind, index, key, value) in [
+        ("endpoint", 1, "aliases", "any"),
+        ("service", 0, "snat", "auto"),
+    ] {
+        let table = expected[kind][index].as_table_mut().unwrap();
+        table.insert(key.to_owned(), value.into());
+    }
     assert_eq!(without_comments(&stdout(&shown)), expected);
 
     let json = truename(&["config", "show", "--config", path, "-o", "json"]);
@@ -69,6 +72,12 @@ fn every_key_is_documented() {
         "log",
         "interfaces",
         "max_rpc_flows",
+        "max_flows",
+        "snat_ports",
+        "when_full",
+        "established",
+        "target",
+        "snat",
     ] {
         assert!(text.contains(&format!("\n{key} = ")), "{key}");
     }
@@ -112,6 +121,7 @@ fn without_an_agent_verbs_fail_with_one_line() {
         "endpoints",
         "aliases",
         "flows",
+        "services",
         "peers",
         "monitor",
     ] {

@@ -10,7 +10,7 @@ mod slots;
 mod tcp;
 
 pub use hash::hash;
-pub use lookup::{Choice, Tables, choose, key, set_key};
+pub use lookup::{Choice, Tables, choose, choose_number, key, set_key};
 pub use port::{TRIES, source_port};
 pub use slots::{Weighted, fill};
 pub use tcp::{Segment, next_state};

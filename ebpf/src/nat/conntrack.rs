@@ -116,7 +116,7 @@ pub fn find(scratch: &mut Scratch, settings: &Settings) -> Option<*mut Conntrack
 /// Makes `nat.target` the one that `choice` gives the connection.
 #[inline(always)]
 fn set_target(nat: &mut Nat, choice: Choice) -> bool {
-    let number = nat::choose(&KernelTables, &nat.service, choice, &nat.original, nat.hash);
+    let number = nat::choose_number(&KernelTables, &nat.service, choice, &nat.original, nat.hash);
     match number.and_then(target) {
         Some(target) => {
             nat.target = *target;
@@ -336,10 +336,13 @@ impl Steps for Allocation<'_> {
             return true;
         }
         nat.entry.tries = index as u8;
-        nat.entry.flags &= !conntrack_flags::SNAT;
+        nat.entry.flags &= !(conntrack_flags::SNAT | conntrack_flags::MASKED);
         if nat.key.client_port != nat.original.client_port || nat.key.client != nat.original.client
         {
             nat.entry.flags |= conntrack_flags::SNAT;
+        }
+        if nat.key.client != nat.original.client {
+            nat.entry.flags |= conntrack_flags::MASKED;
         }
         if index > 0
             && let Some(bits) = TRIED.get_ptr_mut(nat.hash as u16 as u32)
