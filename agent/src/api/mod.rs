@@ -9,6 +9,7 @@ mod rows;
 mod server;
 mod services;
 mod time;
+pub mod topology;
 
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +23,7 @@ pub use rows::{
 pub use server::{Server, ServerError, Service};
 pub use services::{FlowFilter, ServiceRow, SweepRow, TargetRow};
 pub use time::{Clock, Timestamp};
+pub use topology::TopologyRow;
 
 /// Version of requests and responses.
 pub const API_VERSION: u32 = 1;

@@ -68,8 +68,8 @@ pub type Said<'a> = (&'a SourceId, Moment, &'a Facts);
 pub fn merge<'a>(said: impl IntoIterator<Item = Said<'a>>) -> Topology {
     let mut topology = Topology::default();
     for (source, confirmed, facts) in said {
-        for (claim, seen) in &facts.claims {
-            topology.add(claim, source, seen.unwrap_or(confirmed));
+        for (claim, at) in facts.seen(confirmed) {
+            topology.add(claim, source, at);
         }
     }
     for known in topology.addresses.values_mut() {

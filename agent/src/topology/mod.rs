@@ -11,6 +11,7 @@
 //! [`Health`] tell. Nothing from outside gets in unless it passed a parser of [`name`].
 
 pub mod fact;
+pub mod file;
 pub mod flink;
 pub mod follow;
 pub mod http;
