@@ -18,8 +18,6 @@ pub const LOOPBACK: [&str; 2] = [
 pub const FORWARD_V4: &str = "net/ipv4/ip_forward";
 /// The switch that lets the host forward IPv6.
 pub const FORWARD_V6: &str = "net/ipv6/conf/all/forwarding";
-/// The ports that the host gives to its own connections.
-pub const LOCAL_PORTS: &str = "net/ipv4/ip_local_port_range";
 
 /// The value of a switch, e.g. `net/ipv4/ip_forward`.
 ///
@@ -115,7 +113,7 @@ mod tests {
 
     #[test]
     fn reads_what_every_kernel_has() {
-        let range = read(LOCAL_PORTS).unwrap();
+        let range = read("net/ipv4/ip_local_port_range").unwrap();
         assert_eq!(range.split_whitespace().count(), 2);
         assert!(read("net/ipv4/no_such_switch").is_err());
         assert!(set("net/ipv4/no_such_switch", "1").is_err());

@@ -112,6 +112,56 @@ fn mistakes_are_one_line_and_exit_code_2() {
 }
 
 #[test]
+fn services_that_contradict_each_other_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("services.toml");
+    let service = |name: &str, listen: &str, target: &str| {
+        format!(
+            "[[service]]\nname = \"{name}\"\nprotocol = \"tcp\"\nlisten = \"{listen}\"\ntarget = \"{target}\"\n"
+        )
+    };
+    let first = service("a", "10.0.0.10:80", "10.0.0.1:80");
+    for (second, words) in [
+        (service("b", "*:80", "10.0.0.2:80"), "overlaps 10.0.0.10:80"),
+        (
+            service("b", "10.0.0.11:80", "10.0.0.10:80"),
+            "is an alias of",
+        ),
+        (service("b", "10.0.0.11:80", "10.0.0.11:80"), "own alias"),
+        (
+            service("b", "10.0.0.11:80", "[fd00::1]:80"),
+            "use one family",
+        ),
+        (
+            service("b", "10.0.0.11:0", "10.0.0.1:80"),
+            "from 1 to 65535",
+        ),
+        (
+            service("b", "10.0.0.11:80", "worker:1:80"),
+            "only fixed targets",
+        ),
+    ] {
+        fs::write(&path, format!("{first}{second}")).unwrap();
+        let path = path.to_str().unwrap();
+        let output = truename(&["config", "check", path]);
+        assert_eq!(output.status.code(), Some(2), "{second}");
+        let message = stderr(&output);
+        assert!(message.contains(words), "{message}");
+        assert!(
+            message.starts_with(&format!("truename: {path}:")),
+            "{message}"
+        );
+        assert_eq!(message.lines().count(), 1, "{message}");
+    }
+    fs::write(&path, first).unwrap();
+    let checked = truename(&["config", "check", path.to_str().unwrap()]);
+    assert!(stdout(&checked).ends_with("is valid: 0 endpoint(s), 1 service(s)\n"));
+    let output = truename(&["run", "--service", "tcp=*:81=127.0.0.1:81"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("own alias"), "{}", stderr(&output));
+}
+
+#[test]
 fn without_an_agent_verbs_fail_with_one_line() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("c.sock");

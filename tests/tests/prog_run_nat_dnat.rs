@@ -366,7 +366,7 @@ fn the_first_fragment_is_dropped_and_others_pass() {
 fn fragment(packet: &Datagram, offset: u16, more: bool) -> Vec<u8> {
     let mut bytes = packet.bytes();
     if packet.source.is_ipv4() {
-        let field = offset / 8 | u16::from(more) << 13;
+        let field = (offset / 8) | (u16::from(more) << 13);
         bytes[20..22].copy_from_slice(&field.to_be_bytes());
         let sum = etherparse::Ipv4HeaderSlice::from_slice(&bytes[14..]).unwrap();
         let sum = sum.to_header().calc_header_checksum();

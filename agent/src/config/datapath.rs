@@ -89,7 +89,7 @@ impl Default for Datapath {
             max_rpc_flows: 4096,
             max_flows: 65_536,
             snat_ports: Ports {
-                first: 61_000,
+                first: 1024,
                 last: 65_535,
             },
             when_full: WhenFull::Refuse,

@@ -13,6 +13,8 @@ use super::{ConfigError, Origin};
 pub struct Source<'a> {
     path: Arc<PathBuf>,
     text: &'a str,
+    /// Offsets of the ends of lines.
+    ends: Vec<usize>,
 }
 
 /// A table of the file and the keys it may have.
@@ -36,20 +38,17 @@ pub struct Entry<'a> {
 impl<'a> Source<'a> {
     /// A source read from `path`.
     pub fn new(path: PathBuf, text: &'a str) -> Self {
+        let newline = |(offset, byte)| (byte == b'\n').then_some(offset);
         Self {
             path: Arc::new(path),
             text,
+            ends: text.bytes().enumerate().filter_map(newline).collect(),
         }
     }
 
     /// The place of a byte offset.
     pub fn origin(&self, offset: usize) -> Origin {
-        let before = self
-            .text
-            .as_bytes()
-            .get(..offset)
-            .unwrap_or(self.text.as_bytes());
-        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+        let line = 1 + self.ends.partition_point(|end| *end < offset);
         Origin::File {
             path: Arc::clone(&self.path),
             line,

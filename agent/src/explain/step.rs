@@ -133,8 +133,15 @@ impl fmt::Display for Step {
                 if flags.is_empty() {
                     return write!(f, "the {side} port {port} is nothing's: PORTS[{port}] is 0");
                 }
-                let flags = flags.join(" and ");
-                write!(f, "the {side} port {port} is that of a {flags} at some address")
+                let things: Vec<_> = flags
+                    .iter()
+                    .map(|flag| match flag.as_str() {
+                        "endpoint" => "an endpoint".to_owned(),
+                        other => format!("a {other}"),
+                    })
+                    .collect();
+                let things = things.join(" and ");
+                write!(f, "the {side} port {port} is that of {things} at some address")
             }
             Self::Service {
                 alias,

@@ -60,10 +60,10 @@ struct Walk<'a, S> {
 impl<S: Source> Walk<'_, S> {
     fn run(&mut self, is_own: &impl Fn(IpAddr) -> bool) -> Outcome {
         let destination = self.look(self.original.endpoint_port, true);
-        if destination & port_flags::SERVICE != 0 {
-            if let Some(service) = self.source.service(&self.original.endpoint()) {
-                return self.to_alias(&service);
-            }
+        if destination & port_flags::SERVICE != 0
+            && let Some(service) = self.source.service(&self.original.endpoint())
+        {
+            return self.through(&service);
         }
         self.no_service();
         let source = self.look(self.original.client_port, false);
@@ -99,7 +99,7 @@ impl<S: Source> Walk<'_, S> {
     }
 
     /// A packet of a client to an alias.
-    fn to_alias(&mut self, service: &Service) -> Outcome {
+    fn through(&mut self, service: &Service) -> Outcome {
         let alias = self.original.endpoint();
         self.steps.push(Step::Service {
             alias: address(alias.address, alias.port),

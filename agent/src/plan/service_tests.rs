@@ -52,7 +52,7 @@ fn a_local_target_is_only_readdressed() {
     assert_eq!(plan.settings.loopback, 1);
     assert_eq!(
         (plan.settings.first_port, plan.settings.last_port),
-        (61_000, 65_535)
+        (1024, 65_535)
     );
     assert_eq!(plan.left_out, [""; 0]);
 }

@@ -26,6 +26,8 @@ pub struct Keeper {
     facts: Option<Facts>,
     left_out: Vec<String>,
     is_waiting: bool,
+    /// Addresses and ports of the targets that are kept for connections only.
+    kept: BTreeSet<([u8; 16], u16)>,
 }
 
 impl Keeper {
@@ -41,6 +43,7 @@ impl Keeper {
             facts: None,
             left_out: Vec::new(),
             is_waiting: false,
+            kept: BTreeSet::new(),
         })
     }
 
@@ -75,9 +78,9 @@ impl Keeper {
         &self.left_out
     }
 
-    /// Whether something is wanted that waits until connections end.
-    pub const fn is_waiting(&self) -> bool {
-        self.is_waiting
+    /// Whether [`Self::tidy`] has something to do, now that connections go to the targets at `used`.
+    pub fn is_untidy(&self, used: &BTreeSet<([u8; 16], u16)>) -> bool {
+        self.is_waiting || !self.kept.is_subset(used)
     }
 
     fn bring(&mut self, facts: &Facts) -> Result<(), DatapathError> {
@@ -90,6 +93,12 @@ impl Keeper {
             plan::plan(config, facts, &present.numbers(), &held)
         })?;
         self.is_waiting = wanted.services.is_waiting;
+        let listed: BTreeSet<_> = wanted.services.slots.values().flatten().collect();
+        let targets = wanted.services.targets.iter();
+        self.kept = targets
+            .filter(|(number, _)| !listed.contains(number))
+            .map(|(_, target)| (target.address, target.port))
+            .collect();
         let left_out = wanted.services.left_out;
         for sentence in left_out.iter().filter(|s| !self.left_out.contains(s)) {
             log::warn!("{sentence}");

@@ -8,9 +8,7 @@ use std::{
 
 use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
-use truename_common::layout::{
-    Authority, Conntrack, Event, EventKind, FiveTuple, Target, conntrack_flags,
-};
+use truename_common::layout::{Authority, Conntrack, Event, EventKind, FiveTuple, conntrack_flags};
 
 use super::{
     RunError,
@@ -136,7 +134,7 @@ impl Sweeper {
         }
         forget_flows(&services, &mut tables, &mut sweep)?;
         forget_moves(&mut services, &mut sweep, &used)?;
-        if sweep.moved > 0 || keeper.is_waiting() || used.leaves_something(&services)? {
+        if sweep.moved > 0 || keeper.is_untidy(&used.targets) {
             keeper.tidy()?;
         }
         sweep.took = began.elapsed();
@@ -164,24 +162,25 @@ impl Sweeper {
         for (key, seen_ns) in evicted.into_keys() {
             // One that was used in between is missed.
             let is_idle = |entry: &Conntrack| entry.seen_ns == seen_ns;
-            if services.connection(&key)?.as_ref().is_some_and(is_idle) {
+            if let Some(entry) = services.connection(&key)?.filter(is_idle) {
                 sweep.flows += forget(services, tables, &key)?;
                 sweep.evicted += 1;
-                self.tell(&key, &mut limit);
+                self.tell(&key, &entry, &mut limit);
             }
         }
         Ok(sweep.evicted - before)
     }
 
-    /// Tells of an eviction as the kernel program tells of its events.
-    fn tell(&self, key: &FiveTuple, limit: &mut Limit) {
+    /// Tells of an eviction as the kernel program tells of its events; the text is the alias.
+    fn tell(&self, key: &FiveTuple, entry: &Conntrack, limit: &mut Limit) {
         let clock = Clock::read();
+        let alias = view::socket(entry.alias, entry.alias_port);
         let event = Event {
             time_ns: clock.monotonic_ns(),
             kind: EventKind::Evicted as u32,
             detail: 0,
             flow: *key,
-            text: Authority::EMPTY,
+            text: Authority::new(alias.as_bytes()).unwrap_or_default(),
             pad: [0; 6],
         };
         let row = view::event(&self.config, &clock, &event);
@@ -214,20 +213,6 @@ impl Used {
         if self.any_moved && entry.flags & conntrack_flags::DIRECT == 0 {
             self.keys.insert(entry.original(key.protocol), *key);
         }
-    }
-
-    /// Whether a target is kept that neither a service nor a connection uses.
-    fn leaves_something(&self, services: &ServiceTables) -> Result<bool, DatapathError> {
-        let mut listed = BTreeSet::new();
-        for (_, service) in services.services()? {
-            listed.extend(services.slots(service.slots)?);
-            listed.extend(services.slots(service.previous)?);
-        }
-        let targets = services.targets()?;
-        let unused = |(number, target): (&u32, &Target)| {
-            !listed.contains(number) && !self.targets.contains(&(target.address, target.port))
-        };
-        Ok(targets.iter().any(unused))
     }
 }
 
@@ -310,7 +295,7 @@ fn forget_moves(
     sweep: &mut Sweep,
     used: &Used,
 ) -> Result<(), DatapathError> {
-    if !used.is_complete {
+    if !used.any_moved || !used.is_complete {
         return Ok(());
     }
     let targets = services.targets()?;

@@ -116,6 +116,8 @@ pub mod conntrack_flags {
     pub const LOOPBACK: u8 = 32;
     /// The client's address was replaced, not only its port.
     pub const MASKED: u8 = 64;
+    /// The client's FIN came first: the target keeps no TIME_WAIT of the connection.
+    pub const CLIENT_FIRST: u8 = 128;
 
     /// Whether what the target sends leaves the host's stack towards the client by itself.
     #[inline(always)]

@@ -27,6 +27,17 @@ pub fn is_expired(entry: &Conntrack, settings: &Settings, now_ns: u64) -> bool {
     now_ns.saturating_sub(entry.seen_ns) > u64::from(timeout) * SECOND_NS
 }
 
+/// Whether a new connection may take the place of this one, the target having forgotten it: it is
+/// expired, or it is over, the target did not have to wait (TIME_WAIT is for whoever closes first),
+/// and nothing of it is on the way any more.
+#[inline(always)]
+pub fn is_replaceable(entry: &Conntrack, settings: &Settings, now_ns: u64) -> bool {
+    let is_forgotten = entry.state == ConntrackState::TimeWait as u8
+        && entry.flags & conntrack_flags::CLIENT_FIRST != 0
+        && now_ns.saturating_sub(entry.seen_ns) > SECOND_NS;
+    is_forgotten || is_expired(entry, settings, now_ns)
+}
+
 /// State and flags of a connection after a packet of it. `segment` is ignored for UDP.
 #[inline(always)]
 pub fn advance(
@@ -44,7 +55,8 @@ pub fn advance(
         };
         return (next, flags);
     }
-    let fin = conntrack_flags::FIN_CLIENT | conntrack_flags::FIN_TARGET;
+    let fin =
+        conntrack_flags::FIN_CLIENT | conntrack_flags::FIN_TARGET | conntrack_flags::CLIENT_FIRST;
     let (next, fins) = next_state(
         ConntrackState::from_number(state),
         flags & fin,
