@@ -136,11 +136,8 @@ async fn steps(cluster: &mut Cluster, timeline: &Timeline) -> Result<()> {
 
 fn state(snapshot: &Snapshot) -> State {
     let now = Moment::now();
-    let states = snapshot
-        .reports
-        .values()
-        .map(|report| report.health.state(now));
-    states.last().unwrap_or(State::Starting)
+    let report = snapshot.reports.values().next();
+    report.map_or(State::Starting, |report| report.health.state(now))
 }
 
 fn at(snapshot: &Snapshot) -> Option<Moment> {
