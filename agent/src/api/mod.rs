@@ -48,6 +48,8 @@ pub enum Request {
     Explain(Question),
     /// The clients.
     Peers,
+    /// What is known of the cluster.
+    Topology,
     /// Events from now on.
     Monitor,
     /// Remove every trace and exit.
@@ -74,6 +76,8 @@ pub enum Response {
     Explanation(Box<Explanation>),
     /// To [`Request::Peers`].
     Peers(Vec<PeerRow>),
+    /// To [`Request::Topology`].
+    Topology(Vec<TopologyRow>),
     /// After [`Request::Monitor`].
     Event(EventRow),
     /// After [`Request::Monitor`]: the client was too slow for this many events.
