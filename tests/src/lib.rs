@@ -14,6 +14,7 @@ pub mod scratch;
 mod socket;
 mod sys;
 pub mod timeline;
+pub mod topology;
 pub mod traffic;
 pub mod truename;
 pub mod wait;

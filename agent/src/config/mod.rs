@@ -10,13 +10,14 @@ mod file;
 mod flags;
 mod listen;
 mod origin;
-mod reader;
+pub(crate) mod reader;
 mod selector;
 mod service;
 mod services;
 mod show;
 #[cfg(test)]
 mod tests;
+pub mod topology;
 mod validate;
 
 use std::path::PathBuf;
@@ -52,6 +53,8 @@ pub struct Config {
     pub endpoints: Vec<Endpoint>,
     /// `[[service]]`, in their order.
     pub services: Vec<Service>,
+    /// `[topology]`.
+    pub topology: topology::Topology,
     /// The file that was read.
     pub file: Option<PathBuf>,
     /// Sentences about keys that are understood and do nothing in this version.

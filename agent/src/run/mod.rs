@@ -9,6 +9,7 @@ mod collect;
 mod events;
 mod flows;
 mod keeper;
+mod learn;
 mod limit;
 mod service;
 mod sweep;
@@ -43,9 +44,11 @@ use crate::{
     },
     plan::Facts,
     sysctl,
+    topology::{Follower, learned},
 };
 use attachment::Attachment;
 use keeper::{Keeper, translated_targets};
+use learn::Learner;
 use service::{AgentService, Live, Watched};
 use sweep::{Sweeper, Sweeps};
 
@@ -132,12 +135,15 @@ pub async fn run(config: Config, mode: Mode, ready: impl FnOnce()) -> Result<(),
     let sweeps = Arc::new(Mutex::new(Sweeps::default()));
     let full = Arc::new(Notify::new());
     let refused = Arc::new(Mutex::new(BTreeMap::new()));
+    // Its sources end when it is dropped.
+    let follower = Follower::configured(&config.topology);
     let service = Arc::new(AgentService::new(
         Watched {
             config: Arc::clone(&config),
             pins: pins.clone(),
             sweeps: Arc::clone(&sweeps),
             refused: Arc::clone(&refused),
+            topology: follower.subscribe(),
         },
         live,
         events.clone(),
@@ -145,6 +151,12 @@ pub async fn run(config: Config, mode: Mode, ready: impl FnOnce()) -> Result<(),
     ));
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
+    let learner = Learner {
+        pins: pins.clone(),
+        events: events.subscribe(),
+        reporter: follower.reporter(learned::id()),
+    };
+    tasks.spawn(learner.run(stop.clone()));
     let drain = events::Drain {
         config: Arc::clone(&config),
         events: events.clone(),

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use truename_common::layout::{Conntrack, Counter, FiveTuple, RpcFlow, VERSION};
 
 use super::{
@@ -18,14 +18,15 @@ use super::{
 };
 use crate::{
     api::{
-        Clock, EventRow, FlowFilter, InterfaceRow, Request, Response, Service, ServiceRow, State,
-        Status, Timestamp,
+        self, Clock, EventRow, FlowFilter, InterfaceRow, Request, Response, Service, ServiceRow,
+        State, Status, Timestamp,
     },
     config::Config,
     datapath::{DatapathError, Pins, ServiceTables, Tables},
     explain::{Explanation, Question, explain},
     plan::Facts,
     sysctl,
+    topology::Snapshot,
 };
 
 /// What changes while the agent runs.
@@ -45,6 +46,8 @@ pub struct Watched {
     pub sweeps: Arc<Mutex<Sweeps>>,
     /// Connections that were refused, by service.
     pub refused: Arc<Mutex<BTreeMap<String, u64>>>,
+    /// What is known of the cluster.
+    pub topology: watch::Receiver<Snapshot>,
 }
 
 /// Reads the kernel tables for clients.
@@ -164,6 +167,10 @@ impl Inner {
                 Response::Explanation(Box::new(self.explain(&tables, question)?))
             }
             Request::Peers => Response::Peers(view::peers(config, &clock, &tables.peers()?)),
+            Request::Topology => {
+                let snapshot = self.watched.topology.borrow().clone();
+                Response::Topology(api::topology::rows(&snapshot, &clock))
+            }
             Request::Monitor | Request::Detach => {
                 Response::Error("this is no question about tables".to_owned())
             }
@@ -240,6 +247,10 @@ impl Inner {
             .unwrap_or_else(PoisonError::into_inner);
         let (used, capacity) = (connections, services.capacity());
         let mut problems = problems(&live, &counters);
+        problems.extend(api::topology::problems(
+            &self.watched.topology.borrow(),
+            &Clock::read(),
+        ));
         problems.extend(service_problems(
             config,
             &live.facts,
