@@ -12,6 +12,7 @@
 
 pub mod fact;
 pub mod follow;
+pub mod ha;
 pub mod http;
 pub mod merge;
 pub mod moment;
