@@ -16,5 +16,6 @@ pub mod traffic;
 pub mod truename;
 pub mod wait;
 pub mod wire;
+pub mod zookeeper;
 
 pub use sys::is_root;

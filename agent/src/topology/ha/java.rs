@@ -13,7 +13,8 @@ const BLOCK: u8 = 0x77;
 const LONG_BLOCK: u8 = 0x7a;
 /// `TC_OBJECT` and the class description of `java.util.UUID`, whose form is fixed since Java 5:
 /// serial version, two fields of type long, no superclass. The values follow, least significant first.
-const UUID_CLASS: &[u8] = b"\x73\x72\x00\x0ejava.util.UUID\xbc\x99\x03\xf7\x98\x6d\x85\x2f\x02\x00\x02\
+const UUID_CLASS: &[u8] =
+    b"\x73\x72\x00\x0ejava.util.UUID\xbc\x99\x03\xf7\x98\x6d\x85\x2f\x02\x00\x02\
     J\x00\x0cleastSigBitsJ\x00\x0bmostSigBits\x78\x70";
 
 /// Why data is no leader record.
@@ -142,7 +143,9 @@ pub(super) mod tests {
     /// The example of the format's description.
     #[test]
     fn reads_byte_for_byte() {
-        let mut data = b"\xac\xed\x00\x05\x77\x18\x00\x16http://jobmanager:8081\x73\x72\x00\x0ejava.util.UUID".to_vec();
+        let mut data =
+            b"\xac\xed\x00\x05\x77\x18\x00\x16http://jobmanager:8081\x73\x72\x00\x0ejava.util.UUID"
+                .to_vec();
         data.extend(b"\xbc\x99\x03\xf7\x98\x6d\x85\x2f\x02\x00\x02\x4a\x00\x0cleastSigBits\x4a\x00\x0bmostSigBits\x78\x70");
         data.extend(0x8899_aabb_ccdd_eeff_u64.to_be_bytes());
         data.extend(0x0011_2233_4455_6677_u64.to_be_bytes());
@@ -167,11 +170,17 @@ pub(super) mod tests {
             (&good[..3], JavaError::NotJava),
             (&good[..4], JavaError::CutOff(4)),
             (&good[..good.len() - 1], JavaError::CutOff(good.len() - 1)),
-            (b"\xac\xed\x00\x05\x7a\xff\xff\xff\xff\x00", JavaError::CutOff(10)),
+            (
+                b"\xac\xed\x00\x05\x7a\xff\xff\xff\xff\x00",
+                JavaError::CutOff(10),
+            ),
             (&other, JavaError::Unexpected(4)),
             (&class, JavaError::Unexpected(22)),
             (&more, JavaError::Unexpected(4)),
-            (&encode("http://jm:8081", 1, 1024)[..30], JavaError::CutOff(30)),
+            (
+                &encode("http://jm:8081", 1, 1024)[..30],
+                JavaError::CutOff(30),
+            ),
         ] {
             assert_eq!(decode(data), Err(error), "{data:x?}");
         }

@@ -83,7 +83,11 @@ mod tests {
         let (shortest, longest) = RETRY;
         let times: Vec<Duration> = retries().take(100).collect();
         assert_eq!(times.len(), 100);
-        assert!(times.iter().all(|&time| time >= shortest && time <= 2 * longest));
+        assert!(
+            times
+                .iter()
+                .all(|&time| time >= shortest && time <= 2 * longest)
+        );
         assert!(times[99] >= longest);
     }
 }

@@ -4,7 +4,10 @@
 
 #[cfg_attr(
     not(any(feature = "kubernetes", test)),
-    expect(dead_code, reason = "only the source reads records, and it is not built")
+    expect(
+        dead_code,
+        reason = "only the source reads records, and it is not built"
+    )
 )]
 mod records;
 #[cfg(feature = "kubernetes")]
@@ -89,13 +92,18 @@ mod tests {
 
     #[test]
     fn a_place_has_names_of_kubernetes() {
-        let place = |cluster, namespace| Place::new(cluster, namespace, None).map(|p| p.to_string());
+        let place =
+            |cluster, namespace| Place::new(cluster, namespace, None).map(|p| p.to_string());
         assert_eq!(place("my-flink", None), Ok("my-flink".to_owned()));
-        assert_eq!(place("my-flink", Some("jobs")), Ok("jobs/my-flink".to_owned()));
-        for cluster in ["", "a,b", "A", "a/b", "a=b", &"x".repeat(254)] {
+        assert_eq!(
+            place("my-flink", Some("jobs")),
+            Ok("jobs/my-flink".to_owned())
+        );
+        let long = "x".repeat(NAME_MAX + 1);
+        for cluster in ["", "a,b", "A", "a/b", "a=b", &long] {
             assert_eq!(place(cluster, None), Err(PlaceError::BadCluster));
         }
-        for namespace in ["", "../x", &"x".repeat(64)] {
+        for namespace in ["", "../x", &long] {
             assert_eq!(place("a", Some(namespace)), Err(PlaceError::BadNamespace));
         }
     }

@@ -160,17 +160,26 @@ mod tests {
     #[test]
     fn the_newer_layout_counts_and_empty_is_nobody() {
         let mut maps = recorded("1.13.6");
-        let shared = |value: &str| {
-            BTreeMap::from([(format!("{PREFIX}dispatcher"), value.to_owned())])
-        };
+        let shared =
+            |value: &str| BTreeMap::from([(format!("{PREFIX}dispatcher"), value.to_owned())]);
         maps.insert(
             Map::Shared,
-            shared(&format!("{SESSION},pekko.tcp://flink@new:6123/user/rpc/dispatcher_1")),
+            shared(&format!(
+                "{SESSION},pekko.tcp://flink@new:6123/user/rpc/dispatcher_1"
+            )),
         );
-        assert_eq!(said(&facts(&maps))[1], "dispatcher pekko.tcp://flink@new:6123");
+        assert_eq!(
+            said(&facts(&maps))[1],
+            "dispatcher pekko.tcp://flink@new:6123"
+        );
         maps.insert(Map::Shared, shared(""));
-        assert_eq!(said(&facts(&maps))[1], "dispatcher akka.tcp://flink@localhost:6123");
-        maps.get_mut(&Map::Single(Part::Dispatcher)).unwrap().clear();
+        assert_eq!(
+            said(&facts(&maps))[1],
+            "dispatcher akka.tcp://flink@localhost:6123"
+        );
+        maps.get_mut(&Map::Single(Part::Dispatcher))
+            .unwrap()
+            .clear();
         assert_eq!(said(&facts(&maps)).len(), 2);
     }
 

@@ -33,7 +33,9 @@ pub struct Kubernetes {
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     /// No server is known.
-    #[error("cannot find a Kubernetes API server: {0}; run in a pod, or set topology.kubernetes.kubeconfig")]
+    #[error(
+        "cannot find a Kubernetes API server: {0}; run in a pod, or set topology.kubernetes.kubeconfig"
+    )]
     Config(String),
     /// The server does not answer as it should.
     #[error("cannot {action} ConfigMaps with the labels {selector}: {error}")]
@@ -43,8 +45,11 @@ enum Failure {
         error: kube::Error,
     },
     /// The server does not answer.
-    #[error("cannot list ConfigMaps with the labels {0}: no answer within {} s", ANSWER.as_secs())]
-    Silent(String),
+    #[error(
+        "cannot list ConfigMaps with the labels {selector}: no answer within {} s",
+        ANSWER.as_secs()
+    )]
+    Silent { selector: String },
 }
 
 impl Kubernetes {
@@ -120,7 +125,9 @@ impl Kubernetes {
         let parameters = ListParams::default().labels(&self.selector());
         let list = timeout(ANSWER, api.list(&parameters))
             .await
-            .map_err(|_| Failure::Silent(self.selector()))?
+            .map_err(|_| Failure::Silent {
+                selector: self.selector(),
+            })?
             .map_err(|error| self.failure("list", error))?;
         let version = list.metadata.resource_version.unwrap_or_default();
         let maps = list

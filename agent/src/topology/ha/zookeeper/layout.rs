@@ -176,7 +176,9 @@ mod tests {
         let nodes = [(node(Part::RestServer, Layout::Single), Some(b"{}".to_vec()))].into();
         let line = facts(&nodes).refused()[0].to_string();
         assert!(
-            line.starts_with("leader of the REST server \"/leader/rest_server_lock\": it is no Java"),
+            line.starts_with(
+                "leader of the REST server \"/leader/rest_server_lock\": it is no Java"
+            ),
             "{line}"
         );
     }

@@ -50,11 +50,7 @@ impl Place {
     ///
     /// # Errors
     /// When there is no server, or ZooKeeper has no such path.
-    pub fn new(
-        quorum: Vec<Authority>,
-        root: &str,
-        cluster_id: &str,
-    ) -> Result<Self, PlaceError> {
+    pub fn new(quorum: Vec<Authority>, root: &str, cluster_id: &str) -> Result<Self, PlaceError> {
         if quorum.is_empty() {
             return Err(PlaceError::NoServer);
         }
@@ -65,7 +61,8 @@ impl Place {
             .flat_map(|part| ["/", part])
             .collect();
         let element = |element: &str| {
-            !matches!(element, "" | "." | "..") && element.bytes().all(|byte| byte.is_ascii_graphic())
+            !matches!(element, "" | "." | "..")
+                && element.bytes().all(|byte| byte.is_ascii_graphic())
         };
         let good = path.is_empty() || path.split('/').skip(1).all(element);
         if !good || path.len() > PATH_MAX {
@@ -96,7 +93,9 @@ pub struct Zookeeper {
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     /// No session.
-    #[error("cannot connect to ZooKeeper at {servers}: {error}; is it up, and is topology.zookeeper.quorum right?")]
+    #[error(
+        "cannot connect to ZooKeeper at {servers}: {error}; is it up, and is topology.zookeeper.quorum right?"
+    )]
     Connect { servers: String, error: Error },
     /// A session that ended.
     #[error("cannot read {path} in ZooKeeper: {error}")]
@@ -168,7 +167,9 @@ impl Zookeeper {
                     Change::State(SessionState::SyncConnected) => break,
                     Change::State(SessionState::Disconnected) => {
                         nodes.clear();
-                        let why = format_args!("the connection to ZooKeeper at {servers} is lost; trying all its servers");
+                        let why = format_args!(
+                            "the connection to ZooKeeper at {servers} is lost; trying all its servers"
+                        );
                         reporter.failed(why, None);
                     }
                     Change::State(state) if state.is_terminated() => {
