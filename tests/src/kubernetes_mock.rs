@@ -210,9 +210,10 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
             break;
         }
     }
-    let answers = shared.change(|state| {
+    // Whoever has seen the request can end its watch.
+    let (answers, ended) = shared.change(|state| {
         state.requests.push(request.clone());
-        state.answers
+        (state.answers, state.ends.len())
     });
     let target = request.split(' ').nth(1).unwrap_or_default();
     let parameter = |name: &str| {
@@ -231,7 +232,7 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     }
     if parameter("watch") == Some("true") {
         let version = parameter("resourceVersion").and_then(|version| version.parse().ok());
-        return watch(&mut stream, shared, version.unwrap_or(0));
+        return watch(&mut stream, shared, version.unwrap_or(0), ended);
     }
     let list = {
         let state = shared.lock();
@@ -257,12 +258,14 @@ fn whole(stream: &mut TcpStream, code: u16, body: &str) -> io::Result<()> {
     )
 }
 
-fn watch(stream: &mut TcpStream, shared: &Shared, mut version: u64) -> io::Result<()> {
-    let (too_old, seen) = {
-        let state = shared.lock();
-        (version < state.oldest, state.ends.len())
-    };
-    if too_old {
+/// Sends events after `version` until the watches that are open after `ended` ends are ended.
+fn watch(
+    stream: &mut TcpStream,
+    shared: &Shared,
+    mut version: u64,
+    ended: usize,
+) -> io::Result<()> {
+    if version < shared.lock().oldest {
         return whole(stream, 410, &status(410).to_string());
     }
     write!(
@@ -274,7 +277,7 @@ fn watch(stream: &mut TcpStream, shared: &Shared, mut version: u64) -> io::Resul
         let state = shared
             .changed
             .wait_while(state, |state| {
-                state.ends.len() == seen && state.events.iter().all(|(at, _)| *at <= version)
+                state.ends.len() == ended && state.events.iter().all(|(at, _)| *at <= version)
             })
             .unwrap_or_else(PoisonError::into_inner);
         let events: Vec<(u64, Value)> = state
@@ -283,7 +286,7 @@ fn watch(stream: &mut TcpStream, shared: &Shared, mut version: u64) -> io::Resul
             .filter(|(at, _)| *at > version)
             .cloned()
             .collect();
-        let end = state.ends.get(seen).copied();
+        let end = state.ends.get(ended).copied();
         drop(state);
         match end {
             Some(End::Over) => return write!(stream, "0\r\n\r\n"),

@@ -9,7 +9,7 @@ use kube::{
     api::{ListParams, WatchEvent, WatchParams},
     config::{KubeConfigOptions, Kubeconfig},
 };
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     Place,
@@ -17,11 +17,16 @@ use super::{
 };
 use crate::topology::{Kind, Reporter, Source, SourceId, ha::retries};
 
-/// How long one watch lasts. Its end confirms what is known, and a server that has silently gone is
+/// How long one watch lasts. To begin the next confirms what is known, and a server that has silently gone is
 /// noticed soon after.
 const WATCH: Duration = Duration::from_secs(30);
+/// A server that ends watches sooner than this is not asked again at once.
+const SHORT: Duration = Duration::from_millis(500);
 /// How long a server may take to answer.
 const ANSWER: Duration = Duration::from_secs(10);
+
+/// When a source is heard of next, if all is well.
+const NEXT: Option<Duration> = Some(WATCH.saturating_add(ANSWER));
 
 /// Follows the leaders of one cluster.
 #[derive(Clone, Debug)]
@@ -89,6 +94,8 @@ impl Kubernetes {
         };
         config.connect_timeout = Some(ANSWER);
         config.read_timeout = Some(WATCH + ANSWER);
+        // The client would try again in silence; here every failure is told.
+        config.default_retry = false;
         let client =
             Client::try_from(config).map_err(|error| Failure::Config(error.to_string()))?;
         Ok(match &self.place.namespace {
@@ -104,17 +111,18 @@ impl Kubernetes {
         mut good: impl FnMut() + Send,
     ) -> Result<(), Failure> {
         let api = self.connect().await?;
-        let next = Some(WATCH + ANSWER);
         let (mut maps, mut version) = self.list(&api).await?;
-        reporter.facts(facts(&maps), next);
+        reporter.facts(facts(&maps), NEXT);
         good();
         loop {
-            match self.watch(&api, &mut maps, &mut version, reporter).await? {
-                Watched::Over => reporter.unchanged(next),
-                Watched::TooOld => {
-                    (maps, version) = self.list(&api).await?;
-                    reporter.facts(facts(&maps), next);
-                }
+            let start = Instant::now();
+            let watched = self.watch(&api, &mut maps, &mut version, reporter).await?;
+            if start.elapsed() < SHORT {
+                sleep(SHORT).await;
+            }
+            if watched == Watched::TooOld {
+                (maps, version) = self.list(&api).await?;
+                reporter.facts(facts(&maps), NEXT);
             }
             good();
         }
@@ -158,6 +166,8 @@ impl Kubernetes {
             Err(kube::Error::Api(status)) if status.code == GONE => return Ok(Watched::TooOld),
             Err(error) => return Err(failed(error)),
         };
+        // The server knows the version, and what follows it will come.
+        reporter.unchanged(NEXT);
         let mut events = pin!(events);
         while let Some(event) = events.try_next().await.map_err(failed)? {
             let (map, there) = match event {
@@ -181,15 +191,16 @@ impl Kubernetes {
             } else {
                 maps.remove(&named);
             }
-            reporter.facts(facts(maps), Some(WATCH + ANSWER));
+            reporter.facts(facts(maps), NEXT);
         }
         Ok(Watched::Over)
     }
 }
 
 /// How a watch ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Watched {
-    /// Its time was over.
+    /// Its time was over, or the connection broke: the client does not tell which, but the next watch does.
     Over,
     /// The server no longer knows what has changed since the version that is known here.
     TooOld,
