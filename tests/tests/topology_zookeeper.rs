@@ -174,8 +174,8 @@ fn follows_the_leader(version: &str) {
     // The record's time has milliseconds only.
     let delay = reported.duration_since(written).unwrap_or_default();
     timeline.say(&format!(
-        "Flink {version}: killed; {} had written its records after {:.3} s (Flink's own election, of \
-         which {} s are ZooKeeper's session); the source reported them {:.3} s later",
+        "Flink {version}: killed; {} had written its records after {:.3} s (Flink's own election, with a \
+         session of {} s); the source reported them {:.3} s later",
         Pair::name(1),
         election.as_secs_f64(),
         Pair::SESSION.as_secs(),
