@@ -1,8 +1,10 @@
 //! truename: the agent and its command line.
 //!
-//! Imports point one way: [`cli`] → [`api`] → [`reconcile`] → [`plan`] → `truename_common`.
+//! Imports point one way: [`cli`] → [`api`] → [`explain`], [`reconcile`] → [`plan`] →
+//! `truename_common`.
 //! [`plan`] and [`config`] do no I/O beyond reading one file; [`datapath`] is the only module that
-//! speaks to BPF and [`links`] the only one that speaks netlink.
+//! speaks to BPF, [`links`] the only one that speaks netlink, and [`sysctl`] the only one that touches
+//! `/proc/sys`.
 
 pub mod api;
 pub mod cli;
@@ -10,8 +12,10 @@ pub mod config;
 pub mod datapath;
 pub mod decode;
 pub mod doctor;
+pub mod explain;
 pub mod links;
 pub mod plan;
 pub mod reconcile;
 pub mod run;
+pub mod sysctl;
 pub mod topology;

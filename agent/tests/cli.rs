@@ -43,16 +43,19 @@ fn the_documented_example_is_valid_and_shown_as_it_is() {
     let checked = truename(&["config", "check", path]);
     assert_eq!(checked.status.code(), Some(0), "{}", stderr(&checked));
     assert_eq!(stderr(&checked), "");
-    assert!(stdout(&checked).ends_with("is valid: 2 endpoint(s)\n"));
+    assert!(stdout(&checked).ends_with("is valid: 2 endpoint(s), 2 service(s)\n"));
 
     let shown = truename(&["config", "show", "--config", path]);
     let without_comments = |text: &str| -> toml::Table { text.parse().unwrap() };
     let mut expected = without_comments(&documented());
-    // The default is shown, too.
-    expected["endpoint"][1]
-        .as_table_mut()
-        .unwrap()
-        .insert("aliases".to_owned(), "any".into());
+    // The defaults are shown, too.
+    for (kind, index, key, value) in [
+        ("endpoint", 1, "aliases", "any"),
+        ("service", 0, "snat", "auto"),
+    ] {
+        let table = expected[kind][index].as_table_mut().unwrap();
+        table.insert(key.to_owned(), value.into());
+    }
     assert_eq!(without_comments(&stdout(&shown)), expected);
 
     let json = truename(&["config", "show", "--config", path, "-o", "json"]);
@@ -69,6 +72,12 @@ fn every_key_is_documented() {
         "log",
         "interfaces",
         "max_rpc_flows",
+        "max_flows",
+        "snat_ports",
+        "when_full",
+        "established",
+        "target",
+        "snat",
     ] {
         assert!(text.contains(&format!("\n{key} = ")), "{key}");
     }
@@ -103,6 +112,56 @@ fn mistakes_are_one_line_and_exit_code_2() {
 }
 
 #[test]
+fn services_that_contradict_each_other_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("services.toml");
+    let service = |name: &str, listen: &str, target: &str| {
+        format!(
+            "[[service]]\nname = \"{name}\"\nprotocol = \"tcp\"\nlisten = \"{listen}\"\ntarget = \"{target}\"\n"
+        )
+    };
+    let first = service("a", "10.0.0.10:80", "10.0.0.1:80");
+    for (second, words) in [
+        (service("b", "*:80", "10.0.0.2:80"), "overlaps 10.0.0.10:80"),
+        (
+            service("b", "10.0.0.11:80", "10.0.0.10:80"),
+            "is an alias of",
+        ),
+        (service("b", "10.0.0.11:80", "10.0.0.11:80"), "own alias"),
+        (
+            service("b", "10.0.0.11:80", "[fd00::1]:80"),
+            "use one family",
+        ),
+        (
+            service("b", "10.0.0.11:0", "10.0.0.1:80"),
+            "from 1 to 65535",
+        ),
+        (
+            service("b", "10.0.0.11:80", "worker:1:80"),
+            "only fixed targets",
+        ),
+    ] {
+        fs::write(&path, format!("{first}{second}")).unwrap();
+        let path = path.to_str().unwrap();
+        let output = truename(&["config", "check", path]);
+        assert_eq!(output.status.code(), Some(2), "{second}");
+        let message = stderr(&output);
+        assert!(message.contains(words), "{message}");
+        assert!(
+            message.starts_with(&format!("truename: {path}:")),
+            "{message}"
+        );
+        assert_eq!(message.lines().count(), 1, "{message}");
+    }
+    fs::write(&path, first).unwrap();
+    let checked = truename(&["config", "check", path.to_str().unwrap()]);
+    assert!(stdout(&checked).ends_with("is valid: 0 endpoint(s), 1 service(s)\n"));
+    let output = truename(&["run", "--service", "tcp=*:81=127.0.0.1:81"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("own alias"), "{}", stderr(&output));
+}
+
+#[test]
 fn without_an_agent_verbs_fail_with_one_line() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("c.sock");
@@ -112,6 +171,7 @@ fn without_an_agent_verbs_fail_with_one_line() {
         "endpoints",
         "aliases",
         "flows",
+        "services",
         "peers",
         "monitor",
     ] {

@@ -168,6 +168,11 @@ impl Tables for KernelTables {
         // SAFETY: the value is a number that never changes.
         unsafe { MOVED.get(original) }.copied()
     }
+
+    #[inline(always)]
+    fn target(&self, number: u32) -> Option<Target> {
+        target(number).copied()
+    }
 }
 
 /// The target with a number, if it is in use.

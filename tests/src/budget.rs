@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::prog_run::Program;
 
 /// The programs of the object.
-const PROGRAMS: [&str; 3] = ["tn_ether", "tn_raw", "tn_empty"];
+const PROGRAMS: [&str; 4] = ["tn_ether", "tn_raw", "tn_rpc", "tn_empty"];
 /// Instructions that no program may exceed, on any kernel: a quarter of the verifier's limit.
 pub const LIMIT: u64 = 250_000;
 

@@ -1,5 +1,8 @@
 //! System calls for which std has no safe form. All unsafe code of this crate is here.
 
+mod error_queue;
+mod instructions;
+
 use std::{
     ffi::CString,
     fs::File,
@@ -14,6 +17,10 @@ use std::{
     ptr,
     time::Duration,
 };
+
+pub use error_queue::NetworkError;
+pub(crate) use error_queue::take_error;
+pub(crate) use instructions::{Instruction, pin_classifier};
 
 /// Turns the `-1` of libc into the error it stands for.
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
@@ -171,6 +178,27 @@ fn set_option_value<T: Copy>(
     .map(drop)
 }
 
+/// An integer option of a socket.
+pub(crate) fn option(
+    socket: &impl AsFd,
+    level: libc::c_int,
+    name: libc::c_int,
+) -> io::Result<libc::c_int> {
+    let mut value: libc::c_int = 0;
+    let mut length = mem::size_of_val(&value) as libc::socklen_t;
+    // SAFETY: pointer and length describe `value`; the kernel writes at most that much.
+    check(unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            level,
+            name,
+            (&raw mut value).cast(),
+            &raw mut length,
+        )
+    })?;
+    Ok(value)
+}
+
 /// Bounds how long a socket blocks: `SO_RCVTIMEO` or `SO_SNDTIMEO`.
 pub(crate) fn set_timeout(
     socket: &impl std::os::fd::AsFd,
@@ -218,22 +246,31 @@ pub(crate) fn set_repaired_options(
 
 /// Makes the next close of the socket a reset.
 pub(crate) fn reset_on_close(socket: &TcpStream) -> io::Result<()> {
+    set_linger(socket, Duration::ZERO)
+}
+
+/// Lets the next close of the socket last until the peer knows of it, or for `patience`.
+pub(crate) fn wait_on_close(socket: &TcpStream, patience: Duration) -> io::Result<()> {
+    set_linger(socket, patience)
+}
+
+fn set_linger(socket: &TcpStream, time: Duration) -> io::Result<()> {
     let linger = libc::linger {
         l_onoff: 1,
-        l_linger: 0,
+        l_linger: libc::c_int::try_from(time.as_secs()).map_err(io::Error::other)?,
     };
     set_option_value(socket, libc::SOL_SOCKET, libc::SO_LINGER, &linger)
 }
 
 /// The kernel's view of a TCP connection.
-pub(crate) fn tcp_info(socket: &TcpStream) -> io::Result<libc::tcp_info> {
+pub(crate) fn tcp_info(socket: &impl AsFd) -> io::Result<libc::tcp_info> {
     // SAFETY: tcp_info is plain integers, for which all zeroes is a value.
     let mut info: libc::tcp_info = unsafe { mem::zeroed() };
     let mut length = mem::size_of_val(&info) as libc::socklen_t;
     // SAFETY: pointer and length describe `info`; the kernel writes at most that much.
     check(unsafe {
         libc::getsockopt(
-            socket.as_raw_fd(),
+            socket.as_fd().as_raw_fd(),
             libc::IPPROTO_TCP,
             libc::TCP_INFO,
             (&raw mut info).cast(),
@@ -323,12 +360,12 @@ pub(crate) fn bind(socket: &OwnedFd, address: std::net::SocketAddr) -> io::Resul
 }
 
 /// Connects a socket to an IP address and port.
-pub(crate) fn connect(socket: &OwnedFd, address: std::net::SocketAddr) -> io::Result<()> {
+pub(crate) fn connect(socket: &impl AsFd, address: std::net::SocketAddr) -> io::Result<()> {
     let address = SocketAddress::ip(address);
     // SAFETY: pointer and length describe the address, which outlives the call.
     check(unsafe {
         libc::connect(
-            socket.as_raw_fd(),
+            socket.as_fd().as_raw_fd(),
             (&raw const address.storage).cast(),
             address.length,
         )
@@ -366,7 +403,7 @@ pub(crate) fn packet_socket(interface: &str) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-fn interface_index(interface: &str) -> io::Result<libc::c_int> {
+pub(crate) fn interface_index(interface: &str) -> io::Result<libc::c_int> {
     let name = CString::new(interface).map_err(io::Error::other)?;
     // SAFETY: the name is a NUL-terminated string that lives for the whole call.
     match unsafe { libc::if_nametoindex(name.as_ptr()) } {
@@ -418,11 +455,20 @@ pub(crate) fn send(socket: &OwnedFd, frame: &[u8]) -> io::Result<bool> {
 
 /// Waits until one of the descriptors can be read, or the time is over.
 pub(crate) fn wait_readable(descriptors: &[&OwnedFd], timeout: Duration) -> io::Result<()> {
+    wait(descriptors, libc::POLLIN, timeout)
+}
+
+/// Waits until one of `events` (of poll) happens to one of the descriptors, or an error, or the time is over.
+pub(crate) fn wait(
+    descriptors: &[&impl AsFd],
+    events: libc::c_short,
+    timeout: Duration,
+) -> io::Result<()> {
     let mut polled: Vec<libc::pollfd> = descriptors
         .iter()
         .map(|descriptor| libc::pollfd {
-            fd: descriptor.as_raw_fd(),
-            events: libc::POLLIN,
+            fd: descriptor.as_fd().as_raw_fd(),
+            events,
             revents: 0,
         })
         .collect();
@@ -483,12 +529,27 @@ struct TestRun {
     pad: u32,
 }
 
-/// Runs a program on a packet of `CHECKSUM_COMPLETE`; answers its value and the length of `out` in use.
+/// `struct __sk_buff` of linux/bpf.h as words, each of which is a field up to `tstamp`.
+pub(crate) type SkBuff = [u32; 48];
+
+/// How [`test_run`] runs a program.
+#[derive(Default)]
+pub(crate) struct TestRunHow {
+    /// How often, on the same packet.
+    pub repeat: u32,
+    /// Whether a device has computed the packet's sum (`CHECKSUM_COMPLETE`); the kernel then checks
+    /// that it is right afterwards.
+    pub summed: bool,
+}
+
+/// Runs a program on a packet with this context; answers its value and the length of `out` in use.
 /// aya cannot set the flag.
-pub(crate) fn test_run_summed(
+pub(crate) fn test_run(
     program: impl AsFd,
     packet: &[u8],
     out: &mut [u8],
+    context: &SkBuff,
+    how: &TestRunHow,
 ) -> io::Result<(u32, usize)> {
     const BPF_PROG_TEST_RUN: libc::c_int = 10;
     const BPF_F_TEST_SKB_CHECKSUM_COMPLETE: u32 = 1 << 2;
@@ -498,8 +559,10 @@ pub(crate) fn test_run_summed(
         data_size_out: out.len() as u32,
         data_in: packet.as_ptr() as u64,
         data_out: out.as_mut_ptr() as u64,
-        repeat: 1,
-        flags: BPF_F_TEST_SKB_CHECKSUM_COMPLETE,
+        repeat: how.repeat,
+        flags: u32::from(how.summed) * BPF_F_TEST_SKB_CHECKSUM_COMPLETE,
+        context_size_in: size_of_val(context) as u32,
+        context_in: context.as_ptr() as u64,
         ..TestRun::default()
     };
     // SAFETY: the attributes are those of the command and live for the whole call, like the buffers,

@@ -107,8 +107,6 @@ impl Truename {
         interfaces: &[&str],
         endpoints: &[Endpoint],
     ) -> Result<Self> {
-        ensure_bpffs()?;
-        let name = cleanup::unique_name("agent");
         let mut arguments = Vec::new();
         for interface in interfaces {
             arguments.extend(["--interface".to_owned(), (*interface).to_owned()]);
@@ -116,6 +114,26 @@ impl Truename {
         for endpoint in endpoints {
             arguments.extend(["--endpoint".to_owned(), endpoint.argument()]);
         }
+        Self::start_arguments(binary, namespace, scratch, arguments)
+    }
+
+    /// Starts an agent with a configuration file, which is read again by every later agent.
+    ///
+    /// # Errors
+    /// It did not become ready.
+    pub fn start_file(namespace: &Namespace, scratch: &Scratch, file: &Path) -> Result<Self> {
+        let arguments = vec!["--config".to_owned(), file.display().to_string()];
+        Self::start_arguments(binary()?, namespace, scratch, arguments)
+    }
+
+    fn start_arguments(
+        binary: PathBuf,
+        namespace: &Namespace,
+        scratch: &Scratch,
+        arguments: Vec<String>,
+    ) -> Result<Self> {
+        ensure_bpffs()?;
+        let name = cleanup::unique_name("agent");
         let mut truename = Self {
             namespace: namespace.clone(),
             binary,
@@ -173,6 +191,16 @@ impl Truename {
                 String::from_utf8_lossy(&output.stdout)
             )
         })
+    }
+
+    /// A counter of the kernel program, by its label.
+    ///
+    /// # Errors
+    /// The agent does not answer, or has no such counter.
+    pub fn counter(&self, label: &str) -> Result<u64> {
+        self.json("status")?["counters"][label]
+            .as_u64()
+            .with_context(|| format!("there is no counter {label}"))
     }
 
     /// Removes every trace from the kernel.

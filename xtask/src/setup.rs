@@ -20,9 +20,16 @@ use crate::command::{self, cargo, command, find, succeeds};
 use toolchain::Way;
 
 /// Programs the tests and the demo call, and the package of Debian that has each.
-const TOOLS: [(&str, &str); 6] = [
+const TOOLS: [(&str, &str); 13] = [
     ("ip", "iproute2"),
     ("ss", "iproute2"),
+    ("tc", "iproute2"),
+    ("nft", "nftables"),
+    ("nginx", "nginx"),
+    ("dnsmasq", "dnsmasq-base"),
+    ("curl", "curl"),
+    ("dig", "bind9-dnsutils"),
+    ("iperf3", "iperf3"),
     ("javac", "openjdk-17-jdk-headless"),
     ("java", "openjdk-17-jdk-headless"),
     ("c++", "g++"),

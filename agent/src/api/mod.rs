@@ -7,9 +7,13 @@
 mod client;
 mod rows;
 mod server;
+mod services;
 mod time;
+pub mod topology;
 
 use serde::{Deserialize, Serialize};
+
+use crate::explain::{Explanation, Question};
 
 pub use client::{Client, ClientError, Events};
 pub use rows::{
@@ -17,7 +21,9 @@ pub use rows::{
     PeerRow, State, Status,
 };
 pub use server::{Server, ServerError, Service};
+pub use services::{FlowFilter, ServiceRow, SweepRow, TargetRow};
 pub use time::{Clock, Timestamp};
+pub use topology::TopologyRow;
 
 /// Version of requests and responses.
 pub const API_VERSION: u32 = 1;
@@ -32,8 +38,14 @@ pub enum Request {
     Endpoints,
     /// The aliases in use.
     Aliases,
+    /// The services.
+    Services,
     /// The flows.
-    Flows,
+    Flows(FlowFilter),
+    /// Forget these flows.
+    Flush(FlowFilter),
+    /// What becomes of a packet.
+    Explain(Question),
     /// The clients.
     Peers,
     /// Events from now on.
@@ -52,8 +64,14 @@ pub enum Response {
     Endpoints(Vec<EndpointRow>),
     /// To [`Request::Aliases`].
     Aliases(Vec<AliasRow>),
+    /// To [`Request::Services`].
+    Services(Vec<ServiceRow>),
     /// To [`Request::Flows`].
     Flows(Vec<FlowRow>),
+    /// To [`Request::Flush`]: how many there were.
+    Flushed(usize),
+    /// To [`Request::Explain`].
+    Explanation(Box<Explanation>),
     /// To [`Request::Peers`].
     Peers(Vec<PeerRow>),
     /// After [`Request::Monitor`].
@@ -91,6 +109,11 @@ mod tests {
     fn lines_are_stable() {
         let line = serde_json::to_string(&Line::new(Request::Monitor)).unwrap();
         assert_eq!(line, r#"{"version":1,"request":"monitor"}"#);
+        let line =
+            serde_json::to_string(&Line::new(Request::Flows(FlowFilter::default()))).unwrap();
+        assert_eq!(line, r#"{"version":1,"request":"flows"}"#);
+        let back: Line<Request> = serde_json::from_str(&line).unwrap();
+        assert_eq!(back, Line::new(Request::Flows(FlowFilter::default())));
         let line = serde_json::to_string(&Line::new(Response::Missed(3))).unwrap();
         assert_eq!(line, r#"{"version":1,"response":"missed","data":3}"#);
         let back: Line<Response> = serde_json::from_str(&line).unwrap();

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::Timestamp;
+use super::{SweepRow, Timestamp};
 
 /// Whether everything works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +46,19 @@ pub struct Status {
     pub interfaces: Vec<InterfaceRow>,
     /// Number of endpoints.
     pub endpoints: usize,
+    /// Number of services.
+    pub services: usize,
+    /// Number of connections through services.
+    pub connections: usize,
+    /// Connections that fit.
+    pub connection_capacity: u32,
+    /// Connections that were evicted since the agent started.
+    pub evicted: u64,
+    /// Connections by the tries that finding a source port took, from 1; the last counts those that
+    /// got none.
+    pub port_tries: Vec<u64>,
+    /// The last sweep for connections that are over.
+    pub sweep: Option<SweepRow>,
     /// Number of flows.
     pub flows: usize,
     /// Flows that fit.
@@ -63,6 +76,8 @@ pub struct InterfaceRow {
     pub index: u32,
     /// The program that hangs there; none if attaching failed.
     pub program: Option<String>,
+    /// How XDP forwards there: `native` or `generic`; none if it does not.
+    pub xdp: Option<String>,
     /// Whether it was attached before this agent started, and taken over.
     pub adopted: bool,
     /// Why attaching failed.
@@ -151,15 +166,59 @@ pub enum FlowState {
     LeftAlone,
     /// Both sides have finished, or one has reset.
     Closed,
+    /// It goes to no endpoint: only its addresses are translated.
+    Forwarded,
 }
 
-/// A flow.
+impl FlowState {
+    /// All states.
+    pub const ALL: [Self; 6] = [
+        Self::New,
+        Self::Canonical,
+        Self::Translated,
+        Self::LeftAlone,
+        Self::Closed,
+        Self::Forwarded,
+    ];
+
+    /// The word in filters and JSON.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Canonical => "canonical",
+            Self::Translated => "translated",
+            Self::LeftAlone => "left_alone",
+            Self::Closed => "closed",
+            Self::Forwarded => "forwarded",
+        }
+    }
+}
+
+/// A flow: a connection through a service, to an RPC endpoint, or both.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowRow {
+    /// `tcp` or `udp`.
+    pub protocol: String,
     /// The client's address and port.
     pub client: String,
-    /// The endpoint's address and port.
+    /// The alias that the client addresses, of a connection through a service.
+    pub via: Option<String>,
+    /// What the target sees as the client, if that is another address or port.
+    pub source: Option<String>,
+    /// The endpoint's or target's address and port.
     pub address: String,
+    /// The service's name.
+    pub service: Option<String>,
+    /// The state of a connection through a service: a label of
+    /// [`truename_common::layout::ConntrackState`].
+    pub connection: Option<String>,
+    /// Whether the client addresses the target itself, and only its port is replaced, because a
+    /// connection through an alias has it at the target.
+    pub direct: bool,
+    /// Bytes from the client, of a connection through a service.
+    pub sent: Option<u64>,
+    /// Bytes to the client.
+    pub received: Option<u64>,
     /// The endpoint's name.
     pub endpoint: String,
     /// What is done with it.

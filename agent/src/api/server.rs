@@ -284,7 +284,7 @@ mod tests {
                 client.ask(Request::Peers).unwrap(),
                 Response::Peers(Vec::new())
             );
-            let refused = client.ask(Request::Flows);
+            let refused = client.ask(Request::Status);
             assert!(matches!(refused, Err(ClientError::Refused(_))));
 
             use std::io::{Read as _, Write as _};

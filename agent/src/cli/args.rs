@@ -1,12 +1,20 @@
 //! The words of the command line. Only types.
 
-use std::path::PathBuf;
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use truename_common::layout::EventKind;
+use truename_common::layout::{ConntrackState, EventKind};
 
-use crate::config::{Authority, EndpointFlag, Selector};
+use crate::{
+    api::FlowState,
+    config::{Authority, EndpointFlag, Selector, ServiceFlag, Transport},
+};
 
 /// Network address translator for clusters whose nodes have more than one name.
 ///
@@ -75,8 +83,12 @@ pub enum Verb {
     Endpoints,
     /// Show every alias in use, by whom, and when
     Aliases,
-    /// Show the flows and what is done with them
-    Flows,
+    /// Show the services, their targets and connections
+    Services,
+    /// Show or forget connections and flows, and what is done with them
+    Flows(Flows),
+    /// Show every step that a packet would take, and why
+    Explain(Explain),
     /// Show the clients: the names they announced and the addresses they were seen at
     Peers,
     /// Print events as they happen
@@ -105,6 +117,12 @@ pub struct Run {
     /// Translate for what listens here; repeatable, adds to [[endpoint]]
     #[arg(long = "endpoint", value_name = "PROTOCOL=ADDRESS:PORT[=CANONICAL]")]
     pub endpoints: Vec<EndpointFlag>,
+    /// Let this alias stand for these targets; repeatable, adds to [[service]]
+    #[arg(
+        long = "service",
+        value_name = "tcp|udp=ADDRESS:PORT=TARGET[,TARGET...]"
+    )]
+    pub services: Vec<ServiceFlag>,
     /// How to attach
     #[arg(long, value_enum, default_value_t, hide = true)]
     pub attach: Attach,
@@ -120,6 +138,114 @@ pub enum Attach {
     Tcx,
     /// Filters on a clsact qdisc
     Clsact,
+}
+
+/// Flags of `flows`.
+#[derive(Debug, ClapArgs)]
+#[command(args_conflicts_with_subcommands = true, after_help = FLOWS_EXAMPLES)]
+pub struct Flows {
+    #[command(flatten)]
+    pub selection: FlowSelection,
+    /// Show numbers and bytes by service and state
+    #[arg(long, conflicts_with = "rates")]
+    pub totals: bool,
+    /// Look twice, one second apart, and show how fast each flow is
+    #[arg(long)]
+    pub rates: bool,
+    #[command(subcommand)]
+    pub verb: Option<FlowsVerb>,
+}
+
+const FLOWS_EXAMPLES: &str = "Examples:
+  truename flows --service rest --state established
+  truename flows --totals
+  truename flows flush --client 10.0.0.5 --yes";
+
+/// Which flows.
+#[derive(Debug, ClapArgs)]
+pub struct FlowSelection {
+    /// Only those of this service or endpoint
+    #[arg(long, value_name = "NAME")]
+    pub service: Option<String>,
+    /// Only those of this client
+    #[arg(long, value_name = "ADDRESS")]
+    pub client: Option<IpAddr>,
+    /// Only those in this state, of the connection or of its translation
+    #[arg(long, value_name = "STATE", value_parser = states())]
+    pub state: Option<String>,
+}
+
+fn states() -> clap::builder::PossibleValuesParser {
+    let connection = ConntrackState::ALL.iter().map(|state| state.label());
+    let rpc = FlowState::ALL.iter().map(|state| state.label());
+    // Both have a `closed`.
+    let labels: BTreeSet<_> = connection.chain(rpc).collect();
+    labels.into_iter().collect::<Vec<_>>().into()
+}
+
+/// Verbs of `flows`.
+#[derive(Debug, Subcommand)]
+pub enum FlowsVerb {
+    /// Forget flows: connections through services break, others begin anew
+    Flush(Flush),
+}
+
+/// Flags of `flows flush`.
+#[derive(Debug, ClapArgs)]
+pub struct Flush {
+    #[command(flatten)]
+    pub selection: FlowSelection,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
+/// Arguments of `explain`.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = EXPLAIN_EXAMPLES)]
+pub struct Explain {
+    /// Who sends: an address, or address:port; without a port an example is taken
+    pub from: Sender,
+    /// To whom: address:port
+    pub to: SocketAddr,
+    /// The transport protocol
+    #[arg(long, value_name = "tcp|udp", default_value = "tcp")]
+    pub protocol: Transport,
+}
+
+const EXPLAIN_EXAMPLES: &str = "Examples:
+  truename explain 10.0.0.5 10.0.0.10:8081             a client, to an alias
+  truename explain 10.0.0.1:8081 10.0.0.5:40000        the answer of a target
+  truename explain 10.0.0.5 10.0.0.10:53 --protocol udp";
+
+/// `address` or `address:port`; IPv6 addresses with a port in brackets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sender {
+    pub address: IpAddr,
+    pub port: Option<u16>,
+}
+
+impl FromStr for Sender {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let bare = text
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'));
+        if let Ok(address) = bare.unwrap_or(text).parse() {
+            return Ok(Self {
+                address,
+                port: None,
+            });
+        }
+        let at: SocketAddr = text
+            .parse()
+            .map_err(|_| "write an address, or address:port, e.g. 10.0.0.5 or [fd00::5]:40000")?;
+        Ok(Self {
+            address: at.ip(),
+            port: Some(at.port()),
+        })
+    }
 }
 
 /// Flags of `monitor`.
@@ -236,5 +362,13 @@ mod tests {
         assert!(error.contains("must be an IP address"), "{error}");
         assert!(parse(&["monitor", "--kind", "alias_seen", "--kind", "no_fit"]).is_ok());
         assert!(parse(&["monitor", "--kind", "alias"]).is_err());
+        assert!(parse(&["run", "--service", "tcp=*:80=10.0.0.1:80,10.0.0.2:80"]).is_ok());
+        assert!(parse(&["flows", "--state", "established", "--totals"]).is_ok());
+        assert!(parse(&["flows", "--state", "nonsense"]).is_err());
+        assert!(parse(&["flows", "--totals", "--rates"]).is_err());
+        assert!(parse(&["flows", "flush", "--client", "10.0.0.1", "-y"]).is_ok());
+        assert!(parse(&["explain", "fd00::1", "[fd00::2]:80"]).is_ok());
+        assert!(parse(&["explain", "[fd00::1]:5", "[fd00::2]:80"]).is_ok());
+        assert!(parse(&["explain", "10.0.0.1", "10.0.0.2"]).is_err());
     }
 }

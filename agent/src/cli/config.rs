@@ -8,7 +8,10 @@ use super::{
     effective,
     output::{self, Output},
 };
-use crate::config::{Config, DEFAULT_FILE, File, Flags, to_toml};
+use crate::{
+    config::{Config, DEFAULT_FILE, File, Flags, to_toml},
+    sysctl,
+};
 
 pub fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
     match verb {
@@ -19,12 +22,16 @@ pub fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
 
 fn check(file: Option<PathBuf>) -> anyhow::Result<Exit> {
     let file = file.unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
-    let config = Config::new(File::load(Some(&file))?, Flags::default())?;
+    let file_values = File::load(Some(&file), sysctl::timeouts())?;
+    let config = Config::new(file_values, Flags::default())?;
     for note in &config.notes {
         eprintln!("truename: {note}");
     }
-    let (file, count) = (file.display(), config.endpoints.len());
-    output::print(&format!("{file} is valid: {count} endpoint(s)\n"))?;
+    let file = file.display();
+    let (endpoints, services) = (config.endpoints.len(), config.services.len());
+    output::print(&format!(
+        "{file} is valid: {endpoints} endpoint(s), {services} service(s)\n"
+    ))?;
     Ok(Exit::Success)
 }
 

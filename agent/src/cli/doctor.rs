@@ -1,12 +1,18 @@
 //! `truename doctor`
 
+use std::collections::BTreeSet;
+
 use super::{
     Exit,
     args::Global,
     effective,
     output::{Output, Row},
 };
-use crate::doctor::{self, Check, Verdict};
+use crate::{
+    doctor::{self, Check, Verdict},
+    links::netlink::Links,
+    plan::Facts,
+};
 
 impl Row for Check {
     const HEADINGS: &'static [&'static str] = &["check", "verdict", "found", "what to do"];
@@ -26,8 +32,25 @@ impl Row for Check {
     }
 }
 
+fn own_addresses() -> anyhow::Result<Facts> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let links = Links::open()?;
+        let inventory = links.inventory().await?;
+        Ok(links.facts(&inventory, &BTreeSet::new()).await?)
+    })
+}
+
 pub fn run(global: &Global) -> anyhow::Result<Exit> {
-    let checks = doctor::examine(&effective(global)?.agent.bpffs);
+    let config = effective(global)?;
+    // Without the host's addresses, every target counts as one on another host.
+    let facts = own_addresses().unwrap_or_else(|error| {
+        log::debug!("{error:#}");
+        Facts::default()
+    });
+    let checks = doctor::examine(&config, |address| facts.is_local(address));
     Output::new(global).rows(&checks, "nothing was checked")?;
     Ok(match checks.iter().map(|check| check.verdict).max() {
         Some(Verdict::Failure) => Exit::Failure,

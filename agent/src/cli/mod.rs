@@ -8,12 +8,14 @@ mod decode;
 mod detach;
 mod doctor;
 mod endpoints;
+mod explain;
 mod flows;
 mod man;
 mod monitor;
 mod output;
 mod peers;
 mod run;
+mod services;
 mod status;
 
 use std::{io, process::ExitCode};
@@ -24,6 +26,7 @@ use crate::{
     api::{Client, ClientError, Request, Response},
     config::{Config, ConfigError, File, Flags},
     run::RunError,
+    sysctl,
 };
 use args::{Args, Global, Verb};
 
@@ -85,7 +88,9 @@ fn dispatch(args: Args) -> anyhow::Result<Exit> {
         Verb::Status => status::run(&global),
         Verb::Endpoints => endpoints::run(&global),
         Verb::Aliases => aliases::run(&global),
-        Verb::Flows => flows::run(&global),
+        Verb::Services => services::run(&global),
+        Verb::Flows(verb) => flows::run(&global, verb),
+        Verb::Explain(verb) => explain::run(&global, verb),
         Verb::Peers => peers::run(&global),
         Verb::Monitor(verb) => monitor::run(&global, &verb),
         Verb::Decode(verb) => decode::run(&global, verb),
@@ -138,7 +143,10 @@ fn effective(global: &Global) -> Result<Config, ConfigError> {
         bpffs: global.bpffs.clone(),
         ..Flags::default()
     };
-    Config::new(File::load(global.config.as_deref())?, flags)
+    Config::new(
+        File::load(global.config.as_deref(), sysctl::timeouts())?,
+        flags,
+    )
 }
 
 fn connect(global: &Global) -> anyhow::Result<Client> {

@@ -11,13 +11,15 @@ use super::{
 use crate::{
     config::{Config, File, Flags},
     datapath::Mode,
+    sysctl,
 };
 
 pub fn run(global: Global, verb: Run) -> anyhow::Result<Exit> {
-    let file = File::load(global.config.as_deref())?;
+    let file = File::load(global.config.as_deref(), sysctl::timeouts())?;
     let flags = Flags {
         interfaces: verb.interfaces,
         endpoints: verb.endpoints,
+        services: verb.services,
         control_socket: global.control_socket,
         bpffs: global.bpffs,
     };

@@ -49,13 +49,16 @@ fn text(output: Output, status: &Status) -> String {
     // Writing to a string does not fail.
     let _ = writeln!(
         text,
-        "{state}: truename {} (process {}), up {}, {} endpoint(s), {} of {} flows, attached by {}",
+        "{state}: truename {} (process {}), up {}, {} endpoint(s), {} of {} flows, {} service(s), {} of {} connections, attached by {}",
         status.version,
         status.pid,
         status.started.ago(),
         status.endpoints,
         status.flows,
         status.flow_capacity,
+        status.services,
+        status.connections,
+        status.connection_capacity,
         status.attach_mode,
     );
     for problem in &status.problems {
@@ -73,6 +76,9 @@ fn text(output: Output, status: &Status) -> String {
             value: *value,
         })
         .collect();
+    if status.evicted > 0 {
+        let _ = writeln!(text, "\n{} connection(s) were evicted", status.evicted);
+    }
     if !counted.is_empty() {
         let _ = writeln!(text, "\n{}", output.table(&counted));
     }

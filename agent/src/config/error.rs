@@ -1,7 +1,7 @@
 //! What can be wrong with a configuration. Every message is one line: the place, the thing, and
 //! what to write instead.
 
-use std::{io, path::PathBuf};
+use std::{io, net::SocketAddr, path::PathBuf};
 
 use super::{Listen, Origin};
 
@@ -72,9 +72,11 @@ pub enum ConfigError {
         /// What is wrong with it and what to write.
         reason: String,
     },
-    /// Two endpoints with one name.
-    #[error("{second}: the endpoint name \"{name}\" is already used at {first}")]
+    /// Two endpoints, or two services, with one name.
+    #[error("{second}: the {what} name \"{name}\" is already used at {first}")]
     DuplicateName {
+        /// `endpoint` or `service`.
+        what: &'static str,
         /// The name.
         name: String,
         /// Where it was used first.
@@ -82,14 +84,27 @@ pub enum ConfigError {
         /// Where it was used again.
         second: Origin,
     },
-    /// Two endpoints for one socket.
+    /// Two endpoints, or two services, for one socket.
     #[error(transparent)]
     Overlap(Box<Overlap>),
+    /// A target of a service that contradicts something.
+    #[error(transparent)]
+    Target(Box<Clash>),
+    /// A service that gives no target a share.
+    #[error(
+        "{origin}: all targets of the service \"{name}\" have weight 0; give at least one a weight"
+    )]
+    NoWeight {
+        /// Where the service is.
+        origin: Origin,
+        /// Its name.
+        name: String,
+    },
     /// Nothing to do.
     #[error(
-        "no endpoint is configured: give --endpoint pekko=ADDRESS:PORT or write an [[endpoint]] into the configuration file"
+        "no endpoint and no service is configured: give --endpoint pekko=ADDRESS:PORT or --service tcp=ADDRESS:PORT=TARGET, or write an [[endpoint]] or a [[service]] into the configuration file"
     )]
-    NoEndpoint,
+    Nothing,
     /// More endpoints than the kernel table holds.
     #[error("{origin}: {count} {what} are more than the {max} that fit the kernel table")]
     TooMany {
@@ -104,22 +119,40 @@ pub enum ConfigError {
     },
 }
 
-/// Two endpoints for one socket.
+/// Two endpoints, or two services, for one socket.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{second}: the endpoint \"{name}\" listens on {listen}, which overlaps {other_listen} of the endpoint \"{other}\" at {first}; keep one of them"
+    "{second}: the {what} \"{name}\" listens on {listen}, which overlaps {other_listen} of the {what} \"{other}\" at {first}; keep one of them"
 )]
 pub struct Overlap {
-    /// The second endpoint.
+    /// `endpoint` or `service`.
+    pub what: &'static str,
+    /// The second one.
     pub name: String,
     /// Its address.
     pub listen: Listen,
-    /// The first endpoint.
+    /// The first one.
     pub other: String,
     /// Its address.
     pub other_listen: Listen,
     /// Where the first is.
     pub first: Origin,
     /// Where the second is.
+    pub second: Origin,
+}
+
+/// A target of a service that contradicts something else.
+#[derive(Debug, thiserror::Error)]
+#[error("{second}: the target {target} of the service \"{service}\" {reason} (see {first})")]
+pub struct Clash {
+    /// The service.
+    pub service: String,
+    /// Its target.
+    pub target: SocketAddr,
+    /// What is wrong and what to write.
+    pub reason: String,
+    /// Where the other thing is.
+    pub first: Origin,
+    /// Where the target is.
     pub second: Origin,
 }

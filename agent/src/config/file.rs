@@ -8,20 +8,30 @@ use std::{
 
 use super::{
     Agent, Aliases, Authority, ConfigError, Datapath, Endpoint, Interface, Origin, Selector,
+    Service, TIMEOUT_KEYS, Timeouts,
     reader::{Entry, Section, Source},
+    service,
+    topology::{self, Topology},
 };
 
 /// The file that is read if it exists and no other is named.
 pub const DEFAULT_FILE: &str = "/etc/truename/truename.toml";
 
-const SECTIONS: &[&str] = &["agent", "datapath", "endpoint"];
+const SECTIONS: &[&str] = &["agent", "datapath", "endpoint", "service", "topology"];
 const AGENT: &[&str] = &["control_socket", "bpffs", "metrics", "log"];
-const DATAPATH: &[&str] = &["interfaces", "xdp", "max_flows", "max_rpc_flows"];
+const DATAPATH: &[&str] = &[
+    "interfaces",
+    "xdp",
+    "max_flows",
+    "max_rpc_flows",
+    "snat_ports",
+    "when_full",
+    "timeouts",
+];
 const ENDPOINT: &[&str] = &["name", "protocol", "listen", "canonical", "aliases"];
-const XDP_MODES: &[&str] = &["auto", "native", "generic", "off"];
 /// Bounds of the table sizes.
 const FLOWS: (u32, u32) = (16, 1 << 24);
-/// An entry of the table of RPC flows has about 11 KiB.
+/// An entry of the table of RPC flows has about 13 KiB.
 const RPC_FLOWS: (u32, u32) = (16, 1 << 20);
 
 /// What a file says.
@@ -33,6 +43,10 @@ pub struct File {
     pub datapath: Datapath,
     /// `[[endpoint]]`.
     pub endpoints: Vec<Endpoint>,
+    /// `[[service]]`.
+    pub services: Vec<Service>,
+    /// `[topology]`.
+    pub topology: Topology,
     /// Where it was read.
     pub path: Option<PathBuf>,
     /// Keys that do nothing in this version.
@@ -40,19 +54,20 @@ pub struct File {
 }
 
 impl File {
-    /// Reads the named file, or the default one if it exists, or nothing.
+    /// Reads the named file, or the default one if it exists, or nothing. `timeouts` are those of
+    /// this host, for what the file does not say.
     ///
     /// # Errors
     /// When the file cannot be read or says something invalid.
-    pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+    pub fn load(path: Option<&Path>, timeouts: Timeouts) -> Result<Self, ConfigError> {
         let (path, optional) = match path {
             Some(path) => (path, false),
             None => (Path::new(DEFAULT_FILE), true),
         };
         match fs::read_to_string(path) {
-            Ok(text) => Self::parse(path, &text),
+            Ok(text) => Self::with(timeouts).read(path, &text),
             Err(error) if optional && error.kind() == io::ErrorKind::NotFound => {
-                Ok(Self::default())
+                Ok(Self::with(timeouts))
             }
             Err(source) => Err(ConfigError::Read {
                 path: path.to_owned(),
@@ -66,6 +81,17 @@ impl File {
     /// # Errors
     /// When the text says something invalid.
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        Self::default().read(path, text)
+    }
+
+    /// What is so before a file is read.
+    fn with(timeouts: Timeouts) -> Self {
+        let mut file = Self::default();
+        file.datapath.timeouts = timeouts;
+        file
+    }
+
+    fn read(mut self, path: &Path, text: &str) -> Result<Self, ConfigError> {
         let source = Source::new(path.to_owned(), text);
         let document = source.parse()?;
         let root = Section::new(
@@ -75,20 +101,23 @@ impl File {
             document.span(),
             SECTIONS,
         )?;
-        let mut file = Self {
-            path: Some(path.to_owned()),
-            ..Self::default()
-        };
+        self.path = Some(path.to_owned());
         if let Some(section) = root.table("agent", AGENT)? {
-            file.read_agent(&section)?;
+            self.read_agent(&section)?;
         }
         if let Some(section) = root.table("datapath", DATAPATH)? {
-            file.read_datapath(&section)?;
+            self.read_datapath(&section)?;
         }
         for section in root.tables("endpoint", ENDPOINT)? {
-            file.endpoints.push(read_endpoint(&section)?);
+            self.endpoints.push(read_endpoint(&section)?);
         }
-        Ok(file)
+        for section in root.tables("service", service::KEYS)? {
+            self.services.push(service::read(&section)?);
+        }
+        if let Some(section) = root.table("topology", topology::KEYS)? {
+            self.topology = topology::read(&section)?;
+        }
+        Ok(self)
     }
 
     fn read_agent(&mut self, section: &Section<'_>) -> Result<(), ConfigError> {
@@ -118,17 +147,19 @@ impl File {
             self.datapath.max_rpc_flows = entry.number(RPC_FLOWS.0, RPC_FLOWS.1)?;
         }
         if let Some(entry) = section.get("max_flows") {
-            entry.number(FLOWS.0, FLOWS.1)?;
-            self.note(&entry.origin, "max_flows");
+            self.datapath.max_flows = entry.number(FLOWS.0, FLOWS.1)?;
+        }
+        if let Some(entry) = section.get("snat_ports") {
+            self.datapath.snat_ports = entry.parse()?;
+        }
+        if let Some(entry) = section.get("when_full") {
+            self.datapath.when_full = entry.parse()?;
+        }
+        if let Some(section) = section.table("timeouts", &TIMEOUT_KEYS)? {
+            self.datapath.timeouts.read(&section)?;
         }
         if let Some(entry) = section.get("xdp") {
-            let mode = entry.string()?;
-            if !XDP_MODES.contains(&mode) {
-                return Err(entry.bad(mode, &format!("write one of {}", XDP_MODES.join(", "))));
-            }
-            if mode != "off" {
-                self.note(&entry.origin, "xdp");
-            }
+            self.datapath.xdp = entry.parse()?;
         }
         Ok(())
     }
@@ -139,7 +170,7 @@ impl File {
     }
 }
 
-fn read_path(entry: &Entry<'_>) -> Result<PathBuf, ConfigError> {
+pub(super) fn read_path(entry: &Entry<'_>) -> Result<PathBuf, ConfigError> {
     let text = entry.string()?;
     if !text.starts_with('/') {
         return Err(entry.bad(text, "the path must be absolute"));
@@ -215,8 +246,8 @@ fn read_aliases(entry: &Entry<'_>) -> Result<Aliases, ConfigError> {
     Ok(Aliases::Listed(aliases))
 }
 
-/// The rule for endpoint names: they are metric labels and words of the command line.
-fn check_name(name: &str) -> Result<(), &'static str> {
+/// The rule for names of endpoints and services: they are metric labels and words of the command line.
+pub(super) fn check_name(name: &str) -> Result<(), &'static str> {
     let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     if !(1..=63).contains(&name.len()) || !name.bytes().all(good) {
         return Err("a name has 1 to 63 letters, digits, hyphens, underscores or dots");

@@ -1,8 +1,11 @@
 //! What the command line adds to the configuration.
 
-use std::{path::PathBuf, str::FromStr};
+use std::{net::SocketAddr, path::PathBuf, str::FromStr};
 
-use super::{Aliases, Authority, Endpoint, File, Interface, Listen, Origin, Protocol, Selector};
+use super::{
+    Aliases, Authority, Endpoint, File, Interface, Listen, Origin, Protocol, Selector, Service,
+    Snat, Target, Transport, service::parse_target,
+};
 
 /// Flags that change the configuration.
 #[derive(Clone, Debug, Default)]
@@ -11,6 +14,8 @@ pub struct Flags {
     pub interfaces: Vec<Selector>,
     /// Are added to `[[endpoint]]`.
     pub endpoints: Vec<EndpointFlag>,
+    /// Are added to `[[service]]`.
+    pub services: Vec<ServiceFlag>,
     /// Replaces `control_socket`.
     pub control_socket: Option<PathBuf>,
     /// Replaces `bpffs`.
@@ -51,6 +56,39 @@ impl FromStr for EndpointFlag {
     }
 }
 
+/// `--service PROTOCOL=ADDRESS:PORT=TARGET[,TARGET…]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceFlag {
+    protocol: Transport,
+    listen: Listen,
+    targets: Vec<SocketAddr>,
+    text: String,
+}
+
+impl FromStr for ServiceFlag {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let [protocol, listen, targets] = text.split('=').collect::<Vec<_>>()[..] else {
+            return Err(
+                "write PROTOCOL=ADDRESS:PORT=TARGET, e.g. tcp=10.0.0.10:8081=10.0.0.1:8081"
+                    .to_owned(),
+            );
+        };
+        Ok(Self {
+            protocol: protocol
+                .parse()
+                .map_err(|e| format!("\"{protocol}\": {e}"))?,
+            listen: listen.parse().map_err(|e| format!("\"{listen}\": {e}"))?,
+            targets: targets
+                .split(',')
+                .map(|target| parse_target(target).map_err(|e| format!("target \"{target}\": {e}")))
+                .collect::<Result<_, _>>()?,
+            text: text.to_owned(),
+        })
+    }
+}
+
 impl Flags {
     /// The file with the flags applied.
     pub(super) fn apply(self, mut file: File) -> File {
@@ -65,7 +103,10 @@ impl Flags {
                 .collect();
         }
         for flag in self.endpoints {
-            let name = unused_name(&file.endpoints, &flag);
+            let name = unused_name(
+                format!("{}-{}", flag.protocol, flag.listen.port),
+                file.endpoints.iter().map(|endpoint| &*endpoint.name),
+            );
             file.endpoints.push(Endpoint {
                 name,
                 protocol: flag.protocol,
@@ -73,6 +114,26 @@ impl Flags {
                 canonical: flag.canonical,
                 aliases: Aliases::Any,
                 origin: Origin::Flag(format!("--endpoint {}", flag.text)),
+            });
+        }
+        for flag in self.services {
+            let name = unused_name(
+                format!("{}-{}", flag.protocol, flag.listen.port),
+                file.services.iter().map(|service| &*service.name),
+            );
+            let origin = Origin::Flag(format!("--service {}", flag.text));
+            let target = |socket| Target {
+                socket,
+                weight: 1,
+                origin: origin.clone(),
+            };
+            file.services.push(Service {
+                name,
+                protocol: flag.protocol,
+                listen: flag.listen,
+                targets: flag.targets.into_iter().map(target).collect(),
+                snat: Snat::Auto,
+                origin,
             });
         }
         if let Some(path) = self.control_socket {
@@ -85,12 +146,11 @@ impl Flags {
     }
 }
 
-/// `pekko-6123`, or `pekko-6123-2` if that is taken.
-fn unused_name(taken: &[Endpoint], flag: &EndpointFlag) -> String {
-    let base = format!("{}-{}", flag.protocol, flag.listen.port);
+/// `base`, or `base-2` if that is taken.
+fn unused_name<'a>(base: String, taken: impl Iterator<Item = &'a str> + Clone) -> String {
     let mut name = base.clone();
     let mut number = 1;
-    while taken.iter().any(|endpoint| endpoint.name == name) {
+    while taken.clone().any(|taken| taken == name) {
         number += 1;
         name = format!("{base}-{number}");
     }

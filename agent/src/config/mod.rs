@@ -4,27 +4,33 @@
 //! [`Config`] is the validated sum of both. Nothing here touches the kernel.
 
 mod authority;
+mod datapath;
 mod error;
 mod file;
 mod flags;
 mod listen;
 mod origin;
-mod reader;
+pub(crate) mod reader;
 mod selector;
+mod service;
+mod services;
 mod show;
 #[cfg(test)]
 mod tests;
+pub mod topology;
 mod validate;
 
 use std::path::PathBuf;
 
 pub use authority::{Authority, AuthorityError};
+pub use datapath::{Datapath, Ports, TIMEOUT_KEYS, Timeouts, WhenFull, Xdp, seconds};
 pub use error::ConfigError;
 pub use file::{DEFAULT_FILE, File};
-pub use flags::{EndpointFlag, Flags};
+pub use flags::{EndpointFlag, Flags, ServiceFlag};
 pub use listen::{Listen, ListenError};
 pub use origin::Origin;
 pub use selector::{Selector, SelectorError};
+pub use service::{Service, Snat, Target, TargetError, Transport};
 pub use show::to_toml;
 
 /// Where the control socket is without configuration.
@@ -45,6 +51,10 @@ pub struct Config {
     pub datapath: Datapath,
     /// `[[endpoint]]`, in their order.
     pub endpoints: Vec<Endpoint>,
+    /// `[[service]]`, in their order.
+    pub services: Vec<Service>,
+    /// `[topology]`.
+    pub topology: topology::Topology,
     /// The file that was read.
     pub file: Option<PathBuf>,
     /// Sentences about keys that are understood and do nothing in this version.
@@ -60,15 +70,6 @@ pub struct Agent {
     pub bpffs: PathBuf,
     /// What is logged; the variable `RUST_LOG` overrides it.
     pub log: log::LevelFilter,
-}
-
-/// `[datapath]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Datapath {
-    /// What to attach to.
-    pub interfaces: Vec<Interface>,
-    /// Capacity of the table of RPC flows.
-    pub max_rpc_flows: u32,
 }
 
 /// An element of `interfaces`.
@@ -159,18 +160,6 @@ impl Default for Agent {
             control_socket: DEFAULT_SOCKET.into(),
             bpffs: DEFAULT_BPFFS.into(),
             log: log::LevelFilter::Info,
-        }
-    }
-}
-
-impl Default for Datapath {
-    fn default() -> Self {
-        Self {
-            interfaces: vec![Interface {
-                selector: Selector::Auto,
-                origin: Origin::Default,
-            }],
-            max_rpc_flows: 4096,
         }
     }
 }

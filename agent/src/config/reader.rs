@@ -13,6 +13,8 @@ use super::{ConfigError, Origin};
 pub struct Source<'a> {
     path: Arc<PathBuf>,
     text: &'a str,
+    /// Offsets of the ends of lines.
+    ends: Vec<usize>,
 }
 
 /// A table of the file and the keys it may have.
@@ -21,7 +23,7 @@ pub struct Section<'a> {
     /// As it is written, e.g. `[agent]`.
     name: String,
     table: &'a DeTable<'a>,
-    span: Range<usize>,
+    place: Origin,
 }
 
 /// A value and its place.
@@ -36,20 +38,17 @@ pub struct Entry<'a> {
 impl<'a> Source<'a> {
     /// A source read from `path`.
     pub fn new(path: PathBuf, text: &'a str) -> Self {
+        let newline = |(offset, byte)| (byte == b'\n').then_some(offset);
         Self {
             path: Arc::new(path),
             text,
+            ends: text.bytes().enumerate().filter_map(newline).collect(),
         }
     }
 
     /// The place of a byte offset.
     pub fn origin(&self, offset: usize) -> Origin {
-        let before = self
-            .text
-            .as_bytes()
-            .get(..offset)
-            .unwrap_or(self.text.as_bytes());
-        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+        let line = 1 + self.ends.partition_point(|end| *end < offset);
         Origin::File {
             path: Arc::clone(&self.path),
             line,
@@ -95,13 +94,13 @@ impl<'a> Section<'a> {
             source,
             name,
             table,
-            span,
+            place: source.origin(span.start),
         })
     }
 
     /// Where the section begins.
     pub fn origin(&self) -> Origin {
-        self.source.origin(self.span.start)
+        self.place.clone()
     }
 
     /// The value of a key.
@@ -130,7 +129,10 @@ impl<'a> Section<'a> {
         let Some((spelt, value)) = self.table.get_key_value(key) else {
             return Ok(None);
         };
-        let name = format!("[{key}]");
+        let name = match self.name.strip_prefix('[') {
+            Some(outer) => format!("[{}.{key}]", outer.trim_end_matches(']')),
+            None => format!("[{key}]"),
+        };
         let DeValue::Table(table) = value.get_ref() else {
             return Err(ConfigError::WrongType {
                 origin: self.source.origin(spelt.span().start),
@@ -168,7 +170,29 @@ impl<'a> Section<'a> {
     }
 }
 
-impl Entry<'_> {
+impl<'a> Entry<'a> {
+    /// The items, if it is a list.
+    pub fn items(&self) -> Option<Vec<Entry<'a>>> {
+        let array = self.value.as_array()?;
+        let item = |item: &'a Spanned<DeValue<'a>>| Entry {
+            origin: self.source.origin(item.span().start),
+            key: self.key.clone(),
+            value: item.get_ref(),
+            source: self.source,
+        };
+        Some(array.iter().map(item).collect())
+    }
+
+    /// The table, if it is one; fails if it has a key that is not in `known`.
+    pub fn section(&self, name: &str, known: &[&str]) -> Result<Option<Section<'a>>, ConfigError> {
+        let DeValue::Table(table) = self.value else {
+            return Ok(None);
+        };
+        let mut section = Section::new(self.source, name, table, 0..0, known)?;
+        section.place = self.origin.clone();
+        Ok(Some(section))
+    }
+
     /// A string.
     pub fn string(&self) -> Result<&str, ConfigError> {
         self.value.as_str().ok_or_else(|| self.wrong("a string"))

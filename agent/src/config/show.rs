@@ -1,8 +1,10 @@
 //! The effective configuration as a file that says the same.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
-use super::{Aliases, Config};
+use super::{Aliases, Config, TIMEOUT_KEYS, seconds, topology::Topology};
 
 #[derive(Serialize)]
 struct Shown<'a> {
@@ -10,6 +12,10 @@ struct Shown<'a> {
     datapath: Datapath,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     endpoint: Vec<Endpoint<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    service: Vec<Service<'a>>,
+    #[serde(skip_serializing_if = "Topology::is_default")]
+    topology: &'a Topology,
 }
 
 #[derive(Serialize)]
@@ -22,7 +28,12 @@ struct Agent {
 #[derive(Serialize)]
 struct Datapath {
     interfaces: Vec<String>,
+    xdp: &'static str,
+    max_flows: u32,
     max_rpc_flows: u32,
+    snat_ports: String,
+    when_full: &'static str,
+    timeouts: BTreeMap<&'static str, String>,
 }
 
 #[derive(Serialize)]
@@ -42,6 +53,29 @@ enum Names<'a> {
     Listed(Vec<&'a str>),
 }
 
+#[derive(Serialize)]
+struct Service<'a> {
+    name: &'a str,
+    listen: String,
+    protocol: &'static str,
+    target: Targets,
+    snat: &'static str,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Targets {
+    One(String),
+    Several(Vec<Target>),
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Target {
+    Address(String),
+    Weighted { address: String, weight: u32 },
+}
+
 impl<'a> Shown<'a> {
     fn new(config: &'a Config) -> Self {
         let interfaces = &config.datapath.interfaces;
@@ -53,9 +87,19 @@ impl<'a> Shown<'a> {
             },
             datapath: Datapath {
                 interfaces: interfaces.iter().map(|i| i.selector.to_string()).collect(),
+                xdp: config.datapath.xdp.name(),
+                max_flows: config.datapath.max_flows,
                 max_rpc_flows: config.datapath.max_rpc_flows,
+                snat_ports: config.datapath.snat_ports.to_string(),
+                when_full: config.datapath.when_full.name(),
+                timeouts: TIMEOUT_KEYS
+                    .into_iter()
+                    .zip(config.datapath.timeouts.0.map(seconds))
+                    .collect(),
             },
             endpoint: config.endpoints.iter().map(Endpoint::new).collect(),
+            service: config.services.iter().map(Service::new).collect(),
+            topology: &config.topology,
         }
     }
 }
@@ -75,6 +119,32 @@ impl<'a> Endpoint<'a> {
             },
         }
     }
+}
+
+impl<'a> Service<'a> {
+    fn new(service: &'a super::Service) -> Self {
+        Self {
+            name: &service.name,
+            listen: service.listen.to_string(),
+            protocol: service.protocol.name(),
+            target: match &service.targets[..] {
+                [only] if only.weight == 1 => Targets::One(only.socket.to_string()),
+                _ => Targets::Several(targets(service)),
+            },
+            snat: service.snat.name(),
+        }
+    }
+}
+
+fn targets(service: &super::Service) -> Vec<Target> {
+    let target = |target: &super::Target| match target.weight {
+        1 => Target::Address(target.socket.to_string()),
+        weight => Target::Weighted {
+            address: target.socket.to_string(),
+            weight,
+        },
+    };
+    service.targets.iter().map(target).collect()
 }
 
 /// The configuration as TOML.

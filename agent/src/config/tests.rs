@@ -21,10 +21,7 @@ fn empty_is_the_default() {
     let config = read("").unwrap();
     assert_eq!(config.agent, Agent::default());
     assert_eq!(config.datapath, Datapath::default());
-    assert!(matches!(
-        config.check_runnable(),
-        Err(ConfigError::NoEndpoint)
-    ));
+    assert!(matches!(config.check_runnable(), Err(ConfigError::Nothing)));
 }
 
 #[test]
@@ -84,7 +81,7 @@ fn names_the_key_the_line_and_the_nearest() {
     );
     assert_eq!(
         message("[datapath]\nfoobar = 1"),
-        "t.toml:2: unknown key \"foobar\" in [datapath]; valid are interfaces, xdp, max_flows, max_rpc_flows"
+        "t.toml:2: unknown key \"foobar\" in [datapath]; valid are interfaces, xdp, max_flows, max_rpc_flows, snat_ports, when_full, timeouts"
     );
 }
 
@@ -145,6 +142,7 @@ fn names_both_places() {
 fn flags_add_endpoints_and_replace_interfaces() {
     let flags = Flags {
         interfaces: vec!["eth0".parse().unwrap()],
+        services: Vec::new(),
         endpoints: vec![
             "pekko=10.0.0.1:6123=jm:6123".parse().unwrap(),
             "pekko=10.0.0.2:6123".parse().unwrap(),

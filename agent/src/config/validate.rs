@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Aliases, Config, ConfigError, Endpoint, File, Flags, MAX_ALIASES, MAX_ENDPOINTS, error::Overlap,
+    Aliases, Config, ConfigError, Endpoint, File, Flags, MAX_ALIASES, MAX_ENDPOINTS,
+    error::Overlap, services,
 };
 
 impl Config {
@@ -11,22 +12,27 @@ impl Config {
     /// `detach` read the same file.
     ///
     /// # Errors
-    /// When two endpoints contradict each other or there are too many.
+    /// When two endpoints or services contradict each other or there are too many.
     pub fn new(file: File, flags: Flags) -> Result<Self, ConfigError> {
         let File {
             agent,
             datapath,
             endpoints,
+            services,
+            topology,
             path,
             notes,
         } = flags.apply(file);
         check_names(&endpoints)?;
         check_overlaps(&endpoints)?;
         check_counts(&endpoints)?;
+        services::check(&services)?;
         Ok(Self {
             agent,
             datapath,
             endpoints,
+            services,
+            topology,
             file: path,
             notes,
         })
@@ -35,10 +41,10 @@ impl Config {
     /// That there is something to translate.
     ///
     /// # Errors
-    /// When there is no endpoint.
+    /// When there is neither an endpoint nor a service.
     pub fn check_runnable(&self) -> Result<(), ConfigError> {
-        if self.endpoints.is_empty() {
-            Err(ConfigError::NoEndpoint)
+        if self.endpoints.is_empty() && self.services.is_empty() {
+            Err(ConfigError::Nothing)
         } else {
             Ok(())
         }
@@ -50,6 +56,7 @@ fn check_names(endpoints: &[Endpoint]) -> Result<(), ConfigError> {
     for endpoint in endpoints {
         if let Some(first) = seen.insert(&endpoint.name, endpoint) {
             return Err(ConfigError::DuplicateName {
+                what: "endpoint",
                 name: endpoint.name.clone(),
                 first: first.origin.clone(),
                 second: endpoint.origin.clone(),
@@ -68,6 +75,7 @@ fn check_overlaps(endpoints: &[Endpoint]) -> Result<(), ConfigError> {
             .find(|other| other.listen.overlaps(endpoint.listen))
         {
             return Err(ConfigError::Overlap(Box::new(Overlap {
+                what: "endpoint",
                 name: endpoint.name.clone(),
                 listen: endpoint.listen,
                 other: first.name.clone(),

@@ -16,8 +16,13 @@ use super::{
     error::{Cause, DatapathError},
     pins::{PinnedLink, remove_file},
     sys,
+    tables::set_xdp_devices,
+    xdp::{self, Mode as XdpMode},
 };
-use crate::links::{Framing, Interface};
+use crate::{
+    config,
+    links::{Framing, Interface},
+};
 
 /// How programs hang on interfaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +40,8 @@ pub struct Programs {
     object: Object,
     mode: Mode,
     attached: BTreeMap<u32, Attached>,
+    /// Mode of the XDP program, and whether the interface is a veth.
+    xdp: BTreeMap<u32, (XdpMode, bool)>,
 }
 
 /// An interface with our programs.
@@ -78,6 +85,7 @@ impl Programs {
             object,
             mode,
             attached: BTreeMap::new(),
+            xdp: BTreeMap::new(),
         })
     }
 
@@ -128,6 +136,41 @@ impl Programs {
         Ok(())
     }
 
+    /// Has XDP forward on these interfaces, and on no others. What cannot be attached is left to tc: the
+    /// reasons, a sentence each.
+    ///
+    /// # Errors
+    /// When the kernel refuses the program, or a table cannot be written.
+    pub fn forward_in_xdp<'a>(
+        &mut self,
+        wanted: config::Xdp,
+        interfaces: impl Iterator<Item = &'a Interface>,
+    ) -> Result<Vec<String>, DatapathError> {
+        let mut problems = Vec::new();
+        let mut attached = BTreeMap::new();
+        for interface in interfaces {
+            let modes = xdp::modes(wanted, interface);
+            if modes.is_empty() {
+                continue;
+            }
+            match xdp::attach(&self.pins, self.object.xdp()?, interface, modes) {
+                Ok(Some(mode)) => drop(attached.insert(interface.index, (mode, interface.veth))),
+                Ok(None) => {}
+                Err(error) => problems.push(error.to_string()),
+            }
+        }
+        // A frame must not be sent to a device that takes none, nor one that is gone.
+        set_xdp_devices(&self.pins, &xdp::devices(&attached))?;
+        xdp::detach_others(&self.pins, &attached)?;
+        self.xdp = attached;
+        Ok(problems)
+    }
+
+    /// Where XDP forwards, and how.
+    pub fn in_xdp(&self) -> impl Iterator<Item = (u32, XdpMode)> {
+        self.xdp.iter().map(|(index, (mode, _))| (*index, *mode))
+    }
+
     /// Takes the programs off an interface, or forgets one that is gone.
     ///
     /// # Errors
@@ -146,8 +189,8 @@ impl Programs {
         Ok(())
     }
 
-    /// Removes the links of interfaces that are gone or no longer wanted. To be called when
-    /// everything wanted is attached.
+    /// Removes the links of interfaces that are gone or no longer wanted, and what only the programs
+    /// of earlier agents used. To be called when everything wanted is attached.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -158,7 +201,7 @@ impl Programs {
                 remove_file(&path)?;
             }
         }
-        Ok(())
+        self.object.remove_old_chains(&self.pins)
     }
 }
 

@@ -105,6 +105,9 @@ pub enum DatapathError {
         /// The answer.
         source: MapError,
     },
+    /// The barrier between two steps of a change.
+    #[error("cannot wait for the programs that are running: {0}")]
+    Barrier(io::Error),
     /// An interface.
     #[error("cannot attach to {interface} ({direction}): {}", one_line(&**source))]
     Attach {
@@ -145,6 +148,13 @@ impl DatapathError {
             action,
             path,
             source,
+        }
+    }
+
+    pub(super) fn program(name: &'static str) -> impl FnOnce(ProgramError) -> Self {
+        move |source| Self::Program {
+            name,
+            source: Box::new(source),
         }
     }
 

@@ -1,15 +1,21 @@
 //! Loading the kernel program over the pinned tables.
 
-use std::fs;
+use std::{fs, path::PathBuf};
 
-use aya::{Ebpf, EbpfLoader, programs::SchedClassifier};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::ProgramArray,
+    programs::{SchedClassifier, Xdp},
+};
+use truename_common::layout::map;
 
 use super::{
-    PROGRAMS, Pins,
+    CHAIN, PROGRAM_RPC, PROGRAM_XDP, PROGRAMS, Pins,
     error::DatapathError,
     pins::remove_file,
     tables::{PINNED, check_pinned},
 };
+use crate::config::Datapath;
 
 /// The kernel program that was built with this agent.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/truename"));
@@ -18,6 +24,8 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), 
 #[derive(Debug)]
 pub struct Object {
     pub(super) ebpf: Ebpf,
+    /// The pin of this load's table of programs.
+    chain: Option<PathBuf>,
 }
 
 impl Object {
@@ -25,13 +33,15 @@ impl Object {
     ///
     /// # Errors
     /// When pinned tables do not fit, or the kernel refuses new ones.
-    pub fn open(pins: &Pins, max_rpc_flows: u32) -> Result<Self, DatapathError> {
+    pub fn open(pins: &Pins, sizes: &Datapath) -> Result<Self, DatapathError> {
         if OBJECT.is_empty() {
             return Err(DatapathError::NoObject);
         }
         check_pinned(pins)?;
         let mut loader = EbpfLoader::new();
-        loader.map_max_entries(truename_common::layout::map::RPC_FLOWS, max_rpc_flows);
+        loader.map_max_entries(map::RPC_FLOWS, sizes.max_rpc_flows);
+        loader.map_max_entries(map::CONNTRACK, sizes.max_flows);
+        loader.map_max_entries(map::MOVED, sizes.max_flows);
         for name in PINNED {
             loader.map_pin_path(name, pins.map(name));
         }
@@ -44,7 +54,7 @@ impl Object {
                 });
             }
         }
-        Ok(Self { ebpf })
+        Ok(Self { ebpf, chain: None })
     }
 
     /// Has the kernel verify the programs, and pins them in place of older ones.
@@ -52,13 +62,10 @@ impl Object {
     /// # Errors
     /// When the kernel refuses one.
     pub(super) fn load(&mut self, pins: &Pins) -> Result<(), DatapathError> {
+        self.load_chain(pins)?;
         for name in PROGRAMS {
             let program = self.program(name)?;
-            let refused = |source| DatapathError::Program {
-                name,
-                source: Box::new(source),
-            };
-            program.load().map_err(refused)?;
+            program.load().map_err(DatapathError::program(name))?;
             // A pin cannot be overwritten, but replaced.
             let path = pins.program(name);
             let new = pins.program(&format!("{name}-new"));
@@ -70,6 +77,62 @@ impl Object {
             fs::rename(&new, &path).map_err(DatapathError::pins("replace", &path))?;
         }
         Ok(())
+    }
+
+    /// Fills and pins the table of programs that others go on with.
+    ///
+    /// Every load has its own: one that was shared would let programs of two builds go on with each
+    /// other. It is pinned, because the kernel empties such a table when no process and no pin has it.
+    fn load_chain(&mut self, pins: &Pins) -> Result<(), DatapathError> {
+        let refused = DatapathError::program(PROGRAM_RPC);
+        let program = self.program(PROGRAM_RPC)?;
+        program.load().map_err(refused)?;
+        let program = program.fd().map_err(DatapathError::program(PROGRAM_RPC))?;
+        let program = program
+            .try_clone()
+            .map_err(|error| DatapathError::program(PROGRAM_RPC)(error.into()))?;
+        let missing = || DatapathError::Missing {
+            kind: "table",
+            name: CHAIN,
+        };
+        let map = self.ebpf.map_mut(CHAIN).ok_or_else(missing)?;
+        let path = pins.new_chain()?;
+        map.pin(&path).map_err(|source| DatapathError::Pin {
+            path: path.clone(),
+            source,
+        })?;
+        let mut chain = ProgramArray::try_from(map).map_err(|_| missing())?;
+        chain
+            .set(0, &program, 0)
+            .map_err(DatapathError::table("write", CHAIN))?;
+        self.chain = Some(path);
+        Ok(())
+    }
+
+    /// Removes the tables of programs of earlier loads. To be called when no link has their programs.
+    pub(super) fn remove_old_chains(&self, pins: &Pins) -> Result<(), DatapathError> {
+        for path in pins.chains()? {
+            if self.chain.as_ref() != Some(&path) {
+                remove_file(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The XDP program, which is loaded when it is needed first.
+    pub(super) fn xdp(&mut self) -> Result<&mut Xdp, DatapathError> {
+        let missing = || DatapathError::Missing {
+            kind: "program",
+            name: PROGRAM_XDP,
+        };
+        let program = self.ebpf.program_mut(PROGRAM_XDP).ok_or_else(missing)?;
+        let program: &mut Xdp = program.try_into().map_err(|_| missing())?;
+        if program.fd().is_err() {
+            program
+                .load()
+                .map_err(DatapathError::program(PROGRAM_XDP))?;
+        }
+        Ok(program)
     }
 
     pub(super) fn program(

@@ -1,25 +1,31 @@
 //! The kernel side as the agent sees it: programs, tables, links and their pins.
 //!
 //! * [`Pins`]: where everything is pinned, and who may change it;
-//! * [`Tables`]: the tables, opened from their pins, so that every task has its own handles;
+//! * [`Tables`], [`ServiceTables`]: the tables, opened from their pins, so that every task has its own
+//!   handles;
 //! * [`Programs`]: the loaded programs and what they are attached to;
 //! * [`detach`]: removes every trace.
 
+mod access;
 mod attach;
 mod clsact;
 mod detach;
 mod error;
 mod load;
 mod pins;
+mod services;
 mod sys;
 mod tables;
+mod xdp;
 
 pub use attach::{Attached, Mode, Programs};
 pub use detach::{Detached, detach, remove_old_versions};
 pub use error::DatapathError;
 pub use load::{OBJECT, Object};
 pub use pins::{Lock, PinnedLink, Pins};
+pub use services::ServiceTables;
 pub use tables::{Tables, TablesMut};
+pub use xdp::Mode as XdpMode;
 
 /// The side of an interface that a program hangs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -54,5 +60,11 @@ impl Direction {
 pub const PROGRAM_ETHER: &str = "tn_ether";
 /// The program for devices without a link-layer header.
 pub const PROGRAM_RAW: &str = "tn_raw";
-/// Both.
+/// What both go on with for an endpoint's packets, by way of [`CHAIN`].
+const PROGRAM_RPC: &str = "tn_rpc";
+/// What forwards in XDP.
+const PROGRAM_XDP: &str = "tn_xdp";
+/// The table of programs that others go on with.
+const CHAIN: &str = "CHAIN";
+/// Those that are attached.
 pub const PROGRAMS: [&str; 2] = [PROGRAM_ETHER, PROGRAM_RAW];

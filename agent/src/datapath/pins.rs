@@ -4,6 +4,8 @@
 //! <bpffs>/v<VERSION>/maps/NAME
 //!                    programs/NAME
 //!                    links/<ifname>-<ifindex>-{ingress,egress}
+//!                    chains/<n>              the programs that those of one load go on with
+//!                    xdp/<ifindex>-{native,generic}
 //!                    clsact/<ifindex>        a qdisc that we added (an empty directory)
 //!                    netns-<inode>           the network namespace served (an empty directory)
 //! ```
@@ -90,6 +92,26 @@ impl Pins {
         self.version().join("clsact").join(ifindex.to_string())
     }
 
+    /// A pin for the table of programs of one load.
+    pub(super) fn new_chain(&self) -> Result<PathBuf, DatapathError> {
+        let numbers = self
+            .chains()?
+            .into_iter()
+            .filter_map(|path| path.file_name()?.to_str()?.parse::<u32>().ok());
+        let next = numbers.max().map_or(0, |last| last.wrapping_add(1));
+        Ok(self.version().join("chains").join(next.to_string()))
+    }
+
+    /// The pins of the tables of programs.
+    pub(super) fn chains(&self) -> Result<Vec<PathBuf>, DatapathError> {
+        list(&self.version().join("chains"))
+    }
+
+    /// The directory of the links of the XDP program.
+    pub(super) fn xdp(&self) -> PathBuf {
+        self.version().join("xdp")
+    }
+
     /// Whether tables of this version are pinned.
     pub fn exist(&self) -> bool {
         self.version().join("maps").is_dir()
@@ -138,7 +160,7 @@ impl Pins {
         make_directory(&self.root)?;
         let lock = self.lock()?;
         self.claim_namespace()?;
-        for directory in ["maps", "programs", "links"] {
+        for directory in ["maps", "programs", "links", "chains"] {
             make_directory(&self.version().join(directory))?;
         }
         Ok(lock)
@@ -272,7 +294,7 @@ pub(super) fn remove_file(path: &Path) -> Result<(), DatapathError> {
 }
 
 /// The paths in a directory that need not exist.
-fn list(directory: &Path) -> Result<Vec<PathBuf>, DatapathError> {
+pub(super) fn list(directory: &Path) -> Result<Vec<PathBuf>, DatapathError> {
     let failed = || DatapathError::pins("list", directory);
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
@@ -302,7 +324,10 @@ mod tests {
     fn names_links() {
         let pins = Pins::new("/b");
         let path = pins.link("br-a1.100", 12, Direction::Egress);
-        assert_eq!(path, Path::new("/b/v1/links/br-a1_100-12-egress"));
+        assert_eq!(
+            path,
+            Path::new(&format!("/b/v{VERSION}/links/br-a1_100-12-egress"))
+        );
         assert_eq!(
             parse_link("br-a1_100-12-egress"),
             Some((12, Direction::Egress))

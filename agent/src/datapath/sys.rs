@@ -1,4 +1,5 @@
-//! What aya does not ask of the kernel: where a pinned link hangs, and to detach it at once.
+//! What aya does not ask of the kernel: where a pinned link hangs, to detach it at once, and to wait for
+//! running programs.
 
 use std::{
     ffi::CString,
@@ -9,6 +10,8 @@ use std::{
     },
     path::Path,
 };
+
+use rustix::thread::{MembarrierCommand, membarrier};
 
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_LINK_DETACH: libc::c_long = 34;
@@ -52,6 +55,12 @@ pub fn detach_link(path: &Path) -> io::Result<()> {
     } else {
         Ok(())
     }
+}
+
+/// Waits until every program that runs now has ended: `membarrier` waits for a grace period of RCU, in
+/// which programs run.
+pub fn wait_for_programs() -> io::Result<()> {
+    Ok(membarrier(MembarrierCommand::Global)?)
 }
 
 fn obj_get(path: &Path) -> io::Result<OwnedFd> {

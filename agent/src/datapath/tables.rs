@@ -1,23 +1,21 @@
 //! The kernel tables, opened from their pins.
 
-use std::path::Path;
-
-use aya::{
-    Pod,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
-};
+use aya::maps::{Array, MapData, PerCpuArray, RingBuf};
 use truename_common::layout::{
-    AliasKey, AliasStat, Counter, Endpoint, FiveTuple, ListedAlias, Names, Peer, PeerKey, RpcFlow,
-    Socket, map,
+    AliasKey, AliasStat, Conntrack, Counter, Endpoint, FiveTuple, ListedAlias, Names, Peer,
+    PeerKey, RpcFlow, Service, Settings, Socket, Target, map,
 };
 
-use super::{Pins, error::DatapathError};
-use crate::reconcile::{Change, Present};
-
-type Table<K, V> = HashMap<MapData, K, V>;
+use super::{
+    Pins, ServiceTables,
+    access::{Table, capacity, entries, get, insert, open, remove},
+    error::DatapathError,
+    sys,
+};
+use crate::reconcile::{Change, Kernel, Present};
 
 /// Every pinned table, in the order of the catalogue.
-pub const PINNED: [&str; 9] = [
+pub const PINNED: [&str; 18] = [
     map::PORTS,
     map::ENDPOINTS,
     map::NAMES,
@@ -25,12 +23,24 @@ pub const PINNED: [&str; 9] = [
     map::RPC_FLOWS,
     map::PEERS,
     map::ALIASES,
+    map::SERVICES,
+    map::SLOTS,
+    map::TARGETS,
+    map::CONNTRACK,
+    map::MOVED,
+    map::TRIED,
+    map::SETTINGS,
+    map::TRIES,
+    map::XDP_DEVICES,
     map::COUNTERS,
     map::EVENTS,
 ];
 
 /// The tables that are only read, or whose entries are only removed.
 pub struct Tables {
+    ports: Array<MapData, u8>,
+    endpoints: Table<Socket, Endpoint>,
+    listed: Table<ListedAlias, u8>,
     names: Table<Socket, Names>,
     flows: Table<FiveTuple, RpcFlow>,
     flow_capacity: u32,
@@ -45,6 +55,7 @@ pub struct TablesMut {
     endpoints: Table<Socket, Endpoint>,
     names: Table<Socket, Names>,
     listed: Table<ListedAlias, u8>,
+    services: ServiceTables,
 }
 
 impl Tables {
@@ -53,17 +64,39 @@ impl Tables {
     /// # Errors
     /// When one is not pinned or looks different.
     pub fn open(pins: &Pins) -> Result<Self, DatapathError> {
-        let data = map_data(&pins.map(map::RPC_FLOWS))?;
-        let failed = DatapathError::table("describe", map::RPC_FLOWS);
-        let flow_capacity = data.info().map_err(failed)?.max_entries();
         Ok(Self {
+            ports: open(pins, map::PORTS)?,
+            endpoints: open(pins, map::ENDPOINTS)?,
+            listed: open(pins, map::LISTED)?,
             names: open(pins, map::NAMES)?,
             flows: open(pins, map::RPC_FLOWS)?,
-            flow_capacity,
+            flow_capacity: capacity(pins, map::RPC_FLOWS)?,
             peers: open(pins, map::PEERS)?,
             aliases: open(pins, map::ALIASES)?,
             counters: open(pins, map::COUNTERS)?,
         })
+    }
+
+    /// What has a port, of any address.
+    pub fn port_flags(&self, port: u16) -> Result<u8, DatapathError> {
+        let flags = self.ports.get(&u32::from(port), 0);
+        flags.map_err(DatapathError::table("read", map::PORTS))
+    }
+
+    /// An endpoint.
+    pub fn endpoint(&self, at: &Socket) -> Result<Option<Endpoint>, DatapathError> {
+        get(&self.endpoints, at, map::ENDPOINTS)
+    }
+
+    /// The names of an endpoint.
+    pub fn names_of(&self, at: &Socket) -> Result<Option<Names>, DatapathError> {
+        get(&self.names, at, map::NAMES)
+    }
+
+    /// The aliases that endpoints with a list answer to.
+    pub fn listed(&self) -> Result<Vec<ListedAlias>, DatapathError> {
+        let keys: Result<Vec<_>, _> = self.listed.keys().collect();
+        keys.map_err(DatapathError::table("list", map::LISTED))
     }
 
     /// Names, configured and learned.
@@ -89,15 +122,11 @@ impl Tables {
 
     /// One RPC flow, if it is still there.
     pub fn flow(&self, key: &FiveTuple) -> Result<Option<RpcFlow>, DatapathError> {
-        match self.flows.get(key, 0) {
-            Ok(flow) => Ok(Some(flow)),
-            Err(MapError::KeyNotFound) => Ok(None),
-            Err(error) => Err(DatapathError::table("read", map::RPC_FLOWS)(error)),
-        }
+        get(&self.flows, key, map::RPC_FLOWS)
     }
 
-    /// Forgets an RPC flow.
-    pub fn remove_flow(&mut self, key: &FiveTuple) -> Result<(), DatapathError> {
+    /// Forgets an RPC flow; whether it was there.
+    pub fn remove_flow(&mut self, key: &FiveTuple) -> Result<bool, DatapathError> {
         remove(&mut self.flows, key, map::RPC_FLOWS)
     }
 
@@ -140,11 +169,15 @@ impl TablesMut {
             endpoints: open(pins, map::ENDPOINTS)?,
             names: open(pins, map::NAMES)?,
             listed: open(pins, map::LISTED)?,
+            services: ServiceTables::open(pins)?,
         })
     }
+}
 
-    /// What the tables hold now.
-    pub fn present(&self) -> Result<Present, DatapathError> {
+impl Kernel for TablesMut {
+    type Error = DatapathError;
+
+    fn present(&self) -> Result<Present, DatapathError> {
         let mut present = Present {
             endpoints: entries(&self.endpoints, map::ENDPOINTS)?
                 .into_iter()
@@ -154,6 +187,7 @@ impl TablesMut {
                 .into_iter()
                 .map(|(key, _)| (key.endpoint, key.alias))
                 .collect(),
+            held: self.services.held()?,
             ..Present::default()
         };
         for port in 0..=u16::MAX {
@@ -166,8 +200,7 @@ impl TablesMut {
         Ok(present)
     }
 
-    /// Makes one change.
-    pub fn apply(&mut self, change: &Change) -> Result<(), DatapathError> {
+    fn apply(&mut self, change: &Change) -> Result<(), DatapathError> {
         match *change {
             Change::List(key) => insert(&mut self.listed, &key, 1, map::LISTED),
             Change::Name(socket, names) => insert(&mut self.names, &socket, names, map::NAMES),
@@ -178,11 +211,39 @@ impl TablesMut {
                 .ports
                 .set(u32::from(port), flags, 0)
                 .map_err(DatapathError::table("write", map::PORTS)),
-            Change::RemoveEndpoint(socket) => remove(&mut self.endpoints, &socket, map::ENDPOINTS),
-            Change::RemoveName(socket) => remove(&mut self.names, &socket, map::NAMES),
-            Change::Unlist(key) => remove(&mut self.listed, &key, map::LISTED),
+            Change::RemoveEndpoint(socket) => {
+                remove(&mut self.endpoints, &socket, map::ENDPOINTS).map(drop)
+            }
+            Change::RemoveName(socket) => remove(&mut self.names, &socket, map::NAMES).map(drop),
+            Change::Unlist(key) => remove(&mut self.listed, &key, map::LISTED).map(drop),
+            Change::Target(..)
+            | Change::Slot(..)
+            | Change::Settings(_)
+            | Change::Service(..)
+            | Change::Move(..)
+            | Change::RemoveService(_) => self.services.apply(change),
         }
     }
+
+    fn barrier(&self) -> Result<(), DatapathError> {
+        sys::wait_for_programs().map_err(DatapathError::Barrier)
+    }
+}
+
+/// Makes these the interfaces that frames may be sent to from XDP.
+///
+/// # Errors
+/// When the table cannot be read or written.
+pub(super) fn set_xdp_devices(pins: &Pins, devices: &[u32]) -> Result<(), DatapathError> {
+    let mut table: Table<u32, u8> = open(pins, map::XDP_DEVICES)?;
+    for (index, _) in entries(&table, map::XDP_DEVICES)? {
+        if !devices.contains(&index) {
+            remove(&mut table, &index, map::XDP_DEVICES)?;
+        }
+    }
+    devices
+        .iter()
+        .try_for_each(|index| insert(&mut table, index, 1, map::XDP_DEVICES))
 }
 
 /// That the tables that are pinned already look as this version expects.
@@ -203,73 +264,16 @@ pub(super) fn check_pinned(pins: &Pins) -> Result<(), DatapathError> {
             map::RPC_FLOWS => drop(open::<Table<FiveTuple, RpcFlow>>(pins, name)?),
             map::PEERS => drop(open::<Table<PeerKey, Peer>>(pins, name)?),
             map::ALIASES => drop(open::<Table<AliasKey, AliasStat>>(pins, name)?),
-            map::COUNTERS => drop(open::<PerCpuArray<MapData, u64>>(pins, name)?),
+            map::SERVICES => drop(open::<Table<Socket, Service>>(pins, name)?),
+            map::SLOTS | map::TRIED => drop(open::<Array<MapData, u32>>(pins, name)?),
+            map::TARGETS => drop(open::<Array<MapData, Target>>(pins, name)?),
+            map::CONNTRACK => drop(open::<Table<FiveTuple, Conntrack>>(pins, name)?),
+            map::MOVED => drop(open::<Table<FiveTuple, u32>>(pins, name)?),
+            map::XDP_DEVICES => drop(open::<Table<u32, u8>>(pins, name)?),
+            map::SETTINGS => drop(open::<Array<MapData, Settings>>(pins, name)?),
+            map::TRIES | map::COUNTERS => drop(open::<PerCpuArray<MapData, u64>>(pins, name)?),
             _ => drop(open::<RingBuf<MapData>>(pins, name)?),
         }
     }
     Ok(())
-}
-
-fn map_data(path: &Path) -> Result<MapData, DatapathError> {
-    MapData::from_pin(path).map_err(|source| DatapathError::ForeignTable {
-        path: path.to_owned(),
-        source,
-    })
-}
-
-fn open<T: TryFrom<Map, Error = MapError>>(
-    pins: &Pins,
-    name: &'static str,
-) -> Result<T, DatapathError> {
-    let path = pins.map(name);
-    let foreign = |source| DatapathError::ForeignTable {
-        path: path.clone(),
-        source,
-    };
-    let map = Map::from_map_data(map_data(&path)?).map_err(foreign)?;
-    T::try_from(map).map_err(foreign)
-}
-
-/// The entries of a table. One that vanishes while they are listed is left out.
-fn entries<K: Pod, V: Pod>(
-    table: &Table<K, V>,
-    name: &'static str,
-) -> Result<Vec<(K, V)>, DatapathError> {
-    let mut all = Vec::new();
-    for entry in table.iter() {
-        match entry {
-            Ok(entry) => all.push(entry),
-            Err(MapError::KeyNotFound) => {}
-            Err(error) => return Err(DatapathError::table("list", name)(error)),
-        }
-    }
-    Ok(all)
-}
-
-fn insert<K: Pod, V: Pod>(
-    table: &mut Table<K, V>,
-    key: &K,
-    value: V,
-    name: &'static str,
-) -> Result<(), DatapathError> {
-    table
-        .insert(key, value, 0)
-        .map_err(DatapathError::table("write", name))
-}
-
-/// Removes an entry that need not exist.
-fn remove<K: Pod, V: Pod>(
-    table: &mut Table<K, V>,
-    key: &K,
-    name: &'static str,
-) -> Result<(), DatapathError> {
-    match table.remove(key) {
-        Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-        Err(MapError::SyscallError(error))
-            if error.io_error.kind() == std::io::ErrorKind::NotFound =>
-        {
-            Ok(())
-        }
-        Err(error) => Err(DatapathError::table("change", name)(error)),
-    }
 }

@@ -1,8 +1,13 @@
 //! Whether the host can run truename: facts, what they mean, and what to do.
 
 mod checks;
+mod services;
+
+use std::net::IpAddr;
 
 use serde::Serialize;
+
+use crate::config::Config;
 
 /// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -66,8 +71,9 @@ impl Check {
     }
 }
 
-/// All checks, for an installation that pins at `bpffs`.
-pub fn examine(bpffs: &std::path::Path) -> Vec<Check> {
+/// All checks, for a configuration. `is_local` tells the host's own addresses.
+pub fn examine(config: &Config, is_local: impl Fn(IpAddr) -> bool) -> Vec<Check> {
+    let bpffs = &config.agent.bpffs;
     let mut all = checks::needed();
     all.extend([
         checks::tcx(),
@@ -76,6 +82,13 @@ pub fn examine(bpffs: &std::path::Path) -> Vec<Check> {
         checks::pins(bpffs),
         checks::cgroup(),
     ]);
+    if !config.services.is_empty() {
+        all.extend([
+            services::forwarding(config, is_local),
+            services::ports(config),
+            services::loopback(),
+        ]);
+    }
     all
 }
 

@@ -1,19 +1,26 @@
-//! The kernel's interfaces and routes, through rtnetlink.
+//! The kernel's interfaces, addresses and routes, through rtnetlink.
 
-use std::{io, pin::pin};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::IpAddr,
+    pin::pin,
+};
 
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use netlink_packet_core::NetlinkPayload;
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
+    address::{AddressAttribute, AddressMessage},
     link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage},
-    route::{RouteAttribute, RouteMessage, RouteType},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
     tc::TcHandle,
 };
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};
 use tokio::task::JoinHandle;
 
 use super::{Framing, Interface, Inventory};
+use crate::plan::Facts;
 
 /// Why the interfaces are not known.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +58,8 @@ impl Links {
             MulticastGroup::Link,
             MulticastGroup::Ipv4Route,
             MulticastGroup::Ipv6Route,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv6Ifaddr,
         ])?;
         let changes = messages
             .filter(|(message, _)| {
@@ -97,6 +106,62 @@ impl Links {
             }
         }
         Ok(inventory)
+    }
+
+    /// The host's addresses, and the addresses that its packets to `targets` come from.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub async fn facts(
+        &self,
+        inventory: &Inventory,
+        targets: &BTreeSet<IpAddr>,
+    ) -> Result<Facts, NetlinkError> {
+        let mut addresses = BTreeSet::new();
+        let mut found = pin!(self.handle.address().get().execute());
+        let failed = |source| NetlinkError::List {
+            what: "addresses",
+            source,
+        };
+        while let Some(address) = found.try_next().await.map_err(failed)? {
+            addresses.extend(own_address(&address));
+        }
+        let mut sources = BTreeMap::new();
+        for target in targets {
+            if let Some(source) = self.source(*target).await? {
+                sources.insert(*target, source);
+            }
+        }
+        let mut interfaces = inventory.interfaces.values();
+        Ok(Facts {
+            addresses,
+            loopback: interfaces
+                .find(|interface| interface.loopback)
+                .map_or(0, |interface| interface.index),
+            sources,
+        })
+    }
+
+    /// The address that this host's packets to `target` come from; none if there is no route.
+    async fn source(&self, target: IpAddr) -> Result<Option<IpAddr>, NetlinkError> {
+        let request = match target {
+            IpAddr::V4(v4) => RouteMessageBuilder::<std::net::Ipv4Addr>::new()
+                .destination_prefix(v4, 32)
+                .build(),
+            IpAddr::V6(v6) => RouteMessageBuilder::<std::net::Ipv6Addr>::new()
+                .destination_prefix(v6, 128)
+                .build(),
+        };
+        let mut routes = pin!(self.handle.route().get(request).execute());
+        match routes.try_next().await {
+            Ok(route) => Ok(route.as_ref().and_then(preferred_source)),
+            // The kernel's answer to "by which route?" is an error where there is none.
+            Err(rtnetlink::Error::NetlinkError(_)) => Ok(None),
+            Err(source) => Err(NetlinkError::List {
+                what: "the route to a target",
+                source,
+            }),
+        }
     }
 
     /// Removes the clsact qdiscs of these interfaces, except those with filters of others.
@@ -162,7 +227,10 @@ fn is_unsupported(error: &rtnetlink::Error) -> bool {
 
 fn concerns_selection(message: &RouteNetlinkMessage) -> bool {
     match message {
-        RouteNetlinkMessage::NewLink(_) | RouteNetlinkMessage::DelLink(_) => true,
+        RouteNetlinkMessage::NewLink(_)
+        | RouteNetlinkMessage::DelLink(_)
+        | RouteNetlinkMessage::NewAddress(_)
+        | RouteNetlinkMessage::DelAddress(_) => true,
         RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
             route.header.destination_prefix_length == 0
         }
@@ -217,6 +285,34 @@ fn framing(layer: LinkLayerType) -> Framing {
         | LinkLayerType::Ip6gre => Framing::Raw,
         other => Framing::Unsupported(other.into()),
     }
+}
+
+/// The address of an interface; of a point-to-point link, this host's end.
+fn own_address(message: &AddressMessage) -> Option<IpAddr> {
+    let mut own = None;
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(local) => return Some(*local),
+            AddressAttribute::Address(address) => own = Some(*address),
+            _ => {}
+        }
+    }
+    own
+}
+
+/// The source address of a route that leads somewhere.
+fn preferred_source(route: &RouteMessage) -> Option<IpAddr> {
+    if !matches!(route.header.kind, RouteType::Unicast | RouteType::Local) {
+        return None;
+    }
+    route
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::PrefSource(RouteAddress::Inet(v4)) => Some(IpAddr::V4(*v4)),
+            RouteAttribute::PrefSource(RouteAddress::Inet6(v6)) => Some(IpAddr::V6(*v6)),
+            _ => None,
+        })
 }
 
 /// The interfaces that a route leaves through, if it is a default route.

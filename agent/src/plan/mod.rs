@@ -1,8 +1,19 @@
 //! From the configuration to the contents of the kernel tables: a pure function.
 
+mod facts;
+#[cfg(test)]
+mod service_tests;
+mod services;
+mod space;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use truename_common::layout::{Endpoint, ListedAlias, Names, Policy, Socket, port_flags};
+
+pub use facts::{Facts, Held, bytes};
+pub use services::Services;
 
 use crate::config::{Aliases, Config};
 
@@ -17,6 +28,8 @@ pub struct Tables {
     pub names: BTreeMap<Socket, Names>,
     /// `LISTED`, as number of the endpoint and alias.
     pub listed: BTreeSet<(u32, truename_common::layout::Authority)>,
+    /// The tables of services.
+    pub services: Services,
 }
 
 /// Key of `LISTED`.
@@ -30,9 +43,29 @@ pub fn listed_key((endpoint, alias): (u32, truename_common::layout::Authority)) 
 
 /// Compiles a configuration. `numbers` are those that endpoints have in the kernel now: an
 /// endpoint keeps its number, because flows remember it, and a new one gets a number that no
-/// endpoint has had since.
-pub fn plan(config: &Config, numbers: &BTreeMap<Socket, u32>) -> Tables {
-    let mut tables = Tables::default();
+/// endpoint has had since. `held` is what the kernel tables hold of services, which keep their numbers
+/// likewise.
+pub fn plan(
+    config: &Config,
+    facts: &Facts,
+    numbers: &BTreeMap<Socket, u32>,
+    held: &Held,
+) -> Tables {
+    let mut tables = Tables {
+        services: services::plan(config, facts, held),
+        ..Tables::default()
+    };
+    let mut flag = |port, flag| *tables.ports.entry(port).or_default() |= flag;
+    for alias in tables.services.services.keys() {
+        flag(alias.port, port_flags::SERVICE);
+    }
+    for target in tables.services.targets.values() {
+        flag(target.port, port_flags::TARGET);
+    }
+    // The answers of a connection are translated for as long as it lives.
+    for key in held.connections.keys() {
+        flag(key.endpoint_port, port_flags::TARGET);
+    }
     let mut next = numbers
         .values()
         .max()
@@ -70,69 +103,4 @@ pub fn plan(config: &Config, numbers: &BTreeMap<Socket, u32>) -> Tables {
         }
     }
     tables
-}
-
-#[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use super::*;
-    use crate::config::{File, Flags, Listen};
-
-    fn config(text: &str) -> Config {
-        Config::new(
-            File::parse(Path::new("t.toml"), text).unwrap(),
-            Flags::default(),
-        )
-        .unwrap()
-    }
-
-    fn socket(text: &str) -> Socket {
-        text.parse::<Listen>().unwrap().to_socket()
-    }
-
-    const TWO: &str = r#"
-        [[endpoint]]
-        name = "jobmanager"
-        protocol = "pekko"
-        listen = "10.0.0.1:6123"
-        canonical = "jobmanager:6123"
-        aliases = ["localhost:6123"]
-        [[endpoint]]
-        name = "taskmanager"
-        protocol = "pekko"
-        listen = "*:6122"
-    "#;
-
-    #[test]
-    fn compiles_every_table() {
-        let tables = plan(&config(TWO), &BTreeMap::new());
-        assert_eq!(tables.ports, [(6122, 1), (6123, 1)].into());
-        assert_eq!(tables.endpoints[&socket("10.0.0.1:6123")].id, 0);
-        assert_eq!(
-            tables.endpoints[&socket("10.0.0.1:6123")].policy,
-            Policy::Listed as u8
-        );
-        assert_eq!(tables.endpoints[&socket("*:6122")].id, 1);
-        assert_eq!(
-            tables.endpoints[&socket("*:6122")].policy,
-            Policy::Any as u8
-        );
-        assert_eq!(tables.names.len(), 1);
-        assert_eq!(
-            tables.names[&socket("10.0.0.1:6123")].canonical.as_bytes(),
-            b"jobmanager:6123"
-        );
-        let (id, alias) = tables.listed.first().unwrap();
-        assert_eq!((*id, alias.as_bytes()), (0, &b"localhost:6123"[..]));
-    }
-
-    #[test]
-    fn endpoints_keep_their_numbers() {
-        let numbers = [(socket("*:6122"), 7), (socket("*:9999"), 8)].into();
-        let tables = plan(&config(TWO), &numbers);
-        assert_eq!(tables.endpoints[&socket("*:6122")].id, 7);
-        assert_eq!(tables.endpoints[&socket("10.0.0.1:6123")].id, 9);
-        assert_eq!(tables.listed.first().unwrap().0, 9);
-    }
 }

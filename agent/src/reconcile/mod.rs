@@ -3,12 +3,24 @@
 //! Additions come before removals, and what others refer to comes before what refers to it, so
 //! that the kernel program finds a usable state after every single step. Applying the difference
 //! twice changes nothing.
+//!
+//! When the targets of a service change, its connections stay where they are: the service looks
+//! through its old choice, too, until those that the new one would send elsewhere are listed in
+//! `MOVED`.
+
+#[cfg(test)]
+mod service_tests;
+mod services;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use truename_common::layout::{Authority, Endpoint, ListedAlias, Names, Socket};
+use truename_common::layout::{
+    Authority, Endpoint, FiveTuple, ListedAlias, Names, Service, Settings, Socket, Target,
+};
 
-use crate::plan::{Tables, listed_key};
+use crate::plan::{Held, Tables, listed_key};
 
 /// The present contents of the kernel tables.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +33,32 @@ pub struct Present {
     pub names: BTreeMap<Socket, Names>,
     /// `LISTED`.
     pub listed: BTreeSet<(u32, Authority)>,
+    /// The tables of services.
+    pub held: Held,
+}
+
+/// The kernel tables.
+pub trait Kernel {
+    /// Why a table cannot be read or written.
+    type Error;
+
+    /// What the tables hold.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    fn present(&self) -> Result<Present, Self::Error>;
+
+    /// Makes a change.
+    ///
+    /// # Errors
+    /// When the table cannot be written.
+    fn apply(&mut self, change: &Change) -> Result<(), Self::Error>;
+
+    /// Waits until no processor works with what was read before.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn barrier(&self) -> Result<(), Self::Error>;
 }
 
 /// One step.
@@ -36,6 +74,18 @@ pub enum Change {
     Name(Socket, Names),
     /// Sets an entry of `ENDPOINTS`.
     Endpoint(Socket, Endpoint),
+    /// Sets an entry of `TARGETS`; port 0 frees it.
+    Target(u32, Target),
+    /// Sets an entry of `SLOTS`.
+    Slot(u32, u32),
+    /// Sets `SETTINGS`.
+    Settings(Settings),
+    /// Sets an entry of `SERVICES`.
+    Service(Socket, Service),
+    /// Sets an entry of `MOVED`.
+    Move(FiveTuple, u32),
+    /// Removes an entry of `SERVICES`.
+    RemoveService(Socket),
     /// Sets the flags of a port, 0 to remove it.
     Port(u16, u8),
     /// Removes an entry of `ENDPOINTS`.
@@ -56,8 +106,69 @@ impl Present {
     }
 }
 
-/// The steps from `present` to `wanted`, in their order.
-pub fn diff(wanted: &Tables, present: &Present) -> Vec<Change> {
+/// Brings the kernel tables to what `plan` wants, given what they hold, and returns that.
+///
+/// # Errors
+/// When a table cannot be read or written. What was done so far is a usable state, from which the
+/// next call goes on.
+pub fn reconcile<K: Kernel>(
+    kernel: &mut K,
+    plan: impl FnOnce(&Present) -> Tables,
+) -> Result<Tables, K::Error> {
+    let mut present = kernel.present()?;
+    let unsettled = services::unsettled(&present.held);
+    if !unsettled.is_empty() {
+        settle(kernel, &unsettled)?;
+        present = kernel.present()?;
+    }
+    let wanted = plan(&present);
+    let steps = diff(&wanted, &present);
+    for change in &steps.additions {
+        kernel.apply(change)?;
+    }
+    if !steps.unsettled.is_empty() {
+        settle(kernel, &steps.unsettled)?;
+    }
+    for change in &steps.removals {
+        kernel.apply(change)?;
+    }
+    Ok(wanted)
+}
+
+fn settle<K: Kernel>(kernel: &mut K, aliases: &BTreeSet<Socket>) -> Result<(), K::Error> {
+    // A connection that a processor begins by the old choice is in its table before this returns.
+    kernel.barrier()?;
+    let held = kernel.present()?.held;
+    for change in services::settle(&held, aliases) {
+        kernel.apply(&change)?;
+    }
+    Ok(())
+}
+
+/// The steps from `present` to `wanted`.
+fn diff(wanted: &Tables, present: &Present) -> services::Steps {
+    let mut steps = services::diff(&wanted.services, &present.held);
+    let mut additions = add_endpoints(wanted, present);
+    for (port, flags) in &wanted.ports {
+        let now = present.ports.get(port).copied().unwrap_or_default();
+        if now | flags != now {
+            additions.push(Change::Port(*port, now | flags));
+        }
+    }
+    additions.append(&mut steps.additions);
+    steps.additions = additions;
+    for port in wanted.ports.keys().chain(present.ports.keys()) {
+        let flags = wanted.ports.get(port).copied().unwrap_or_default();
+        let now = present.ports.get(port).copied().unwrap_or_default();
+        if now & !flags != 0 {
+            steps.removals.push(Change::Port(*port, flags));
+        }
+    }
+    steps.removals.extend(remove_endpoints(wanted, present));
+    steps
+}
+
+fn add_endpoints(wanted: &Tables, present: &Present) -> Vec<Change> {
     let mut steps = Vec::new();
     steps.extend(
         wanted
@@ -80,18 +191,11 @@ pub fn diff(wanted: &Tables, present: &Present) -> Vec<Change> {
             steps.push(Change::Endpoint(*socket, *endpoint));
         }
     }
-    for (port, flags) in &wanted.ports {
-        if present.ports.get(port) != Some(flags) {
-            steps.push(Change::Port(*port, *flags));
-        }
-    }
-    for port in present
-        .ports
-        .keys()
-        .filter(|port| !wanted.ports.contains_key(port))
-    {
-        steps.push(Change::Port(*port, 0));
-    }
+    steps
+}
+
+fn remove_endpoints(wanted: &Tables, present: &Present) -> Vec<Change> {
+    let mut steps = Vec::new();
     for socket in present
         .endpoints
         .keys()
@@ -123,144 +227,4 @@ pub fn diff(wanted: &Tables, present: &Present) -> Vec<Change> {
             .map(Change::Unlist),
     );
     steps
-}
-
-#[cfg(test)]
-mod tests {
-    use truename_common::layout::{System, TCP};
-
-    use super::*;
-
-    fn socket(address: u8, port: u16) -> Socket {
-        let mut bytes = [0; 16];
-        bytes[15] = address;
-        Socket {
-            address: bytes,
-            port,
-            protocol: TCP,
-            pad: 0,
-        }
-    }
-
-    fn authority(text: &str) -> Authority {
-        Authority::new(text.as_bytes()).unwrap()
-    }
-
-    fn wanted() -> Tables {
-        Tables {
-            ports: [(1, 1), (2, 1)].into(),
-            endpoints: [
-                (
-                    socket(1, 1),
-                    Endpoint {
-                        id: 0,
-                        protocol: 1,
-                        policy: 1,
-                        pad: [0; 2],
-                    },
-                ),
-                (
-                    socket(0, 2),
-                    Endpoint {
-                        id: 1,
-                        protocol: 1,
-                        ..Endpoint::default()
-                    },
-                ),
-            ]
-            .into(),
-            names: [(socket(1, 1), Names::configured(authority("a:1")))].into(),
-            listed: [(0, authority("b:1"))].into(),
-        }
-    }
-
-    /// What the kernel does with the steps.
-    fn apply(present: &mut Present, steps: &[Change]) {
-        for step in steps {
-            match *step {
-                Change::List(key) => drop(present.listed.insert((key.endpoint, key.alias))),
-                Change::Name(socket, names) => drop(present.names.insert(socket, names)),
-                Change::Endpoint(socket, value) => drop(present.endpoints.insert(socket, value)),
-                Change::Port(port, 0) => drop(present.ports.remove(&port)),
-                Change::Port(port, flags) => drop(present.ports.insert(port, flags)),
-                Change::RemoveEndpoint(socket) => drop(present.endpoints.remove(&socket)),
-                Change::RemoveName(socket) => drop(present.names.remove(&socket)),
-                Change::Unlist(key) => drop(present.listed.remove(&(key.endpoint, key.alias))),
-            }
-        }
-    }
-
-    #[test]
-    fn converges_and_is_idempotent() {
-        let mut present = Present::default();
-        present.ports.insert(9, 1);
-        present.endpoints.insert(socket(9, 9), Endpoint::default());
-        present.names.insert(socket(9, 9), Names::default());
-        present.listed.insert((3, authority("old:9")));
-        let steps = diff(&wanted(), &present);
-        apply(&mut present, &steps);
-        assert_eq!(present.ports, wanted().ports);
-        assert_eq!(present.endpoints, wanted().endpoints);
-        assert_eq!(present.names, wanted().names);
-        assert_eq!(present.listed, wanted().listed);
-        assert_eq!(diff(&wanted(), &present), []);
-    }
-
-    #[test]
-    fn adds_before_it_removes() {
-        let mut present = Present::default();
-        present.ports.insert(9, 1);
-        present.endpoints.insert(socket(9, 9), Endpoint::default());
-        let steps = diff(&wanted(), &present);
-        let first_removal = steps
-            .iter()
-            .position(|step| matches!(step, Change::Port(9, 0) | Change::RemoveEndpoint(_)))
-            .unwrap();
-        assert_eq!(first_removal, steps.len() - 2);
-        let position = |wanted: fn(&Change) -> bool| steps.iter().position(wanted).unwrap();
-        let list = position(|step| matches!(step, Change::List(_)));
-        let name = position(|step| matches!(step, Change::Name(..)));
-        let endpoint = position(|step| matches!(step, Change::Endpoint(..)));
-        let port = position(|step| matches!(step, Change::Port(..)));
-        assert!(list < name && name < endpoint && endpoint < port);
-    }
-
-    #[test]
-    fn instances_follow_the_name_of_their_wildcard() {
-        let mut wanted = wanted();
-        let configured = Names::configured(authority("n:2"));
-        wanted.names.insert(socket(0, 2), configured);
-        let mut present = Present::default();
-        present.names.insert(socket(7, 2), configured);
-        present
-            .names
-            .insert(socket(8, 2), Names::configured(authority("old:2")));
-        let steps = diff(&wanted, &present);
-        assert!(!steps.contains(&Change::RemoveName(socket(7, 2))));
-        assert!(steps.contains(&Change::RemoveName(socket(8, 2))));
-    }
-
-    #[test]
-    fn keeps_what_was_learned() {
-        let mut present = Present::default();
-        let learned = Names {
-            canonical: authority("node:2"),
-            learned_ns: 5,
-            ..Names::default()
-        };
-        // Of an instance of the wildcard endpoint, and of the configured endpoint.
-        present.names.insert(socket(7, 2), learned);
-        let system = System::new(b"flink").unwrap();
-        present
-            .names
-            .insert(socket(1, 1), Names { system, ..learned });
-        let steps = diff(&wanted(), &present);
-        apply(&mut present, &steps);
-        assert_eq!(present.names[&socket(7, 2)], learned);
-        let configured = present.names[&socket(1, 1)];
-        assert_eq!(configured.canonical, authority("a:1"));
-        assert_eq!(configured.system, system);
-        // The system may be learned at any time and is no difference.
-        assert_eq!(diff(&wanted(), &present), []);
-    }
 }

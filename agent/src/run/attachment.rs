@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::{
     api::InterfaceRow,
     config,
-    datapath::{DatapathError, Mode, Programs},
+    datapath::{DatapathError, Mode, Programs, XdpMode},
     links::{Inventory, select},
 };
 
@@ -13,6 +13,10 @@ use crate::{
 pub struct Attachment {
     programs: Programs,
     wanted: Vec<config::Interface>,
+    /// Where XDP shall forward.
+    xdp: config::Xdp,
+    /// Why it does not somewhere.
+    xdp_problems: Vec<String>,
     /// Interfaces that are wanted and could not be attached, with the reason.
     failed: BTreeMap<u32, (String, String)>,
 }
@@ -24,11 +28,14 @@ impl Attachment {
     pub fn start(
         programs: Programs,
         wanted: Vec<config::Interface>,
+        xdp: config::Xdp,
         inventory: &Inventory,
     ) -> Result<Self, DatapathError> {
         let mut attachment = Self {
             programs,
             wanted,
+            xdp,
+            xdp_problems: Vec::new(),
             failed: BTreeMap::new(),
         };
         let selected = select(inventory, &attachment.wanted);
@@ -47,6 +54,7 @@ impl Attachment {
                 .insert(interface.index, (interface.name.clone(), error.to_string()));
         }
         attachment.programs.remove_others()?;
+        attachment.follow_xdp(inventory);
         for (index, attached) in attachment.programs.attached() {
             let verb = if attached.adopted {
                 "Took over"
@@ -106,6 +114,30 @@ impl Attachment {
                 log::warn!("{error}");
             }
         }
+        self.follow_xdp(inventory);
+    }
+
+    /// Brings XDP to the interfaces where it is wanted. It is an aid: failing is told, no more.
+    fn follow_xdp(&mut self, inventory: &Inventory) {
+        let selected = select(inventory, &self.wanted);
+        let before: Vec<_> = self.programs.in_xdp().collect();
+        let interfaces = selected.values().copied();
+        let problems = match self.programs.forward_in_xdp(self.xdp, interfaces) {
+            Ok(problems) => problems,
+            Err(error) => vec![error.to_string()],
+        };
+        for problem in &problems {
+            if !self.xdp_problems.contains(problem) {
+                log::warn!("{problem}; tc forwards there instead");
+            }
+        }
+        self.xdp_problems = problems;
+        for (index, mode) in self.programs.in_xdp() {
+            if !before.contains(&(index, mode)) {
+                let name = selected.get(&index).map_or("?", |known| &known.name);
+                log::info!("XDP forwards on {name} ({index}), {}", mode.name());
+            }
+        }
     }
 
     /// How the programs are attached.
@@ -115,11 +147,13 @@ impl Attachment {
 
     /// The wanted interfaces.
     pub fn rows(&self) -> Vec<InterfaceRow> {
+        let xdp: BTreeMap<u32, XdpMode> = self.programs.in_xdp().collect();
         let attached = self
             .programs
             .attached()
             .iter()
             .map(|(index, attached)| InterfaceRow {
+                xdp: xdp.get(index).map(|mode| mode.name().to_owned()),
                 name: attached.name.clone(),
                 index: *index,
                 program: Some(attached.program.to_owned()),
@@ -130,6 +164,7 @@ impl Attachment {
             .failed
             .iter()
             .map(|(index, (name, error))| InterfaceRow {
+                xdp: None,
                 name: name.clone(),
                 index: *index,
                 program: None,

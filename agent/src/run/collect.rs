@@ -1,82 +1,202 @@
-//! Forgetting flows that have ended or fallen silent.
+//! What is over: which connections and flows are forgotten, and which make room when the table is
+//! full. Pure.
 
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
-use truename_common::{layout::RpcFlow, wire::flow::state};
-
-use super::RunError;
-use crate::{
-    api::Clock,
-    datapath::{DatapathError, Pins, Tables},
+use truename_common::{
+    layout::{Conntrack, ConntrackState as State, FiveTuple, RpcFlow, Settings},
+    nat,
+    wire::flow::state,
 };
 
-/// How often the table is looked through.
-const EVERY: Duration = Duration::from_secs(30);
-/// A flow that is silent for this long is forgotten. Longer than the two hours after which TCP
-/// sends its first keep-alive by default would keep dead flows; a flow that speaks again is
-/// adopted at its next frame.
+/// An RPC flow without a connection that is silent for this long is forgotten. Longer than the two
+/// hours after which TCP sends its first keep-alive by default would keep dead flows; a flow that
+/// speaks again is adopted at its next frame.
 const IDLE: Duration = Duration::from_secs(2 * 60 * 60);
 /// A closed flow is kept for the retransmissions of its end.
 const CLOSED: Duration = Duration::from_secs(60);
+/// The part of the table that is free after an eviction, and that must be used before one.
+const ROOM: usize = 16;
 
-/// Looks through the table until it is told to stop.
-pub async fn collect(pins: Pins, stop: CancellationToken) -> Result<(), RunError> {
-    let mut ticks = tokio::time::interval(EVERY);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            _ = ticks.tick() => {}
-        }
-        let pins = pins.clone();
-        match tokio::task::spawn_blocking(move || sweep(&pins)).await? {
-            Ok(0) => {}
-            Ok(count) => log::debug!("Forgot {count} flow(s)"),
-            Err(error) => log::warn!("{error}"),
-        }
+/// What becomes of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It lives.
+    Keep,
+    /// It was silent for longer than its state allows.
+    Forget,
+}
+
+/// Whether a connection is over at `now_ns` of the kernel's clock.
+pub fn verdict(entry: &Conntrack, now_ns: u64, settings: &Settings) -> Verdict {
+    if nat::is_expired(entry, settings, now_ns) {
+        Verdict::Forget
+    } else {
+        Verdict::Keep
     }
 }
 
-/// The number of flows that were forgotten.
-fn sweep(pins: &Pins) -> Result<usize, DatapathError> {
-    let mut tables = Tables::open(pins)?;
-    let mut count = 0;
-    for key in tables.flow_keys()? {
-        // The clock is read before the flow, so that a packet in between makes it younger.
-        let now = Clock::read().monotonic_ns();
-        if tables.flow(&key)?.is_some_and(|flow| is_over(&flow, now)) {
-            tables.remove_flow(&key)?;
-            count += 1;
-        }
-    }
-    Ok(count)
-}
-
-fn is_over(flow: &RpcFlow, now: u64) -> bool {
-    let silent = Duration::from_nanos(now.saturating_sub(flow.seen_ns));
+/// Whether an RPC flow that has no connection is over.
+pub fn is_flow_over(flow: &RpcFlow, now_ns: u64) -> bool {
+    let silent = Duration::from_nanos(now_ns.saturating_sub(flow.seen_ns));
     silent > IDLE || (state::is_closed(flow.flags) && silent > CLOSED)
+}
+
+/// The connections that make room.
+#[derive(Debug)]
+pub struct Evicted {
+    /// How many are enough.
+    wanted: usize,
+    /// By how little they are missed, and their key. The first of a state beyond need are let go.
+    candidates: std::collections::BTreeSet<(u8, u64, FiveTuple)>,
+}
+
+impl Evicted {
+    /// None, or as many as leave a sixteenth of the table free. `used` entries of `capacity` are used;
+    /// with `refused`, a connection was refused for want of room.
+    pub fn new(used: usize, capacity: usize, refused: bool) -> Self {
+        let room = capacity.div_ceil(ROOM);
+        let limit = capacity.saturating_sub(room);
+        let wanted = if used > limit || refused {
+            used.saturating_sub(limit)
+        } else {
+            0
+        };
+        Self {
+            wanted,
+            candidates: std::collections::BTreeSet::new(),
+        }
+    }
+
+    /// Whether there is anything to evict.
+    pub const fn is_needed(&self) -> bool {
+        self.wanted > 0
+    }
+
+    /// Considers a connection.
+    pub fn consider(&mut self, key: FiveTuple, entry: &Conntrack) {
+        self.candidates.insert((rank(entry), entry.seen_ns, key));
+        if self.candidates.len() > self.wanted {
+            self.candidates.pop_last();
+        }
+    }
+
+    /// Those that go, the least missed first, with when they were seen last.
+    pub fn into_keys(self) -> impl Iterator<Item = (FiveTuple, u64)> {
+        self.candidates
+            .into_iter()
+            .map(|(_, seen_ns, key)| (key, seen_ns))
+    }
+}
+
+/// What is over goes first, then what has not begun, then what lives; within each, the oldest.
+const fn rank(entry: &Conntrack) -> u8 {
+    match State::from_number(entry.state) {
+        State::Closed | State::TimeWait => 0,
+        State::SynSent | State::Unreplied => 1,
+        State::SynReceived | State::HalfClosed => 2,
+        State::Established | State::Replied => 3,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const SECOND: u64 = 1_000_000_000;
+
+    fn settings() -> Settings {
+        Settings {
+            timeouts: crate::config::Timeouts::default().0,
+            ..Settings::default()
+        }
+    }
+
+    fn entry(state: State, seen_ns: u64) -> Conntrack {
+        Conntrack {
+            state: state as u8,
+            seen_ns,
+            ..Conntrack::default()
+        }
+    }
+
+    fn key(client_port: u16) -> FiveTuple {
+        FiveTuple {
+            client_port,
+            ..FiveTuple::default()
+        }
+    }
+
     #[test]
-    fn keeps_what_lives() {
-        let minute = 60_000_000_000;
+    fn a_connection_lives_as_long_as_its_state_allows() {
+        let settings = settings();
+        let begin = 1000 * SECOND;
+        for state in State::ALL {
+            let timeout = u64::from(settings.timeouts[state as usize]) * SECOND;
+            let entry = entry(state, begin);
+            for (now, expected) in [
+                // The clock of another processor may be ahead.
+                (begin - SECOND, Verdict::Keep),
+                (begin, Verdict::Keep),
+                (begin + timeout, Verdict::Keep),
+                (begin + timeout + 1, Verdict::Forget),
+            ] {
+                assert_eq!(verdict(&entry, now, &settings), expected, "{state:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_rpc_flow_alone_lives_for_two_hours() {
+        let minute = 60 * SECOND;
         let flow = |flags, seen_ns| RpcFlow {
             flags,
             seen_ns,
             ..RpcFlow::default()
         };
         let now = 200 * minute;
-        assert!(!is_over(&flow(0, now), now));
-        assert!(!is_over(&flow(0, now + 5), now));
-        assert!(!is_over(&flow(0, now - 119 * minute), now));
-        assert!(is_over(&flow(0, now - 121 * minute), now));
-        assert!(!is_over(&flow(state::RESET, now - minute / 2), now));
-        assert!(is_over(&flow(state::RESET, now - 2 * minute), now));
-        assert!(!is_over(&flow(state::FIN_INBOUND, now - 2 * minute), now));
+        assert!(!is_flow_over(&flow(0, now), now));
+        assert!(!is_flow_over(&flow(0, now + 5), now));
+        assert!(!is_flow_over(&flow(0, now - 119 * minute), now));
+        assert!(is_flow_over(&flow(0, now - 121 * minute), now));
+        assert!(!is_flow_over(&flow(state::RESET, now - minute / 2), now));
+        assert!(is_flow_over(&flow(state::RESET, now - 2 * minute), now));
+        assert!(!is_flow_over(
+            &flow(state::FIN_INBOUND, now - 2 * minute),
+            now
+        ));
+    }
+
+    #[test]
+    fn a_sixteenth_is_made_free() {
+        assert!(!Evicted::new(150, 160, false).is_needed());
+        assert_eq!(Evicted::new(151, 160, false).wanted, 1);
+        assert_eq!(Evicted::new(160, 160, true).wanted, 10);
+        assert_eq!(Evicted::new(16, 16, true).wanted, 1);
+        // The refused connection came while the table was full; now it is not.
+        assert!(!Evicted::new(100, 160, true).is_needed());
+    }
+
+    #[test]
+    fn the_least_missed_go_first() {
+        let mut evicted = Evicted::new(16 + 4, 21, true);
+        assert_eq!(evicted.wanted, 1);
+        evicted.wanted = 4;
+        for (port, state, seen) in [
+            (1, State::Established, 1),
+            (2, State::TimeWait, 50),
+            (3, State::SynSent, 40),
+            (4, State::Unreplied, 30),
+            (5, State::Replied, 2),
+            (6, State::Closed, 60),
+            (7, State::SynSent, 45),
+        ] {
+            evicted.consider(key(port), &entry(state, seen));
+        }
+        let ports: Vec<_> = evicted
+            .into_keys()
+            .map(|(key, _)| key.client_port)
+            .collect();
+        assert_eq!(ports, [2, 6, 4, 3]);
     }
 }

@@ -7,32 +7,47 @@
 mod attachment;
 mod collect;
 mod events;
+mod flows;
+mod keeper;
 mod limit;
 mod service;
+mod sweep;
+mod tables;
 mod view;
 
-use std::{io, sync::Arc};
+pub use tables::KernelTables;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{broadcast, mpsc, oneshot},
+    sync::{Notify, broadcast, mpsc, oneshot},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{Server, ServerError},
-    config::{Config, ConfigError},
-    datapath::{self, DatapathError, Mode, Object, Pins, Programs, Tables, TablesMut},
+    config::{self, Config, ConfigError},
+    datapath::{self, DatapathError, Mode, Object, Pins, Programs, ServiceTables, Tables},
     doctor::{self, Unmet},
     links::{
         self,
         netlink::{Links, NetlinkError},
     },
-    plan, reconcile,
+    plan::Facts,
+    sysctl,
 };
 use attachment::Attachment;
-use service::{AgentService, Live};
+use keeper::{Keeper, translated_targets};
+use service::{AgentService, Live, Watched};
+use sweep::{Sweeper, Sweeps};
 
 /// Why the agent did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +78,9 @@ pub enum RunError {
     Task(#[from] tokio::task::JoinError),
 }
 
+/// How often it is looked whether another route is taken to a target.
+const ROUTES_EVERY: Duration = Duration::from_secs(30);
+
 /// What clients may have the agent do.
 enum Control {
     /// Remove every trace and end.
@@ -87,15 +105,18 @@ pub async fn run(config: Config, mode: Mode, ready: impl FnOnce()) -> Result<(),
     let mut links = Links::open()?;
     let inventory = links.inventory().await?;
     links::check_named(&inventory, &config.datapath.interfaces)?;
+    let targets = translated_targets(&config);
+    let facts = links.facts(&inventory, &targets).await?;
+    let config = Arc::new(config);
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signal)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signal)?;
     let server = Server::bind(&config.agent.control_socket)?;
 
     let existed = pins.exist();
     let lock = pins.prepare()?;
-    let started = start(&config, &pins, mode, &inventory);
-    let mut attachment = match started {
-        Ok(attachment) => attachment,
+    let started = start(&config, &pins, mode, &inventory, &facts);
+    let (mut attachment, keeper) = match started {
+        Ok(started) => started,
         Err(error) => {
             if !existed && let Err(error) = datapath::detach(&pins, &inventory, Some(&lock)) {
                 log::error!("Cannot undo the start: {error}");
@@ -106,46 +127,69 @@ pub async fn run(config: Config, mode: Mode, ready: impl FnOnce()) -> Result<(),
 
     let (events, _) = broadcast::channel(events::BACKLOG);
     let (control, mut controls) = mpsc::channel(4);
-    let config = Arc::new(config);
-    let live = Live::new(&attachment);
+    let live = Live::new(&attachment, &facts, keeper.left_out());
+    let keeper = Arc::new(Mutex::new(keeper));
+    let sweeps = Arc::new(Mutex::new(Sweeps::default()));
+    let full = Arc::new(Notify::new());
+    let refused = Arc::new(Mutex::new(BTreeMap::new()));
     let service = Arc::new(AgentService::new(
-        Arc::clone(&config),
-        pins.clone(),
+        Watched {
+            config: Arc::clone(&config),
+            pins: pins.clone(),
+            sweeps: Arc::clone(&sweeps),
+            refused: Arc::clone(&refused),
+        },
         live,
         events.clone(),
         control,
     ));
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
-    tasks.spawn(events::drain(
-        pins.clone(),
-        Arc::clone(&config),
+    let drain = events::Drain {
+        config: Arc::clone(&config),
+        events: events.clone(),
+        full: Arc::clone(&full),
+        refused,
+    };
+    tasks.spawn(drain.run(pins.clone(), stop.clone()));
+    let sweeper = Sweeper {
+        config: Arc::clone(&config),
+        pins: pins.clone(),
+        keeper: Arc::clone(&keeper),
         events,
-        stop.clone(),
-    ));
-    tasks.spawn(collect::collect(pins.clone(), stop.clone()));
+        full,
+        sweeps,
+    };
+    tasks.spawn(sweeper.run(stop.clone()));
     let stopped = stop.clone();
     let serving = tokio::spawn(server.serve(Arc::clone(&service), async move {
         stopped.cancelled().await;
     }));
-    log::info!("Translating for {} endpoint(s)", config.endpoints.len());
+    log::info!(
+        "Translating for {} endpoint(s) and {} service(s)",
+        config.endpoints.len(),
+        config.services.len()
+    );
     ready();
 
+    let mut ticks = tokio::time::interval(ROUTES_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let ended = loop {
         tokio::select! {
             _ = terminate.recv() => break Ok(()),
             _ = interrupt.recv() => break Ok(()),
             changed = links.changed() => {
-                match changed {
-                    Ok(()) => {}
-                    Err(error) => break Err(RunError::from(error)),
+                if let Err(error) = changed {
+                    break Err(RunError::from(error));
                 }
-                match links.inventory().await {
-                    Ok(inventory) => {
-                        attachment.follow(&inventory);
-                        service.update(Live::new(&attachment));
-                    }
-                    Err(error) => log::warn!("{error}"),
+                if let Err(error) = follow(&links, &targets, &mut attachment, &keeper, &service).await {
+                    log::warn!("{error}");
+                }
+            }
+            // Nothing tells when another route is taken to a target.
+            _ = ticks.tick(), if !targets.is_empty() => {
+                if let Err(error) = follow(&links, &targets, &mut attachment, &keeper, &service).await {
+                    log::warn!("{error}");
                 }
             }
             Some(Control::Detach(done)) = controls.recv() => {
@@ -174,31 +218,71 @@ pub async fn run(config: Config, mode: Mode, ready: impl FnOnce()) -> Result<(),
     ended
 }
 
+/// Brings attachments and tables to what the host is like now.
+async fn follow(
+    links: &Links,
+    targets: &BTreeSet<IpAddr>,
+    attachment: &mut Attachment,
+    keeper: &Arc<Mutex<Keeper>>,
+    service: &AgentService,
+) -> Result<(), RunError> {
+    let inventory = links.inventory().await?;
+    attachment.follow(&inventory);
+    let facts = links.facts(&inventory, targets).await?;
+    let writer = Arc::clone(keeper);
+    let wanted = facts.clone();
+    let left_out = tokio::task::spawn_blocking(move || {
+        let mut keeper = writer.lock().unwrap_or_else(PoisonError::into_inner);
+        keeper.follow(&wanted).map(|()| keeper.left_out().to_vec())
+    });
+    service.update(Live::new(attachment, &facts, &left_out.await??));
+    Ok(())
+}
+
 /// Loads the programs, fills the tables, and attaches.
 fn start(
-    config: &Config,
+    config: &Arc<Config>,
     pins: &Pins,
     mode: Mode,
     inventory: &links::Inventory,
-) -> Result<Attachment, RunError> {
-    let object = Object::open(pins, config.datapath.max_rpc_flows)?;
-    let capacity = Tables::open(pins)?.flow_capacity();
-    if capacity != config.datapath.max_rpc_flows {
-        log::warn!(
-            "The pinned table of RPC flows keeps its {capacity} entries until `truename detach`"
-        );
+    facts: &Facts,
+) -> Result<(Attachment, Keeper), RunError> {
+    let sizes = &config.datapath;
+    let object = Object::open(pins, sizes)?;
+    for (what, wanted, capacity) in [
+        (
+            "RPC flows",
+            sizes.max_rpc_flows,
+            Tables::open(pins)?.flow_capacity(),
+        ),
+        (
+            "connections",
+            sizes.max_flows,
+            ServiceTables::open(pins)?.capacity(),
+        ),
+    ] {
+        if capacity != wanted {
+            log::warn!(
+                "The pinned table of {what} keeps its {capacity} entries until `truename detach`"
+            );
+        }
     }
     // The kernel has accepted the programs before anything that is in use is changed.
     let programs = Programs::load(object, pins, mode)?;
-    let mut tables = TablesMut::open(pins)?;
-    let present = tables.present()?;
-    let wanted = plan::plan(config, &present.numbers());
-    for change in reconcile::diff(&wanted, &present) {
-        tables.apply(&change)?;
+    let mut keeper = Keeper::open(Arc::clone(config), pins)?;
+    keeper.follow(facts)?;
+    if !config.services.is_empty() {
+        sysctl::prepare(config, |address| facts.is_local(address));
     }
-    let attachment = Attachment::start(programs, config.datapath.interfaces.clone(), inventory)?;
+    let xdp = if config.services.is_empty() {
+        config::Xdp::Off
+    } else {
+        config.datapath.xdp
+    };
+    let interfaces = config.datapath.interfaces.clone();
+    let attachment = Attachment::start(programs, interfaces, xdp, inventory)?;
     datapath::remove_old_versions(pins)?;
-    Ok(attachment)
+    Ok((attachment, keeper))
 }
 
 /// Removes every trace of an installation; the number of links that were removed. Without a lock

@@ -1,22 +1,50 @@
 //! The answers of the control API.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use tokio::sync::{broadcast, mpsc, oneshot};
-use truename_common::layout::{Counter, VERSION};
+use truename_common::layout::{Conntrack, Counter, FiveTuple, RpcFlow, VERSION};
 
-use super::{Control, attachment::Attachment, view};
+use super::{
+    Control,
+    attachment::Attachment,
+    flows,
+    sweep::{self, Sweeps},
+    tables::KernelTables,
+    view,
+};
 use crate::{
-    api::{Clock, EventRow, InterfaceRow, Request, Response, Service, State, Status, Timestamp},
+    api::{
+        Clock, EventRow, FlowFilter, InterfaceRow, Request, Response, Service, ServiceRow, State,
+        Status, Timestamp,
+    },
     config::Config,
-    datapath::{DatapathError, Pins, Tables},
+    datapath::{DatapathError, Pins, ServiceTables, Tables},
+    explain::{Explanation, Question, explain},
+    plan::Facts,
+    sysctl,
 };
 
 /// What changes while the agent runs.
 pub struct Live {
     interfaces: Vec<InterfaceRow>,
     missing: Vec<String>,
+    /// What of the configuration is left out.
+    left_out: Vec<String>,
     mode: &'static str,
+    facts: Facts,
+}
+
+/// What others count while the agent runs, and where the tables are.
+pub struct Watched {
+    pub config: Arc<Config>,
+    pub pins: Pins,
+    pub sweeps: Arc<Mutex<Sweeps>>,
+    /// Connections that were refused, by service.
+    pub refused: Arc<Mutex<BTreeMap<String, u64>>>,
 }
 
 /// Reads the kernel tables for clients.
@@ -27,34 +55,33 @@ pub struct AgentService {
 }
 
 struct Inner {
-    config: Arc<Config>,
-    pins: Pins,
+    watched: Watched,
     started: Timestamp,
     live: Mutex<Live>,
 }
 
 impl Live {
-    /// The state of an attachment.
-    pub fn new(attachment: &Attachment) -> Self {
+    /// The state of an attachment, of the host and of the plan.
+    pub fn new(attachment: &Attachment, facts: &Facts, left_out: &[String]) -> Self {
         Self {
             interfaces: attachment.rows(),
             missing: attachment.missing(),
+            left_out: left_out.to_vec(),
             mode: attachment.mode().name(),
+            facts: facts.clone(),
         }
     }
 }
 
 impl AgentService {
     pub fn new(
-        config: Arc<Config>,
-        pins: Pins,
+        watched: Watched,
         live: Live,
         events: broadcast::Sender<EventRow>,
         control: mpsc::Sender<Control>,
     ) -> Self {
         let inner = Inner {
-            config,
-            pins,
+            watched,
             started: Timestamp::now(),
             live: Mutex::new(live),
         };
@@ -106,9 +133,13 @@ impl Service for AgentService {
 }
 
 impl Inner {
+    fn live(&self) -> MutexGuard<'_, Live> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn read(&self, request: &Request) -> Result<Response, DatapathError> {
-        let tables = Tables::open(&self.pins)?;
-        let config = &*self.config;
+        let tables = Tables::open(&self.watched.pins)?;
+        let config = &*self.watched.config;
         let clock = Clock::read();
         Ok(match request {
             Request::Status => Response::Status(Box::new(self.status(&tables)?)),
@@ -120,7 +151,18 @@ impl Inner {
             Request::Aliases => {
                 Response::Aliases(view::aliases(config, &clock, &tables.aliases()?))
             }
-            Request::Flows => Response::Flows(view::flows(config, &clock, &tables.flows()?)),
+            Request::Services => Response::Services(self.services()?),
+            Request::Flows(filter) => {
+                let services = ServiceTables::open(&self.watched.pins)?;
+                let connections = connections(&services)?;
+                let mut rows = flows::flows(config, &clock, &connections, &tables.flows()?);
+                rows.retain(|row| filter.admits(row));
+                Response::Flows(rows)
+            }
+            Request::Flush(filter) => Response::Flushed(self.flush(tables, filter)?),
+            Request::Explain(question) => {
+                Response::Explanation(Box::new(self.explain(&tables, question)?))
+            }
             Request::Peers => Response::Peers(view::peers(config, &clock, &tables.peers()?)),
             Request::Monitor | Request::Detach => {
                 Response::Error("this is no question about tables".to_owned())
@@ -128,13 +170,82 @@ impl Inner {
         })
     }
 
+    fn services(&self) -> Result<Vec<ServiceRow>, DatapathError> {
+        let services = ServiceTables::open(&self.watched.pins)?;
+        let refused = &self.watched.refused;
+        let refused = refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = flows::Known {
+            services: &services.services()?,
+            targets: &services.targets()?,
+            connections: &connections(&services)?,
+            refused: &refused,
+        };
+        Ok(flows::services(&self.watched.config, &known))
+    }
+
+    /// Forgets flows; how many there were.
+    fn flush(&self, mut tables: Tables, filter: &FlowFilter) -> Result<usize, DatapathError> {
+        let (config, clock) = (&*self.watched.config, Clock::read());
+        let mut services = ServiceTables::open(&self.watched.pins)?;
+        let connections = connections(&services)?;
+        let is_meant = |key: &FiveTuple, entry: Option<&Conntrack>, flow: Option<&RpcFlow>| {
+            filter.admits(&flows::row(config, &clock, key, entry, flow))
+        };
+        let mut count = 0;
+        for key in tables.flow_keys()? {
+            let flow = tables.flow(&key)?;
+            if !connections.contains_key(&key)
+                && is_meant(&key, None, flow.as_ref())
+                && tables.remove_flow(&key)?
+            {
+                count += 1;
+            }
+        }
+        for (key, entry) in &connections {
+            let flow = tables.flow(key)?;
+            if is_meant(key, Some(entry), flow.as_ref()) {
+                sweep::forget(&mut services, &mut tables, key)?;
+                count += 1;
+            }
+        }
+        log::info!("Forgot {count} flow(s) on request");
+        Ok(count)
+    }
+
+    fn explain(&self, tables: &Tables, question: &Question) -> Result<Explanation, DatapathError> {
+        let services = ServiceTables::open(&self.watched.pins)?;
+        let source = KernelTables {
+            config: &self.watched.config,
+            tables,
+            services: &services,
+        };
+        let live = self.live();
+        Ok(explain(&source, question, |address| {
+            live.facts.is_local(address)
+        }))
+    }
+
     fn status(&self, tables: &Tables) -> Result<Status, DatapathError> {
         let counters = tables.counters()?;
-        let (interfaces, missing, mode) = {
-            let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-            (live.interfaces.clone(), live.missing.clone(), live.mode)
-        };
-        let problems = problems(&interfaces, &missing, &counters);
+        let services = ServiceTables::open(&self.watched.pins)?;
+        let mut connections = 0;
+        services.visit_connections(|_, _| connections += 1)?;
+        let config = &*self.watched.config;
+        let live = self.live();
+        let sweeps = *self
+            .watched
+            .sweeps
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let (used, capacity) = (connections, services.capacity());
+        let mut problems = problems(&live, &counters);
+        problems.extend(service_problems(
+            config,
+            &live.facts,
+            &counters,
+            used,
+            capacity,
+        ));
         Ok(Status {
             state: if problems.is_empty() {
                 State::Ok
@@ -146,12 +257,18 @@ impl Inner {
             table_version: VERSION,
             pid: std::process::id(),
             started: self.started,
-            config: self.config.file.clone(),
-            control_socket: self.config.agent.control_socket.clone(),
-            bpffs: self.config.agent.bpffs.clone(),
-            attach_mode: mode.to_owned(),
-            interfaces,
-            endpoints: self.config.endpoints.len(),
+            config: config.file.clone(),
+            control_socket: config.agent.control_socket.clone(),
+            bpffs: config.agent.bpffs.clone(),
+            attach_mode: live.mode.to_owned(),
+            interfaces: live.interfaces.clone(),
+            endpoints: config.endpoints.len(),
+            services: config.services.len(),
+            connections,
+            connection_capacity: services.capacity(),
+            evicted: sweeps.evicted,
+            port_tries: services.tries()?,
+            sweep: sweeps.last,
             flows: tables.flow_keys()?.len(),
             flow_capacity: tables.flow_capacity(),
             counters: counters
@@ -162,31 +279,78 @@ impl Inner {
     }
 }
 
+fn connections(services: &ServiceTables) -> Result<BTreeMap<FiveTuple, Conntrack>, DatapathError> {
+    let mut connections = BTreeMap::new();
+    services.visit_connections(|key, entry| {
+        connections.insert(key, entry);
+    })?;
+    Ok(connections)
+}
+
 /// What is wanted and does not work, one sentence each.
-fn problems(
-    interfaces: &[InterfaceRow],
-    missing: &[String],
-    counters: &[(Counter, u64)],
-) -> Vec<String> {
+fn problems(live: &Live, counters: &[(Counter, u64)]) -> Vec<String> {
+    let interfaces = &live.interfaces;
     let mut problems: Vec<_> = interfaces
         .iter()
         .filter_map(|row| row.error.clone())
         .collect();
     problems.extend(
-        missing
+        live.missing
             .iter()
             .map(|name| format!("the interface {name} is gone")),
     );
     if interfaces.iter().all(|row| row.program.is_none()) {
         problems.push("no interface is attached: nothing is translated".to_owned());
     }
-    let full = counters
-        .iter()
-        .find(|(counter, _)| *counter == Counter::TableFull);
-    if let Some((_, count)) = full.filter(|(_, count)| *count > 0) {
+    let full = count(counters, Counter::TableFull);
+    if full > 0 {
         problems.push(format!(
-            "{count} packet(s) of new flows passed untranslated because the flow table was full; raise max_rpc_flows and restart after `truename detach`"
+            "{full} packet(s) of new flows passed untranslated because the flow table was full; raise max_rpc_flows and restart after `truename detach`"
+        ));
+    }
+    problems.extend(live.left_out.iter().cloned());
+    problems
+}
+
+/// The same, of services.
+fn service_problems(
+    config: &Config,
+    facts: &Facts,
+    counters: &[(Counter, u64)],
+    used: usize,
+    capacity: u32,
+) -> Vec<String> {
+    let mut problems = Vec::new();
+    if used >= capacity as usize {
+        problems.push(format!(
+            "the connection table is full ({used} of {capacity}); raise max_flows and restart after `truename detach`, or set when_full = \"evict\""
+        ));
+    }
+    for (counter, what) in [
+        (
+            Counter::NatTableFull,
+            "connection(s) were refused because the connection table was full; raise max_flows and restart after `truename detach`",
+        ),
+        (
+            Counter::NatPortsExhausted,
+            "connection(s) were refused because no source port was free; widen snat_ports",
+        ),
+    ] {
+        let value = count(counters, counter);
+        if value > 0 {
+            problems.push(format!("{value} {what}"));
+        }
+    }
+    for name in sysctl::missing_forwarding(config, |address| facts.is_local(address)) {
+        let name = sysctl::dotted(name);
+        problems.push(format!(
+            "{name} is off: other hosts' connections to targets on other hosts are dropped; sysctl -w {name}=1"
         ));
     }
     problems
+}
+
+fn count(counters: &[(Counter, u64)], wanted: Counter) -> u64 {
+    let mut found = counters.iter().filter(|(counter, _)| *counter == wanted);
+    found.next().map_or(0, |(_, value)| *value)
 }

@@ -5,20 +5,15 @@ use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
 };
 
-use truename_common::{
-    layout::{
-        AliasKey, AliasStat, Counter, Event, EventKind, FiveTuple, Names, Peer, PeerKey, RpcFlow,
-        Socket, Text,
-    },
-    wire::flow::state,
+use truename_common::layout::{
+    AliasKey, AliasStat, Counter, Event, EventKind, FiveTuple, Names, Peer, PeerKey, Socket, Text,
 };
 
+use super::flows;
 use crate::{
-    api::{
-        AliasRow, Aliases, CanonicalSource, Clock, EndpointRow, EventRow, FlowRow, FlowState,
-        PeerRow,
-    },
+    api::{AliasRow, Aliases, CanonicalSource, Clock, EndpointRow, EventRow, PeerRow},
     config::{self, Config, Endpoint},
+    plan::bytes,
 };
 
 /// Endpoints, and the instances of those that listen on any address.
@@ -110,46 +105,6 @@ pub fn aliases(config: &Config, clock: &Clock, entries: &[(AliasKey, AliasStat)]
         .collect()
 }
 
-/// Flows, the latest first.
-pub fn flows(config: &Config, clock: &Clock, entries: &[(FiveTuple, RpcFlow)]) -> Vec<FlowRow> {
-    let mut entries: Vec<_> = entries.iter().collect();
-    entries.sort_by_key(|(key, flow)| (std::cmp::Reverse(flow.seen_ns), *key));
-    entries
-        .into_iter()
-        .map(|(key, flow)| FlowRow {
-            client: socket(key.client, key.client_port),
-            address: socket(key.endpoint, key.endpoint_port),
-            endpoint: endpoint_name(config, key.endpoint()),
-            state: flow_state(flow),
-            adopted: flow.flags & state::ADOPTED != 0,
-            alias: text(&flow.names.alias),
-            canonical: text(&flow.names.canonical),
-            announced: text(&flow.names.origin),
-            system: text(&flow.names.system),
-            frames_in: flow.inbound.frames,
-            frames_out: flow.outbound.frames,
-            edits_in: flow.inbound.edits,
-            edits_out: flow.outbound.edits,
-            first_seen: clock.at(flow.created_ns),
-            last_seen: clock.at(flow.seen_ns),
-        })
-        .collect()
-}
-
-fn flow_state(flow: &RpcFlow) -> FlowState {
-    if state::is_closed(flow.flags) {
-        FlowState::Closed
-    } else if flow.flags & state::LEFT_ALONE != 0 {
-        FlowState::LeftAlone
-    } else if !flow.names.alias.is_empty() {
-        FlowState::Translated
-    } else if flow.flags & state::CANONICAL_USED != 0 {
-        FlowState::Canonical
-    } else {
-        FlowState::New
-    }
-}
-
 /// Clients, the latest first. The entry for whoever was seen last at an address is left out
 /// where a client that announced its name is known there.
 pub fn peers(config: &Config, clock: &Clock, entries: &[(PeerKey, Peer)]) -> Vec<PeerRow> {
@@ -181,7 +136,7 @@ pub fn peers(config: &Config, clock: &Clock, entries: &[(PeerKey, Peer)]) -> Vec
 pub fn event(config: &Config, clock: &Clock, event: &Event) -> EventRow {
     let kind = EventKind::from_number(event.kind);
     let detail = match kind {
-        Some(EventKind::LeftAlone) => Counter::ALL
+        Some(EventKind::LeftAlone | EventKind::Refused) => Counter::ALL
             .get(event.detail as usize)
             .map_or_else(
                 || event.detail.to_string(),
@@ -204,10 +159,28 @@ pub fn event(config: &Config, clock: &Clock, event: &Event) -> EventRow {
         kind: kind.map_or_else(|| event.kind.to_string(), |kind| kind.label().to_owned()),
         client: socket(event.flow.client, event.flow.client_port),
         address: socket(event.flow.endpoint, event.flow.endpoint_port),
-        endpoint: endpoint_name(config, event.flow.endpoint()),
+        endpoint: match kind {
+            Some(EventKind::Refused | EventKind::Evicted) => {
+                service_name(config, event.flow.endpoint())
+            }
+            _ => endpoint_name(config, event.flow.endpoint()),
+        },
         name: text(&event.text),
         detail,
     }
+}
+
+/// The name of the service that has an alias or a target there, or a dash.
+fn service_name(config: &Config, at: Socket) -> String {
+    let has_target = |service: &&config::Service| {
+        service.protocol.number() == at.protocol
+            && service.targets.iter().any(|target| {
+                (bytes(target.socket.ip()), target.socket.port()) == (at.address, at.port)
+            })
+    };
+    flows::find(config, at)
+        .or_else(|| config.services.iter().find(has_target))
+        .map_or_else(|| "-".to_owned(), |service| service.name.clone())
 }
 
 /// An event as a sentence for the log.
@@ -224,7 +197,7 @@ pub fn sentence(row: &EventRow) -> String {
 }
 
 /// The endpoint that listens there: the one of that address, or the one of any address.
-fn find(config: &Config, at: Socket) -> Option<&Endpoint> {
+pub fn find(config: &Config, at: Socket) -> Option<&Endpoint> {
     let listening = |socket: Socket| {
         config
             .endpoints
@@ -235,20 +208,22 @@ fn find(config: &Config, at: Socket) -> Option<&Endpoint> {
 }
 
 /// Its name, or a dash if it was removed from the configuration.
-fn endpoint_name(config: &Config, at: Socket) -> String {
+pub fn endpoint_name(config: &Config, at: Socket) -> String {
     find(config, at).map_or_else(|| "-".to_owned(), |endpoint| endpoint.name.clone())
 }
 
 /// An escaped text, unless it is empty.
-fn text<const N: usize>(text: &Text<N>) -> Option<String> {
+pub fn text<const N: usize>(text: &Text<N>) -> Option<String> {
     (!text.is_empty()).then(|| text.to_string())
 }
 
-fn ip(address: [u8; 16]) -> IpAddr {
+/// An address of the kernel tables.
+pub fn ip(address: [u8; 16]) -> IpAddr {
     IpAddr::from(Ipv6Addr::from(address)).to_canonical()
 }
 
-fn socket(address: [u8; 16], port: u16) -> String {
+/// An address and a port of the kernel tables.
+pub fn socket(address: [u8; 16], port: u16) -> String {
     SocketAddr::new(ip(address), port).to_string()
 }
 
@@ -399,8 +374,24 @@ mod tests {
             sentence(&row),
             "left_alone: 10.0.0.2:40000 to 10.0.0.1:6123 (jm): tls"
         );
+        let mut config = config();
+        let flag = "tcp=10.0.0.1:6123=10.0.0.3:80".parse().unwrap();
+        let flags = Flags {
+            services: vec![flag],
+            ..Flags::default()
+        };
+        config.services = Config::new(File::default(), flags).unwrap().services;
+        let refused = Event {
+            kind: EventKind::Refused as u32,
+            detail: Counter::NatTableFull as u32,
+            ..raw
+        };
+        assert_eq!(
+            sentence(&event(&config, &Clock::read(), &refused)),
+            "refused: 10.0.0.2:40000 to 10.0.0.1:6123 (tcp-6123): nat_table_full"
+        );
         let row = event(
-            &config(),
+            &config,
             &Clock::read(),
             &Event {
                 kind: 99,
@@ -412,19 +403,5 @@ mod tests {
             (row.kind.as_str(), row.detail.as_deref()),
             ("99", Some("3"))
         );
-    }
-
-    #[test]
-    fn flows_have_one_state() {
-        let mut flow = RpcFlow::default();
-        assert_eq!(flow_state(&flow), FlowState::New);
-        flow.flags = state::CANONICAL_USED;
-        assert_eq!(flow_state(&flow), FlowState::Canonical);
-        flow.names.alias = authority("a:1");
-        assert_eq!(flow_state(&flow), FlowState::Translated);
-        flow.flags = state::LEFT_ALONE;
-        assert_eq!(flow_state(&flow), FlowState::LeftAlone);
-        flow.flags |= state::RESET;
-        assert_eq!(flow_state(&flow), FlowState::Closed);
     }
 }

@@ -209,6 +209,13 @@ impl Facts {
         self.claims.keys()
     }
 
+    /// The claims, and when each was seen; those without a time of their own at `confirmed`.
+    pub fn seen(&self, confirmed: Moment) -> impl Iterator<Item = (&Claim, Moment)> {
+        self.claims
+            .iter()
+            .map(move |(claim, seen)| (claim, seen.unwrap_or(confirmed)))
+    }
+
     /// Some of what was refused.
     pub fn refused(&self) -> &[Refused] {
         &self.refused

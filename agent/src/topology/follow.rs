@@ -5,9 +5,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::{sync::watch, task::JoinSet};
 
 use super::{
-    Facts, Health, Moment, Report, Reporter, Source, SourceId, State, Topology, merge,
-    source::PATIENCE,
+    Facts, Health, Moment, Report, Reporter, Source, SourceId, State, Topology, file::File,
+    flink::Flink, http::Tls, management::Management, merge, poll::Polled, source::PATIENCE,
 };
+use crate::config::topology as config;
 
 /// What is known at one time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -89,6 +90,24 @@ impl Follower {
             shared: Arc::new(watch::Sender::new(Snapshot::default())),
             tasks: JoinSet::new(),
         }
+    }
+
+    /// With the sources of a configuration; in a Tokio runtime.
+    pub fn configured(config: &config::Topology) -> Self {
+        let mut follower = Self::new();
+        match &config.source {
+            config::Source::None => {}
+            config::Source::File { path } => follower.add(File::new(path.clone())),
+            config::Source::Flink(servers) => {
+                let flink = Flink::new(servers.urls.clone(), &Tls::of_host());
+                follower.add(Polled::new(flink, servers.poll));
+            }
+            config::Source::Management(servers) => {
+                let management = Management::new(servers.urls.clone(), &Tls::of_host());
+                follower.add(Polled::new(management, servers.poll));
+            }
+        }
+        follower
     }
 
     /// Starts a source; in a Tokio runtime.

@@ -68,8 +68,8 @@ pub type Said<'a> = (&'a SourceId, Moment, &'a Facts);
 pub fn merge<'a>(said: impl IntoIterator<Item = Said<'a>>) -> Topology {
     let mut topology = Topology::default();
     for (source, confirmed, facts) in said {
-        for (claim, seen) in &facts.claims {
-            topology.add(claim, source, seen.unwrap_or(confirmed));
+        for (claim, at) in facts.seen(confirmed) {
+            topology.add(claim, source, at);
         }
     }
     for known in topology.addresses.values_mut() {
@@ -163,5 +163,171 @@ fn keep_better<K: Ord, T: Clone + Ord>(entry: Entry<'_, K, Known<T>>, new: Known
                 occupied.insert(new);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{prelude::*, sample::select};
+
+    use super::*;
+    use crate::topology::{Kind, MemberStatus};
+
+    const KINDS: [Kind; 6] = [
+        Kind::File,
+        Kind::Zookeeper,
+        Kind::Kubernetes,
+        Kind::Management,
+        Kind::Flink,
+        Kind::Learned,
+    ];
+
+    /// Few names, so that claims meet.
+    fn rpc() -> impl Strategy<Value = RpcAddress> {
+        (0..3u8).prop_map(|n| format!("pekko.tcp://flink@n{n}:6123").parse().unwrap())
+    }
+
+    fn session() -> impl Strategy<Value = Option<Session>> {
+        prop::option::of((0..2u128).prop_map(Session::new))
+    }
+
+    fn claim() -> impl Strategy<Value = Claim> {
+        let component = select(vec![
+            Component::ResourceManager,
+            Component::Dispatcher,
+            Component::JobManager,
+            Component::Cluster,
+        ]);
+        prop_oneof![
+            (component, rpc(), session()).prop_map(|(component, address, session)| {
+                Claim::LeaderRpc {
+                    component,
+                    address,
+                    session,
+                }
+            }),
+            (0..3u8, session()).prop_map(|(n, session)| Claim::LeaderRest {
+                address: format!("http://n{n}:8081").parse().unwrap(),
+                session,
+            }),
+            (0..3u8, rpc(), prop::option::of(1..3u16)).prop_map(|(n, rpc, data_port)| {
+                Claim::Worker(Worker {
+                    id: format!("tm-{n}").parse().unwrap(),
+                    rpc,
+                    data_port,
+                })
+            }),
+            (rpc(), select(MemberStatus::ALL.to_vec()), any::<bool>()).prop_map(
+                |(address, status, reachable)| Claim::Member(Member {
+                    address,
+                    status,
+                    reachable,
+                })
+            ),
+            (rpc(), 1..4u8).prop_map(|(rpc, last)| Claim::Address {
+                name: rpc.authority().clone(),
+                address: [10, 0, 0, last].into(),
+            }),
+        ]
+    }
+
+    fn said() -> impl Strategy<Value = Vec<(SourceId, Moment, Facts)>> {
+        let claims = prop::collection::vec((claim(), prop::option::of(0..4u64)), 0..12);
+        let one = (select(KINDS.to_vec()), 0..2u8, 0..4u64, claims).prop_map(
+            |(kind, place, confirmed, claims)| {
+                let mut facts = Facts::new();
+                for (claim, seen) in claims {
+                    match seen {
+                        Some(ns) => facts.add_seen(claim, Moment::from_ns(ns)),
+                        None => facts.add(claim),
+                    }
+                }
+                let place = place.to_string();
+                (SourceId { kind, place }, Moment::from_ns(confirmed), facts)
+            },
+        );
+        prop::collection::vec(one, 0..6)
+    }
+
+    fn merged(said: &[(SourceId, Moment, Facts)]) -> Topology {
+        merge(said.iter().map(|(id, at, facts)| (id, *at, facts)))
+    }
+
+    proptest! {
+        #[test]
+        fn the_order_is_of_no_account(
+            (said, shuffled) in said().prop_flat_map(|said| (Just(said.clone()), Just(said).prop_shuffle()))
+        ) {
+            prop_assert_eq!(merged(&said), merged(&shuffled));
+        }
+
+        #[test]
+        fn to_say_it_twice_changes_nothing(said in said()) {
+            let twice: Vec<_> = said.iter().chain(&said).cloned().collect();
+            prop_assert_eq!(merged(&said), merged(&twice));
+        }
+
+        #[test]
+        fn nothing_is_invented_and_no_lower_source_wins(said in said()) {
+            let topology = merged(&said);
+            let leaders = said.iter().filter(|(_, _, facts)| {
+                facts.claims().any(|claim| matches!(claim, Claim::LeaderRpc { .. }))
+            });
+            let best = leaders.map(|(id, ..)| id.kind).min();
+            prop_assert_eq!(topology.leader_rpc.map(|known| known.source.kind), best);
+            for (id, known) in &topology.workers {
+                prop_assert_eq!(id, &known.value.id);
+                let claim = Claim::Worker(known.value.clone());
+                let sayers = said.iter().filter(|(_, _, facts)| facts.claims().any(|c| *c == claim));
+                prop_assert!(sayers.into_iter().any(|(source, ..)| *source == known.source));
+            }
+            for list in topology.addresses.values() {
+                let mut addresses: Vec<_> = list.iter().map(|known| known.value).collect();
+                prop_assert!(list.is_sorted_by_key(|known| known.source.kind));
+                addresses.sort();
+                let count = addresses.len();
+                addresses.dedup();
+                prop_assert_eq!(addresses.len(), count);
+            }
+        }
+    }
+
+    #[test]
+    fn a_leader_record_beats_an_answer_and_the_newer_of_two_wins() {
+        let leader = |component, name: &str| {
+            let mut facts = Facts::new();
+            facts.add(Claim::LeaderRpc {
+                component,
+                address: format!("pekko.tcp://flink@{name}:6123").parse().unwrap(),
+                session: None,
+            });
+            facts
+        };
+        let source = |kind, place: &str| SourceId {
+            kind,
+            place: place.to_owned(),
+        };
+        let (old, new) = (Moment::from_ns(1), Moment::from_ns(2));
+        let record = (
+            source(Kind::Zookeeper, ""),
+            old,
+            leader(Component::Dispatcher, "record"),
+        );
+        let early = (
+            source(Kind::Flink, "a"),
+            old,
+            leader(Component::JobManager, "early"),
+        );
+        let late = (
+            source(Kind::Flink, "b"),
+            new,
+            leader(Component::JobManager, "late"),
+        );
+        let name = |said: &[(SourceId, Moment, Facts)]| {
+            let leader = merged(said).leader_rpc.unwrap();
+            leader.value.address.authority().host().to_owned()
+        };
+        assert_eq!(name(&[early.clone(), late.clone()]), "late");
+        assert_eq!(name(&[early, late, record]), "record");
     }
 }

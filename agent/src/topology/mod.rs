@@ -11,12 +11,18 @@
 //! [`Health`] tell. Nothing from outside gets in unless it passed a parser of [`name`].
 
 pub mod fact;
+pub mod file;
+pub mod flink;
 pub mod follow;
 pub mod ha;
 pub mod http;
+pub mod learned;
+pub mod management;
 pub mod merge;
 pub mod moment;
 pub mod name;
+pub mod poll;
+pub mod resolve;
 pub mod source;
 
 pub use fact::{Claim, Component, Facts, Member, MemberStatus, Refused, Worker};
@@ -24,4 +30,5 @@ pub use follow::{Follower, Snapshot};
 pub use merge::{Known, Topology, merge};
 pub use moment::Moment;
 pub use name::{Id, NameError, RpcAddress, Scheme, Session, WebAddress};
+pub use resolve::{Resolution, Target, TargetError, resolve};
 pub use source::{Health, Kind, Report, Reporter, Source, SourceId, State};

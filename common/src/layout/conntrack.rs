@@ -114,6 +114,16 @@ pub mod conntrack_flags {
     pub const DIRECT: u8 = 16;
     /// The client is this host, and reached the alias by way of the loopback interface.
     pub const LOOPBACK: u8 = 32;
+    /// The client's address was replaced, not only its port.
+    pub const MASKED: u8 = 64;
+    /// The client's FIN came first: the target keeps no TIME_WAIT of the connection.
+    pub const CLIENT_FIRST: u8 = 128;
+
+    /// Whether what the target sends leaves the host's stack towards the client by itself.
+    #[inline(always)]
+    pub const fn is_routed_by_stack(flags: u8) -> bool {
+        flags & DIRECT != 0 || flags & (LOCAL | MASKED) == LOCAL
+    }
 }
 
 plain!(Conntrack = 72);

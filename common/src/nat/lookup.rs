@@ -7,6 +7,8 @@ pub trait Tables {
     fn slot(&self, position: u32) -> Option<u32>;
     /// An entry of [`crate::layout::map::MOVED`].
     fn moved(&self, original: &FiveTuple) -> Option<u32>;
+    /// An entry of [`crate::layout::map::TARGETS`].
+    fn target(&self, number: u32) -> Option<Target>;
 }
 
 /// Which of a service's choices a connection may have been made by, in the order in which they are
@@ -26,9 +28,22 @@ impl Choice {
     pub const ALL: [Self; 3] = [Self::Moved, Self::Current, Self::Previous];
 }
 
+/// The target that `choice` gives a connection: its number, and the target.
+pub fn choose<T: Tables>(
+    tables: &T,
+    service: &Service,
+    choice: Choice,
+    original: &FiveTuple,
+    hash: u64,
+) -> Option<(u32, Target)> {
+    let number = choose_number(tables, service, choice, original, hash)?;
+    let target = tables.target(number)?;
+    (target.port != 0).then_some((number, target))
+}
+
 /// The number of the target that `choice` gives a connection.
 #[inline(always)]
-pub fn choose<T: Tables>(
+pub fn choose_number<T: Tables>(
     tables: &T,
     service: &Service,
     choice: Choice,

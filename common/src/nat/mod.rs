@@ -10,7 +10,7 @@ mod slots;
 mod tcp;
 
 pub use hash::hash;
-pub use lookup::{Choice, Tables, choose, key, set_key};
+pub use lookup::{Choice, Tables, choose, choose_number, key, set_key};
 pub use port::{TRIES, source_port};
 pub use slots::{Weighted, fill};
 pub use tcp::{Segment, next_state};
@@ -25,6 +25,17 @@ const SECOND_NS: u64 = 1_000_000_000;
 pub fn is_expired(entry: &Conntrack, settings: &Settings, now_ns: u64) -> bool {
     let timeout = settings.timeouts[usize::from(entry.state & 7)];
     now_ns.saturating_sub(entry.seen_ns) > u64::from(timeout) * SECOND_NS
+}
+
+/// Whether a new connection may take the place of this one, the target having forgotten it: it is
+/// expired, or it is over, the target did not have to wait (TIME_WAIT is for whoever closes first),
+/// and nothing of it is on the way any more.
+#[inline(always)]
+pub fn is_replaceable(entry: &Conntrack, settings: &Settings, now_ns: u64) -> bool {
+    let is_forgotten = entry.state == ConntrackState::TimeWait as u8
+        && entry.flags & conntrack_flags::CLIENT_FIRST != 0
+        && now_ns.saturating_sub(entry.seen_ns) > SECOND_NS;
+    is_forgotten || is_expired(entry, settings, now_ns)
 }
 
 /// State and flags of a connection after a packet of it. `segment` is ignored for UDP.
@@ -44,7 +55,8 @@ pub fn advance(
         };
         return (next, flags);
     }
-    let fin = conntrack_flags::FIN_CLIENT | conntrack_flags::FIN_TARGET;
+    let fin =
+        conntrack_flags::FIN_CLIENT | conntrack_flags::FIN_TARGET | conntrack_flags::CLIENT_FIRST;
     let (next, fins) = next_state(
         ConntrackState::from_number(state),
         flags & fin,

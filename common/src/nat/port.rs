@@ -1,5 +1,9 @@
 /// Candidates that are tried for a source port.
 pub const TRIES: u32 = 32;
+/// Primes above 65536, so that connections that begin with the same candidate part ways.
+const PRIMES: [u32; 8] = [
+    65_537, 65_539, 65_543, 65_551, 65_557, 65_563, 65_579, 65_581,
+];
 
 /// The `index`-th source port to try for a connection whose original tuple has `hash`. The first is
 /// `kept`, unless that is 0.
@@ -13,11 +17,8 @@ pub fn source_port(index: u32, hash: u64, kept: u16, first: u16, last: u16) -> u
     }
     let count = u32::from(last.saturating_sub(first)) + 1;
     let start = (hash >> 40) as u32 % count;
-    let step = if count <= TRIES {
-        1
-    } else {
-        ((hash >> 16) as u32 % count) | 1
-    };
+    // A prime above any count shares no factor with it: no candidate comes twice.
+    let step = PRIMES[(hash >> 16) as usize & 7];
     let offset = (u64::from(start) + u64::from(index) * u64::from(step)) % u64::from(count);
     first.wrapping_add(offset as u16)
 }
@@ -35,6 +36,18 @@ mod tests {
                 ports[usize::from(port - 60_000)] = true;
             }
             assert!(ports[..usize::from(count)].iter().all(|tried| *tried));
+        }
+    }
+
+    #[test]
+    fn no_candidate_comes_twice() {
+        for count in TRIES as u16..=1101 {
+            for step in 0..8 {
+                let port = |index| source_port(index, step << 16, 0, 60_000, 59_999 + count);
+                for index in 1..TRIES {
+                    assert_ne!(port(index), port(0), "{count} {step} {index}");
+                }
+            }
         }
     }
 

@@ -29,19 +29,16 @@ pub fn next_state(state: State, fins: u8, from_client: bool, segment: Segment) -
             _ => (state, fins),
         };
     }
-    let fins = if segment.fin {
-        fins | if from_client {
-            conntrack_flags::FIN_CLIENT
-        } else {
-            conntrack_flags::FIN_TARGET
-        }
-    } else {
-        fins
+    let fins = match (segment.fin, from_client) {
+        (true, true) if fins == 0 => conntrack_flags::FIN_CLIENT | conntrack_flags::CLIENT_FIRST,
+        (true, true) => fins | conntrack_flags::FIN_CLIENT,
+        (true, false) => fins | conntrack_flags::FIN_TARGET,
+        (false, _) => fins,
     };
     let both = conntrack_flags::FIN_CLIENT | conntrack_flags::FIN_TARGET;
     let next = if is_over {
         state
-    } else if fins == both {
+    } else if fins & both == both {
         State::TimeWait
     } else if fins != 0 {
         State::HalfClosed

@@ -4,7 +4,9 @@ use core::ptr;
 
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_NOEXIST, bpf_sock_tuple},
-    helpers::generated::{bpf_ktime_get_coarse_ns, bpf_sk_release, bpf_skc_lookup_tcp},
+    helpers::generated::{
+        bpf_ktime_get_coarse_ns, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp,
+    },
 };
 use truename_common::{
     layout::{
@@ -116,7 +118,7 @@ pub fn find(scratch: &mut Scratch, settings: &Settings) -> Option<*mut Conntrack
 /// Makes `nat.target` the one that `choice` gives the connection.
 #[inline(always)]
 fn set_target(nat: &mut Nat, choice: Choice) -> bool {
-    let number = nat::choose(&KernelTables, &nat.service, choice, &nat.original, nat.hash);
+    let number = nat::choose_number(&KernelTables, &nat.service, choice, &nat.original, nat.hash);
     match number.and_then(target) {
         Some(target) => {
             nat.target = *target;
@@ -141,14 +143,13 @@ pub fn of_direct(
             return entry;
         }
     }
-    if scratch.headers.protocol != TCP || !begins(&scratch.headers) {
+    if !begins(&scratch.headers) {
         return None;
     }
     let nat = &mut scratch.nat;
     let taken = CONNTRACK.get_ptr(&nat.original)?;
     // SAFETY: the pointer is to a map value, valid until the program ends.
-    let is_expired = nat::is_expired(unsafe { &*taken }, settings, now());
-    if is_expired {
+    if nat::is_replaceable(unsafe { &*taken }, settings, now()) {
         // Its answers would be taken for the other connection's.
         let _ = CONNTRACK.remove(&nat.original);
         return None;
@@ -295,7 +296,13 @@ pub fn allocate(skb: *mut __sk_buff, scratch: &mut Scratch, settings: &Settings,
         skb,
         nat: ptr::from_mut(nat),
         settings,
-        with_sockets: is_local && protocol == TCP,
+        end: if is_local && flags & conntrack_flags::DIRECT == 0 {
+            End::Target
+        } else if nat.target.flags & target_flags::SNAT != 0 {
+            End::Source
+        } else {
+            End::Elsewhere
+        },
     };
     repeat(&mut allocation, TRIES);
     let tries = match Outcome::from_number(nat.outcome) {
@@ -317,8 +324,15 @@ struct Allocation<'a> {
     skb: *mut __sk_buff,
     nat: *mut Nat,
     settings: &'a Settings,
-    /// The host's stack may have a socket for the tuple.
-    with_sockets: bool,
+    end: End,
+}
+
+/// Which end of a connection, as the target sees it, is this host's.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Target,
+    Source,
+    Elsewhere,
 }
 
 impl Steps for Allocation<'_> {
@@ -332,14 +346,17 @@ impl Steps for Allocation<'_> {
         }
         nat.index += 1;
         set_key(nat, self.settings, index);
-        if self.with_sockets && has_socket(self.skb, &nat.key) {
+        if has_socket(self.skb, &nat.key, self.end) {
             return true;
         }
         nat.entry.tries = index as u8;
-        nat.entry.flags &= !conntrack_flags::SNAT;
+        nat.entry.flags &= !(conntrack_flags::SNAT | conntrack_flags::MASKED);
         if nat.key.client_port != nat.original.client_port || nat.key.client != nat.original.client
         {
             nat.entry.flags |= conntrack_flags::SNAT;
+        }
+        if nat.key.client != nat.original.client {
+            nat.entry.flags |= conntrack_flags::MASKED;
         }
         if index > 0
             && let Some(bits) = TRIED.get_ptr_mut(nat.hash as u16 as u32)
@@ -370,7 +387,7 @@ fn taken(nat: &mut Nat, settings: &Settings) -> bool {
         return true;
     };
     // SAFETY: the pointer is to a map value, valid until the program ends.
-    if nat::is_expired(unsafe { &*entry }, settings, nat.now_ns) {
+    if nat::is_replaceable(unsafe { &*entry }, settings, nat.now_ns) {
         // A leftover that the agent has not collected yet. The candidate is tried once more.
         let _ = CONNTRACK.remove(&nat.key);
         nat.index -= 1;
@@ -378,40 +395,56 @@ fn taken(nat: &mut Nat, settings: &Settings) -> bool {
     true
 }
 
-/// Whether the host's stack has a socket for the connection, even one in TIME_WAIT: a SYN with other
-/// sequence numbers would be answered with an old acknowledgement.
+/// Whether the host's stack has a socket for the connection. At the target's end even one in TIME_WAIT:
+/// a SYN with other sequence numbers would be answered with an old acknowledgement. At the source's end it
+/// is the host's own connection to the target, whose answers would be taken for the other's.
 #[inline(always)]
-fn has_socket(skb: *mut __sk_buff, key: &FiveTuple) -> bool {
+fn has_socket(skb: *mut __sk_buff, key: &FiveTuple, end: End) -> bool {
     const LISTEN: u32 = 10;
+    let is_udp = key.protocol != TCP;
+    // Of the packet that the socket would receive: its source first.
+    let (from, from_port, to, to_port) = match end {
+        End::Target if !is_udp => (
+            &key.client,
+            key.client_port,
+            &key.endpoint,
+            key.endpoint_port,
+        ),
+        End::Source => (
+            &key.endpoint,
+            key.endpoint_port,
+            &key.client,
+            key.client_port,
+        ),
+        // One socket serves all clients over UDP.
+        _ => return false,
+    };
     let mut tuple = [0u8; 36];
-    let is_v4 = key
-        .client
-        .starts_with(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]);
-    let ([a, b], [c, d]) = (
-        key.client_port.to_be_bytes(),
-        key.endpoint_port.to_be_bytes(),
-    );
-    let len = if is_v4 {
-        tuple[..4].copy_from_slice(&key.client[12..]);
-        tuple[4..8].copy_from_slice(&key.endpoint[12..]);
+    let ([a, b], [c, d]) = (from_port.to_be_bytes(), to_port.to_be_bytes());
+    let len = if from.starts_with(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]) {
+        tuple[..4].copy_from_slice(&from[12..]);
+        tuple[4..8].copy_from_slice(&to[12..]);
         tuple[8..12].copy_from_slice(&[a, b, c, d]);
         12
     } else {
-        tuple[..16].copy_from_slice(&key.client);
-        tuple[16..32].copy_from_slice(&key.endpoint);
+        tuple[..16].copy_from_slice(from);
+        tuple[16..32].copy_from_slice(to);
         tuple[32..].copy_from_slice(&[a, b, c, d]);
         36
     };
-    // SAFETY: the tuple has `len` bytes. The socket that is returned is released on every way.
+    let tuple = tuple.as_mut_ptr().cast::<bpf_sock_tuple>();
+    // SAFETY: the tuple has `len` bytes. The socket that is returned is released on every way. It is looked
+    // for in the network namespace of the packet's device (BPF_F_CURRENT_NETNS).
     unsafe {
-        let socket = bpf_skc_lookup_tcp(
-            skb.cast(),
-            tuple.as_mut_ptr().cast::<bpf_sock_tuple>(),
-            len,
-            // The network namespace of the packet's device (BPF_F_CURRENT_NETNS).
-            u64::MAX,
-            0,
-        );
+        if is_udp {
+            let socket = bpf_sk_lookup_udp(skb.cast(), tuple, len, u64::MAX, 0);
+            if socket.is_null() {
+                return false;
+            }
+            bpf_sk_release(socket.cast());
+            return true;
+        }
+        let socket = bpf_skc_lookup_tcp(skb.cast(), tuple, len, u64::MAX, 0);
         if socket.is_null() {
             return false;
         }

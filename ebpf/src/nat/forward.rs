@@ -102,6 +102,28 @@ impl Fib {
     }
 }
 
+/// What becomes of a packet that the kernel would not forward, which may be one for this host.
+pub mod here {
+    use truename_common::layout::conntrack_flags;
+
+    /// It is for another host, to which there is no route.
+    pub const NOWHERE: u32 = 0;
+    /// It is for the host's stack, as it came.
+    pub const NEXT: u32 = 1;
+    /// It is for the host's stack, by way of the loopback interface.
+    pub const LOOPBACK: u32 = 2;
+
+    /// What becomes of packets to the client of a connection with these flags.
+    #[inline(always)]
+    pub fn of(flags: u8) -> u32 {
+        if flags & conntrack_flags::LOOPBACK == 0 {
+            NEXT
+        } else {
+            LOOPBACK
+        }
+    }
+}
+
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 /// Results of `bpf_fib_lookup`.
@@ -133,12 +155,18 @@ pub fn is_vlan(skb: *mut __sk_buff, headers: &Headers) -> bool {
     headers.network > 14 || unsafe { (*skb).vlan_present } != 0
 }
 
-/// A packet to a target of this host goes on as it came, but a packet of the host itself that is about
-/// to leave has to be turned round.
+/// A packet to a target of this host goes on as it came, but one of the host itself that is about to leave
+/// has to be turned round, and one that now seems to come from the host itself is taken from the loopback
+/// interface only.
 #[inline(always)]
 pub fn deliver(skb: *mut __sk_buff, scratch: &mut Scratch, settings: &Settings, flags: u8) {
-    let leaves = flags & conntrack_flags::DIRECT == 0 && is_own(skb) && !is_loopback(skb, settings);
-    scratch.nat.route = if leaves { Route::LOOPBACK } else { Route::NEXT };
+    let leaves = is_own(skb) && !is_loopback(skb, settings);
+    let turns = leaves || flags & conntrack_flags::MASKED != 0;
+    scratch.nat.route = if flags & conntrack_flags::DIRECT == 0 && turns {
+        Route::LOOPBACK
+    } else {
+        Route::NEXT
+    };
 }
 
 /// Asks the kernel for the route of `nat.to`. The packet is still as it came: what cannot be forwarded
@@ -160,11 +188,12 @@ pub fn route(skb: *mut __sk_buff, scratch: &mut Scratch) -> Result<(), i32> {
     let result = unsafe { bpf_fib_lookup(skb.cast(), (&raw mut nat.fib).cast(), 64, 0) };
     match result {
         SUCCESS | NO_NEIGHBOUR => {}
+        // No route at all, or an address of this host.
+        NOT_FORWARDED if nat.here == here::NOWHERE => return Err(drop(Counter::NatNoRoute)),
         NOT_FORWARDED => {
-            let by_loopback = is_own(skb) && !is_loopback(skb, settings)
-                || nat.by_loopback != 0
-                || is_loopback_address(&nat.to.endpoint);
-            scratch.nat.route = if by_loopback {
+            let leaves = is_own(skb) && !is_loopback(skb, settings);
+            let by_loopback = leaves || nat.here == here::LOOPBACK;
+            nat.route = if by_loopback {
                 Route::LOOPBACK
             } else {
                 Route::NEXT
@@ -189,14 +218,6 @@ pub fn route(skb: *mut __sk_buff, scratch: &mut Scratch) -> Result<(), i32> {
     nat.neighbour.family = u32::from(nat.fib.family);
     nat.neighbour.address = nat.fib.destination;
     Ok(())
-}
-
-/// Whether the stack takes packets to the address from the loopback interface only: 127.0.0.0/8, ::1.
-#[inline(always)]
-fn is_loopback_address(address: &[u8; 16]) -> bool {
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *address;
-    let front = a | b | c | d | e | f | g | h | i | j;
-    front == 0 && (k & l == 0xff && m == 127 || k | l | m | n | o == 0 && p == 1)
 }
 
 #[inline(always)]

@@ -31,7 +31,7 @@ pub fn from_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
         nat.to.client = nat.key.client;
     }
     nat.to.endpoint = nat.key.endpoint;
-    nat.by_loopback = 0;
+    nat.here = forward::here::NOWHERE;
     if flags & conntrack_flags::LOCAL != 0 {
         forward::deliver(skb, scratch, settings, flags);
     } else if let Err(verdict) = stages::route(skb, scratch) {
@@ -59,7 +59,7 @@ pub fn to_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     };
     // SAFETY: the pointer is to a map value, valid until the program ends.
     let entry = unsafe { &*entry };
-    let is_local = entry.flags & (conntrack_flags::LOCAL | conntrack_flags::DIRECT) != 0;
+    let is_local = conntrack_flags::is_routed_by_stack(entry.flags);
     if !is_local && forward::is_vlan(skb, &scratch.headers) {
         return NEXT;
     }
@@ -74,7 +74,7 @@ pub fn to_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
         nat.to.client = entry.alias;
     }
     nat.to.endpoint = entry.client;
-    nat.by_loopback = u32::from(entry.flags & conntrack_flags::LOOPBACK);
+    nat.here = forward::here::of(entry.flags);
     if is_local {
         nat.route = Route::NEXT;
     } else if let Err(verdict) = stages::route(skb, scratch) {

@@ -64,8 +64,8 @@ pub struct Nat {
     pub index: u32,
     pub outcome: u32,
     pub tried: u32,
-    /// 1 if a packet for this host has to come by way of the loopback interface.
-    pub by_loopback: u32,
+    /// What becomes of a packet that the kernel would not forward; see [`forward::here`].
+    pub here: u32,
 }
 
 /// Two bytes of an array decide for nearly all packets.
@@ -173,16 +173,17 @@ pub fn from_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     let Some(settings) = SETTINGS.get(0) else {
         return NEXT;
     };
-    let Some(entry) = conntrack::of_client(skb, scratch, settings) else {
-        return refused(scratch);
-    };
+    // Before it could begin a connection.
     if scratch.headers.fragment != 0 {
         count(Counter::NatFragment, 1);
         return DROP;
     }
+    let Some(entry) = conntrack::of_client(skb, scratch, settings) else {
+        return refused(scratch);
+    };
     let flags = conntrack::touch(entry, scratch, true);
     scratch.nat.to = scratch.nat.key;
-    scratch.nat.by_loopback = 0;
+    scratch.nat.here = forward::here::NOWHERE;
     if flags & (conntrack_flags::LOCAL | conntrack_flags::DIRECT) != 0 {
         forward::deliver(skb, scratch, settings, flags);
     } else if let Err(verdict) = stages::route(skb, scratch) {
@@ -235,18 +236,20 @@ pub fn to_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
         count(Counter::NatFragment, 1);
         return DROP;
     }
-    let flags = conntrack::touch(entry, scratch, false);
+    // SAFETY: the pointer is to a map value, valid until the program ends.
+    let flags = unsafe { (*entry).flags };
+    let is_local = conntrack_flags::is_routed_by_stack(flags);
+    // The VLAN's own interface translates it, and notes it.
+    if !is_local && forward::is_vlan(skb, &scratch.headers) {
+        return NEXT;
+    }
+    conntrack::touch(entry, scratch, false);
     conntrack::towards_client(entry, &mut scratch.nat.to, scratch.headers.protocol);
-    scratch.nat.by_loopback = u32::from(flags & conntrack_flags::LOOPBACK);
-    if flags & (conntrack_flags::LOCAL | conntrack_flags::DIRECT) != 0 {
+    scratch.nat.here = forward::here::of(flags);
+    if is_local {
         scratch.nat.route = Route::NEXT;
-    } else {
-        if forward::is_vlan(skb, &scratch.headers) {
-            return NEXT;
-        }
-        if let Err(verdict) = stages::route(skb, scratch) {
-            return verdict;
-        }
+    } else if let Err(verdict) = stages::route(skb, scratch) {
+        return verdict;
     }
     if !write(skb, scratch, settings) {
         return DROP;

@@ -373,6 +373,9 @@ fn ipv6(ctx: &impl View, at: usize) -> Result<Option<Network>, Counter> {
     let Some(header) = read::<[u8; 8]>(ctx, at) else {
         return Ok(None);
     };
+    if header[0] >> 4 != 6 {
+        return Err(Counter::Unparsed);
+    }
     let payload = usize::from(u16::from_be_bytes([header[4], header[5]]));
     let mut next = header[6];
     let mut transport = at + 40;

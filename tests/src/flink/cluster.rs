@@ -155,7 +155,10 @@ impl Cluster {
     }
 
     /// Starts a JobManager that may find TaskManagers which wait for it.
-    pub(crate) fn restart_job_manager(&mut self) -> Result<()> {
+    ///
+    /// # Errors
+    /// It did not come up.
+    pub fn restart_job_manager(&mut self) -> Result<()> {
         self.job = None;
         let job = self.start(Role::Job)?;
         job.wait_line(0, &["Rest endpoint listening"], JVM)?;
@@ -198,6 +201,11 @@ impl Cluster {
         self.job = None;
     }
 
+    /// Kills the TaskManager (SIGKILL).
+    pub fn kill_task_manager(&mut self) {
+        self.task = None;
+    }
+
     /// The JobManager's namespace.
     pub fn job_space(&self) -> &Namespace {
         &self.job_space
@@ -208,11 +216,13 @@ impl Cluster {
         SocketAddr::new(IpAddr::V4(JOB_ADDRESS), RPC_PORT)
     }
 
+    /// Where the JobManager listens for REST.
+    pub fn rest_address() -> SocketAddr {
+        SocketAddr::new(IpAddr::V4(JOB_ADDRESS), REST_PORT)
+    }
+
     pub(crate) fn rest(&self) -> Rest<'_> {
-        Rest::new(
-            &self.job_space,
-            SocketAddr::new(IpAddr::V4(JOB_ADDRESS), REST_PORT),
-        )
+        Rest::new(&self.job_space, Self::rest_address())
     }
 
     /// The established connections that carry RPC between the two, as `ss` shows them.

@@ -1,12 +1,22 @@
 //! The kernel program without a network: packets go in by `BPF_PROG_TEST_RUN`, bytes and verdicts come
 //! out, and the tables are looked at.
 
+mod datagram;
+mod host;
+mod nat;
 mod packet;
 mod program;
+mod run;
 mod scene;
+mod sockets;
 mod talk;
 
+pub use datagram::{Datagram, IcmpError, Kind, check_sums};
+pub use host::Host;
+pub use nat::{Nat, local, remote, routed};
 pub use packet::{Link, Received, Shape, flag};
-pub use program::{Aliases, Program, Seen, Verdict};
+pub use program::{Aliases, Program, Seen};
+pub use run::{Place, Verdict};
 pub use scene::{Form, NEAR_MISSES, Scene, Setup, shapes};
+pub use sockets::{CASES, OUTSIDE, Sockets, tuple};
 pub use talk::{Side, Talk};

@@ -8,12 +8,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result};
 use aya::{
-    Ebpf, EbpfLoader, Pod, TestRun as _, TestRunOptions,
-    maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf},
-    programs::SchedClassifier,
-    util::KernelVersion,
+    Ebpf, EbpfLoader, Pod,
+    maps::{Array, HashMap, Map, MapData, PerCpuArray, ProgramArray, RingBuf},
+    programs::{ProgramError, SchedClassifier},
 };
 use truename_common::layout::{
     AliasKey, AliasStat, Authority, Counter, Endpoint, EventKind, FiveTuple, ListedAlias, Names,
@@ -21,20 +20,10 @@ use truename_common::layout::{
 };
 
 use super::packet::Link;
-use crate::{cleanup, sys, truename};
+use crate::{cleanup, truename};
 
-/// `NEXT` and `DROP` of the kernel program.
-const NEXT: u32 = u32::MAX;
-const DROP: u32 = 2;
-
-/// What becomes of a packet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// It goes on, as these bytes.
-    Next(Vec<u8>),
-    /// It is dropped.
-    Drop,
-}
+/// The table of programs that `tn_ether` and `tn_raw` go on with, and the one that is in it.
+const CHAIN: (&str, &str) = ("CHAIN", "tn_rpc");
 
 /// An event.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +32,8 @@ pub struct Seen {
     pub kind: EventKind,
     /// Its number.
     pub detail: u32,
+    /// Of which flow.
+    pub flow: FiveTuple,
     /// Its text.
     pub text: String,
 }
@@ -55,6 +46,8 @@ pub struct Program {
     name: &'static str,
     ebpf: Ebpf,
     events: RefCell<RingBuf<MapData>>,
+    /// The kernel empties it when nobody has it open.
+    _chain: ProgramArray<MapData>,
     _pins: PinDirectory,
 }
 
@@ -98,21 +91,47 @@ impl Program {
     /// # Errors
     /// The kernel refuses it, or there is none.
     pub fn named(object: &[u8], name: &'static str) -> Result<Self> {
+        Self::limited(object, name, &[], true)
+    }
+
+    /// As above, with tables of other sizes than the object says, and with or without the RPC
+    /// translator.
+    pub(super) fn limited(
+        object: &[u8],
+        name: &'static str,
+        entries: &[(&'static str, u32)],
+        with_rpc: bool,
+    ) -> Result<Self> {
         let pins = PinDirectory::new()?;
-        let mut ebpf = EbpfLoader::new()
-            .default_map_pin_directory(&pins.0)
-            .load(object)
-            .context("load the object")?;
-        let program: &mut SchedClassifier = ebpf
-            .program_mut(name)
-            .with_context(|| format!("the object has no program {name}"))?
-            .try_into()?;
-        program.load().with_context(|| format!("load {name}"))?;
+        let mut loader = EbpfLoader::new();
+        loader.default_map_pin_directory(&pins.0);
+        for (table, entries) in entries {
+            loader.map_max_entries(table, *entries);
+        }
+        let mut ebpf = loader.load(object).context("load the object")?;
+        let (chain, next) = CHAIN;
+        for name in [name, next].into_iter().take(1 + usize::from(with_rpc)) {
+            let program: &mut SchedClassifier = ebpf
+                .program_mut(name)
+                .with_context(|| format!("the object has no program {name}"))?
+                .try_into()?;
+            match program.load() {
+                Err(ProgramError::AlreadyLoaded) => {}
+                loaded => loaded.with_context(|| format!("load {name}"))?,
+            }
+        }
+        let chain = ebpf.take_map(chain).context("no table of programs")?;
+        let mut chain = ProgramArray::try_from(chain)?;
+        if with_rpc {
+            let next: &SchedClassifier = ebpf.program(next).context("no program")?.try_into()?;
+            chain.set(0, next.fd()?, 0)?;
+        }
         let events = ebpf.take_map(map::EVENTS).context("no events")?;
         Ok(Self {
             name,
             ebpf,
             events: RefCell::new(RingBuf::try_from(events)?),
+            _chain: chain,
             _pins: pins,
         })
     }
@@ -167,40 +186,9 @@ impl Program {
         let mut table: HashMap<_, Socket, Endpoint> = HashMap::try_from(self.map(map::ENDPOINTS)?)?;
         table.insert(key, value, 0)?;
         let mut ports: Array<_, u8> = Array::try_from(self.map(map::PORTS)?)?;
-        ports.set(u32::from(socket.port()), port_flags::ENDPOINT, 0)?;
+        let flags = ports.get(&u32::from(socket.port()), 0)? | port_flags::ENDPOINT;
+        ports.set(u32::from(socket.port()), flags, 0)?;
         Ok(())
-    }
-
-    /// Runs the program on a packet.
-    ///
-    /// # Errors
-    /// The kernel cannot run it, the length changed, or the verdict is unknown.
-    pub fn run(&self, packet: &[u8]) -> Result<Verdict> {
-        let mut out = vec![0; packet.len() + 64];
-        let result = self.program()?.test_run(TestRunOptions {
-            data_in: Some(packet),
-            data_out: Some(&mut out),
-            ..TestRunOptions::default()
-        })?;
-        out.truncate(result.data_size_out as usize);
-        verdict(result.return_value, out, packet.len())
-    }
-
-    /// Whether the kernel has what [`Self::run_summed`] needs: Linux 6.10.
-    pub fn can_sum() -> bool {
-        KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 10, 0))
-    }
-
-    /// Runs the program on a packet whose sum a device has computed (`CHECKSUM_COMPLETE`), and has the
-    /// kernel check that the sum is right afterwards.
-    ///
-    /// # Errors
-    /// As above, or the sum is wrong (`EBADMSG`).
-    pub fn run_summed(&self, packet: &[u8]) -> Result<Verdict> {
-        let mut out = vec![0; packet.len() + 64];
-        let (value, len) = sys::test_run_summed(self.program()?.fd()?, packet, &mut out)?;
-        out.truncate(len);
-        verdict(value, out, packet.len())
     }
 
     /// A counter.
@@ -279,63 +267,59 @@ impl Program {
         Ok(seen)
     }
 
-    fn entries<K: Pod, V: Pod>(&self, name: &str) -> Result<Vec<(K, V)>> {
+    pub(super) fn entries<K: Pod, V: Pod>(&self, name: &str) -> Result<Vec<(K, V)>> {
         let table: HashMap<_, K, V> = HashMap::try_from(self.table(name)?)?;
         table.iter().map(|entry| Ok(entry?)).collect()
     }
 
-    fn table(&self, name: &str) -> Result<&Map> {
+    pub(super) fn table(&self, name: &str) -> Result<&Map> {
         self.ebpf
             .map(name)
             .with_context(|| format!("no table {name}"))
     }
 
-    fn map(&mut self, name: &str) -> Result<&mut Map> {
+    pub(super) fn map(&mut self, name: &str) -> Result<&mut Map> {
         self.ebpf
             .map_mut(name)
             .with_context(|| format!("no table {name}"))
     }
 }
 
-fn verdict(value: u32, out: Vec<u8>, len: usize) -> Result<Verdict> {
-    match value {
-        NEXT => {
-            ensure!(out.len() == len, "{} bytes became {}", len, out.len());
-            Ok(Verdict::Next(out))
-        }
-        DROP => Ok(Verdict::Drop),
-        other => bail!("unknown verdict {other}"),
-    }
-}
-
 /// Reads an event by the offsets of its fields.
 fn read_event(bytes: &[u8]) -> Result<Seen> {
     const TEXT: usize = 16 + size_of::<FiveTuple>();
-    let word = |at: usize| -> Result<u32> {
-        let bytes = bytes.get(at..at + 4).context("an event is too short")?;
-        Ok(u32::from_ne_bytes(bytes.try_into()?))
-    };
+    let word = |at: usize| array(bytes, at).map(u32::from_ne_bytes);
     let number = word(8)?;
     let kind = EventKind::from_number(number).with_context(|| format!("event {number}"))?;
-    let len = bytes
-        .get(TEXT + 256..TEXT + 258)
-        .context("an event is too short")?;
-    let len = usize::from(u16::from_ne_bytes(len.try_into()?));
+    let len = usize::from(u16::from_ne_bytes(array(bytes, TEXT + 256)?));
     let text = bytes
         .get(TEXT..TEXT + len)
         .context("a text is longer than its event")?;
     Ok(Seen {
         kind,
         detail: word(12)?,
+        flow: FiveTuple {
+            client: array(bytes, 16)?,
+            endpoint: array(bytes, 32)?,
+            client_port: u16::from_ne_bytes(array(bytes, 48)?),
+            endpoint_port: u16::from_ne_bytes(array(bytes, 50)?),
+            protocol: array::<1>(bytes, 52)?[0],
+            pad: [0; 3],
+        },
         text: String::from_utf8_lossy(text).into_owned(),
     })
+}
+
+fn array<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N]> {
+    let bytes = bytes.get(at..at + N).context("an event is too short")?;
+    Ok(bytes.try_into()?)
 }
 
 fn authority(text: &str) -> Result<Authority> {
     Authority::new(text.as_bytes()).with_context(|| format!("{text} is too long"))
 }
 
-fn address_of(address: IpAddr) -> [u8; 16] {
+pub(super) fn address_of(address: IpAddr) -> [u8; 16] {
     match address {
         IpAddr::V4(address) if address.is_unspecified() => [0; 16],
         IpAddr::V4(address) => v4_mapped(address.octets()),

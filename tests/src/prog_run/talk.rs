@@ -3,8 +3,10 @@
 use std::net::SocketAddr;
 
 use super::{
+    datagram::{Datagram, Kind},
     packet::{Received, Shape, flag},
-    program::{Program, Verdict},
+    program::Program,
+    run::{Place, Verdict},
 };
 
 /// Who sends.
@@ -58,9 +60,16 @@ impl Talk<'_> {
         } else {
             0
         };
-        self.shape
-            .packet(source, destination, (seq, ack, flags), payload)
-            .expect("the packet is well-formed")
+        let kind = Kind::Tcp { seq, ack, flags };
+        Datagram {
+            shape: self.shape,
+            source,
+            destination,
+            hop_limit: 64,
+            kind,
+            payload: payload.to_vec(),
+        }
+        .bytes()
     }
 
     /// Runs the program on a packet of this connection; `None` if it was dropped.
@@ -69,12 +78,13 @@ impl Talk<'_> {
     /// A checksum is wrong, or a header changed.
     pub fn run(&self, packet: &[u8]) -> Option<Received> {
         let verdict = if self.summed {
-            self.program.run_summed(packet)
+            self.program.run_summed(Place::default(), packet)
         } else {
             self.program.run(packet)
         };
         match verdict.expect("the program runs") {
             Verdict::Drop => None,
+            Verdict::Redirect(_) => panic!("the packet turned round"),
             Verdict::Next(out) => {
                 let sent = self.shape.receive(packet).expect("what is sent is right");
                 let received = self.shape.receive(&out).expect("what came out is right");

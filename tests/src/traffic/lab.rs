@@ -9,12 +9,12 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{
     bridge::{Bridge, Impairment},
-    connection::{Connection, DEADLINE},
+    connection::Connection,
 };
 use crate::{
     namespace::{Namespace, Offload, link},
     scratch::Scratch,
-    sys,
+    socket, sys,
     truename::{Endpoint, Truename},
 };
 
@@ -157,7 +157,7 @@ impl Lab {
         interfaces: Vec<&'static str>,
     ) -> Result<Self> {
         let listener = server
-            .run(|| listen(address))?
+            .run(|| socket::listen(address))?
             .context("listen as the server")?;
         Ok(Self {
             bridge: None,
@@ -319,34 +319,8 @@ fn address_v4(client: &Namespace, server: &Namespace) -> Result<()> {
     Ok(())
 }
 
-fn domain(address: SocketAddr) -> libc::c_int {
-    if address.is_ipv6() {
-        libc::AF_INET6
-    } else {
-        libc::AF_INET
-    }
-}
-
-fn stream_socket(address: SocketAddr) -> std::io::Result<OwnedFd> {
-    let socket = sys::socket(domain(address), libc::SOCK_STREAM, 0)?;
-    sys::set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
-    Ok(socket)
-}
-
-fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = stream_socket(address)?;
-    sys::bind(&socket, address)?;
-    sys::listen(&socket, 128)?;
-    let listener = TcpListener::from(socket);
-    // Bounds accept.
-    set_timeout(&listener, libc::SO_RCVTIMEO)?;
-    Ok(listener)
-}
-
 fn open(from: SocketAddr, to: SocketAddr, dial: &Dial) -> std::io::Result<TcpStream> {
-    let socket = stream_socket(to)?;
-    // Bounds connect.
-    set_timeout(&socket, libc::SO_SNDTIMEO)?;
+    let socket = socket::stream(to)?;
     if let Some(buffer) = dial.buffer {
         set_receive_buffer(&socket, buffer)?;
     }
@@ -371,7 +345,7 @@ fn open(from: SocketAddr, to: SocketAddr, dial: &Dial) -> std::io::Result<TcpStr
 }
 
 fn restore(from: SocketAddr, to: SocketAddr, sequences: (u32, u32)) -> std::io::Result<OwnedFd> {
-    let socket = stream_socket(from)?;
+    let socket = socket::stream(from)?;
     sys::set_option(&socket, libc::IPPROTO_TCP, libc::TCP_REPAIR, 1)?;
     set_queue(&socket, SEND_QUEUE, sequences.0)?;
     set_queue(&socket, RECEIVE_QUEUE, sequences.1)?;
@@ -402,8 +376,4 @@ fn set_segment(socket: &impl std::os::fd::AsFd, segment: u16) -> std::io::Result
 fn set_receive_buffer(socket: &impl std::os::fd::AsFd, size: usize) -> std::io::Result<()> {
     let size = libc::c_int::try_from(size).map_err(std::io::Error::other)?;
     sys::set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, size)
-}
-
-fn set_timeout(socket: &impl std::os::fd::AsFd, name: libc::c_int) -> std::io::Result<()> {
-    sys::set_timeout(socket, name, DEADLINE)
 }

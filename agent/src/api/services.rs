@@ -1,0 +1,89 @@
+//! What the control API tells of services, and how flows are chosen. Field names are stable.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::{FlowRow, Timestamp};
+
+/// A service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceRow {
+    /// Its name.
+    pub name: String,
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// As configured.
+    pub listen: String,
+    /// The aliases that the kernel knows.
+    pub aliases: Vec<String>,
+    /// What it stands for.
+    pub targets: Vec<TargetRow>,
+    /// Connections that are known.
+    pub connections: usize,
+    /// Those of them that the target has not answered yet.
+    pub opening: usize,
+    /// Connections that were refused since the agent started, as far as events tell.
+    pub refused: u64,
+    /// `ok`, `changing` while connections are looked for that stay, `no target`, or `left out`.
+    pub state: String,
+}
+
+/// A target of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetRow {
+    /// Its address and port.
+    pub address: String,
+    /// Its share of new connections; 0 for one that is not configured any more.
+    pub weight: u32,
+    /// Whether it is this host.
+    pub local: bool,
+    /// The address that it sees instead of the client's.
+    pub source: Option<String>,
+    /// Connections that go to it.
+    pub connections: usize,
+}
+
+/// Which flows are meant; nothing stands for all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FlowFilter {
+    /// Those of this service or endpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// Those of this client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client: Option<IpAddr>,
+    /// Those in this state: of the connection, or of its translation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+}
+
+/// What a sweep for connections that are over did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SweepRow {
+    /// When it ended.
+    pub time: Timestamp,
+    /// Connections and flows that were looked at.
+    pub scanned: usize,
+    /// Those that were forgotten.
+    pub removed: usize,
+    /// How long it took, in microseconds.
+    pub took_us: u64,
+}
+
+impl FlowFilter {
+    /// Whether a flow is meant.
+    pub fn admits(&self, row: &FlowRow) -> bool {
+        let is_of = |name: &String| row.service.as_ref() == Some(name) || row.endpoint == *name;
+        let is_from = |client: &IpAddr| {
+            let at = row.client.parse::<std::net::SocketAddr>();
+            at.is_ok_and(|at| at.ip() == client.to_canonical())
+        };
+        let is_in =
+            |state: &String| row.connection.as_ref() == Some(state) || row.state.label() == state;
+        self.service.as_ref().is_none_or(is_of)
+            && self.client.as_ref().is_none_or(is_from)
+            && self.state.as_ref().is_none_or(is_in)
+    }
+}

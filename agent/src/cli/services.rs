@@ -1,0 +1,61 @@
+//! `truename services`
+
+use super::{
+    Exit,
+    args::Global,
+    ask,
+    output::{Output, Row},
+};
+use crate::api::{ClientError, Request, Response, ServiceRow, TargetRow};
+
+impl Row for ServiceRow {
+    const HEADINGS: &'static [&'static str] = &[
+        "name",
+        "protocol",
+        "alias",
+        "targets",
+        "connections",
+        "opening",
+        "refused",
+        "state",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        let alias = match &self.aliases[..] {
+            [] => self.listen.clone(),
+            [only] => only.clone(),
+            several => format!("{} ({})", self.listen, several.join(" ")),
+        };
+        let targets: Vec<_> = self.targets.iter().map(target).collect();
+        vec![
+            self.name.clone(),
+            self.protocol.clone(),
+            alias,
+            targets.join("\n"),
+            self.connections.to_string(),
+            self.opening.to_string(),
+            self.refused.to_string(),
+            self.state.clone(),
+        ]
+    }
+}
+
+fn target(target: &TargetRow) -> String {
+    let mut notes = vec![if target.local { "local" } else { "remote" }.to_owned()];
+    if let Some(source) = &target.source {
+        notes.push(format!("sees {source}"));
+    }
+    if target.weight != 1 {
+        notes.push(format!("weight {}", target.weight));
+    }
+    notes.push(format!("{} connection(s)", target.connections));
+    format!("{} {}", target.address, notes.join(", "))
+}
+
+pub fn run(global: &Global) -> anyhow::Result<Exit> {
+    let Response::Services(rows) = ask(global, Request::Services)? else {
+        return Err(ClientError::Unexpected.into());
+    };
+    Output::new(global).rows(&rows, "no service is configured")?;
+    Ok(Exit::Success)
+}

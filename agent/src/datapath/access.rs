@@ -1,0 +1,103 @@
+//! Opening, listing and changing single tables.
+
+use std::path::Path;
+
+use aya::{
+    Pod,
+    maps::{HashMap, Map, MapData, MapError},
+};
+
+use super::{Pins, error::DatapathError};
+
+/// A hash table.
+pub type Table<K, V> = HashMap<MapData, K, V>;
+
+/// A pinned table, whatever it holds.
+pub fn map_data(path: &Path) -> Result<MapData, DatapathError> {
+    MapData::from_pin(path).map_err(|source| DatapathError::ForeignTable {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// A pinned table of a type.
+pub fn open<T: TryFrom<Map, Error = MapError>>(
+    pins: &Pins,
+    name: &'static str,
+) -> Result<T, DatapathError> {
+    let path = pins.map(name);
+    let foreign = |source| DatapathError::ForeignTable {
+        path: path.clone(),
+        source,
+    };
+    let map = Map::from_map_data(map_data(&path)?).map_err(foreign)?;
+    T::try_from(map).map_err(foreign)
+}
+
+/// The entries of a table. One that vanishes while they are listed is left out.
+pub fn entries<K: Pod, V: Pod>(
+    table: &Table<K, V>,
+    name: &'static str,
+) -> Result<Vec<(K, V)>, DatapathError> {
+    let mut all = Vec::new();
+    for entry in table.iter() {
+        match entry {
+            Ok(entry) => all.push(entry),
+            Err(MapError::KeyNotFound) => {}
+            Err(error) => return Err(DatapathError::table("list", name)(error)),
+        }
+    }
+    Ok(all)
+}
+
+/// Sets an entry.
+pub fn insert<K: Pod, V: Pod>(
+    table: &mut Table<K, V>,
+    key: &K,
+    value: V,
+    name: &'static str,
+) -> Result<(), DatapathError> {
+    table
+        .insert(key, value, 0)
+        .map_err(DatapathError::table("write", name))
+}
+
+/// Removes an entry that need not exist; whether it did.
+pub fn remove<K: Pod, V: Pod>(
+    table: &mut Table<K, V>,
+    key: &K,
+    name: &'static str,
+) -> Result<bool, DatapathError> {
+    match table.remove(key) {
+        Ok(()) => Ok(true),
+        Err(MapError::KeyNotFound) => Ok(false),
+        Err(MapError::SyscallError(error))
+            if error.io_error.kind() == std::io::ErrorKind::NotFound =>
+        {
+            Ok(false)
+        }
+        Err(error) => Err(DatapathError::table("change", name)(error)),
+    }
+}
+
+/// The value of a key, if it is there.
+pub fn get<K: Pod, V: Pod>(
+    table: &Table<K, V>,
+    key: &K,
+    name: &'static str,
+) -> Result<Option<V>, DatapathError> {
+    match table.get(key, 0) {
+        Ok(value) => Ok(Some(value)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(error) => Err(DatapathError::table("read", name)(error)),
+    }
+}
+
+/// How many entries fit a pinned table.
+pub fn capacity(pins: &Pins, name: &'static str) -> Result<u32, DatapathError> {
+    let data = map_data(&pins.map(name))?;
+    let info = data.info();
+    Ok(info
+        .map_err(DatapathError::table("describe", name))?
+        .max_entries())
+}

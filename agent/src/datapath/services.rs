@@ -1,0 +1,212 @@
+//! The tables of services and of their connections.
+
+use std::collections::BTreeMap;
+
+use aya::maps::{Array, MapData, MapError, PerCpuArray};
+use truename_common::{
+    layout::{Conntrack, FiveTuple, Service, Settings, Slots, Socket, TARGETS_MAX, Target, map},
+    nat,
+};
+
+use super::{
+    Pins,
+    access::{Table, capacity, entries, get, insert, open, remove},
+    error::DatapathError,
+};
+use crate::{plan::Held, reconcile::Change};
+
+/// The tables of services and of their connections. Reading them changes nothing.
+pub struct ServiceTables {
+    services: Table<Socket, Service>,
+    slots: Array<MapData, u32>,
+    targets: Array<MapData, Target>,
+    connections: Table<FiveTuple, Conntrack>,
+    capacity: u32,
+    moved: Table<FiveTuple, u32>,
+    tried: Array<MapData, u32>,
+    settings: Array<MapData, Settings>,
+    tries: PerCpuArray<MapData, u64>,
+}
+
+impl ServiceTables {
+    /// Opens the tables.
+    ///
+    /// # Errors
+    /// When one is not pinned or looks different.
+    pub fn open(pins: &Pins) -> Result<Self, DatapathError> {
+        Ok(Self {
+            services: open(pins, map::SERVICES)?,
+            slots: open(pins, map::SLOTS)?,
+            targets: open(pins, map::TARGETS)?,
+            connections: open(pins, map::CONNTRACK)?,
+            capacity: capacity(pins, map::CONNTRACK)?,
+            moved: open(pins, map::MOVED)?,
+            tried: open(pins, map::TRIED)?,
+            settings: open(pins, map::SETTINGS)?,
+            tries: open(pins, map::TRIES)?,
+        })
+    }
+
+    /// Everything that a plan goes by.
+    pub fn held(&self) -> Result<Held, DatapathError> {
+        let mut held = Held {
+            services: self.services()?.into_iter().collect(),
+            targets: self.targets()?,
+            moved: entries(&self.moved, map::MOVED)?.into_iter().collect(),
+            settings: self.settings()?,
+            ..Held::default()
+        };
+        for service in held.services.values() {
+            for range in [service.slots, service.previous] {
+                if range.count > 0 && !held.slots.contains_key(&range) {
+                    held.slots.insert(range, self.slots(range)?);
+                }
+            }
+        }
+        self.visit_connections(|key, entry| {
+            held.connections.insert(key, entry);
+        })?;
+        Ok(held)
+    }
+
+    /// Makes a change; those of other tables are none of this.
+    pub(super) fn apply(&mut self, change: &Change) -> Result<(), DatapathError> {
+        match *change {
+            Change::Target(number, target) => self
+                .targets
+                .set(number, target, 0)
+                .map_err(DatapathError::table("write", map::TARGETS)),
+            Change::Slot(position, number) => self
+                .slots
+                .set(position, number, 0)
+                .map_err(DatapathError::table("write", map::SLOTS)),
+            Change::Settings(settings) => self
+                .settings
+                .set(0, settings, 0)
+                .map_err(DatapathError::table("write", map::SETTINGS)),
+            Change::Service(alias, service) => {
+                insert(&mut self.services, &alias, service, map::SERVICES)
+            }
+            Change::Move(original, number) => {
+                insert(&mut self.moved, &original, number, map::MOVED)
+            }
+            Change::RemoveService(alias) => {
+                remove(&mut self.services, &alias, map::SERVICES).map(drop)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Aliases.
+    pub fn services(&self) -> Result<Vec<(Socket, Service)>, DatapathError> {
+        entries(&self.services, map::SERVICES)
+    }
+
+    /// The service of an alias.
+    pub fn service(&self, alias: &Socket) -> Result<Option<Service>, DatapathError> {
+        get(&self.services, alias, map::SERVICES)
+    }
+
+    /// Targets that are in use, by number.
+    pub fn targets(&self) -> Result<BTreeMap<u32, Target>, DatapathError> {
+        let mut targets = BTreeMap::new();
+        for number in 0..TARGETS_MAX {
+            let target = self.targets.get(&number, 0);
+            let target = target.map_err(DatapathError::table("read", map::TARGETS))?;
+            if target.port != 0 {
+                targets.insert(number, target);
+            }
+        }
+        Ok(targets)
+    }
+
+    /// Some slots.
+    pub fn slots(&self, range: Slots) -> Result<Vec<u32>, DatapathError> {
+        (range.first..range.first.saturating_add(range.count))
+            .map(|position| self.slots.get(&position, 0))
+            .collect::<Result<_, _>>()
+            .map_err(DatapathError::table("read", map::SLOTS))
+    }
+
+    /// What the kernel program goes by.
+    pub fn settings(&self) -> Result<Settings, DatapathError> {
+        self.settings
+            .get(&0, 0)
+            .map_err(DatapathError::table("read", map::SETTINGS))
+    }
+
+    /// Connections that fit.
+    pub const fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    /// A connection.
+    pub fn connection(&self, key: &FiveTuple) -> Result<Option<Conntrack>, DatapathError> {
+        get(&self.connections, key, map::CONNTRACK)
+    }
+
+    /// Shows every connection that is there all the time, if it returns true. One that comes or goes
+    /// meanwhile may be shown, and while connections go, others may be shown twice.
+    pub fn visit_connections(
+        &self,
+        mut visit: impl FnMut(FiveTuple, Conntrack),
+    ) -> Result<bool, DatapathError> {
+        // Where the connection is gone that was shown last, the kernel begins again; under heavy
+        // change that must have an end.
+        let most = 4 * (self.capacity as usize + 1024);
+        let mut keys = self.connections.keys();
+        for key in keys.by_ref().take(most) {
+            let key = key.map_err(DatapathError::table("list", map::CONNTRACK))?;
+            if let Some(entry) = self.connection(&key)? {
+                visit(key, entry);
+            }
+        }
+        Ok(keys.next().is_none())
+    }
+
+    /// Forgets a connection; whether it was there.
+    pub fn remove_connection(&mut self, key: &FiveTuple) -> Result<bool, DatapathError> {
+        remove(&mut self.connections, key, map::CONNTRACK)
+    }
+
+    /// Connections that stay with a target.
+    pub fn moved(&self) -> Result<Vec<(FiveTuple, u32)>, DatapathError> {
+        entries(&self.moved, map::MOVED)
+    }
+
+    /// Forgets that a connection stays with a target; whether it was known.
+    pub fn remove_moved(&mut self, original: &FiveTuple) -> Result<bool, DatapathError> {
+        remove(&mut self.moved, original, map::MOVED)
+    }
+
+    /// The candidate source ports that connections with such a hash were given, a bit each.
+    pub fn tried(&self, hash: u64) -> Result<u32, DatapathError> {
+        self.tried
+            .get(&((hash & 0xffff) as u32), 0)
+            .map_err(DatapathError::table("read", map::TRIED))
+    }
+
+    /// Connections by the tries that their source port took; the last element counts those that got
+    /// none.
+    pub fn tries(&self) -> Result<Vec<u64>, DatapathError> {
+        let read = |index| Ok(self.tries.get(&index, 0)?.iter().sum());
+        (0..=nat::TRIES)
+            .map(read)
+            .collect::<Result<_, MapError>>()
+            .map_err(DatapathError::table("read", map::TRIES))
+    }
+}
+
+impl nat::Tables for ServiceTables {
+    fn slot(&self, position: u32) -> Option<u32> {
+        self.slots.get(&position, 0).ok()
+    }
+
+    fn moved(&self, original: &FiveTuple) -> Option<u32> {
+        self.moved.get(original, 0).ok()
+    }
+
+    fn target(&self, number: u32) -> Option<Target> {
+        self.targets.get(&number, 0).ok()
+    }
+}

@@ -1,0 +1,70 @@
+//! What services need of the host.
+
+use std::net::IpAddr;
+
+use super::Check;
+use crate::{config::Config, sysctl};
+
+/// Forwarding, for targets on other hosts.
+pub fn forwarding(config: &Config, is_local: impl Fn(IpAddr) -> bool) -> Check {
+    let missing = sysctl::missing_forwarding(config, is_local);
+    if missing.is_empty() {
+        return Check::ok(
+            "forwarding",
+            "the host forwards what services with targets on other hosts need".to_owned(),
+        );
+    }
+    let names: Vec<_> = missing.into_iter().map(sysctl::dotted).collect();
+    let remedy: Vec<_> = names
+        .iter()
+        .map(|name| format!("sysctl -w {name}=1"))
+        .collect();
+    Check::warning(
+        "forwarding",
+        format!(
+            "off: {}; other hosts' connections to targets on other hosts are dropped",
+            names.join(", ")
+        ),
+        &remedy.join("; "),
+    )
+}
+
+/// Enough source ports: one is kept for two minutes after its connection.
+pub fn ports(config: &Config) -> Check {
+    const FEW: u32 = 4096;
+    let wanted = config.datapath.snat_ports;
+    let count = u32::from(wanted.last - wanted.first) + 1;
+    if count < FEW {
+        return Check::warning(
+            "snat_ports",
+            format!(
+                "snat_ports {wanted}: no more than {count} connections at a time to a target elsewhere"
+            ),
+            "choose a larger range, unless another NAT of this host shares its address and needs the rest",
+        );
+    }
+    Check::ok(
+        "snat_ports",
+        format!("{count} connections at a time to each target elsewhere (snat_ports {wanted})"),
+    )
+}
+
+/// The switches of the loopback interface, which the agent sets.
+pub fn loopback() -> Check {
+    let off: Vec<_> = sysctl::LOOPBACK
+        .into_iter()
+        .filter(|name| !sysctl::is_on(name))
+        .map(sysctl::dotted)
+        .collect();
+    if off.is_empty() {
+        return Check::ok(
+            "loopback",
+            "the host's own connections through services can be turned around".to_owned(),
+        );
+    }
+    Check::warning(
+        "loopback",
+        format!("off: {}", off.join(", ")),
+        "`truename run` sets it where /proc/sys can be written; without it the host's own connections through services do not work",
+    )
+}

@@ -1,0 +1,105 @@
+//! What becomes of a packet, step by step, by the tables as they are: the same code over the same
+//! tables as in the kernel program ([`truename_common::nat`]), which changes nothing.
+
+mod step;
+#[cfg(test)]
+mod tests;
+mod walk;
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+use truename_common::{
+    layout::{Authority, Conntrack, Endpoint, FiveTuple, Names, Service, Settings, Socket},
+    nat,
+};
+
+pub use step::Step;
+pub use walk::explain;
+
+/// The source port of a question that has none: an example of any.
+pub const EXAMPLE_PORT: u16 = 40_000;
+
+/// A kind of packet: of what protocol, from where, to where.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Question {
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// Who sends it.
+    pub from: IpAddr,
+    /// From which port; any if absent.
+    #[serde(default)]
+    pub from_port: Option<u16>,
+    /// To whom.
+    pub to: SocketAddr,
+}
+
+/// What becomes of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// Who sends it.
+    pub from: SocketAddr,
+    /// Whether the source port is an example.
+    pub example_port: bool,
+    /// To whom.
+    pub to: SocketAddr,
+    /// The steps that it takes, in their order.
+    pub steps: Vec<Step>,
+    /// What becomes of it.
+    pub outcome: Outcome,
+}
+
+/// What becomes of a packet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Outcome {
+    /// It gets these addresses.
+    Translated {
+        /// The source.
+        from: SocketAddr,
+        /// The destination.
+        to: SocketAddr,
+        /// Whether it begins a connection.
+        begins: bool,
+    },
+    /// It is refused or dropped.
+    Refused {
+        /// The label of the counter that counts it.
+        counter: String,
+    },
+    /// Its addresses stay.
+    Unchanged,
+}
+
+/// The tables, and what else the answer depends on. A table that cannot be read is as if it were
+/// empty, as for the kernel program.
+pub trait Source: nat::Tables {
+    /// An entry of `PORTS`.
+    fn port_flags(&self, port: u16) -> u8;
+    /// An entry of `SERVICES`.
+    fn service(&self, alias: &Socket) -> Option<Service>;
+    /// All aliases, to name a near miss.
+    fn aliases(&self) -> Vec<Socket>;
+    /// An entry of `CONNTRACK`.
+    fn connection(&self, key: &FiveTuple) -> Option<Conntrack>;
+    /// The entry of `TRIED` for a hash.
+    fn tried(&self, hash: u64) -> u32;
+    /// `SETTINGS`.
+    fn settings(&self) -> Settings;
+    /// An entry of `ENDPOINTS`.
+    fn endpoint(&self, at: &Socket) -> Option<Endpoint>;
+    /// An entry of `NAMES`.
+    fn names(&self, at: &Socket) -> Option<Names>;
+    /// The entries of `LISTED` of an endpoint.
+    fn listed(&self, endpoint: u32) -> Vec<Authority>;
+    /// The name of a service in the configuration, by an alias.
+    fn service_name(&self, alias: &Socket) -> Option<String>;
+    /// The name of an endpoint in the configuration.
+    fn endpoint_name(&self, at: &Socket) -> Option<String>;
+    /// Whether the host forwards packets of the family.
+    fn forwards(&self, v4: bool) -> bool;
+    /// The kernel's clock.
+    fn now_ns(&self) -> u64;
+}

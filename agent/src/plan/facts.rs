@@ -1,0 +1,143 @@
+//! What the plan is made from beside the configuration: facts of the host and of the kernel tables.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use truename_common::{
+    layout::{
+        Conntrack, FiveTuple, Service, Settings, Slots, Socket, Target, target_flags, v4_mapped,
+    },
+    nat,
+};
+
+/// What only the host can tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// The host's own addresses.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Number of the loopback interface.
+    pub loopback: u32,
+    /// By address of a target, the address that this host's packets to it come from. None: no route.
+    pub sources: BTreeMap<IpAddr, IpAddr>,
+}
+
+/// What the kernel tables hold of services and their connections.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// `SERVICES`.
+    pub services: BTreeMap<Socket, Service>,
+    /// The parts of `SLOTS` that services refer to.
+    pub slots: BTreeMap<Slots, Vec<u32>>,
+    /// `TARGETS`: those that are in use.
+    pub targets: BTreeMap<u32, Target>,
+    /// `MOVED`.
+    pub moved: BTreeMap<FiveTuple, u32>,
+    /// `CONNTRACK`.
+    pub connections: BTreeMap<FiveTuple, Conntrack>,
+    /// `SETTINGS`.
+    pub settings: Settings,
+}
+
+impl Facts {
+    /// Whether an address is this host's.
+    pub fn is_local(&self, address: IpAddr) -> bool {
+        address.is_loopback() || self.addresses.contains(&address)
+    }
+}
+
+impl Held {
+    /// The numbers of the targets that connections go to, by the key of the connection. A connection
+    /// whose target is unknown, or that uses none, has no number.
+    pub fn numbers(&self, settings: &Settings) -> BTreeMap<FiveTuple, u32> {
+        let mut by_socket: BTreeMap<([u8; 16], u16), Vec<u32>> = BTreeMap::new();
+        for (number, target) in &self.targets {
+            let numbers = by_socket.entry((target.address, target.port)).or_default();
+            numbers.push(*number);
+        }
+        let number = |(key, entry): (&FiveTuple, &Conntrack)| {
+            let original = entry.original(key.protocol);
+            let hash = nat::hash(&original);
+            let candidates = by_socket.get(&(key.endpoint, key.endpoint_port))?;
+            let found = candidates.iter().copied().find(|number| {
+                self.targets.get(number).is_some_and(|target| {
+                    let tries = u32::from(entry.tries);
+                    nat::key(&original, target, settings, hash, tries) == *key
+                })
+            });
+            found.map(|number| (*key, number))
+        };
+        self.connections.iter().filter_map(number).collect()
+    }
+
+    /// The entries of `MOVED` without which connections of these aliases would not be found once
+    /// their services forget what they chose before.
+    pub fn moves(&self, aliases: &BTreeSet<Socket>) -> BTreeMap<FiveTuple, u32> {
+        let numbers = self.numbers(&self.settings);
+        let needed = |(key, entry): (&FiveTuple, &Conntrack)| {
+            let alias = entry.alias(key.protocol);
+            let service = aliases
+                .contains(&alias)
+                .then(|| self.services.get(&alias))??;
+            let number = *numbers.get(key)?;
+            let original = entry.original(key.protocol);
+            let hash = nat::hash(&original);
+            let now = nat::choose(self, service, nat::Choice::Current, &original, hash);
+            let stays = now.is_some_and(|(now, _)| now == number)
+                || self.moved.get(&original) == Some(&number);
+            (!stays).then_some((original, number))
+        };
+        self.connections.iter().filter_map(needed).collect()
+    }
+}
+
+impl nat::Tables for Held {
+    fn slot(&self, position: u32) -> Option<u32> {
+        let from = Slots {
+            first: position,
+            count: u32::MAX,
+        };
+        let (range, slots) = self.slots.range(..=from).next_back()?;
+        let index = position.checked_sub(range.first)?;
+        slots.get(usize::try_from(index).ok()?).copied()
+    }
+
+    fn moved(&self, original: &FiveTuple) -> Option<u32> {
+        self.moved.get(original).copied()
+    }
+
+    fn target(&self, number: u32) -> Option<Target> {
+        self.targets.get(&number).copied()
+    }
+}
+
+/// An address as the kernel tables have it.
+pub fn bytes(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(v4) => v4_mapped(v4.octets()),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+/// The hash that a target has for ever, whatever its number is.
+pub(super) fn identity(target: &Target) -> u64 {
+    nat::hash(&FiveTuple {
+        endpoint: target.address,
+        endpoint_port: target.port,
+        ..FiveTuple::default()
+    })
+}
+
+/// A value by which targets can be sorted and compared.
+pub(super) type TargetKey = ([u8; 16], u16, [u8; 16], u16);
+
+pub(super) const fn target_key(target: &Target) -> TargetKey {
+    (target.address, target.port, target.source, target.flags)
+}
+
+/// Whether two targets differ in nothing but the source address that their packets get.
+pub(super) fn same_but_source(a: &Target, b: &Target) -> bool {
+    let has_source = |target: &Target| target.flags & target_flags::SNAT != 0;
+    a.address == b.address && a.port == b.port && a.flags == b.flags && has_source(a)
+}

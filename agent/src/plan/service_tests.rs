@@ -1,0 +1,206 @@
+//! The plan of services, one rule each. What holds for all of them is tested with
+//! [`crate::reconcile`].
+
+use std::path::Path;
+
+use truename_common::layout::{TCP, Target, target_flags};
+
+use super::*;
+use crate::config::{File, Flags};
+
+fn config(services: &[&str]) -> Config {
+    let flags = Flags {
+        services: services.iter().map(|flag| flag.parse().unwrap()).collect(),
+        ..Flags::default()
+    };
+    Config::new(File::default(), flags).unwrap()
+}
+
+fn facts() -> Facts {
+    let address = |text: &str| text.parse().unwrap();
+    Facts {
+        addresses: ["127.0.0.1", "10.0.0.1", "10.0.0.10", "fd00::1", "fe80::1"]
+            .map(address)
+            .into(),
+        loopback: 1,
+        sources: [("10.0.0.2", "10.0.0.1"), ("10.0.0.3", "10.0.0.1")]
+            .map(|(target, source)| (address(target), address(source)))
+            .into(),
+    }
+}
+
+fn services(config: &Config) -> Services {
+    plan(config, &facts(), &BTreeMap::new(), &Held::default()).services
+}
+
+fn alias(text: &str) -> Socket {
+    text.parse::<crate::config::Listen>().unwrap().to_socket()
+}
+
+#[test]
+fn a_local_target_is_only_readdressed() {
+    let plan = services(&config(&["tcp=10.0.0.10:80=10.0.0.1:8080"]));
+    let service = plan.services[&alias("10.0.0.10:80")];
+    assert_eq!(
+        service.slots,
+        truename_common::layout::Slots { first: 0, count: 1 }
+    );
+    assert_eq!(plan.slots[&service.slots], [0]);
+    let target = plan.targets[&0];
+    assert_eq!((target.port, target.flags), (8080, target_flags::LOCAL));
+    assert_eq!(target.source, [0; 16]);
+    assert_eq!(plan.settings.loopback, 1);
+    assert_eq!(
+        (plan.settings.first_port, plan.settings.last_port),
+        (1024, 65_535)
+    );
+    assert_eq!(plan.left_out, [""; 0]);
+}
+
+#[test]
+fn a_remote_target_sees_this_host() {
+    let plan = services(&config(&["tcp=10.0.0.10:80=10.0.0.2:80"]));
+    let target = plan.targets[&0];
+    assert_eq!(target.flags, target_flags::SNAT);
+    assert_eq!(target.source, bytes("10.0.0.1".parse().unwrap()));
+}
+
+#[test]
+fn flags_of_ports_follow() {
+    let config = config(&["tcp=10.0.0.10:80=10.0.0.1:8080"]);
+    let tables = plan(&config, &facts(), &BTreeMap::new(), &Held::default());
+    assert_eq!(
+        tables.ports,
+        [(80, port_flags::SERVICE), (8080, port_flags::TARGET)].into()
+    );
+}
+
+#[test]
+fn a_star_stands_for_the_addresses_of_the_family() {
+    let plan = services(&config(&["tcp=*:80=10.0.0.1:80"]));
+    let aliases: Vec<_> = plan.services.keys().copied().collect();
+    // The target itself is no alias, and that is not worth a word.
+    assert_eq!(aliases, [alias("10.0.0.10:80"), alias("127.0.0.1:80")]);
+    assert_eq!(plan.left_out, [""; 0]);
+    let ids: Vec<_> = plan.services.values().map(|service| service.id).collect();
+    assert_eq!(ids, [0, 0]);
+    let plan = services(&config(&["tcp=*:80=[fd00::1]:81"]));
+    assert_eq!(plan.services.keys().count(), 1, "no link-local address");
+}
+
+#[test]
+fn says_what_is_left_out() {
+    let mut config = config(&[
+        "tcp=*:80=10.0.0.2:81,10.0.0.9:81",
+        "tcp=10.0.0.30:79=10.0.0.10:80",
+        "tcp=10.0.0.31:79=10.0.0.9:80",
+        "tcp=10.0.0.32:79=10.0.0.2:80",
+    ]);
+    let endpoint = r#"[[endpoint]]
+        name = "jm"
+        protocol = "pekko"
+        listen = "10.0.0.32:79""#;
+    config.endpoints = File::parse(Path::new("t"), endpoint).unwrap().endpoints;
+    assert_eq!(
+        services(&config).left_out,
+        [
+            "the service \"tcp-79-2\" leaves out its target 10.0.0.9:80: this host has no route to it",
+            "the service \"tcp-79-2\" refuses new connections: it has no target",
+            "the service \"tcp-79-3\" leaves out its alias 10.0.0.32:79: the endpoint \"jm\" listens there",
+            "the service \"tcp-80\" leaves out its alias 10.0.0.10:80: it is a target of another service",
+            "the service \"tcp-80\" leaves out its target 10.0.0.9:81: this host has no route to it",
+        ]
+    );
+}
+
+#[test]
+fn numbers_stay() {
+    let first = services(&config(&[
+        "tcp=10.0.0.10:80=10.0.0.2:80,10.0.0.3:80",
+        "tcp=10.0.0.11:80=10.0.0.1:80",
+    ]));
+    let held = Held {
+        services: first.services.clone(),
+        slots: first.slots.clone(),
+        targets: first.targets.clone(),
+        settings: first.settings,
+        ..Held::default()
+    };
+    // The first service is gone and a new one is there, in front.
+    let config = config(&[
+        "tcp=10.0.0.9:80=10.0.0.2:80",
+        "tcp=10.0.0.11:80=10.0.0.1:80",
+    ]);
+    let second = plan(&config, &facts(), &BTreeMap::new(), &held).services;
+    let (old, new) = (alias("10.0.0.11:80"), alias("10.0.0.9:80"));
+    assert_eq!(second.services[&old], first.services[&old]);
+    assert_eq!(second.services[&new].id, 2);
+    // What the tables refer to now is not given another meaning.
+    for (number, target) in &first.targets {
+        assert_eq!(second.targets[number], *target);
+    }
+    assert!(!first.slots.contains_key(&second.services[&new].slots));
+    let number = second.slots[&second.services[&new].slots][0];
+    assert_eq!(
+        second.targets[&number].address,
+        bytes("10.0.0.2".parse().unwrap())
+    );
+}
+
+#[test]
+fn a_route_that_is_gone_changes_nothing() {
+    let config = config(&["tcp=10.0.0.10:80=10.0.0.2:80"]);
+    let first = services(&config);
+    let held = Held {
+        services: first.services.clone(),
+        slots: first.slots.clone(),
+        targets: first.targets.clone(),
+        settings: first.settings,
+        ..Held::default()
+    };
+    let gone = Facts {
+        sources: BTreeMap::new(),
+        ..facts()
+    };
+    let second = plan(&config, &gone, &BTreeMap::new(), &held).services;
+    assert_eq!(second, first);
+}
+
+#[test]
+fn the_port_range_waits_for_its_connections() {
+    let config = config(&["tcp=10.0.0.10:80=10.0.0.2:80"]);
+    let first = services(&config);
+    let original = truename_common::layout::FiveTuple {
+        client: bytes("10.0.0.50".parse().unwrap()),
+        endpoint: bytes("10.0.0.10".parse().unwrap()),
+        client_port: 40_000,
+        endpoint_port: 80,
+        protocol: TCP,
+        pad: [0; 3],
+    };
+    let target: Target = first.targets[&0];
+    let hash = truename_common::nat::hash(&original);
+    let key = truename_common::nat::key(&original, &target, &first.settings, hash, 0);
+    let connection = truename_common::layout::Conntrack {
+        client: original.client,
+        alias: original.endpoint,
+        client_port: original.client_port,
+        alias_port: original.endpoint_port,
+        ..Default::default()
+    };
+    let mut held = Held {
+        targets: first.targets.clone(),
+        settings: first.settings,
+        connections: [(key, connection)].into(),
+        ..Held::default()
+    };
+    let mut other = config.clone();
+    other.datapath.snat_ports = "50000-50999".parse().unwrap();
+    let waiting = plan(&other, &facts(), &BTreeMap::new(), &held).services;
+    assert_eq!(waiting.settings, first.settings);
+    assert!(waiting.is_waiting);
+    assert!(waiting.left_out[0].starts_with("the source ports 50000-50999 wait until"));
+    held.connections.clear();
+    let done = plan(&other, &facts(), &BTreeMap::new(), &held).services;
+    assert_eq!(done.settings.first_port, 50_000);
+}

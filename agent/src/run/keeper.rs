@@ -1,0 +1,130 @@
+//! The one that writes the kernel tables: what the configuration and the host want of them, and what
+//! is over.
+
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    io::{self, Read as _},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use crate::{
+    config::{Config, Snat},
+    datapath::{DatapathError, Pins, TablesMut},
+    plan::{self, Facts},
+    reconcile,
+};
+
+/// Keeps the tables as they are wanted.
+pub struct Keeper {
+    config: Arc<Config>,
+    tables: TablesMut,
+    /// For the first start: marks packets that are translated.
+    tag: u16,
+    /// What the tables were made from last.
+    facts: Option<Facts>,
+    left_out: Vec<String>,
+    is_waiting: bool,
+    /// Addresses and ports of the targets that are kept for connections only.
+    kept: BTreeSet<([u8; 16], u16)>,
+}
+
+impl Keeper {
+    /// Opens the tables. Nothing is changed yet.
+    ///
+    /// # Errors
+    /// When one is not pinned or looks different.
+    pub fn open(config: Arc<Config>, pins: &Pins) -> Result<Self, DatapathError> {
+        Ok(Self {
+            config,
+            tables: TablesMut::open(pins)?,
+            tag: random_tag(),
+            facts: None,
+            left_out: Vec::new(),
+            is_waiting: false,
+            kept: BTreeSet::new(),
+        })
+    }
+
+    /// Brings the tables to what the configuration and the host want, if the host is not as it was
+    /// the last time.
+    ///
+    /// # Errors
+    /// When a table cannot be read or written; the next call tries again.
+    pub fn follow(&mut self, facts: &Facts) -> Result<(), DatapathError> {
+        if self.facts.as_ref() == Some(facts) {
+            return Ok(());
+        }
+        self.facts = None;
+        self.bring(facts)?;
+        self.facts = Some(facts.clone());
+        Ok(())
+    }
+
+    /// The same, although the host is as it was: connections ended that something was kept for.
+    ///
+    /// # Errors
+    /// As [`Self::follow`].
+    pub fn tidy(&mut self) -> Result<(), DatapathError> {
+        match self.facts.take() {
+            Some(facts) => self.follow(&facts),
+            None => Ok(()),
+        }
+    }
+
+    /// What of the configuration is left out, a sentence each.
+    pub fn left_out(&self) -> &[String] {
+        &self.left_out
+    }
+
+    /// Whether [`Self::tidy`] has something to do, now that connections go to the targets at `used`.
+    pub fn is_untidy(&self, used: &BTreeSet<([u8; 16], u16)>) -> bool {
+        self.is_waiting || !self.kept.is_subset(used)
+    }
+
+    fn bring(&mut self, facts: &Facts) -> Result<(), DatapathError> {
+        let (config, tag) = (&self.config, self.tag);
+        let wanted = reconcile::reconcile(&mut self.tables, |present| {
+            let mut held = present.held.clone();
+            if held.settings.tag == 0 {
+                held.settings.tag = tag;
+            }
+            plan::plan(config, facts, &present.numbers(), &held)
+        })?;
+        self.is_waiting = wanted.services.is_waiting;
+        let listed: BTreeSet<_> = wanted.services.slots.values().flatten().collect();
+        let targets = wanted.services.targets.iter();
+        self.kept = targets
+            .filter(|(number, _)| !listed.contains(number))
+            .map(|(_, target)| (target.address, target.port))
+            .collect();
+        let left_out = wanted.services.left_out;
+        for sentence in left_out.iter().filter(|s| !self.left_out.contains(s)) {
+            log::warn!("{sentence}");
+        }
+        self.left_out = left_out;
+        Ok(())
+    }
+}
+
+/// The targets whose packets get another source address, so that it must be known.
+pub fn translated_targets(config: &Config) -> BTreeSet<IpAddr> {
+    let services = config.services.iter();
+    services
+        .filter(|service| service.snat != Snat::Never)
+        .flat_map(|service| service.targets.iter().map(|target| target.socket.ip()))
+        .collect()
+}
+
+/// A value that hardly any other program writes to a packet's `tc_index`. Not 0.
+fn random_tag() -> u16 {
+    let mut bytes = [0; 2];
+    let read: io::Result<()> =
+        File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut bytes));
+    match (read, u16::from_ne_bytes(bytes)) {
+        (Ok(()), tag) if tag != 0 => tag,
+        // "tn"
+        _ => 0x746e,
+    }
+}

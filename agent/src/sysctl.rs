@@ -1,0 +1,122 @@
+//! The kernel's switches under `/proc/sys`, of the network namespace of the calling process.
+
+use std::{fs, io, net::IpAddr, path::PathBuf};
+
+use truename_common::layout::ConntrackState;
+
+use crate::config::{Config, Timeouts};
+
+const ROOT: &str = "/proc/sys";
+
+/// The switches of the loopback interface without which packets that are turned around there are
+/// dropped as martians: those of connections between two addresses of this host.
+pub const LOOPBACK: [&str; 2] = [
+    "net/ipv4/conf/lo/accept_local",
+    "net/ipv4/conf/lo/route_localnet",
+];
+/// The switch that lets the host forward IPv4.
+pub const FORWARD_V4: &str = "net/ipv4/ip_forward";
+/// The switch that lets the host forward IPv6.
+pub const FORWARD_V6: &str = "net/ipv6/conf/all/forwarding";
+
+/// The value of a switch, e.g. `net/ipv4/ip_forward`.
+///
+/// # Errors
+/// When it is not there, or cannot be read.
+pub fn read(name: &str) -> io::Result<String> {
+    Ok(fs::read_to_string(path(name))?.trim().to_owned())
+}
+
+/// Whether a switch is there and on.
+pub fn is_on(name: &str) -> bool {
+    read(name).is_ok_and(|value| value != "0")
+}
+
+/// Sets a switch, unless it has the value already; whether it was changed.
+///
+/// # Errors
+/// When it is not there, or may not be written.
+pub fn set(name: &str, value: &str) -> io::Result<bool> {
+    if read(name)? == value {
+        return Ok(false);
+    }
+    fs::write(path(name), value)?;
+    Ok(true)
+}
+
+/// Sets the switches that services need on the loopback interface, which is harmless, and says which
+/// others they need, which are the administrator's.
+pub fn prepare(config: &Config, is_local: impl Fn(IpAddr) -> bool) {
+    for name in LOOPBACK {
+        match set(name, "1") {
+            Ok(true) => log::info!("Set {} to 1: services need it", dotted(name)),
+            Ok(false) => {}
+            Err(error) => log::warn!(
+                "Cannot set {} to 1: {error}; this host's own connections through services will not work",
+                dotted(name)
+            ),
+        }
+    }
+    for name in missing_forwarding(config, is_local) {
+        log::warn!(
+            "{} is off: other hosts' connections through services to targets on other hosts will not work; sysctl -w {}=1",
+            dotted(name),
+            dotted(name)
+        );
+    }
+}
+
+/// The forwarding switches that services with targets on other hosts need and that are off.
+pub fn missing_forwarding(config: &Config, is_local: impl Fn(IpAddr) -> bool) -> Vec<&'static str> {
+    let mut targets = config.services.iter().flat_map(|service| &service.targets);
+    let (v4, v6): (Vec<_>, Vec<_>) = targets
+        .by_ref()
+        .filter(|target| !is_local(target.socket.ip()))
+        .partition(|target| target.socket.is_ipv4());
+    [(FORWARD_V4, v4.is_empty()), (FORWARD_V6, v6.is_empty())]
+        .into_iter()
+        .filter(|(name, unused)| !unused && !is_on(name))
+        .map(|(name, _)| name)
+        .collect()
+}
+
+/// The timeouts of the host's own connection tracking where it has any, else the built-in ones.
+pub fn timeouts() -> Timeouts {
+    Timeouts::seeded(|state| {
+        let name = match state {
+            ConntrackState::SynSent => "tcp_timeout_syn_sent",
+            ConntrackState::SynReceived => "tcp_timeout_syn_recv",
+            ConntrackState::Established => "tcp_timeout_established",
+            ConntrackState::HalfClosed => "tcp_timeout_fin_wait",
+            ConntrackState::TimeWait => "tcp_timeout_time_wait",
+            ConntrackState::Closed => "tcp_timeout_close",
+            ConntrackState::Unreplied => "udp_timeout",
+            ConntrackState::Replied => "udp_timeout_stream",
+        };
+        let value = read(&format!("net/netfilter/nf_conntrack_{name}"));
+        value.ok()?.parse().ok()
+    })
+}
+
+/// A name as `sysctl` writes it: `net.ipv4.ip_forward`.
+pub fn dotted(name: &str) -> String {
+    name.replace('/', ".")
+}
+
+fn path(name: &str) -> PathBuf {
+    PathBuf::from(ROOT).join(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_every_kernel_has() {
+        let range = read("net/ipv4/ip_local_port_range").unwrap();
+        assert_eq!(range.split_whitespace().count(), 2);
+        assert!(read("net/ipv4/no_such_switch").is_err());
+        assert!(set("net/ipv4/no_such_switch", "1").is_err());
+        assert_eq!(dotted(FORWARD_V4), "net.ipv4.ip_forward");
+    }
+}

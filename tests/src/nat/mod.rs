@@ -1,0 +1,31 @@
+//! Translation of addresses, by truename and by nftables beside it: a lab, real servers and clients, and
+//! what the clients see.
+
+mod beside;
+mod clients;
+mod family;
+mod lab;
+mod nftables;
+mod page;
+mod probe;
+mod rules;
+mod seen;
+mod servers;
+mod tag;
+mod translator;
+mod visit;
+
+pub use beside::{By, alone, beside};
+pub use clients::{Client, Measured};
+pub use family::Family;
+pub use lab::{Lab, Shape};
+pub use page::{Download, last_page, page};
+pub use probe::{Attempt, Probe, connect, reset, syn_repeats};
+pub use rules::{Alias, Protocol, Rules, Service, Snat, Target};
+pub use seen::Seen;
+pub use servers::{Dns, Echo, Iperf, Listener, Web};
+pub use tag::tag;
+pub use translator::Translator;
+pub use visit::visit;
+
+pub use crate::sys::NetworkError;

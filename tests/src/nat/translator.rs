@@ -1,0 +1,93 @@
+//! Who translates in a lab.
+
+use std::{collections::HashMap, net::IpAddr};
+
+use anyhow::{Context as _, Result};
+
+use super::{beside::By, family::Family, lab::Lab, nftables, rules::Rules};
+use crate::truename::Truename;
+
+/// A translator at work on a lab's node.
+#[derive(Debug)]
+pub enum Translator {
+    /// nftables, which needs no process.
+    Nftables,
+    /// truename, and nothing of netfilter.
+    Truename(Box<Truename>),
+}
+
+impl Translator {
+    /// Begins to translate.
+    ///
+    /// # Errors
+    /// The rules are refused.
+    pub fn start(by: By, lab: &Lab, rules: &Rules) -> Result<Self> {
+        match by {
+            By::Nftables => {
+                load(lab, rules)?;
+                Ok(Self::Nftables)
+            }
+            By::Truename => {
+                let file = configure(lab, rules)?;
+                let truename = Truename::start_file(&lab.node, &lab.scratch, &file)?;
+                Ok(Self::Truename(Box::new(truename)))
+            }
+        }
+    }
+
+    /// Goes on with other rules. truename's agent is killed and another takes over.
+    ///
+    /// # Errors
+    /// The rules are refused.
+    pub fn change(&mut self, lab: &Lab, rules: &Rules) -> Result<()> {
+        match self {
+            Self::Nftables => load(lab, rules),
+            Self::Truename(truename) => {
+                configure(lab, rules)?;
+                truename.kill_agent();
+                truename.start_agent()
+            }
+        }
+    }
+
+    /// truename, if it is that.
+    pub fn truename(&mut self) -> Option<&mut Truename> {
+        match self {
+            Self::Nftables => None,
+            Self::Truename(truename) => Some(truename),
+        }
+    }
+}
+
+fn configure(lab: &Lab, rules: &Rules) -> Result<std::path::PathBuf> {
+    lab.scratch
+        .write("truename.toml", &rules.configuration(&lab.interfaces()))
+}
+
+fn load(lab: &Lab, rules: &Rules) -> Result<()> {
+    let mut sources = HashMap::new();
+    for target in rules.services.iter().flat_map(|service| &service.targets) {
+        let address = target.address.ip();
+        if let std::collections::hash_map::Entry::Vacant(entry) = sources.entry(address) {
+            entry.insert(source(lab, address)?);
+        }
+    }
+    nftables::load(&lab.node, &lab.scratch, rules, |address| {
+        sources.get(&address).copied().flatten()
+    })
+}
+
+/// The node's address on the way to a target; none if the target is the node.
+fn source(lab: &Lab, target: IpAddr) -> Result<Option<IpAddr>> {
+    let flag = Family::of(target).flag();
+    let route = lab.node.ip(&format!("{flag} route get {target}"))?;
+    if route.starts_with("local ") {
+        return Ok(None);
+    }
+    let mut words = route.split_whitespace();
+    let source = words
+        .find(|word| *word == "src")
+        .and_then(|_| words.next()?.parse().ok())
+        .with_context(|| format!("no source address in {route:?}"))?;
+    Ok(Some(source))
+}
