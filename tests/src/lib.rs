@@ -5,6 +5,7 @@ pub mod bench;
 pub mod budget;
 pub mod cleanup;
 pub mod flink;
+pub mod kubernetes_mock;
 pub mod namespace;
 pub mod nat;
 pub mod process;
@@ -19,5 +20,6 @@ pub mod traffic;
 pub mod truename;
 pub mod wait;
 pub mod wire;
+pub mod zookeeper;
 
 pub use sys::is_root;

@@ -14,6 +14,7 @@ pub mod fact;
 pub mod file;
 pub mod flink;
 pub mod follow;
+pub mod ha;
 pub mod http;
 pub mod learned;
 pub mod management;
