@@ -35,6 +35,7 @@ pub fn explain<S: Source>(
         original,
         hash: nat::hash(&original),
         is_from_here: is_own(from.ip()),
+        given_up: None,
         steps: Vec::new(),
     };
     let outcome = walk.run(&is_own);
@@ -54,6 +55,8 @@ struct Walk<'a, S> {
     original: FiveTuple,
     hash: u64,
     is_from_here: bool,
+    /// The connection that a new one takes the place of.
+    given_up: Option<FiveTuple>,
     steps: Vec<Step>,
 }
 
@@ -117,6 +120,7 @@ impl<S: Source> Walk<'_, S> {
                 self.chosen(service, choice, number, &target);
                 self.known(&key, &entry);
                 if nat::is_left(entry.state, choice) {
+                    self.given_up = Some(key);
                     break;
                 }
                 return self.sent(&key, &target, false);
@@ -200,7 +204,8 @@ impl<S: Source> Walk<'_, S> {
         for index in first..nat::TRIES {
             let key = self.key(target, index);
             let taken = self.source.connection(&key);
-            let leftover = taken.is_some_and(|entry| self.is_over(&entry));
+            let is_given_up = self.given_up == Some(key);
+            let leftover = taken.is_some_and(|entry| is_given_up || self.is_over(&entry));
             let is_free = taken.is_none() || leftover;
             self.steps.push(Step::Candidate {
                 index,
