@@ -25,7 +25,7 @@ use truename_tests::prog_run::{
 };
 
 /// Cases, each with its own services and some packets.
-const CASES: u32 = 4000;
+const CASES: u32 = 2500;
 
 /// The kernel tables, as `explain` wants them.
 struct Kernel<'a> {
