@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::prog_run::Program;
 
 /// The programs of the object.
-const PROGRAMS: [&str; 4] = ["tn_ether", "tn_raw", "tn_rpc", "tn_empty"];
+const PROGRAMS: [&str; 5] = ["tn_ether", "tn_raw", "tn_rpc", "tn_xdp", "tn_empty"];
 /// Instructions that no program may exceed, on any kernel: a quarter of the verifier's limit.
 pub const LIMIT: u64 = 250_000;
 
@@ -48,7 +48,7 @@ pub struct Report {
 pub fn measure(object: &[u8]) -> Result<Vec<(&'static str, Cost)>> {
     let cost = |name| -> Result<(&'static str, Cost)> {
         let program = Program::named(object, name)?;
-        let info = program.program()?.info()?;
+        let info = program.info()?;
         let cost = Cost {
             verified: info
                 .verified_instruction_count()

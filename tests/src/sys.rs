@@ -532,6 +532,9 @@ struct TestRun {
 /// `struct __sk_buff` of linux/bpf.h as words, each of which is a field up to `tstamp`.
 pub(crate) type SkBuff = [u32; 48];
 
+/// `struct xdp_md` of linux/bpf.h.
+pub(crate) type XdpMd = [u32; 6];
+
 /// How [`test_run`] runs a program.
 #[derive(Default)]
 pub(crate) struct TestRunHow {
@@ -542,13 +545,13 @@ pub(crate) struct TestRunHow {
     pub summed: bool,
 }
 
-/// Runs a program on a packet with this context; answers its value and the length of `out` in use.
+/// Runs a program on a packet with this context ([`SkBuff`] or [`XdpMd`]); answers its value and the length of `out` in use.
 /// aya cannot set the flag.
 pub(crate) fn test_run(
     program: impl AsFd,
     packet: &[u8],
     out: &mut [u8],
-    context: &SkBuff,
+    context: &[u32],
     how: &TestRunHow,
 ) -> io::Result<(u32, usize)> {
     const BPF_PROG_TEST_RUN: libc::c_int = 10;

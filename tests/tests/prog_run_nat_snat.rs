@@ -39,16 +39,7 @@ fn packets_to_and_from_another_host_are_sent_on_with_one_hop_less() {
     for neighbours in [false, true] {
         if neighbours {
             // Else they are resolved when the packet is sent.
-            for (address, device) in [
-                ("10.1.0.2", "client"),
-                ("fd01::2", "client"),
-                ("10.2.0.2", "target"),
-                ("fd02::2", "target"),
-            ] {
-                host.ip(&format!(
-                    "neigh add {address} lladdr 02:00:00:00:00:09 dev {device} nud permanent"
-                ));
-            }
+            host.know_neighbours("02:00:00:00:00:09");
         }
         host.run(|| {
             let nat = services(Link::Ethernet);

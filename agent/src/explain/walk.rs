@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use truename_common::{
     layout::{
         Conntrack, ConntrackState, Counter, FiveTuple, Policy, Service, Socket, TCP, Target, UDP,
-        port_flags, service_flags, target_flags,
+        conntrack_flags, port_flags, service_flags, target_flags,
     },
     nat::{self, Choice},
 };
@@ -35,6 +35,7 @@ pub fn explain<S: Source>(
         original,
         hash: nat::hash(&original),
         is_from_here: is_own(from.ip()),
+        given_up: None,
         steps: Vec::new(),
     };
     let outcome = walk.run(&is_own);
@@ -54,6 +55,8 @@ struct Walk<'a, S> {
     original: FiveTuple,
     hash: u64,
     is_from_here: bool,
+    /// The connection that a new one takes the place of.
+    given_up: Option<FiveTuple>,
     steps: Vec<Step>,
 }
 
@@ -117,6 +120,7 @@ impl<S: Source> Walk<'_, S> {
                 self.chosen(service, choice, number, &target);
                 self.known(&key, &entry);
                 if nat::is_left(entry.state, choice) {
+                    self.given_up = Some(key);
                     break;
                 }
                 return self.sent(&key, &target, false);
@@ -129,7 +133,7 @@ impl<S: Source> Walk<'_, S> {
         self.chosen(service, Choice::Current, number, &target);
         self.steps.push(Step::NoConnection { any_begins });
         match self.allocate(&target, 0) {
-            Some(key) => self.sent(&key, &target, true),
+            Some((key, begins)) => self.sent(&key, &target, begins),
             None => refused(Counter::NatPortsExhausted),
         }
     }
@@ -195,12 +199,19 @@ impl<S: Source> Walk<'_, S> {
         nat::is_replaceable(entry, &self.source.settings(), self.source.now_ns())
     }
 
-    /// The first candidate that no connection has, from `first` on.
-    fn allocate(&mut self, target: &Target, first: u32) -> Option<FiveTuple> {
+    /// The first candidate that no other connection has, from `first` on, and whether it is a new one's.
+    fn allocate(&mut self, target: &Target, first: u32) -> Option<(FiveTuple, bool)> {
         for index in first..nat::TRIES {
             let key = self.key(target, index);
             let taken = self.source.connection(&key);
-            let leftover = taken.is_some_and(|entry| self.is_over(&entry));
+            let is_given_up = self.given_up == Some(key);
+            if let Some(entry) = taken.filter(|_| !is_given_up)
+                && entry.original(key.protocol) == self.original
+            {
+                self.known(&key, &entry);
+                return Some((key, false));
+            }
+            let leftover = taken.is_some_and(|entry| is_given_up || self.is_over(&entry));
             let is_free = taken.is_none() || leftover;
             self.steps.push(Step::Candidate {
                 index,
@@ -214,7 +225,7 @@ impl<S: Source> Walk<'_, S> {
                 leftover,
             });
             if is_free {
-                return Some(key);
+                return Some((key, true));
             }
         }
         None
@@ -225,7 +236,7 @@ impl<S: Source> Walk<'_, S> {
         if target.flags & target_flags::LOCAL != 0 {
             let turned = self.is_from_here;
             self.steps.push(Step::Local { turned });
-        } else if !self.forward(ip(key.endpoint)) {
+        } else if !self.forward(ip(key.endpoint), false) {
             return refused(Counter::NatForwardingOff);
         }
         self.readdressed(key, begins)
@@ -240,10 +251,10 @@ impl<S: Source> Walk<'_, S> {
         }
     }
 
-    /// Whether a packet to another host goes on.
-    fn forward(&mut self, to: IpAddr) -> bool {
-        // What this host sends itself needs no forwarding.
-        let enabled = self.is_from_here || self.source.forwards(to.is_ipv4());
+    /// Whether a packet to another host goes on. The program routes as for a packet that came in, even
+    /// one of this host; what the host's stack routes needs no forwarding.
+    fn forward(&mut self, to: IpAddr, by_stack: bool) -> bool {
+        let enabled = by_stack || self.source.forwards(to.is_ipv4());
         self.steps.push(Step::Forwarded { enabled });
         enabled
     }
@@ -261,10 +272,11 @@ impl<S: Source> Walk<'_, S> {
         let entry = self.source.connection(&key)?;
         self.known(&key, &entry);
         let client = ip(entry.client);
-        if is_own(client) {
+        let by_stack = conntrack_flags::is_routed_by_stack(entry.flags);
+        if is_own(client) && (by_stack || self.source.forwards(client.is_ipv4())) {
             let turned = self.is_from_here;
             self.steps.push(Step::Local { turned });
-        } else if !self.forward(client) {
+        } else if !self.forward(client, by_stack) {
             return Some(refused(Counter::NatForwardingOff));
         }
         Some(Outcome::Translated {
@@ -294,8 +306,8 @@ impl<S: Source> Walk<'_, S> {
             return None;
         }
         // Without a free port it goes on as it came.
-        let key = self.allocate(&target, 1)?;
-        Some(self.readdressed(&key, true))
+        let (key, begins) = self.allocate(&target, 1)?;
+        Some(self.readdressed(&key, begins))
     }
 
     fn no_service(&mut self) {

@@ -13,7 +13,7 @@ use truename_common::layout::{Conntrack, Counter, TCP, conntrack_flags, port_fla
 use super::{Settings, conntrack, is_reply, is_to_service, wanted};
 use crate::{
     maps::{CONNTRACK, PORTS, SETTINGS, Scratch, XDP_DEVICES, count},
-    packet::{Frame, rewrite, rewrite::Packet as _, stages},
+    packet::{Frame, rewrite, rewrite::Packet as _, stages, tcp_flag},
 };
 
 const ETHERNET: u32 = 14;
@@ -80,6 +80,10 @@ fn connection(
     wanted: u32,
 ) -> Option<(*mut Conntrack, bool)> {
     if wanted & wanted::SERVICE != 0 && is_to_service(scratch, false) {
+        // It may begin another connection with the same addresses, in place of one that is over.
+        if scratch.headers.has(tcp_flag::SYN) {
+            return None;
+        }
         return conntrack::find(scratch, settings).map(|entry| (entry, true));
     }
     if wanted & wanted::TARGET != 0 && is_reply(scratch, false) {

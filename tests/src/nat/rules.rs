@@ -99,6 +99,8 @@ pub struct Rules {
     pub max_flows: Option<u32>,
     /// What becomes of a new connection when the table is full.
     pub when_full: Option<&'static str>,
+    /// Where truename forwards in XDP: a word of its configuration.
+    pub xdp: Option<&'static str>,
     /// Seconds after which silent connections are forgotten, by state as truename calls it.
     pub timeouts: Vec<(&'static str, u32)>,
 }
@@ -141,6 +143,9 @@ impl Rules {
         }
         if let Some(when_full) = self.when_full {
             line(format!("when_full = {when_full:?}"));
+        }
+        if let Some(xdp) = self.xdp {
+            line(format!("xdp = {xdp:?}"));
         }
         line("[datapath.timeouts]".to_owned());
         for (state, seconds) in &self.timeouts {
@@ -192,12 +197,14 @@ mod tests {
         rules.snat_ports = Some(61_000..=61_003);
         rules.max_flows = Some(16);
         rules.when_full = Some("evict");
+        rules.xdp = Some("generic");
         rules.timeouts = vec![("time_wait", 1)];
         let expected = r#"[datapath]
 interfaces = ["c0", "lo"]
 snat_ports = "61000-61003"
 max_flows = 16
 when_full = "evict"
+xdp = "generic"
 [datapath.timeouts]
 time_wait = "1s"
 [[service]]

@@ -53,6 +53,23 @@ impl Host {
         }
     }
 
+    /// Makes everybody on the links known, by this link address.
+    ///
+    /// # Panics
+    /// `ip` fails.
+    pub fn know_neighbours(&self, link: &str) {
+        for (address, device) in [
+            ("10.1.0.2", "client"),
+            ("fd01::2", "client"),
+            ("10.2.0.2", "target"),
+            ("fd02::2", "target"),
+        ] {
+            self.ip(&format!(
+                "neigh replace {address} lladdr {link} dev {device} nud permanent"
+            ));
+        }
+    }
+
     /// Runs `ip` there.
     ///
     /// # Panics

@@ -10,6 +10,7 @@ mod run;
 mod scene;
 mod sockets;
 mod talk;
+mod xdp;
 
 pub use datagram::{Datagram, IcmpError, Kind, check_sums};
 pub use host::Host;

@@ -158,13 +158,22 @@ impl Nat {
     /// # Panics
     /// A table cannot be written.
     pub fn slots(&mut self, numbers: Vec<u32>) -> Slots {
-        let mut table = match numbers.as_slice() {
-            [] | [_] => numbers,
+        self.weighted_slots(numbers.into_iter().map(|number| (number, 1)).collect())
+    }
+
+    /// Fills free slots with targets of some weights.
+    ///
+    /// # Panics
+    /// A table cannot be written.
+    pub fn weighted_slots(&mut self, targets: Vec<(u32, u32)>) -> Slots {
+        let mut table = match targets.as_slice() {
+            [] => Vec::new(),
+            [(only, _)] => vec![*only],
             several => {
-                let weighted = |target: &u32| Weighted {
+                let weighted = |(target, weight): &(u32, u32)| Weighted {
                     target: *target,
                     identity: u64::from(*target) + 1,
-                    weight: 1,
+                    weight: *weight,
                 };
                 let weighted: Vec<_> = several.iter().map(weighted).collect();
                 let mut table = vec![0; SLOTS_PER_SERVICE as usize];
@@ -238,6 +247,42 @@ impl Nat {
             .1
     }
 
+    /// Empties the tables of services and of their connections. Targets, slots and ports stay.
+    ///
+    /// # Panics
+    /// A table cannot be written.
+    pub fn clear(&mut self) {
+        self.empty::<Socket, Service>(map::SERVICES);
+        self.empty::<FiveTuple, Conntrack>(map::CONNTRACK);
+        self.empty::<FiveTuple, u32>(map::MOVED);
+    }
+
+    fn empty<K: aya::Pod, V: aya::Pod>(&mut self, name: &str) {
+        let table = self.program.map(name).expect("there is a table");
+        let mut table: HashMap<_, K, V> = HashMap::try_from(table).expect("it is a hash");
+        let keys: Vec<K> = table.keys().map(|key| key.expect("a key")).collect();
+        for key in keys {
+            table.remove(&key).expect("it can be removed");
+        }
+    }
+
+    /// An entry of a hash.
+    pub fn lookup<K: aya::Pod, V: aya::Pod>(&self, name: &str, key: &K) -> Option<V> {
+        let table = self.program.table(name).ok()?;
+        let table: HashMap<_, K, V> = HashMap::try_from(table).ok()?;
+        table.get(key, 0).ok()
+    }
+
+    /// What has a port: bits of [`port_flags`].
+    ///
+    /// # Panics
+    /// The table cannot be read.
+    pub fn port(&self, port: u16) -> u8 {
+        let table = self.program.table(map::PORTS).expect("there is one");
+        let table: Array<_, u8> = Array::try_from(table).expect("it is one");
+        table.get(&u32::from(port), 0).expect("it can be read")
+    }
+
     /// The histogram of [`map::TRIES`].
     ///
     /// # Panics
@@ -255,9 +300,17 @@ impl Nat {
     /// # Panics
     /// The table cannot be read.
     pub fn tried(&self, original: &FiveTuple) -> u32 {
+        self.tried_of(nat::hash(original))
+    }
+
+    /// The same for a hash.
+    ///
+    /// # Panics
+    /// As above.
+    pub fn tried_of(&self, hash: u64) -> u32 {
         let table = self.program.table(map::TRIED).expect("there is one");
         let table: Array<_, u32> = Array::try_from(table).expect("it is one");
-        let index = u32::from(nat::hash(original) as u16);
+        let index = u32::from(hash as u16);
         table.get(&index, 0).expect("it can be read")
     }
 
@@ -352,7 +405,7 @@ impl Nat {
         table.set(index, value, 0).expect("it can be written");
     }
 
-    fn insert<K: aya::Pod, V: aya::Pod>(&mut self, name: &str, key: K, value: V) {
+    pub(super) fn insert<K: aya::Pod, V: aya::Pod>(&mut self, name: &str, key: K, value: V) {
         let table = self.program.map(name).expect("there is a table");
         let mut table: HashMap<_, K, V> = HashMap::try_from(table).expect("it is a hash");
         table.insert(key, value, 0).expect("it can be written");
@@ -368,9 +421,7 @@ impl Tables for Nat {
     }
 
     fn moved(&self, original: &FiveTuple) -> Option<u32> {
-        let table = self.program.table(map::MOVED).ok()?;
-        let table: HashMap<_, FiveTuple, u32> = HashMap::try_from(table).ok()?;
-        table.get(original, 0).ok()
+        self.lookup(map::MOVED, original)
     }
 
     fn target(&self, number: u32) -> Option<Target> {

@@ -8,11 +8,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{Array, HashMap, Map, MapData, PerCpuArray, ProgramArray, RingBuf},
-    programs::{ProgramError, SchedClassifier},
+    programs::{Program as Loaded, ProgramError, ProgramInfo, SchedClassifier},
 };
 use truename_common::layout::{
     AliasKey, AliasStat, Authority, Counter, Endpoint, EventKind, FiveTuple, ListedAlias, Names,
@@ -111,14 +111,7 @@ impl Program {
         let mut ebpf = loader.load(object).context("load the object")?;
         let (chain, next) = CHAIN;
         for name in [name, next].into_iter().take(1 + usize::from(with_rpc)) {
-            let program: &mut SchedClassifier = ebpf
-                .program_mut(name)
-                .with_context(|| format!("the object has no program {name}"))?
-                .try_into()?;
-            match program.load() {
-                Err(ProgramError::AlreadyLoaded) => {}
-                loaded => loaded.with_context(|| format!("load {name}"))?,
-            }
+            load(&mut ebpf, name)?;
         }
         let chain = ebpf.take_map(chain).context("no table of programs")?;
         let mut chain = ProgramArray::try_from(chain)?;
@@ -136,13 +129,32 @@ impl Program {
         })
     }
 
-    /// The program.
+    /// The program, if it is one of tc.
     ///
     /// # Errors
-    /// There is none: it was loaded.
+    /// It is not.
     pub fn program(&self) -> Result<&SchedClassifier> {
         let program = self.ebpf.program(self.name).context("no program")?;
         Ok(program.try_into()?)
+    }
+
+    /// What the kernel tells about the program.
+    ///
+    /// # Errors
+    /// It tells nothing.
+    pub fn info(&self) -> Result<ProgramInfo> {
+        Ok(self.loaded(self.name)?.info()?)
+    }
+
+    /// Loads another program over the same tables.
+    pub(super) fn load_another(&mut self, name: &str) -> Result<()> {
+        load(&mut self.ebpf, name)
+    }
+
+    /// A program of the object, which may not be loaded.
+    pub(super) fn loaded(&self, name: &str) -> Result<&Loaded> {
+        let program = self.ebpf.program(name);
+        program.with_context(|| format!("the object has no program {name}"))
     }
 
     /// Makes `socket` an endpoint that answers to any alias, or to the listed ones only. A canonical
@@ -282,6 +294,20 @@ impl Program {
         self.ebpf
             .map_mut(name)
             .with_context(|| format!("no table {name}"))
+    }
+}
+
+fn load(ebpf: &mut Ebpf, name: &str) -> Result<()> {
+    let program = ebpf.program_mut(name);
+    let program = program.with_context(|| format!("the object has no program {name}"))?;
+    let loaded = match program {
+        Loaded::SchedClassifier(program) => program.load(),
+        Loaded::Xdp(program) => program.load(),
+        _ => bail!("{name} is of another kind"),
+    };
+    match loaded {
+        Err(ProgramError::AlreadyLoaded) => Ok(()),
+        loaded => loaded.with_context(|| format!("load {name}")),
     }
 }
 

@@ -1,0 +1,232 @@
+//! Services whose packets are forwarded in XDP: by the stack (`generic`), by the veths' driver (`native`),
+//! or not at all (`auto` leaves veths out).
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use truename_tests::nat::{
+    Alias, By, Client, Dns, Download, Family, Lab, Protocol, Rules, Seen, Service, Translator, Web,
+    alone, connect, visit,
+};
+
+/// The port that the web server listens on.
+const WEB: u16 = 8080;
+/// The port that the name server listens on.
+const DNS: u16 = 5353;
+/// Interfaces with a client or a target behind them.
+const SIDES: [&str; 3] = ["c0", "d0", "t0"];
+
+/// An alias of the remote target for each IP version.
+fn aliases(lab: &Lab, port: u16) -> [Alias; 2] {
+    Family::BOTH.map(|family| Alias {
+        what: "another address",
+        family,
+        listen: SocketAddr::new(lab.foreign(family, 1), 80),
+        target: SocketAddr::new(lab.target(family, 0), port),
+    })
+}
+
+fn rules(lab: &Lab, xdp: &'static str) -> Rules {
+    let services = |protocol, port| {
+        aliases(lab, port).map(|alias| Service::new(protocol, alias.listen, alias.target))
+    };
+    let tcp = services(Protocol::Tcp, WEB);
+    let mut rules = Rules::new(
+        tcp.into_iter()
+            .chain(services(Protocol::Udp, DNS))
+            .collect(),
+    );
+    rules.xdp = Some(xdp);
+    rules
+}
+
+/// Its servers beside a lab.
+struct Servers {
+    web: Web,
+    _dns: Dns,
+}
+
+impl Servers {
+    fn start(lab: &Lab) -> Result<Self> {
+        let sockets = |port| aliases(lab, port).map(|alias| alias.target);
+        Ok(Self {
+            web: Web::start(&lab.target, &lab.scratch, &sockets(WEB))?,
+            _dns: Dns::start(&lab.target, &lab.scratch, &sockets(DNS))?,
+        })
+    }
+}
+
+/// The mode of XDP on every interface of the node, as the agent says and as the kernel says.
+fn modes(lab: &Lab, translator: &mut Translator) -> Result<BTreeMap<String, [Option<String>; 2]>> {
+    let truename = translator.truename().context("truename is at work")?;
+    let status = truename.json("status")?;
+    let rows = status["interfaces"].as_array().context("no interfaces")?;
+    let word = |value: &Value| value.as_str().map(ToOwned::to_owned);
+    let mut modes = BTreeMap::new();
+    for row in rows {
+        let name = word(&row["name"]).context("no name")?;
+        let in_kernel = attached(lab, &name)?;
+        modes.insert(name, [word(&row["xdp"]), in_kernel]);
+    }
+    Ok(modes)
+}
+
+/// The mode in which the kernel runs an XDP program on an interface of the node.
+fn attached(lab: &Lab, interface: &str) -> Result<Option<String>> {
+    /// `XDP_ATTACHED_DRV` and `XDP_ATTACHED_SKB`, of linux/if_link.h.
+    const MODES: [(u64, &str); 2] = [(1, "native"), (2, "generic")];
+    let text = lab.node.ip(&format!("-json link show dev {interface}"))?;
+    let links: Value = serde_json::from_str(&text).context("read what ip says")?;
+    let Some(mode) = links[0]["xdp"]["mode"].as_u64() else {
+        return Ok(None);
+    };
+    let known = MODES.iter().find(|(number, _)| *number == mode);
+    Ok(Some(known.map_or("another", |(_, name)| *name).to_owned()))
+}
+
+fn expect_modes(lab: &Lab, translator: &mut Translator, mode: Option<&str>) -> Result<()> {
+    let modes = modes(lab, translator)?;
+    for name in SIDES {
+        let both = modes.get(name).with_context(|| format!("no {name}"))?;
+        ensure!(
+            both.iter().all(|is| is.as_deref() == mode),
+            "{name}: status and kernel say {both:?} instead of {mode:?}"
+        );
+    }
+    ensure!(modes["lo"] == [None, None], "lo: {:?}", modes["lo"]);
+    Ok(())
+}
+
+/// Everything that clients do with the services.
+fn use_all(lab: &Lab, servers: &Servers) -> Result<Seen> {
+    let mut seen = Seen::new();
+    for (who, namespace) in [("client", &lab.client), ("second client", &lab.second)] {
+        let client = Client::new(namespace, &lab.scratch);
+        for alias in aliases(lab, WEB) {
+            let place = format!("{who}, {}", alias.family);
+            let way = (alias.listen, alias.target, lab.near(alias.family));
+            visit(&mut seen, &place, client, &servers.web, way)?;
+        }
+        for alias in aliases(lab, DNS) {
+            for (name, kind, record) in [
+                ("node.test", "AAAA", "2001:db8::7"),
+                ("long.test", "TXT", "tttttttt"),
+            ] {
+                let got = client.resolve(alias.listen, name, kind)?;
+                ensure!(
+                    got.starts_with("exit 0") && got.contains(record),
+                    "{who}, {}, {name}: {got}",
+                    alias.family
+                );
+                seen.note(format!("{who}, {}", alias.family), got);
+            }
+        }
+    }
+    Ok(seen)
+}
+
+/// What clients see with this mode configured, and how many packets XDP forwarded.
+fn under(configured: &'static str, attached: Option<&str>) -> Result<(Seen, u64)> {
+    let lab = Lab::new()?;
+    let servers = Servers::start(&lab)?;
+    let mut translator = Translator::start(By::Truename, &lab, &rules(&lab, configured))?;
+    expect_modes(&lab, &mut translator, attached)?;
+    let seen = use_all(&lab, &servers).with_context(|| format!("xdp = {configured:?}"))?;
+    let truename = translator.truename().context("truename is at work")?;
+    Ok((seen, truename.counter("xdp_forwarded")?))
+}
+
+#[test]
+fn clients_see_the_same_whoever_forwards() {
+    alone(|| {
+        let (expected, forwarded) = under("off", None)?;
+        ensure!(forwarded == 0, "off: {forwarded} forwarded in XDP");
+        for (configured, attached) in [
+            ("generic", Some("generic")),
+            ("native", Some("native")),
+            ("auto", None),
+        ] {
+            let (seen, forwarded) = under(configured, attached)?;
+            if let Some((was, is)) = expected.difference(&seen) {
+                anyhow::bail!("a difference\n  off: {was}\n  {configured}: {is}");
+            }
+            // Natively a veth takes no frames of another device: they go up to tc.
+            let is_used = configured == "generic";
+            ensure!(
+                if is_used {
+                    forwarded > 100
+                } else {
+                    forwarded == 0
+                },
+                "{configured}: {forwarded} forwarded in XDP"
+            );
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_killed_agent_and_the_next_one_do_not_disturb_transfers() {
+    alone(|| {
+        for mode in ["generic", "native"] {
+            let lab = Lab::new()?;
+            let servers = Servers::start(&lab)?;
+            let mut translator = Translator::start(By::Truename, &lab, &rules(&lab, mode))?;
+            for alias in aliases(&lab, WEB) {
+                let from = SocketAddr::new(lab.client(alias.family), 0);
+                let begin = || Download::begin(connect(&lab.client, from, alias.listen)?, "/big");
+                let [first, second] = [begin()?, begin()?];
+                let truename = translator.truename().context("truename is at work")?;
+                let before = truename.counter("xdp_forwarded")?;
+                truename.kill_agent();
+                first
+                    .finish(servers.web.big())
+                    .context("without an agent")?;
+                let truename = translator.truename().context("truename is at work")?;
+                truename.start_agent()?;
+                let between = truename.counter("xdp_forwarded")?;
+                second.finish(servers.web.big()).context("with the next")?;
+                let truename = translator.truename().context("truename is at work")?;
+                let after = truename.counter("xdp_forwarded")?;
+                if mode == "generic" {
+                    ensure!(
+                        before < between && between < after,
+                        "{before} {between} {after}"
+                    );
+                }
+                expect_modes(&lab, &mut translator, Some(mode))?;
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn nothing_is_left_on_the_interfaces() {
+    alone(|| {
+        let lab = Lab::new()?;
+        let mut translator = Translator::start(By::Truename, &lab, &rules(&lab, "generic"))?;
+        expect_modes(&lab, &mut translator, Some("generic"))?;
+        // Another configuration.
+        translator.change(&lab, &rules(&lab, "native"))?;
+        expect_modes(&lab, &mut translator, Some("native"))?;
+        translator.change(&lab, &rules(&lab, "off"))?;
+        expect_modes(&lab, &mut translator, None)?;
+        translator.change(&lab, &rules(&lab, "generic"))?;
+        // No service.
+        let mut none = Rules::new(Vec::new());
+        none.xdp = Some("generic");
+        translator.change(&lab, &none)?;
+        expect_modes(&lab, &mut translator, None)?;
+        translator.change(&lab, &rules(&lab, "generic"))?;
+        expect_modes(&lab, &mut translator, Some("generic"))?;
+        let truename = translator.truename().context("truename is at work")?;
+        truename.detach()?;
+        for interface in SIDES {
+            let left = attached(&lab, interface)?;
+            ensure!(left.is_none(), "{interface}: {left:?} is left");
+        }
+        Ok(())
+    });
+}
