@@ -183,11 +183,7 @@ fn an_upgrade_that_fails_leaves_the_version_before_at_work() {
     fs::create_dir_all(truename.bpffs().join(obstacle)).unwrap();
     let agent = truename.spawn_agent().unwrap();
     agent
-        .wait_line(
-            0,
-            &["cannot replace"],
-            std::time::Duration::from_secs(30),
-        )
+        .wait_line(0, &["cannot replace"], std::time::Duration::from_secs(30))
         .unwrap();
     truename.kill_agent();
     exchange(&connection, 1, "after the failed upgrade");
