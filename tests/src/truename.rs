@@ -197,11 +197,8 @@ impl Truename {
     /// # Errors
     /// It cannot be started.
     pub fn spawn_agent(&mut self) -> Result<&Process> {
-        let mut words = self.launcher.iter().map(Path::new).chain([&*self.binary]);
-        let program = words.next().context("a program")?;
-        let mut command = self.namespace.command(program, &[])?;
+        let mut command = self.launched()?;
         command
-            .args(words)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .args(["run", "--control-socket"])
             .arg(&self.socket)
@@ -294,7 +291,7 @@ impl Truename {
     /// Something could not be removed.
     pub fn detach(&mut self) -> Result<()> {
         self.kill_agent();
-        let mut command = self.namespace.command(&self.binary, &[])?;
+        let mut command = self.launched()?;
         command.arg("detach").arg("--bpffs").arg(&self.bpffs);
         run(command).map(drop)
     }
@@ -302,6 +299,15 @@ impl Truename {
     /// Where its programs and maps are pinned.
     pub fn bpffs(&self) -> &Path {
         &self.bpffs
+    }
+
+    /// The program, started in the way of agents.
+    fn launched(&self) -> Result<Command> {
+        let mut words = self.launcher.iter().map(Path::new).chain([&*self.binary]);
+        let program = words.next().context("a program")?;
+        let mut command = self.namespace.command(program, &[])?;
+        command.args(words);
+        Ok(command)
     }
 
     fn ask(&self, arguments: &[&str]) -> Result<Output> {
