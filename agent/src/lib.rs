@@ -14,6 +14,7 @@ pub mod decode;
 pub mod doctor;
 pub mod explain;
 pub mod links;
+mod logging;
 pub mod plan;
 pub mod reconcile;
 pub mod run;

@@ -157,6 +157,14 @@ impl Process {
         self.signal(libc::SIGCONT)
     }
 
+    /// Asks the process to read its configuration again (SIGHUP).
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn hang_up(&self) -> Result<()> {
+        self.signal(libc::SIGHUP)
+    }
+
     /// Asks the process to end (SIGTERM) and waits for it.
     ///
     /// # Errors

@@ -1,10 +1,11 @@
 //! The program under test, driven through its command line.
 
 use std::{
+    ffi::OsString,
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Command, ExitStatus, Output},
     time::Duration,
 };
 
@@ -79,6 +80,9 @@ pub struct Truename {
     socket: PathBuf,
     arguments: Vec<String>,
     log_directory: PathBuf,
+    /// What starts the agent, with its arguments; nothing if it is started directly.
+    launcher: Vec<String>,
+    environment: Vec<(String, OsString)>,
     agent: Option<Process>,
 }
 
@@ -144,19 +148,50 @@ impl Truename {
         scratch: &Scratch,
         arguments: Vec<String>,
     ) -> Result<Self> {
+        let mut truename = Self::prepared(binary, namespace, scratch, arguments)?;
+        truename.start_agent()?;
+        Ok(truename)
+    }
+
+    /// An installation whose agent is not started yet.
+    ///
+    /// # Errors
+    /// The BPF file system cannot be mounted.
+    pub fn prepared(
+        binary: PathBuf,
+        namespace: &Namespace,
+        scratch: &Scratch,
+        arguments: Vec<String>,
+    ) -> Result<Self> {
         ensure_bpffs()?;
         let name = cleanup::unique_name("agent");
-        let mut truename = Self {
+        Ok(Self {
             namespace: namespace.clone(),
             binary,
             bpffs: Path::new(cleanup::BPFFS).join(&name),
             socket: scratch.path().join(format!("{name}.sock")),
             arguments,
             log_directory: scratch.path().to_owned(),
+            launcher: Vec::new(),
+            environment: Vec::new(),
             agent: None,
-        };
-        truename.start_agent()?;
-        Ok(truename)
+        })
+    }
+
+    /// Has agents started by another program, whose arguments theirs follow.
+    pub fn launch_by(&mut self, launcher: &[&str]) {
+        self.launcher = launcher.iter().map(|word| (*word).to_owned()).collect();
+    }
+
+    /// Gives agents more arguments.
+    pub fn add_arguments(&mut self, arguments: &[&str]) {
+        let arguments = arguments.iter().map(|word| (*word).to_owned());
+        self.arguments.extend(arguments);
+    }
+
+    /// Gives agents a variable of the environment.
+    pub fn set_variable(&mut self, name: &str, value: impl Into<OsString>) {
+        self.environment.push((name.to_owned(), value.into()));
     }
 
     /// Starts an agent on the same pins and the same socket.
@@ -164,17 +199,64 @@ impl Truename {
     /// # Errors
     /// It did not become ready.
     pub fn start_agent(&mut self) -> Result<()> {
-        let mut command = self.namespace.command(&self.binary, &[])?;
+        self.spawn_agent()?
+            .wait_line(0, &["ready"], START)
+            .map(drop)
+    }
+
+    /// The same without waiting for anything.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn spawn_agent(&mut self) -> Result<&Process> {
+        let mut command = self.launched()?;
         command
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .args(["run", "--control-socket"])
             .arg(&self.socket)
             .arg("--bpffs")
             .arg(&self.bpffs)
             .args(&self.arguments);
         let agent = Process::spawn("truename", command, &self.log_directory)?;
-        agent.wait_line(0, &["ready"], START)?;
-        self.agent = Some(agent);
-        Ok(())
+        Ok(self.agent.insert(agent))
+    }
+
+    /// The agent.
+    ///
+    /// # Errors
+    /// None runs.
+    pub fn agent(&self) -> Result<&Process> {
+        self.agent.as_ref().context("no agent runs")
+    }
+
+    /// Asks the agent to end, and waits for it.
+    ///
+    /// # Errors
+    /// None runs, or it does not end.
+    pub fn stop_agent(&mut self) -> Result<ExitStatus> {
+        let mut agent = self.agent.take().context("no agent runs")?;
+        agent.terminate(START)
+    }
+
+    /// The answer of `status`, and its exit code: 0, or 3 if something is degraded.
+    ///
+    /// # Errors
+    /// The agent does not answer.
+    pub fn status(&self) -> Result<(Value, i32)> {
+        let mut command = self.namespace.command(&self.binary, &[])?;
+        let output = command
+            .arg("--control-socket")
+            .arg(&self.socket)
+            .args(["status", "-o", "json"])
+            .output()
+            .context("run truename")?;
+        let status = serde_json::from_slice(&output.stdout).with_context(|| {
+            format!(
+                "status answered {}",
+                String::from_utf8_lossy(&output.stderr)
+            )
+        })?;
+        Ok((status, output.status.code().unwrap_or(-1)))
     }
 
     /// Kills the agent (SIGKILL); what it attached stays.
@@ -221,7 +303,7 @@ impl Truename {
     /// Something could not be removed.
     pub fn detach(&mut self) -> Result<()> {
         self.kill_agent();
-        let mut command = self.namespace.command(&self.binary, &[])?;
+        let mut command = self.launched()?;
         command.arg("detach").arg("--bpffs").arg(&self.bpffs);
         run(command).map(drop)
     }
@@ -229,6 +311,15 @@ impl Truename {
     /// Where its programs and maps are pinned.
     pub fn bpffs(&self) -> &Path {
         &self.bpffs
+    }
+
+    /// The program, started in the way of agents.
+    fn launched(&self) -> Result<Command> {
+        let mut words = self.launcher.iter().map(Path::new).chain([&*self.binary]);
+        let program = words.next().context("a program")?;
+        let mut command = self.namespace.command(program, &[])?;
+        command.args(words);
+        Ok(command)
     }
 
     fn ask(&self, arguments: &[&str]) -> Result<Output> {

@@ -1,7 +1,6 @@
 //! `truename run`
 
 use anyhow::Context as _;
-use log::LevelFilter;
 
 use super::{
     Exit,
@@ -9,13 +8,12 @@ use super::{
     output,
 };
 use crate::{
-    config::{Config, File, Flags},
+    config::{Flags, Sources},
     datapath::Mode,
-    sysctl,
+    logging, sysctl,
 };
 
 pub fn run(global: Global, verb: Run) -> anyhow::Result<Exit> {
-    let file = File::load(global.config.as_deref(), sysctl::timeouts())?;
     let flags = Flags {
         interfaces: verb.interfaces,
         endpoints: verb.endpoints,
@@ -23,8 +21,12 @@ pub fn run(global: Global, verb: Run) -> anyhow::Result<Exit> {
         control_socket: global.control_socket,
         bpffs: global.bpffs,
     };
-    let config = Config::new(file, flags)?;
-    start_log(config.agent.log);
+    let sources = Sources {
+        file: global.config,
+        flags,
+    };
+    let config = sources.read(sysctl::timeouts())?;
+    logging::follow(config.agent.log);
     let mode = match verb.attach {
         Attach::Auto => Mode::detect(),
         Attach::Tcx => Mode::Tcx,
@@ -35,27 +37,13 @@ pub fn run(global: Global, verb: Run) -> anyhow::Result<Exit> {
         .enable_all()
         .build()
         .context("cannot start threads")?;
-    runtime.block_on(crate::run::run(config, mode, ready))?;
+    runtime.block_on(crate::run::run(sources, config, mode, ready))?;
     Ok(Exit::Success)
 }
 
-/// Tells scripts and systemd that programs are attached and tables loaded.
+/// Tells scripts that programs are attached and tables loaded.
 fn ready() {
     if let Err(error) = output::print("ready\n") {
         log::debug!("Nobody reads the standard output: {error}");
     }
-    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
-        log::warn!("Cannot notify the service manager: {error}");
-    }
-}
-
-fn start_log(level: LevelFilter) {
-    let mut builder = env_logger::Builder::new();
-    builder
-        .filter_level(LevelFilter::Warn)
-        .filter_module("truename", level);
-    if let Ok(filter) = std::env::var("RUST_LOG") {
-        builder.parse_filters(&filter);
-    }
-    builder.init();
 }

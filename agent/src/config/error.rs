@@ -105,6 +105,16 @@ pub enum ConfigError {
         "no endpoint and no service is configured: give --endpoint pekko=ADDRESS:PORT or --service tcp=ADDRESS:PORT=TARGET, or write an [[endpoint]] or a [[service]] into the configuration file"
     )]
     Nothing,
+    /// What a running agent cannot take on.
+    #[error("{key} cannot change from {before} to {after} while truename runs: restart it")]
+    Fixed {
+        /// The key.
+        key: &'static str,
+        /// The value in force.
+        before: String,
+        /// The new value.
+        after: String,
+    },
     /// More endpoints than the kernel table holds.
     #[error("{origin}: {count} {what} are more than the {max} that fit the kernel table")]
     TooMany {

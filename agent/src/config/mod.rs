@@ -15,6 +15,7 @@ mod selector;
 mod service;
 mod services;
 mod show;
+mod sources;
 #[cfg(test)]
 mod tests;
 pub mod topology;
@@ -32,6 +33,7 @@ pub use origin::Origin;
 pub use selector::{Selector, SelectorError};
 pub use service::{Service, Snat, Target, TargetError, Transport};
 pub use show::to_toml;
+pub use sources::Sources;
 
 /// Where the control socket is without configuration.
 pub const DEFAULT_SOCKET: &str = "/run/truename/control.sock";

@@ -4,7 +4,7 @@ use std::{fs, io, path::Path};
 
 use truename_common::layout::VERSION;
 
-use super::{Lock, Pins, attach::remove_filters, error::DatapathError, sys};
+use super::{Lock, Mode, Pins, attach::remove_filters, error::DatapathError, sys};
 use crate::links::Inventory;
 
 /// What a detach found.
@@ -50,6 +50,26 @@ pub fn detach(
             Err(DatapathError::pins("remove", pins.root())(error))
         }
         _ => Ok(detached),
+    }
+}
+
+/// Undoes a start that failed, if nothing of this version was there before. What an older version
+/// attached stays as it is, for an agent of that version.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn undo(
+    pins: &Pins,
+    inventory: &Inventory,
+    lock: &Lock,
+    mode: Mode,
+) -> Result<(), DatapathError> {
+    let has_older = pins.versions()?.iter().any(|(number, _)| *number < VERSION);
+    match (has_older, mode) {
+        (false, _) => detach(pins, inventory, Some(lock)).map(drop),
+        (true, Mode::Tcx) => remove_version(&pins.version()),
+        // A filter may be this version's already, and needs its pins.
+        (true, Mode::Clsact) => Ok(()),
     }
 }
 

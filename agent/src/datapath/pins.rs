@@ -66,7 +66,12 @@ impl Pins {
 
     /// The directory of this version.
     pub fn version(&self) -> PathBuf {
-        self.root.join(format!("v{VERSION}"))
+        self.of_version(VERSION)
+    }
+
+    /// The directory of a version.
+    pub(super) fn of_version(&self, version: u32) -> PathBuf {
+        self.root.join(format!("v{version}"))
     }
 
     /// The pin of a table.
@@ -180,19 +185,7 @@ impl Pins {
 
     /// The pinned links of this version.
     pub fn links(&self) -> Result<Vec<PinnedLink>, DatapathError> {
-        let directory = self.version().join("links");
-        let mut links = Vec::new();
-        for path in list(&directory)? {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if let Some((ifindex, direction)) = parse_link(&name) {
-                links.push(PinnedLink {
-                    path,
-                    ifindex,
-                    direction,
-                });
-            }
-        }
-        Ok(links)
+        links_in(&self.version())
     }
 
     /// The directories of versions, with their numbers.
@@ -237,7 +230,15 @@ impl Pins {
     /// another one.
     fn claim_namespace(&self) -> Result<(), DatapathError> {
         let own = namespace()?;
-        for path in list(&self.version())? {
+        for (_, version) in self.versions()? {
+            self.leave_namespaces(&version, &own)?;
+        }
+        make_directory(&self.version().join(own))
+    }
+
+    /// Forgets other namespaces than `own` that pins of a version served, if they are gone.
+    fn leave_namespaces(&self, version: &Path, own: &str) -> Result<(), DatapathError> {
+        for path in list(version)? {
             let name = path
                 .file_name()
                 .unwrap_or_default()
@@ -246,7 +247,7 @@ impl Pins {
             if !name.starts_with("netns-") || name == own {
                 continue;
             }
-            for link in self.links()? {
+            for link in links_in(version)? {
                 match sys::link_ifindex(&link.path) {
                     Ok(0) | Err(_) => remove_file(&link.path)?,
                     Ok(_) => return Err(DatapathError::OtherNamespace(self.root.clone())),
@@ -255,8 +256,24 @@ impl Pins {
             log::info!("The network namespace that these pins served is gone");
             fs::remove_dir(&path).map_err(DatapathError::pins("remove", &path))?;
         }
-        make_directory(&self.version().join(own))
+        Ok(())
     }
+}
+
+/// The pinned links of a version.
+fn links_in(version: &Path) -> Result<Vec<PinnedLink>, DatapathError> {
+    let mut links = Vec::new();
+    for path in list(&version.join("links"))? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if let Some((ifindex, direction)) = parse_link(&name) {
+            links.push(PinnedLink {
+                path,
+                ifindex,
+                direction,
+            });
+        }
+    }
+    Ok(links)
 }
 
 /// `netns-<inode>` of the calling process.

@@ -43,7 +43,7 @@ impl Attachment {
             let Err(error) = attachment.programs.attach(interface) else {
                 continue;
             };
-            if attachment.is_named(&interface.name) {
+            if is_named(&attachment.wanted, &interface.name) {
                 attachment.undo();
                 return Err(error);
             }
@@ -71,6 +71,36 @@ impl Attachment {
             log::warn!("No interface is selected: nothing is translated until one appears");
         }
         Ok(attachment)
+    }
+
+    /// Attaches to what other interfaces would select beyond those that are attached. Fails, as it was
+    /// before, if one of them that is named cannot be attached.
+    pub fn prepare(
+        &mut self,
+        wanted: &[config::Interface],
+        inventory: &Inventory,
+    ) -> Result<(), DatapathError> {
+        for interface in select(inventory, wanted).values() {
+            if self.programs.attached().contains_key(&interface.index) {
+                continue;
+            }
+            match self.programs.attach(interface) {
+                Ok(()) => log::info!("Attached to {} ({})", interface.name, interface.index),
+                Err(error) if is_named(wanted, &interface.name) => {
+                    self.follow(inventory);
+                    return Err(error);
+                }
+                // `follow` tries again, and tells.
+                Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Wants other interfaces from now on: [`Self::follow`] brings it to them.
+    pub fn select(&mut self, wanted: Vec<config::Interface>, xdp: config::Xdp) {
+        self.wanted = wanted;
+        self.xdp = xdp;
     }
 
     /// Attaches to what appeared and forgets what vanished.
@@ -190,12 +220,6 @@ impl Attachment {
             .collect()
     }
 
-    fn is_named(&self, name: &str) -> bool {
-        self.wanted.iter().any(
-            |wanted| matches!(&wanted.selector, config::Selector::Name(wanted) if wanted == name),
-        )
-    }
-
     fn undo(&mut self) {
         let new: Vec<_> = self
             .programs
@@ -210,4 +234,11 @@ impl Attachment {
             }
         }
     }
+}
+
+/// Whether an interface is asked for by its name.
+fn is_named(wanted: &[config::Interface], name: &str) -> bool {
+    wanted
+        .iter()
+        .any(|wanted| matches!(&wanted.selector, config::Selector::Name(wanted) if wanted == name))
 }

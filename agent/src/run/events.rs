@@ -15,13 +15,12 @@ use tokio_util::sync::CancellationToken;
 use truename_common::layout::{Counter, Event, EventKind};
 
 use super::{
-    RunError,
+    Current, RunError,
     limit::{Admitted, Limit},
     view,
 };
 use crate::{
     api::{Clock, EventRow},
-    config::Config,
     datapath::{Pins, Tables},
 };
 
@@ -32,7 +31,7 @@ pub const BACKLOG: usize = 4096;
 
 /// Where events go.
 pub struct Drain {
-    pub config: Arc<Config>,
+    pub config: Current,
     /// Whoever monitors.
     pub events: broadcast::Sender<EventRow>,
     /// Is told of connections that found the table full.
@@ -63,12 +62,13 @@ impl Drain {
 
     fn read_all(&self, ring: &mut RingBuf<MapData>, limit: &mut Limit) {
         let clock = Clock::read();
+        let config = Arc::clone(&self.config.borrow());
         while let Some(item) = ring.next() {
             let Some(event) = parse(&item) else {
                 log::warn!("An event of {} bytes is not of this version", item.len());
                 continue;
             };
-            let row = view::event(&self.config, &clock, &event);
+            let row = view::event(&config, &clock, &event);
             if event.kind == EventKind::Refused as u32 {
                 self.refused(&event, &row);
             }

@@ -62,6 +62,21 @@ impl Keeper {
         Ok(())
     }
 
+    /// Goes on with another configuration; if the tables cannot be brought to it, with the one before.
+    ///
+    /// # Errors
+    /// As [`Self::follow`].
+    pub fn change(&mut self, config: Arc<Config>, facts: &Facts) -> Result<(), DatapathError> {
+        let before = std::mem::replace(&mut self.config, config);
+        self.facts = None;
+        self.follow(facts).inspect_err(|_| {
+            self.config = before;
+            if let Err(error) = self.follow(facts) {
+                log::error!("Cannot go back to the configuration before: {error}");
+            }
+        })
+    }
+
     /// The same, although the host is as it was: connections ended that something was kept for.
     ///
     /// # Errors

@@ -4,14 +4,18 @@
 //! undone if the start fails. When the agent ends, by a signal or by a crash, translation goes on:
 //! only [`crate::api::Request::Detach`] removes it.
 
+mod agent;
 mod attachment;
 mod collect;
 mod events;
+mod file;
 mod flows;
 mod keeper;
 mod learn;
 mod limit;
+mod notify;
 mod service;
+mod signals;
 mod sweep;
 mod tables;
 mod view;
@@ -19,23 +23,21 @@ mod view;
 pub use tables::KernelTables;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     io,
-    net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::{Notify, broadcast, mpsc, oneshot},
+    sync::{Notify, broadcast, mpsc, oneshot, watch},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{Server, ServerError},
-    config::{self, Config, ConfigError},
+    config::{Config, ConfigError, Sources},
     datapath::{self, DatapathError, Mode, Object, Pins, Programs, ServiceTables, Tables},
     doctor::{self, Unmet},
     links::{
@@ -46,10 +48,13 @@ use crate::{
     sysctl,
     topology::{Follower, learned},
 };
+use agent::{Agent, Occasion};
 use attachment::Attachment;
+use file::Watch;
 use keeper::{Keeper, translated_targets};
 use learn::Learner;
 use service::{AgentService, Live, Watched};
+use signals::{Signal, Signals};
 use sweep::{Sweeper, Sweeps};
 
 /// Why the agent did not start, or stopped.
@@ -90,12 +95,20 @@ enum Control {
     Detach(oneshot::Sender<Result<usize, String>>),
 }
 
-/// Runs the agent until a signal or a request ends it. `ready` is called once, when programs are
-/// attached and tables loaded.
+/// The configuration in force. It is replaced as a whole.
+type Current = watch::Receiver<Arc<Config>>;
+
+/// Runs the agent until a signal or a request ends it. `sources` are where `config` was read, for when it
+/// is read again. `ready` is called once, when programs are attached and tables loaded.
 ///
 /// # Errors
 /// When it cannot start; then nothing is left half-attached.
-pub async fn run(config: Config, mode: Mode, ready: impl FnOnce()) -> Result<(), RunError> {
+pub async fn run(
+    sources: Sources,
+    config: Config,
+    mode: Mode,
+    ready: impl FnOnce(),
+) -> Result<(), RunError> {
     for note in &config.notes {
         log::warn!("{note}");
     }
@@ -105,23 +118,24 @@ pub async fn run(config: Config, mode: Mode, ready: impl FnOnce()) -> Result<(),
     doctor::require()?;
     let pins = Pins::new(&config.agent.bpffs);
     pins.check()?;
-    let mut links = Links::open()?;
+    let links = Links::open()?;
     let inventory = links.inventory().await?;
     links::check_named(&inventory, &config.datapath.interfaces)?;
     let targets = translated_targets(&config);
     let facts = links.facts(&inventory, &targets).await?;
-    let config = Arc::new(config);
-    let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signal)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signal)?;
-    let server = Server::bind(&config.agent.control_socket)?;
+    let (config, current) = watch::channel(Arc::new(config));
+    let mut signals = Signals::new()?;
+    let server = Server::bind(&current.borrow().agent.control_socket)?;
+    // A file that is put there from now on is not missed.
+    let mut file = Watch::new(sources.directory());
 
     let existed = pins.exist();
     let lock = pins.prepare()?;
-    let started = start(&config, &pins, mode, &inventory, &facts);
-    let (mut attachment, keeper) = match started {
+    let started = start(&config.borrow(), &pins, mode, &inventory, &facts);
+    let (attachment, keeper) = match started {
         Ok(started) => started,
         Err(error) => {
-            if !existed && let Err(error) = datapath::detach(&pins, &inventory, Some(&lock)) {
+            if !existed && let Err(error) = datapath::undo(&pins, &inventory, &lock, mode) {
                 log::error!("Cannot undo the start: {error}");
             }
             return Err(error);
@@ -136,10 +150,10 @@ pub async fn run(config: Config, mode: Mode, ready: impl FnOnce()) -> Result<(),
     let full = Arc::new(Notify::new());
     let refused = Arc::new(Mutex::new(BTreeMap::new()));
     // Its sources end when it is dropped.
-    let follower = Follower::configured(&config.topology);
+    let follower = Follower::configured(&current.borrow().topology);
     let service = Arc::new(AgentService::new(
         Watched {
-            config: Arc::clone(&config),
+            config: current.clone(),
             pins: pins.clone(),
             sweeps: Arc::clone(&sweeps),
             refused: Arc::clone(&refused),
@@ -158,14 +172,14 @@ pub async fn run(config: Config, mode: Mode, ready: impl FnOnce()) -> Result<(),
     };
     tasks.spawn(learner.run(stop.clone()));
     let drain = events::Drain {
-        config: Arc::clone(&config),
+        config: current.clone(),
         events: events.clone(),
         full: Arc::clone(&full),
         refused,
     };
     tasks.spawn(drain.run(pins.clone(), stop.clone()));
     let sweeper = Sweeper {
-        config: Arc::clone(&config),
+        config: current,
         pins: pins.clone(),
         keeper: Arc::clone(&keeper),
         events,
@@ -177,35 +191,49 @@ pub async fn run(config: Config, mode: Mode, ready: impl FnOnce()) -> Result<(),
     let serving = tokio::spawn(server.serve(Arc::clone(&service), async move {
         stopped.cancelled().await;
     }));
-    log::info!(
-        "Translating for {} endpoint(s) and {} service(s)",
-        config.endpoints.len(),
-        config.services.len()
-    );
+    let mut agent = Agent {
+        sources,
+        config,
+        links,
+        pins,
+        lock,
+        attachment,
+        keeper,
+        service,
+        targets,
+        refused: None,
+    };
+    log::info!("{}", agent.sentence());
     ready();
+    notify::ready(&agent.sentence());
 
     let mut ticks = tokio::time::interval(ROUTES_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut watchdog = notify::watchdog();
     let ended = loop {
         tokio::select! {
-            _ = terminate.recv() => break Ok(()),
-            _ = interrupt.recv() => break Ok(()),
-            changed = links.changed() => {
+            signal = signals.next() => match signal {
+                Signal::End => break Ok(()),
+                Signal::Reload => agent.reload(Occasion::Signal).await,
+            },
+            () = file.changed() => agent.reload(Occasion::File).await,
+            () = tick(&mut watchdog) => notify::alive(),
+            changed = agent.links.changed() => {
                 if let Err(error) = changed {
                     break Err(RunError::from(error));
                 }
-                if let Err(error) = follow(&links, &targets, &mut attachment, &keeper, &service).await {
+                if let Err(error) = agent.follow().await {
                     log::warn!("{error}");
                 }
             }
             // Nothing tells when another route is taken to a target.
-            _ = ticks.tick(), if !targets.is_empty() => {
-                if let Err(error) = follow(&links, &targets, &mut attachment, &keeper, &service).await {
+            _ = ticks.tick(), if !agent.targets.is_empty() => {
+                if let Err(error) = agent.follow().await {
                     log::warn!("{error}");
                 }
             }
             Some(Control::Detach(done)) = controls.recv() => {
-                let result = detach(&pins, &links, Some(&lock)).await;
+                let result = agent.detach().await;
                 let failed = result.is_err();
                 // The client may have hung up; the detach is done all the same.
                 let _ = done.send(result.map_err(|error| error.to_string()));
@@ -220,6 +248,7 @@ pub async fn run(config: Config, mode: Mode, ready: impl FnOnce()) -> Result<(),
             }
         }
     };
+    notify::stopping();
     stop.cancel();
     while let Some(task) = tasks.join_next().await {
         if let Ok(Err(error)) = task {
@@ -230,25 +259,12 @@ pub async fn run(config: Config, mode: Mode, ready: impl FnOnce()) -> Result<(),
     ended
 }
 
-/// Brings attachments and tables to what the host is like now.
-async fn follow(
-    links: &Links,
-    targets: &BTreeSet<IpAddr>,
-    attachment: &mut Attachment,
-    keeper: &Arc<Mutex<Keeper>>,
-    service: &AgentService,
-) -> Result<(), RunError> {
-    let inventory = links.inventory().await?;
-    attachment.follow(&inventory);
-    let facts = links.facts(&inventory, targets).await?;
-    let writer = Arc::clone(keeper);
-    let wanted = facts.clone();
-    let left_out = tokio::task::spawn_blocking(move || {
-        let mut keeper = writer.lock().unwrap_or_else(PoisonError::into_inner);
-        keeper.follow(&wanted).map(|()| keeper.left_out().to_vec())
-    });
-    service.update(Live::new(attachment, &facts, &left_out.await??));
-    Ok(())
+/// Waits for the next tick, or for ever.
+async fn tick(ticks: &mut Option<tokio::time::Interval>) {
+    match ticks {
+        Some(ticks) => drop(ticks.tick().await),
+        None => std::future::pending().await,
+    }
 }
 
 /// Loads the programs, fills the tables, and attaches.
@@ -260,6 +276,7 @@ fn start(
     facts: &Facts,
 ) -> Result<(Attachment, Keeper), RunError> {
     let sizes = &config.datapath;
+    datapath::migrate(pins)?;
     let object = Object::open(pins, sizes)?;
     for (what, wanted, capacity) in [
         (
@@ -286,13 +303,8 @@ fn start(
     if !config.services.is_empty() {
         sysctl::prepare(config, |address| facts.is_local(address));
     }
-    let xdp = if config.services.is_empty() {
-        config::Xdp::Off
-    } else {
-        config.datapath.xdp
-    };
     let interfaces = config.datapath.interfaces.clone();
-    let attachment = Attachment::start(programs, interfaces, xdp, inventory)?;
+    let attachment = Attachment::start(programs, interfaces, agent::xdp(config), inventory)?;
     datapath::remove_old_versions(pins)?;
     Ok((attachment, keeper))
 }

@@ -9,7 +9,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use truename_common::layout::{Conntrack, Counter, FiveTuple, RpcFlow, VERSION};
 
 use super::{
-    Control,
+    Control, Current,
     attachment::Attachment,
     flows,
     sweep::{self, Sweeps},
@@ -41,7 +41,7 @@ pub struct Live {
 
 /// What others count while the agent runs, and where the tables are.
 pub struct Watched {
-    pub config: Arc<Config>,
+    pub config: Current,
     pub pins: Pins,
     pub sweeps: Arc<Mutex<Sweeps>>,
     /// Connections that were refused, by service.
@@ -61,6 +61,8 @@ struct Inner {
     watched: Watched,
     started: Timestamp,
     live: Mutex<Live>,
+    /// Why the configuration that was read last is not in force.
+    refused: Mutex<Option<String>>,
 }
 
 impl Live {
@@ -87,6 +89,7 @@ impl AgentService {
             watched,
             started: Timestamp::now(),
             live: Mutex::new(live),
+            refused: Mutex::default(),
         };
         Self {
             inner: Arc::new(inner),
@@ -102,6 +105,16 @@ impl AgentService {
             .live
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = live;
+    }
+
+    /// Tells why the configuration that was read last is not in force, if it is not.
+    pub fn refuse(&self, reason: Option<String>) {
+        let mut refused = self
+            .inner
+            .refused
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *refused = reason;
     }
 
     async fn detach(&self) -> Response {
@@ -140,9 +153,13 @@ impl Inner {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.watched.config.borrow())
+    }
+
     fn read(&self, request: &Request) -> Result<Response, DatapathError> {
         let tables = Tables::open(&self.watched.pins)?;
-        let config = &*self.watched.config;
+        let config = &*self.config();
         let clock = Clock::read();
         Ok(match request {
             Request::Status => Response::Status(Box::new(self.status(&tables)?)),
@@ -187,12 +204,12 @@ impl Inner {
             connections: &connections(&services)?,
             refused: &refused,
         };
-        Ok(flows::services(&self.watched.config, &known))
+        Ok(flows::services(&self.config(), &known))
     }
 
     /// Forgets flows; how many there were.
     fn flush(&self, mut tables: Tables, filter: &FlowFilter) -> Result<usize, DatapathError> {
-        let (config, clock) = (&*self.watched.config, Clock::read());
+        let (config, clock) = (&*self.config(), Clock::read());
         let mut services = ServiceTables::open(&self.watched.pins)?;
         let connections = connections(&services)?;
         let aliases = flows::Aliases::new(config);
@@ -223,7 +240,7 @@ impl Inner {
     fn explain(&self, tables: &Tables, question: &Question) -> Result<Explanation, DatapathError> {
         let services = ServiceTables::open(&self.watched.pins)?;
         let source = KernelTables {
-            config: &self.watched.config,
+            config: &self.config(),
             tables,
             services: &services,
         };
@@ -238,7 +255,7 @@ impl Inner {
         let services = ServiceTables::open(&self.watched.pins)?;
         let mut connections = 0;
         services.visit_connections(|_, _| connections += 1)?;
-        let config = &*self.watched.config;
+        let config = &*self.config();
         let live = self.live();
         let sweeps = *self
             .watched
@@ -246,11 +263,17 @@ impl Inner {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let (used, capacity) = (connections, services.capacity());
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         let mut problems = problems(&live, &counters);
         problems.extend(api::topology::problems(
             &self.watched.topology.borrow(),
             &Clock::read(),
         ));
+        problems.extend(
+            refused
+                .iter()
+                .map(|error| format!("a new configuration is not used: {error}")),
+        );
         problems.extend(service_problems(
             config,
             &live.facts,

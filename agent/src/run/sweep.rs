@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use truename_common::layout::{Authority, Conntrack, Event, EventKind, FiveTuple, conntrack_flags};
 
 use super::{
-    RunError,
+    Current, RunError,
     collect::{Evicted, Verdict, is_flow_over, verdict},
     keeper::Keeper,
     limit::{Admitted, Limit},
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     api::{Clock, EventRow, SweepRow, Timestamp},
-    config::{Config, WhenFull},
+    config::WhenFull,
     datapath::{DatapathError, Pins, ServiceTables, Tables},
 };
 
@@ -58,7 +58,7 @@ pub struct Sweeps {
 
 /// What a sweep needs.
 pub struct Sweeper {
-    pub config: Arc<Config>,
+    pub config: Current,
     pub pins: Pins,
     pub keeper: Arc<Mutex<Keeper>>,
     pub events: broadcast::Sender<EventRow>,
@@ -72,10 +72,10 @@ impl Sweeper {
     /// Sweeps until it is told to stop.
     pub async fn run(self, stop: CancellationToken) -> Result<(), RunError> {
         let sweeper = Arc::new(self);
-        let evicts = sweeper.config.datapath.when_full == WhenFull::Evict;
         let mut ticks = tokio::time::interval(EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            let evicts = sweeper.evicts();
             let refused = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 _ = ticks.tick() => false,
@@ -128,7 +128,7 @@ impl Sweeper {
         let mut services = ServiceTables::open(&self.pins)?;
         let mut sweep = Sweep::default();
         let mut used = forget_connections(&mut services, &mut tables, &mut sweep)?;
-        if self.config.datapath.when_full == WhenFull::Evict {
+        if self.evicts() {
             used.count -=
                 self.evict(&mut services, &mut tables, &mut sweep, used.count, refused)?;
         }
@@ -139,6 +139,11 @@ impl Sweeper {
         }
         sweep.took = began.elapsed();
         Ok(sweep)
+    }
+
+    /// Whether connections make room for new ones.
+    fn evicts(&self) -> bool {
+        self.config.borrow().datapath.when_full == WhenFull::Evict
     }
 
     /// Evicts what is needed; how many.
@@ -183,7 +188,7 @@ impl Sweeper {
             text: Authority::new(alias.as_bytes()).unwrap_or_default(),
             pad: [0; 6],
         };
-        let row = view::event(&self.config, &clock, &event);
+        let row = view::event(&self.config.borrow(), &clock, &event);
         if limit.admit(Instant::now()) != Admitted::No {
             log::info!("{}", view::sentence(&row));
         }

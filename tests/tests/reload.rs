@@ -1,0 +1,295 @@
+//! The configuration changes while the agent runs: by SIGHUP, and by another file.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::PathBuf,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use truename_tests::{
+    nat,
+    scratch::Scratch,
+    traffic::{Connection, Dial, Lab, Pace},
+    truename::Truename,
+    wait::wait_until,
+    wire::{Names, Spec},
+};
+
+/// How long a reload may take on a busy machine.
+const SOON: Duration = Duration::from_secs(10);
+
+/// An agent with a configuration file.
+struct Place {
+    truename: Truename,
+    file: PathBuf,
+    lab: Lab,
+    // Dropped last.
+    _scratch: Scratch,
+}
+
+impl Place {
+    fn new(configuration: &str) -> Result<Self> {
+        let lab = Lab::direct()?;
+        let scratch = Scratch::new("reload")?;
+        let directory = scratch.path().join("etc");
+        fs::create_dir(&directory)?;
+        let file = directory.join("truename.toml");
+        fs::write(&file, configuration)?;
+        let truename = Truename::start_file(lab.server(), &scratch, &file)?;
+        Ok(Self {
+            truename,
+            file,
+            lab,
+            _scratch: scratch,
+        })
+    }
+
+    /// Puts another file in the place of the present one, as editors do.
+    fn replace(&self, configuration: &str) -> Result<()> {
+        let new = self.file.with_extension("new");
+        fs::write(&new, configuration)?;
+        fs::rename(new, &self.file).context("replace the configuration")
+    }
+
+    /// Writes the file, has the agent read it, and waits for what it says.
+    fn reload(&self, configuration: &str, words: &[&str]) -> Result<String> {
+        let agent = self.truename.agent()?;
+        let mark = agent.mark();
+        self.replace(configuration)?;
+        agent.wait_line(mark, words, SOON)
+    }
+
+    /// A connection from the client to an address, and its other end and peer there.
+    fn connect(
+        &self,
+        server: &TcpListener,
+        to: &str,
+    ) -> Result<(TcpStream, TcpStream, SocketAddr)> {
+        let client = nat::connect(self.lab.client(), "10.99.0.2:0".parse()?, to.parse()?)?;
+        let (accepted, peer) = server.accept()?;
+        accepted.set_read_timeout(Some(SOON))?;
+        Ok((client, accepted, peer))
+    }
+
+    /// The problems that `status` tells; its exit code must go with them.
+    fn problems(&self) -> Result<Vec<String>> {
+        let (status, code) = self.truename.status()?;
+        let problems: Vec<String> = serde_json::from_value(status["problems"].clone())?;
+        let expected = if problems.is_empty() { 0 } else { 3 };
+        ensure!(code == expected, "exit code {code} with {problems:?}");
+        Ok(problems)
+    }
+}
+
+const ENDPOINT: &str = r#"
+[[endpoint]]
+name = "jm"
+protocol = "pekko"
+listen = "10.99.0.1:6123"
+canonical = "jobmanager:6123"
+"#;
+
+fn datapath(lines: &str) -> String {
+    format!("[datapath]\ninterfaces = [\"s0\"]\n{lines}\n")
+}
+
+fn service(name: &str, alias: &str, target: &str) -> String {
+    format!(
+        "[[service]]\nname = \"{name}\"\nprotocol = \"tcp\"\nlisten = \"{alias}\"\ntarget = \"{target}\"\n"
+    )
+}
+
+fn exchange(connection: &Connection, round: u64) -> Result<()> {
+    let spec = Spec::mixed(&Names::flink("jobmanager", "jm"), round, 20);
+    let spec = if round == 0 {
+        spec
+    } else {
+        spec.continued(round)
+    };
+    connection.exchange(&spec.script(), Pace::default())
+}
+
+/// Bytes pass in both directions.
+fn talk(one: &mut TcpStream, other: &mut TcpStream) -> Result<()> {
+    say(one, other)?;
+    say(other, one)
+}
+
+fn say(from: &mut TcpStream, to: &mut TcpStream) -> Result<()> {
+    from.write_all(b"hello").context("send")?;
+    let mut got = [0; 5];
+    to.read_exact(&mut got).context("receive")?;
+    ensure!(&got == b"hello", "{got:?} arrived");
+    Ok(())
+}
+
+#[test]
+fn flows_and_connections_go_on_under_another_configuration() -> Result<()> {
+    let place = Place::new(&(datapath("") + ENDPOINT))?;
+    let flow = place.lab.connect(Dial::default())?;
+    exchange(&flow, 0)?;
+    let server = place
+        .lab
+        .server()
+        .run(|| TcpListener::bind("10.99.0.1:8080"))??;
+    let one = service("one", "10.99.0.1:81", "10.99.0.1:8080");
+    let two = service("two", "10.99.0.1:82", "10.99.0.1:8080");
+    place.reload(
+        &(datapath("") + ENDPOINT + &one),
+        &["Reloaded", "1 endpoint(s) and 1 service(s)"],
+    )?;
+    exchange(&flow, 1)?;
+    let (mut client, mut accepted, _) = place.connect(&server, "10.99.0.1:81")?;
+    talk(&mut client, &mut accepted)?;
+    place.reload(
+        &(datapath("") + ENDPOINT + &one + &two),
+        &["Reloaded", "2 service(s)"],
+    )?;
+    talk(&mut client, &mut accepted)?;
+    let (mut second, mut accepted_too, _) = place.connect(&server, "10.99.0.1:82")?;
+    talk(&mut second, &mut accepted_too)?;
+    exchange(&flow, 2)?;
+    // All that there was is in force.
+    ensure!(place.problems()?.is_empty());
+    let endpoints = place.truename.json("endpoints")?;
+    ensure!(endpoints[0]["name"] == "jm", "{endpoints}");
+    // Asked for, without another file.
+    let agent = place.truename.agent()?;
+    let mark = agent.mark();
+    agent.hang_up()?;
+    agent.wait_line(mark, &["The configuration is as it was"], SOON)?;
+    // The endpoint goes: what is sent to the alias from now on is not translated.
+    place.reload(&(datapath("") + &one), &["Reloaded", "0 endpoint(s)"])?;
+    ensure!(exchange(&flow, 3).is_err());
+    talk(&mut client, &mut accepted)
+}
+
+#[test]
+fn a_bad_configuration_leaves_the_one_before_in_force_and_is_told() -> Result<()> {
+    let good = datapath("") + ENDPOINT;
+    let place = Place::new(&good)?;
+    let flow = place.lab.connect(Dial::default())?;
+    exchange(&flow, 0)?;
+    let cases = [
+        (format!("{good}\nbad"), "not TOML"),
+        (good.replace("listen", "lisen"), "unknown key \"lisen\""),
+        (datapath(""), "no endpoint and no service"),
+        (good.replace("\"s0\"", "\"s0\", \"s1\""), "s1"),
+        (datapath("max_flows = 1024") + ENDPOINT, "restart"),
+        (datapath("max_rpc_flows = 1024") + ENDPOINT, "restart"),
+        (format!("[agent]\nbpffs = \"/sys/fs/bpf/x\"\n{good}"), ""),
+    ];
+    for (round, (text, why)) in (1..).zip(&cases) {
+        if why.is_empty() {
+            // The command line decides this one.
+            place.reload(text, &["Reloaded"])?;
+            ensure!(place.problems()?.is_empty());
+            continue;
+        }
+        let line = place.reload(text, &["The new configuration is not used", why])?;
+        let problems = place.problems()?;
+        ensure!(
+            problems.len() == 1 && problems[0].contains(why),
+            "{line}: {problems:?}"
+        );
+        exchange(&flow, round)?;
+    }
+    place.reload(
+        &datapath("xdp = \"maybe\""),
+        &["The new configuration is not used"],
+    )?;
+    // As it was: in force, and nothing to complain of.
+    place.reload(&good, &["Reloaded"])?;
+    ensure!(place.problems()?.is_empty());
+    exchange(&flow, 99)
+}
+
+#[test]
+fn interfaces_and_the_log_level_follow() -> Result<()> {
+    let place = Place::new(&(datapath("") + ENDPOINT))?;
+    let attached = || -> Result<Vec<String>> {
+        let (status, _) = place.truename.status()?;
+        let rows = status["interfaces"].as_array().context("interfaces")?;
+        let names = rows.iter().filter_map(|row| row["name"].as_str());
+        Ok(names.map(str::to_owned).collect())
+    };
+    ensure!(attached()? == ["s0"]);
+    let both = datapath("").replace("\"s0\"", "\"s0\", \"lo\"") + ENDPOINT;
+    place.reload(&format!("[agent]\nlog = \"debug\"\n{both}"), &["Reloaded"])?;
+    ensure!(attached()? == ["lo", "s0"]);
+    let agent = place.truename.agent()?;
+    // Every ten seconds.
+    agent.wait_line(0, &["DEBUG", "Looked at"], 2 * SOON)?;
+    place.reload(&(datapath("") + ENDPOINT), &["Reloaded"])?;
+    ensure!(attached()? == ["s0"]);
+    Ok(())
+}
+
+#[test]
+fn a_config_map_is_followed() -> Result<()> {
+    let lab = Lab::direct()?;
+    let scratch = Scratch::new("reload")?;
+    let root = scratch.path();
+    // What a kubelet makes of a ConfigMap.
+    let version = |name: &str, text: &str| -> Result<()> {
+        fs::create_dir(root.join(name))?;
+        fs::write(root.join(name).join("truename.toml"), text)?;
+        std::os::unix::fs::symlink(name, root.join("..data_tmp"))?;
+        fs::rename(root.join("..data_tmp"), root.join("..data")).context("switch")
+    };
+    version("..1", &(datapath("") + ENDPOINT))?;
+    let file = root.join("truename.toml");
+    std::os::unix::fs::symlink("..data/truename.toml", &file)?;
+    let truename = Truename::start_file(lab.server(), &scratch, &file)?;
+    let agent = truename.agent()?;
+    let mark = agent.mark();
+    version(
+        "..2",
+        &(datapath("") + ENDPOINT + &service("s", "10.99.0.1:81", "10.99.0.1:8080")),
+    )?;
+    agent.wait_line(mark, &["Reloaded", "1 service(s)"], SOON)?;
+    Ok(())
+}
+
+#[test]
+fn other_source_ports_wait_for_the_connections_of_the_old_ones() -> Result<()> {
+    /// Another host than the one that translates: where the client is, too.
+    const TARGET: &str = "10.99.0.3:8080";
+    let configuration = |ports: &str| {
+        datapath(&format!(
+            "snat_ports = \"{ports}\"\n[datapath.timeouts]\ntime_wait = \"1s\"\nclosed = \"1s\"\nhalf_closed = \"1s\""
+        )) + &service("s", "10.99.0.1:81", TARGET)
+    };
+    let place = Place::new(&configuration("20000-20999"))?;
+    let server = place.lab.client().run(|| TcpListener::bind(TARGET))??;
+    place.lab.server().sysctl("net/ipv4/ip_forward", "1")?;
+    let (mut old, mut accepted, peer) = place.connect(&server, "10.99.0.1:81")?;
+    ensure!((20_000..21_000).contains(&peer.port()), "{peer}");
+    talk(&mut old, &mut accepted)?;
+    // Another range, a narrower and a wider one: each would have the old connection's port elsewhere.
+    for ports in ["30000-30999", "20000-20009", "1024-65535", "30000-30999"] {
+        place.reload(&configuration(ports), &["Reloaded"])?;
+        talk(&mut old, &mut accepted).with_context(|| format!("after {ports}"))?;
+        let problems = place.problems()?;
+        let waits = format!("the source ports {ports} wait");
+        ensure!(
+            problems.iter().any(|problem| problem.contains(&waits)),
+            "{problems:?}"
+        );
+        let (mut new, mut other, peer) = place.connect(&server, "10.99.0.1:81")?;
+        ensure!((20_000..21_000).contains(&peer.port()), "{ports}: {peer}");
+        talk(&mut new, &mut other)?;
+    }
+    drop((old, accepted));
+    wait_until(4 * SOON, "the new range", || {
+        let problems = place.problems()?;
+        ensure!(problems.is_empty(), "{problems:?}");
+        Ok(())
+    })?;
+    let (mut new, mut accepted, peer) = place.connect(&server, "10.99.0.1:81")?;
+    ensure!((30_000..31_000).contains(&peer.port()), "{peer}");
+    talk(&mut new, &mut accepted)
+}
