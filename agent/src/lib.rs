@@ -19,3 +19,4 @@ pub mod plan;
 pub mod reconcile;
 pub mod run;
 pub mod sysctl;
+pub mod topology;

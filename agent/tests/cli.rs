@@ -75,6 +75,7 @@ fn every_key_is_documented() {
         "max_flows",
         "snat_ports",
         "when_full",
+        "xdp",
         "established",
         "target",
         "snat",

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use truename_tests::nat::{
     Echo, Family, Lab, Probe, Protocol, Rules, Seen, Service, Shape, Translator, beside,
 };
@@ -48,10 +48,11 @@ fn hops_are_counted() {
                         probe.set_hops(limit)?;
                         probe.send(limit.into())?;
                         if limit > hops {
-                            ensure!(probe.receive()? == usize::from(limit), "{place}");
+                            let length = probe.receive().context(place.clone())?;
+                            ensure!(length == usize::from(limit), "{place}: {length} bytes");
                             seen.note(place, "answer");
                         } else {
-                            let heard = probe.network_error()?;
+                            let heard = probe.network_error().context(place.clone())?;
                             ensure!((heard.kind, heard.code) == exceeded, "{place}: {heard:?}");
                             ensure!(heard.errno == libc::EHOSTUNREACH, "{place}: {heard:?}");
                             // Not compared: nftables lets every error about a translated packet

@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, TcpStream};
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
 use truename_tests::nat::{
     Attempt, By, Client, Family, Lab, Protocol, Rules, Seen, Service, Translator, Web, alone,
     beside, connect, page, reset,
@@ -54,6 +55,13 @@ impl Small {
         Attempt::start(&self.lab.client, self.from(), self.alias)
     }
 
+    fn status(&mut self) -> Result<Value> {
+        self.translator
+            .truename()
+            .context("not truename")?
+            .json("status")
+    }
+
     fn counter(&mut self, label: &str) -> Result<u64> {
         self.translator
             .truename()
@@ -73,6 +81,8 @@ fn a_full_table_refuses_new_connections_and_harms_none() {
             let late = small.attempt()?;
             late.wait_repeated()?;
             ensure!(small.counter("nat_table_full")? > 0, "nothing was counted");
+            let problems = small.status()?["problems"].to_string();
+            ensure!(problems.contains("full"), "the problems are {problems}");
             for stream in &held {
                 page(stream, "/who")?;
             }

@@ -2,8 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use anyhow::{Result, ensure};
 use truename_tests::nat::{
-    Alias, Client, Family, Lab, Protocol, Rules, Seen, Translator, Web, beside, visit,
+    Alias, By, Client, Family, Lab, Protocol, Rules, Seen, Translator, Web, alone, beside, visit,
 };
 
 /// The port that the web server listens on.
@@ -64,5 +65,57 @@ fn a_local_target_has_aliases_of_every_kind() {
             }
         }
         Ok(seen)
+    });
+}
+
+/// Who is seen by a server on a loopback address is a matter of taste (nftables: the client, truename: the loopback
+/// address), so it is not compared.
+fn loopback(by: By, family: Family, address: IpAddr) -> Result<Seen> {
+    let lab = Lab::new()?;
+    if by == By::Nftables {
+        // What truename does not need.
+        lab.node.sysctl("net/ipv4/conf/all/route_localnet", "1")?;
+    }
+    let alias = Alias {
+        what: "a loopback address",
+        family,
+        listen: SocketAddr::new(lab.foreign(family, 1), 80),
+        target: SocketAddr::new(address, PORT),
+    };
+    let web = Web::start(&lab.node, &lab.scratch, &[alias.target])?;
+    let rules = Rules::aliases(Protocol::Tcp, &[alias]);
+    let _translator = Translator::start(by, &lab, &rules)?;
+    let mut seen = Seen::new();
+    for (who, namespace) in [
+        ("client", &lab.client),
+        ("second client", &lab.second),
+        ("the node itself", &lab.node),
+        ("the target's host", &lab.target),
+    ] {
+        let client = Client::new(namespace, &lab.scratch);
+        let got = client.fetch(alias.listen, "/big", Some(web.big()))?;
+        let good = format!(
+            "exit 0, 200 from {}: the bytes that are served",
+            alias.listen
+        );
+        ensure!(got == good, "{who}, {family}: {got}");
+        seen.note(who, got);
+        seen.note(who, client.upload(alias.listen, "/up/file", web.big())?);
+        ensure!(web.received("/up/file")? == web.big(), "{who}: other bytes");
+    }
+    Ok(seen)
+}
+
+#[test]
+fn a_server_that_listens_on_loopback_alone_has_an_alias() {
+    beside(|by| loopback(by, Family::V4, [127, 0, 0, 1].into()));
+    // netfilter cannot: packets to ::1 are not accepted from elsewhere.
+    alone(|| {
+        loopback(
+            By::Truename,
+            Family::V6,
+            std::net::Ipv6Addr::LOCALHOST.into(),
+        )
+        .map(drop)
     });
 }

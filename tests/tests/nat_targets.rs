@@ -142,9 +142,16 @@ fn a_removed_target_keeps_its_connections_and_gets_no_more() {
             let removed = farm.lab.target(family, 2).to_string();
             farm.targets.remove(&removed).context("no such target")?;
             translator.change(&farm.lab, &farm.rules())?;
+            for (port, target) in farm.reached(23_000..23_060)? {
+                ensure!(target != removed, "{port} got the target that was removed");
+            }
+            // Connections that ended a moment ago, begun again.
             let mut moved = 0;
             for (port, target) in farm.reached(21_000..21_060)? {
-                ensure!(target != removed, "{port} got the target that was removed");
+                ensure!(
+                    target != removed,
+                    "{port} got the target that was removed again"
+                );
                 // nftables mixes all anew.
                 if translator.truename().is_some() {
                     let was = &before[&port];

@@ -92,7 +92,6 @@ fn names_are_resolved_through_an_alias() {
 
 #[test]
 fn two_clients_may_have_the_same_port() {
-    const SAME: u16 = 40_000;
     beside(|by| {
         let lab = Lab::new()?;
         let aliases = aliases(&lab);
@@ -105,14 +104,14 @@ fn two_clients_may_have_the_same_port() {
         }
         let _translator = Translator::start(by, &lab, &Rules::aliases(Protocol::Udp, &aliases))?;
         let mut seen = Seen::new();
-        for Alias {
-            what,
-            family,
-            listen: alias,
-            ..
-        } in aliases
-        {
-            let from = |address| SocketAddr::new(address, SAME);
+        for (port, alias) in (40_000..).zip(aliases) {
+            let Alias {
+                what,
+                family,
+                listen: alias,
+                ..
+            } = alias;
+            let from = |address| SocketAddr::new(address, port);
             let one = Probe::start(&lab.client, from(lab.client(family)), alias)?;
             let two = Probe::start(&lab.second, from(lab.second(family)), alias)?;
             // Not in the order in which they were sent.

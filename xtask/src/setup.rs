@@ -8,7 +8,10 @@ mod apt;
 mod linker;
 mod toolchain;
 
-use std::{fs::File, path::PathBuf};
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use truename_tests::is_root;
@@ -32,6 +35,9 @@ const TOOLS: [(&str, &str); 13] = [
     ("c++", "g++"),
     ("pip3", "python3-pip"),
 ];
+
+/// The library that the tests run ZooKeeper from, and the package of Debian that has it.
+const ZOOKEEPER: (&str, &str) = ("/usr/share/java/zookeeper.jar", "libzookeeper-java");
 
 /// Installs what is missing; changes nothing when all is there.
 pub(crate) fn run() -> Result<()> {
@@ -90,6 +96,12 @@ fn missing_tools() -> Vec<(&'static str, &'static str)> {
     TOOLS
         .into_iter()
         .filter(|(program, _)| find(program).is_none())
+        // Elsewhere it has no fixed place; the tests that need it say so.
+        .chain(
+            [ZOOKEEPER]
+                .into_iter()
+                .filter(|(jar, _)| apt::is_here() && !Path::new(jar).is_file()),
+        )
         .collect()
 }
 

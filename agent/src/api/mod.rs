@@ -9,6 +9,7 @@ mod rows;
 mod server;
 mod services;
 mod time;
+pub mod topology;
 
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +23,7 @@ pub use rows::{
 pub use server::{Server, ServerError, Service};
 pub use services::{FlowFilter, ServiceRow, SweepRow, TargetRow};
 pub use time::{Clock, Timestamp};
+pub use topology::TopologyRow;
 
 /// Version of requests and responses.
 pub const API_VERSION: u32 = 1;
@@ -46,6 +48,8 @@ pub enum Request {
     Explain(Question),
     /// The clients.
     Peers,
+    /// What is known of the cluster.
+    Topology,
     /// Events from now on.
     Monitor,
     /// Remove every trace and exit.
@@ -72,6 +76,8 @@ pub enum Response {
     Explanation(Box<Explanation>),
     /// To [`Request::Peers`].
     Peers(Vec<PeerRow>),
+    /// To [`Request::Topology`].
+    Topology(Vec<TopologyRow>),
     /// After [`Request::Monitor`].
     Event(EventRow),
     /// After [`Request::Monitor`]: the client was too slow for this many events.

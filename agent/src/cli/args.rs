@@ -91,6 +91,8 @@ pub enum Verb {
     Explain(Explain),
     /// Show the clients: the names they announced and the addresses they were seen at
     Peers,
+    /// Show what is known of the cluster: who leads, who works, by whose word, how long ago
+    Topology(Topology),
     /// Print events as they happen
     Monitor(Monitor),
     /// Show the frames of a recording, and what would be rewritten
@@ -262,6 +264,14 @@ fn kinds() -> clap::builder::PossibleValuesParser {
         .map(|kind| kind.label())
         .collect::<Vec<_>>()
         .into()
+}
+
+/// Arguments of `topology`.
+#[derive(Debug, ClapArgs)]
+pub struct Topology {
+    /// Go on, and show every change
+    #[arg(long)]
+    pub watch: bool,
 }
 
 /// Arguments of `decode`.

@@ -17,6 +17,7 @@ mod peers;
 mod run;
 mod services;
 mod status;
+mod topology;
 
 use std::{io, process::ExitCode};
 
@@ -92,6 +93,7 @@ fn dispatch(args: Args) -> anyhow::Result<Exit> {
         Verb::Flows(verb) => flows::run(&global, verb),
         Verb::Explain(verb) => explain::run(&global, verb),
         Verb::Peers => peers::run(&global),
+        Verb::Topology(verb) => topology::run(&global, &verb),
         Verb::Monitor(verb) => monitor::run(&global, &verb),
         Verb::Decode(verb) => decode::run(&global, verb),
         Verb::Doctor => doctor::run(&global),

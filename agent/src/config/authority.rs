@@ -49,6 +49,20 @@ impl Authority {
         &self.0
     }
 
+    /// The host as it was written: a name, an IPv4 address, or an IPv6 address in brackets.
+    pub fn host(&self) -> &str {
+        self.0.rsplit_once(':').map_or("", |(host, _)| host)
+    }
+
+    /// The port.
+    pub fn port(&self) -> u16 {
+        // Validated when it was parsed.
+        self.0
+            .rsplit_once(':')
+            .and_then(|(_, port)| port.parse().ok())
+            .unwrap_or_default()
+    }
+
     /// The value for the kernel tables.
     pub fn to_layout(&self) -> layout::Authority {
         // An Authority is never longer than AUTHORITY_MAX, so it always fits.
@@ -191,6 +205,14 @@ mod tests {
             format!("{}:6123", "a".repeat(64)).parse::<Authority>(),
             Err(AuthorityError::BadHost)
         );
+    }
+
+    #[test]
+    fn has_a_host_and_a_port() {
+        for (text, host, port) in [("jm:1", "jm", 1), ("[fd00::1]:6123", "[fd00::1]", 6123)] {
+            let authority: Authority = text.parse().unwrap();
+            assert_eq!((authority.host(), authority.port()), (host, port));
+        }
     }
 
     #[test]

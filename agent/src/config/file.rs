@@ -11,12 +11,13 @@ use super::{
     Service, TIMEOUT_KEYS, Timeouts,
     reader::{Entry, Section, Source},
     service,
+    topology::{self, Topology},
 };
 
 /// The file that is read if it exists and no other is named.
 pub const DEFAULT_FILE: &str = "/etc/truename/truename.toml";
 
-const SECTIONS: &[&str] = &["agent", "datapath", "endpoint", "service"];
+const SECTIONS: &[&str] = &["agent", "datapath", "endpoint", "service", "topology"];
 const AGENT: &[&str] = &["control_socket", "bpffs", "metrics", "log"];
 const DATAPATH: &[&str] = &[
     "interfaces",
@@ -44,6 +45,8 @@ pub struct File {
     pub endpoints: Vec<Endpoint>,
     /// `[[service]]`.
     pub services: Vec<Service>,
+    /// `[topology]`.
+    pub topology: Topology,
     /// Where it was read.
     pub path: Option<PathBuf>,
     /// Keys that do nothing in this version.
@@ -111,6 +114,9 @@ impl File {
         for section in root.tables("service", service::KEYS)? {
             self.services.push(service::read(&section)?);
         }
+        if let Some(section) = root.table("topology", topology::KEYS)? {
+            self.topology = topology::read(&section)?;
+        }
         Ok(self)
     }
 
@@ -164,7 +170,7 @@ impl File {
     }
 }
 
-fn read_path(entry: &Entry<'_>) -> Result<PathBuf, ConfigError> {
+pub(super) fn read_path(entry: &Entry<'_>) -> Result<PathBuf, ConfigError> {
     let text = entry.string()?;
     if !text.starts_with('/') {
         return Err(entry.bad(text, "the path must be absolute"));

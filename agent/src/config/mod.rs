@@ -10,7 +10,7 @@ mod file;
 mod flags;
 mod listen;
 mod origin;
-mod reader;
+pub(crate) mod reader;
 mod selector;
 mod service;
 mod services;
@@ -18,6 +18,7 @@ mod show;
 mod sources;
 #[cfg(test)]
 mod tests;
+pub mod topology;
 mod validate;
 
 use std::path::PathBuf;
@@ -54,6 +55,8 @@ pub struct Config {
     pub endpoints: Vec<Endpoint>,
     /// `[[service]]`, in their order.
     pub services: Vec<Service>,
+    /// `[topology]`.
+    pub topology: topology::Topology,
     /// The file that was read.
     pub file: Option<PathBuf>,
     /// Sentences about keys that are understood and do nothing in this version.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Aliases, Config, TIMEOUT_KEYS, seconds};
+use super::{Aliases, Config, TIMEOUT_KEYS, seconds, topology::Topology};
 
 #[derive(Serialize)]
 struct Shown<'a> {
@@ -14,6 +14,8 @@ struct Shown<'a> {
     endpoint: Vec<Endpoint<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     service: Vec<Service<'a>>,
+    #[serde(skip_serializing_if = "Topology::is_default")]
+    topology: &'a Topology,
 }
 
 #[derive(Serialize)]
@@ -97,6 +99,7 @@ impl<'a> Shown<'a> {
             },
             endpoint: config.endpoints.iter().map(Endpoint::new).collect(),
             service: config.services.iter().map(Service::new).collect(),
+            topology: &config.topology,
         }
     }
 }

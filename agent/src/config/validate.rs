@@ -19,6 +19,7 @@ impl Config {
             datapath,
             endpoints,
             services,
+            topology,
             path,
             notes,
         } = flags.apply(file);
@@ -31,6 +32,7 @@ impl Config {
             datapath,
             endpoints,
             services,
+            topology,
             file: path,
             notes,
         })

@@ -81,6 +81,8 @@ pub enum Step {
         client: SocketAddr,
         /// The connection that has it: the client and what it addresses.
         taken_by: Option<(SocketAddr, SocketAddr)>,
+        /// Whether that connection is over, so that the candidate is free all the same.
+        leftover: bool,
     },
     /// The packet goes up to this host.
     Local {
@@ -216,15 +218,24 @@ impl fmt::Display for Step {
                 index,
                 client,
                 taken_by: None,
+                ..
             } => write!(f, "candidate {index}, {client}, is free"),
             Self::Candidate {
                 index,
                 client,
                 taken_by: Some((other, alias)),
-            } => write!(
-                f,
-                "candidate {index}, {client}, is taken by the connection of {other} to {alias}"
-            ),
+                leftover,
+            } => {
+                let verb = if *leftover {
+                    "was left free"
+                } else {
+                    "is taken"
+                };
+                write!(
+                    f,
+                    "candidate {index}, {client}, {verb} by the connection of {other} to {alias}"
+                )
+            }
             Self::Local { turned: false } => f.write_str("up to this host's own stack"),
             Self::Local { turned: true } => f.write_str(
                 "back to this host's own stack, by way of the loopback interface",

@@ -105,6 +105,7 @@ fn tables(target: &str, flags: u16) -> Fake {
             settings: Settings {
                 first_port: 61_000,
                 last_port: 61_999,
+                timeouts: [100; 8],
                 ..Settings::default()
             },
             ..Held::default()
@@ -264,9 +265,19 @@ fn a_client_that_goes_around_the_alias_gets_another_port() {
     assert_eq!(translated(&through).0, "10.0.0.5:5000");
     begin(&mut tables, &through);
     let direct = ask(&tables, "10.0.0.5:5000", "10.0.0.1:8080");
+    assert_eq!(
+        headings(&direct),
+        ["port", "service", "port", "source port"]
+    );
     let (from, to, begins) = translated(&direct);
     assert!(from.starts_with("10.0.0.5:61") && begins, "{from}");
     assert_eq!(to, "10.0.0.1:8080");
+    // What is over takes no port.
+    tables.held.settings.timeouts = [1; 8];
+    let direct = ask(&tables, "10.0.0.5:5000", "10.0.0.1:8080");
+    assert_eq!(direct.outcome, Outcome::Unchanged);
+    let other = ask(&tables, "10.0.0.5:5000", "10.0.0.10:80");
+    assert_eq!(other.steps.last().unwrap().heading(), "way");
 }
 
 #[test]

@@ -73,7 +73,7 @@ impl<S: Source> Walk<'_, S> {
             return outcome;
         }
         if destination & port_flags::TARGET != 0
-            && let Some(outcome) = self.directly(is_own)
+            && let Some(outcome) = self.directly()
         {
             return outcome;
         }
@@ -116,6 +116,9 @@ impl<S: Source> Walk<'_, S> {
             if let Some((key, entry)) = self.find(&target) {
                 self.chosen(service, choice, number, &target);
                 self.known(&key, &entry);
+                if nat::is_left(entry.state, choice) {
+                    break;
+                }
                 return self.sent(&key, &target, false);
             }
         }
@@ -188,21 +191,27 @@ impl<S: Source> Walk<'_, S> {
         });
     }
 
+    fn is_over(&self, entry: &Conntrack) -> bool {
+        nat::is_replaceable(entry, &self.source.settings(), self.source.now_ns())
+    }
+
     /// The first candidate that no connection has, from `first` on.
     fn allocate(&mut self, target: &Target, first: u32) -> Option<FiveTuple> {
         for index in first..nat::TRIES {
             let key = self.key(target, index);
-            let taken_by = self.source.connection(&key).map(|entry| {
-                (
-                    address(entry.client, entry.client_port),
-                    address(entry.alias, entry.alias_port),
-                )
-            });
-            let is_free = taken_by.is_none();
+            let taken = self.source.connection(&key);
+            let leftover = taken.is_some_and(|entry| self.is_over(&entry));
+            let is_free = taken.is_none() || leftover;
             self.steps.push(Step::Candidate {
                 index,
                 client: address(key.client, key.client_port),
-                taken_by,
+                taken_by: taken.map(|entry| {
+                    (
+                        address(entry.client, entry.client_port),
+                        address(entry.alias, entry.alias_port),
+                    )
+                }),
+                leftover,
             });
             if is_free {
                 return Some(key);
@@ -213,19 +222,22 @@ impl<S: Source> Walk<'_, S> {
 
     /// The packet with the addresses that the target sees.
     fn sent(&mut self, key: &FiveTuple, target: &Target, begins: bool) -> Outcome {
-        let outcome = Outcome::Translated {
-            from: address(key.client, key.client_port),
-            to: address(key.endpoint, key.endpoint_port),
-            begins,
-        };
         if target.flags & target_flags::LOCAL != 0 {
             let turned = self.is_from_here;
             self.steps.push(Step::Local { turned });
         } else if !self.forward(ip(key.endpoint)) {
             return refused(Counter::NatForwardingOff);
         }
+        self.readdressed(key, begins)
+    }
+
+    fn readdressed(&mut self, key: &FiveTuple, begins: bool) -> Outcome {
         self.endpoint(key.endpoint());
-        outcome
+        Outcome::Translated {
+            from: address(key.client, key.client_port),
+            to: address(key.endpoint, key.endpoint_port),
+            begins,
+        }
     }
 
     /// Whether a packet to another host goes on.
@@ -264,23 +276,26 @@ impl<S: Source> Walk<'_, S> {
 
     /// A packet to a target itself: it is left alone unless a connection through an alias has its
     /// source port there.
-    fn directly(&mut self, is_own: &impl Fn(IpAddr) -> bool) -> Option<Outcome> {
-        let to = ip(self.original.endpoint);
+    fn directly(&mut self) -> Option<Outcome> {
         let target = Target {
             address: self.original.endpoint,
             port: self.original.endpoint_port,
-            flags: if is_own(to) { target_flags::LOCAL } else { 0 },
             ..Target::default()
         };
-        if let Some((key, entry)) = self.find(&target) {
+        let kept = self.key(&target, 0);
+        if let Some((key, entry)) = self.find(&target)
+            && key != kept
+        {
             self.known(&key, &entry);
-            return Some(self.sent(&key, &target, false));
+            return Some(self.readdressed(&key, false));
         }
-        self.source.connection(&self.key(&target, 0))?;
-        match self.allocate(&target, 0) {
-            Some(key) => Some(self.sent(&key, &target, true)),
-            None => Some(refused(Counter::NatPortsExhausted)),
+        let taken = self.source.connection(&kept)?;
+        if self.is_over(&taken) {
+            return None;
         }
+        // Without a free port it goes on as it came.
+        let key = self.allocate(&target, 1)?;
+        Some(self.readdressed(&key, true))
     }
 
     fn no_service(&mut self) {

@@ -7,7 +7,8 @@ use std::{
 
 use truename_common::{
     layout::{
-        Conntrack, FiveTuple, Service, Settings, Slots, Socket, Target, target_flags, v4_mapped,
+        Conntrack, FiveTuple, Service, Settings, Slots, Socket, Target, conntrack_flags,
+        target_flags, v4_mapped,
     },
     nat,
 };
@@ -69,6 +70,24 @@ impl Held {
             found.map(|number| (*key, number))
         };
         self.connections.iter().filter_map(number).collect()
+    }
+
+    /// Whether every connection has the same key with other settings.
+    pub fn keys_stay(&self, settings: &Settings) -> bool {
+        let direct = |(key, entry): (&FiveTuple, &Conntrack)| {
+            // It has no target of a service: only its port was replaced.
+            let target = Target {
+                address: key.endpoint,
+                port: key.endpoint_port,
+                ..Target::default()
+            };
+            let original = entry.original(key.protocol);
+            let (hash, tries) = (nat::hash(&original), u32::from(entry.tries));
+            entry.flags & conntrack_flags::DIRECT == 0
+                || nat::key(&original, &target, settings, hash, tries) == *key
+        };
+        self.connections.iter().all(direct)
+            && self.numbers(&self.settings) == self.numbers(settings)
     }
 
     /// The entries of `MOVED` without which connections of these aliases would not be found once

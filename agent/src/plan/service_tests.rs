@@ -200,6 +200,26 @@ fn the_port_range_waits_for_its_connections() {
     assert_eq!(waiting.settings, first.settings);
     assert!(waiting.is_waiting);
     assert!(waiting.left_out[0].starts_with("the source ports 50000-50999 wait until"));
+    // The same of one that went around the alias and had to give up its port.
+    held.connections.clear();
+    let direct = truename_common::layout::FiveTuple {
+        endpoint: target.address,
+        ..original
+    };
+    let hash = truename_common::nat::hash(&direct);
+    let around = Target { flags: 0, ..target };
+    let key = truename_common::nat::key(&direct, &around, &first.settings, hash, 1);
+    let entry = truename_common::layout::Conntrack {
+        alias: direct.endpoint,
+        service: u32::MAX,
+        tries: 1,
+        flags: truename_common::layout::conntrack_flags::DIRECT,
+        ..connection
+    };
+    held.connections.insert(key, entry);
+    let waiting = plan(&other, &facts(), &BTreeMap::new(), &held).services;
+    assert_eq!(waiting.settings, first.settings);
+    assert_eq!(waiting.services[&alias("10.0.0.10:80")].id, 0);
     held.connections.clear();
     let done = plan(&other, &facts(), &BTreeMap::new(), &held).services;
     assert_eq!(done.settings.first_port, 50_000);

@@ -7,8 +7,8 @@ use std::{
 
 use truename_common::{
     layout::{
-        SERVICES_MAX, Service, Settings, Slots, Socket, TARGETS_MAX, Target, service_flags,
-        target_flags,
+        SERVICES_MAX, Service, Settings, Slots, Socket, TARGETS_MAX, Target, conntrack_flags,
+        service_flags, target_flags,
     },
     nat::{self, Weighted},
 };
@@ -78,7 +78,11 @@ struct Plan<'a> {
 impl<'a> Plan<'a> {
     fn new(config: &'a Config, facts: &'a Facts, held: &'a Held) -> Self {
         let ids = held.services.values().map(|service| service.id);
-        let remembered = held.connections.values().map(|entry| entry.service);
+        let remembered = held
+            .connections
+            .values()
+            .filter(|entry| entry.flags & conntrack_flags::DIRECT == 0)
+            .map(|entry| entry.service);
         let highest = ids.chain(remembered).max();
         let ranges = held.services.values().flat_map(|s| [&s.slots, &s.previous]);
         Self {
@@ -402,7 +406,7 @@ fn settings(config: &Config, facts: &Facts, held: &Held) -> Settings {
         pad: [0; 2],
     };
     let has_range = held.settings.last_port != 0;
-    if has_range && held.numbers(&held.settings) != held.numbers(&wanted) {
+    if has_range && !held.keys_stay(&wanted) {
         return Settings {
             first_port: held.settings.first_port,
             last_port: held.settings.last_port,

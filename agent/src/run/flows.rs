@@ -24,15 +24,21 @@ pub fn flows(
     connections: &BTreeMap<FiveTuple, Conntrack>,
     rpc: &[(FiveTuple, RpcFlow)],
 ) -> Vec<FlowRow> {
+    let aliases = Aliases::new(config);
     let with_rpc: BTreeSet<_> = rpc.iter().map(|(key, _)| *key).collect();
     let alone = connections
         .iter()
         .filter(|(key, _)| !with_rpc.contains(key))
-        .map(|(key, entry)| (entry.seen_ns, row(config, clock, key, Some(entry), None)));
+        .map(|(key, entry)| {
+            (
+                entry.seen_ns,
+                row(config, &aliases, clock, key, Some(entry), None),
+            )
+        });
     let both = rpc.iter().map(|(key, flow)| {
         let entry = connections.get(key);
         let seen = flow.seen_ns.max(entry.map_or(0, |entry| entry.seen_ns));
-        (seen, row(config, clock, key, entry, Some(flow)))
+        (seen, row(config, &aliases, clock, key, entry, Some(flow)))
     });
     let mut rows: Vec<_> = alone.chain(both).collect();
     rows.sort_by(|(a_seen, a), (b_seen, b)| {
@@ -45,6 +51,7 @@ pub fn flows(
 /// A flow. Its key is what the endpoint or target sees.
 pub fn row(
     config: &Config,
+    aliases: &Aliases<'_>,
     clock: &Clock,
     key: &FiveTuple,
     entry: Option<&Conntrack>,
@@ -69,7 +76,7 @@ pub fn row(
         client,
         address: socket(key.endpoint, key.endpoint_port),
         service: entry
-            .and_then(|entry| find(config, entry.alias(key.protocol)))
+            .and_then(|entry| aliases.find(entry.alias(key.protocol)))
             .map(|service| service.name.clone()),
         connection: entry.map(|entry| ConntrackState::from_number(entry.state).label().to_owned()),
         direct: entry.is_some_and(|entry| entry.flags & conntrack_flags::DIRECT != 0),
@@ -105,19 +112,39 @@ pub fn flow_state(flow: &RpcFlow) -> FlowState {
     }
 }
 
-/// The configured service that has an alias.
+/// The configured service that has an alias: the one of that address, or the one of any address. For
+/// many questions, [`Aliases`] is faster.
 pub fn find(config: &Config, alias: Socket) -> Option<&config::Service> {
-    let has = |wanted: Socket| {
-        move |service: &&config::Service| {
-            service.protocol.number() == wanted.protocol
-                && service.listen.port == wanted.port
-                && service.listen.to_socket().address == wanted.address
-        }
-    };
-    let services = || config.services.iter();
-    services()
-        .find(has(alias))
-        .or_else(|| services().find(has(alias.any())))
+    let has = |wanted: Socket| config.services.iter().find(move |s| alias_of(s) == wanted);
+    has(alias).or_else(|| has(alias.any()))
+}
+
+fn alias_of(service: &config::Service) -> Socket {
+    Socket {
+        protocol: service.protocol.number(),
+        ..service.listen.to_socket()
+    }
+}
+
+/// The configured services, by alias.
+pub struct Aliases<'a>(BTreeMap<Socket, &'a config::Service>);
+
+impl<'a> Aliases<'a> {
+    /// Those of a configuration.
+    pub fn new(config: &'a Config) -> Self {
+        let services = config.services.iter();
+        Self(
+            services
+                .map(|service| (alias_of(service), service))
+                .collect(),
+        )
+    }
+
+    /// As [`find`].
+    pub fn find(&self, alias: Socket) -> Option<&'a config::Service> {
+        let found = self.0.get(&alias).or_else(|| self.0.get(&alias.any()));
+        found.copied()
+    }
 }
 
 /// What the kernel tables tell of services.
@@ -134,16 +161,22 @@ pub struct Known<'a> {
 
 /// Services, in the order of the configuration.
 pub fn services(config: &Config, known: &Known<'_>) -> Vec<ServiceRow> {
+    let by_alias = Aliases::new(config);
+    let by_socket: BTreeMap<_, _> = known
+        .targets
+        .values()
+        .map(|target| ((target.address, target.port), target))
+        .collect();
     let mut aliases: BTreeMap<&str, Vec<(Socket, Service)>> = BTreeMap::new();
     for (alias, service) in known.services {
-        if let Some(configured) = find(config, *alias) {
+        if let Some(configured) = by_alias.find(*alias) {
             let all = aliases.entry(&configured.name).or_default();
             all.push((*alias, *service));
         }
     }
     let mut connections: BTreeMap<&str, Vec<(&FiveTuple, &Conntrack)>> = BTreeMap::new();
     for (key, entry) in known.connections {
-        if let Some(configured) = find(config, entry.alias(key.protocol)) {
+        if let Some(configured) = by_alias.find(entry.alias(key.protocol)) {
             let all = connections.entry(&configured.name).or_default();
             all.push((key, entry));
         }
@@ -167,7 +200,7 @@ pub fn services(config: &Config, known: &Known<'_>) -> Vec<ServiceRow> {
                 .iter()
                 .map(|(alias, _)| socket(alias.address, alias.port))
                 .collect(),
-            targets: target_rows(service, known.targets, &connections),
+            targets: target_rows(service, &by_socket, &connections),
             connections: connections.len(),
             opening: connections.iter().filter(|(_, e)| opening(e)).count(),
             refused: known.refused.get(name).copied().unwrap_or_default(),
@@ -192,7 +225,7 @@ fn service_state(aliases: &[(Socket, Service)]) -> &'static str {
 /// The configured targets, and those that were and still have connections.
 fn target_rows(
     service: &config::Service,
-    targets: &BTreeMap<u32, Target>,
+    targets: &BTreeMap<([u8; 16], u16), &Target>,
     connections: &[(&FiveTuple, &Conntrack)],
 ) -> Vec<TargetRow> {
     let mut counts: BTreeMap<([u8; 16], u16), usize> = BTreeMap::new();
@@ -200,9 +233,7 @@ fn target_rows(
         *counts.entry((key.endpoint, key.endpoint_port)).or_default() += 1;
     }
     let row = |address: [u8; 16], port, weight, connections| {
-        let known = targets
-            .values()
-            .find(|target| (target.address, target.port) == (address, port));
+        let known = targets.get(&(address, port));
         let has = |flag| known.is_some_and(|target| target.flags & flag != 0);
         TargetRow {
             address: socket(address, port),

@@ -11,6 +11,7 @@ mod events;
 mod file;
 mod flows;
 mod keeper;
+mod learn;
 mod limit;
 mod notify;
 mod service;
@@ -45,11 +46,13 @@ use crate::{
     },
     plan::Facts,
     sysctl,
+    topology::{Follower, learned},
 };
 use agent::{Agent, Occasion};
 use attachment::Attachment;
 use file::Watch;
 use keeper::{Keeper, translated_targets};
+use learn::Learner;
 use service::{AgentService, Live, Watched};
 use signals::{Signal, Signals};
 use sweep::{Sweeper, Sweeps};
@@ -146,12 +149,15 @@ pub async fn run(
     let sweeps = Arc::new(Mutex::new(Sweeps::default()));
     let full = Arc::new(Notify::new());
     let refused = Arc::new(Mutex::new(BTreeMap::new()));
+    // Its sources end when it is dropped.
+    let follower = Follower::configured(&current.borrow().topology);
     let service = Arc::new(AgentService::new(
         Watched {
             config: current.clone(),
             pins: pins.clone(),
             sweeps: Arc::clone(&sweeps),
             refused: Arc::clone(&refused),
+            topology: follower.subscribe(),
         },
         live,
         events.clone(),
@@ -159,6 +165,12 @@ pub async fn run(
     ));
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
+    let learner = Learner {
+        pins: pins.clone(),
+        events: events.subscribe(),
+        reporter: follower.reporter(learned::id()),
+    };
+    tasks.spawn(learner.run(stop.clone()));
     let drain = events::Drain {
         config: current.clone(),
         events: events.clone(),

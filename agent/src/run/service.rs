@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use truename_common::layout::{Conntrack, Counter, FiveTuple, RpcFlow, VERSION};
 
 use super::{
@@ -18,14 +18,15 @@ use super::{
 };
 use crate::{
     api::{
-        Clock, EventRow, FlowFilter, InterfaceRow, Request, Response, Service, ServiceRow, State,
-        Status, Timestamp,
+        self, Clock, EventRow, FlowFilter, InterfaceRow, Request, Response, Service, ServiceRow,
+        State, Status, Timestamp,
     },
     config::Config,
     datapath::{DatapathError, Pins, ServiceTables, Tables},
     explain::{Explanation, Question, explain},
     plan::Facts,
     sysctl,
+    topology::Snapshot,
 };
 
 /// What changes while the agent runs.
@@ -45,6 +46,8 @@ pub struct Watched {
     pub sweeps: Arc<Mutex<Sweeps>>,
     /// Connections that were refused, by service.
     pub refused: Arc<Mutex<BTreeMap<String, u64>>>,
+    /// What is known of the cluster.
+    pub topology: watch::Receiver<Snapshot>,
 }
 
 /// Reads the kernel tables for clients.
@@ -181,6 +184,10 @@ impl Inner {
                 Response::Explanation(Box::new(self.explain(&tables, question)?))
             }
             Request::Peers => Response::Peers(view::peers(config, &clock, &tables.peers()?)),
+            Request::Topology => {
+                let snapshot = self.watched.topology.borrow().clone();
+                Response::Topology(api::topology::rows(&snapshot, &clock))
+            }
             Request::Monitor | Request::Detach => {
                 Response::Error("this is no question about tables".to_owned())
             }
@@ -205,8 +212,9 @@ impl Inner {
         let (config, clock) = (&*self.config(), Clock::read());
         let mut services = ServiceTables::open(&self.watched.pins)?;
         let connections = connections(&services)?;
+        let aliases = flows::Aliases::new(config);
         let is_meant = |key: &FiveTuple, entry: Option<&Conntrack>, flow: Option<&RpcFlow>| {
-            filter.admits(&flows::row(config, &clock, key, entry, flow))
+            filter.admits(&flows::row(config, &aliases, &clock, key, entry, flow))
         };
         let mut count = 0;
         for key in tables.flow_keys()? {
@@ -262,6 +270,10 @@ impl Inner {
                 .iter()
                 .map(|error| format!("a new configuration is not used: {error}")),
         );
+        problems.extend(api::topology::problems(
+            &self.watched.topology.borrow(),
+            &Clock::read(),
+        ));
         problems.extend(service_problems(
             config,
             &live.facts,

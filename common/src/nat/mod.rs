@@ -38,6 +38,15 @@ pub fn is_replaceable(entry: &Conntrack, settings: &Settings, now_ns: u64) -> bo
     is_forgotten || is_expired(entry, settings, now_ns)
 }
 
+/// Whether a connection that was found by this choice is given up for a new one with the same addresses:
+/// it is over, and its service chooses another target now.
+#[inline(always)]
+pub fn is_left(state: u8, choice: Choice) -> bool {
+    let state = ConntrackState::from_number(state);
+    let is_over = matches!(state, ConntrackState::TimeWait | ConntrackState::Closed);
+    is_over && !matches!(choice, Choice::Current)
+}
+
 /// State and flags of a connection after a packet of it. `segment` is ignored for UDP.
 #[inline(always)]
 pub fn advance(

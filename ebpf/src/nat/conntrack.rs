@@ -73,7 +73,7 @@ pub fn of_client(
     settings: &Settings,
 ) -> Option<*mut Conntrack> {
     let begins = begins(&scratch.headers);
-    let Some(entry) = find(scratch, settings) else {
+    let Some(entry) = find(scratch, settings).filter(|entry| !is_left(*entry, scratch)) else {
         if !begins {
             scratch.nat.outcome = Outcome::NotBeginning as u32;
             return None;
@@ -98,6 +98,25 @@ pub fn of_client(
     Some(entry)
 }
 
+/// Whether the packet begins a new connection in place of this one, whose target the service does not choose
+/// any more. The entry is removed.
+#[inline(always)]
+fn is_left(entry: *mut Conntrack, scratch: &Scratch) -> bool {
+    let nat = &scratch.nat;
+    // SAFETY: the pointer is to a map value, valid until the program ends.
+    let state = unsafe { (*entry).state };
+    let choice = match nat.choice {
+        0 => Choice::Moved,
+        1 => Choice::Current,
+        _ => Choice::Previous,
+    };
+    if !nat::is_left(state, choice) || !begins(&scratch.headers) {
+        return false;
+    }
+    let _ = CONNTRACK.remove(&nat.key);
+    true
+}
+
 /// The existing connection of a client; `nat.original` is what it sees.
 #[inline(always)]
 pub fn find(scratch: &mut Scratch, settings: &Settings) -> Option<*mut Conntrack> {
@@ -106,6 +125,7 @@ pub fn find(scratch: &mut Scratch, settings: &Settings) -> Option<*mut Conntrack
     nat.tried = TRIED.get(nat.hash as u16 as u32).map_or(0, |bits| *bits) | 1;
     for choice in Choice::ALL {
         if set_target(nat, choice) {
+            nat.choice = choice as u32;
             let entry = candidates(nat, settings);
             if entry.is_some() {
                 return entry;

@@ -24,15 +24,17 @@ pub const HOP_LIMIT: u32 = 1;
 
 /// Bytes of the packet that are quoted: enough for the headers, few enough to be no amplifier.
 const QUOTE: u32 = 128;
-/// At most one error in so many nanoseconds and CPU.
+/// Of each CPU: one error in so many nanoseconds, and so many at once after a pause (as Linux'
+/// `icmp_msgs_per_sec` and `icmp_msgs_burst`).
 const INTERVAL_NS: u64 = 1_000_000;
+const BURST: u64 = 50;
 const ETHERNET: u32 = 14;
 
-/// What is quoted, and when the last error was sent.
+/// What is quoted, and when the last error was due, had they come one an interval.
 #[repr(C)]
 pub struct Quote {
     words: [u32; QUOTE as usize / 4],
-    last_ns: u64,
+    due_ns: u64,
 }
 
 /// Turns the packet in the working memory into an ICMP error about itself, and sends it back. Its
@@ -42,13 +44,17 @@ pub fn answer(skb: *mut __sk_buff, scratch: &mut Scratch, what: u32) -> i32 {
     // SAFETY: the helper only reads the clock.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     let headers = &scratch.headers;
-    let is_due = now_ns.wrapping_sub(scratch.nat.quote.last_ns) >= INTERVAL_NS;
+    let mut due_ns = scratch.nat.quote.due_ns + INTERVAL_NS;
+    let earliest_ns = now_ns.saturating_sub(BURST * INTERVAL_NS);
+    if due_ns < earliest_ns {
+        due_ns = earliest_ns;
+    }
     // No error about an error (RFC 1122 3.2.2), nor on devices without Ethernet headers.
-    if headers.icmp != 0 || headers.network != ETHERNET || !is_due {
+    if headers.icmp != 0 || headers.network != ETHERNET || due_ns > now_ns {
         count(Counter::NatErrorUnsent, 1);
         return DROP;
     }
-    scratch.nat.quote.last_ns = now_ns;
+    scratch.nat.quote.due_ns = due_ns;
     let Some(settings) = SETTINGS.get(0) else {
         return DROP;
     };

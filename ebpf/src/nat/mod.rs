@@ -64,6 +64,9 @@ pub struct Nat {
     pub index: u32,
     pub outcome: u32,
     pub tried: u32,
+    /// The [`nat::Choice`] by which the connection was found.
+    pub choice: u32,
+    pub pad: u32,
     /// What becomes of a packet that the kernel would not forward; see [`forward::here`].
     pub here: u32,
 }

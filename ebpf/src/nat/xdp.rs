@@ -13,7 +13,7 @@ use truename_common::layout::{Conntrack, Counter, TCP, conntrack_flags, port_fla
 use super::{Settings, conntrack, is_reply, is_to_service, wanted};
 use crate::{
     maps::{CONNTRACK, PORTS, SETTINGS, Scratch, XDP_DEVICES, count},
-    packet::{Frame, Link, parse, rewrite, rewrite::Packet as _},
+    packet::{Frame, rewrite, rewrite::Packet as _, stages},
 };
 
 const ETHERNET: u32 = 14;
@@ -21,8 +21,8 @@ const ETHERNET: u32 = 14;
 /// Forwards the packet, or leaves it to tc.
 #[inline(always)]
 pub fn forward(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
-    let parsed = parse(ctx, Link::Ethernet, &mut scratch.headers, super::wanted);
-    let (Ok(wanted), Some(settings)) = (parsed, SETTINGS.get(0)) else {
+    let wanted = stages::tn_parse_xdp(ctx.ctx, &raw mut scratch.headers) as u32;
+    let Some(settings) = SETTINGS.get(0) else {
         return xdp_action::XDP_PASS;
     };
     let headers = &scratch.headers;

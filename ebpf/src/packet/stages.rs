@@ -1,6 +1,10 @@
 //! Reading headers as global functions; see [`crate::rpc::stages`].
 
-use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_pull_data, programs::TcContext};
+use aya_ebpf::{
+    bindings::{__sk_buff, xdp_md},
+    helpers::generated::bpf_skb_pull_data,
+    programs::{TcContext, XdpContext},
+};
 
 use super::{Headers, Link, parse as parse_headers};
 use crate::{maps::count, nat};
@@ -21,6 +25,19 @@ pub extern "C" fn tn_parse_ether(skb: *mut __sk_buff, headers: *mut Headers) -> 
 #[inline(never)]
 pub extern "C" fn tn_parse_raw(skb: *mut __sk_buff, headers: *mut Headers) -> i32 {
     parse(skb, headers, Link::None)
+}
+
+/// [`super::parse`] in XDP: bits of [`nat::wanted`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tn_parse_xdp(ctx: *mut xdp_md, headers: *mut Headers) -> i32 {
+    if headers.is_null() {
+        return 0;
+    }
+    // SAFETY: the caller lends its exclusive reference for the time of the call.
+    let headers = unsafe { &mut *headers };
+    // What cannot be read is counted in tc.
+    parse_headers(&XdpContext::new(ctx), Link::Ethernet, headers, nat::wanted).unwrap_or(0) as i32
 }
 
 #[inline(always)]

@@ -1,13 +1,16 @@
-//! What truename costs: nanoseconds of the program, and round trips over real TCP.
+//! What truename costs: nanoseconds of the program, round trips of frames, and traffic through services,
+//! over real TCP.
 
 use anyhow::Context as _;
 
 mod packets;
 mod relay;
 mod roundtrip;
+mod services;
 
 pub use packets::{PacketCost, packets};
 pub use roundtrip::{RoundTrips, round_trips};
+pub use services::{ServiceRates, services};
 
 /// Keeps everything on one CPU: what is compared is work, not how fast a machine wakes another of its
 /// CPUs, which varies tenfold from run to run.

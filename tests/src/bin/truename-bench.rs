@@ -3,7 +3,9 @@
 use std::{fs, time::Duration};
 
 use anyhow::{Context as _, Result};
-use truename_tests::bench::{PacketCost, RoundTrips, on_one_cpu, packets, round_trips};
+use truename_tests::bench::{
+    PacketCost, RoundTrips, ServiceRates, on_one_cpu, packets, round_trips, services,
+};
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
@@ -56,6 +58,28 @@ fn main() -> Result<()> {
             rate as f64 / base_rate as f64,
             p99 as f64 / 1000.0,
             p99 as f64 / base_p99 as f64,
+        );
+    }
+
+    eprintln!("measuring services: {rounds} rounds in each of three arrangements");
+    let results = services(rounds, time)?;
+    println!(
+        "\nA TCP service whose target is another host, through a node, all on one CPU (median of {rounds} interleaved rounds)\n"
+    );
+    println!("| Arrangement | Gbit/s | ratio | connections/s | ratio | round trips/s | ratio |");
+    println!("|---|---:|---:|---:|---:|---:|---:|");
+    let first = results.first().map(ServiceRates::medians).transpose()?;
+    for result in &results {
+        let rates = result.medians()?;
+        let base = first.unwrap_or(rates);
+        let [bulk, connections, round_trips] =
+            [0, 1, 2].map(|index| rates[index] as f64 / base[index] as f64);
+        println!(
+            "| {} | {:.2} | {bulk:.2} | {} | {connections:.2} | {} | {round_trips:.2} |",
+            result.name,
+            rates[0] as f64 / 1e9,
+            rates[1],
+            rates[2],
         );
     }
     Ok(())

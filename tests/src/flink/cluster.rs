@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::{
     config::{self, BLOB_PORT, REST_PORT, RPC_PORT, Role, TASK_PORT},
     fetch::Flink,
+    jvm,
     rest::Rest,
 };
 use crate::{
@@ -154,7 +155,10 @@ impl Cluster {
     }
 
     /// Starts a JobManager that may find TaskManagers which wait for it.
-    pub(crate) fn restart_job_manager(&mut self) -> Result<()> {
+    ///
+    /// # Errors
+    /// It did not come up.
+    pub fn restart_job_manager(&mut self) -> Result<()> {
         self.job = None;
         let job = self.start(Role::Job)?;
         job.wait_line(0, &["Rest endpoint listening"], JVM)?;
@@ -197,6 +201,11 @@ impl Cluster {
         self.job = None;
     }
 
+    /// Kills the TaskManager (SIGKILL).
+    pub fn kill_task_manager(&mut self) {
+        self.task = None;
+    }
+
     /// The JobManager's namespace.
     pub fn job_space(&self) -> &Namespace {
         &self.job_space
@@ -207,11 +216,13 @@ impl Cluster {
         SocketAddr::new(IpAddr::V4(JOB_ADDRESS), RPC_PORT)
     }
 
+    /// Where the JobManager listens for REST.
+    pub fn rest_address() -> SocketAddr {
+        SocketAddr::new(IpAddr::V4(JOB_ADDRESS), REST_PORT)
+    }
+
     pub(crate) fn rest(&self) -> Rest<'_> {
-        Rest::new(
-            &self.job_space,
-            SocketAddr::new(IpAddr::V4(JOB_ADDRESS), REST_PORT),
-        )
+        Rest::new(&self.job_space, Self::rest_address())
     }
 
     /// The established connections that carry RPC between the two, as `ss` shows them.
@@ -237,47 +248,16 @@ impl Cluster {
                 &self.job_space,
                 &self.job_files,
                 &self.job_home,
-                "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint",
+                jvm::JOB_MANAGER,
             ),
             Role::Task => (
                 &self.task_space,
                 &self.task_files,
                 &self.task_home,
-                "org.apache.flink.runtime.taskexecutor.TaskManagerRunner",
+                jvm::TASK_MANAGER,
             ),
         };
-        let mut java = space.command(Path::new("java"), files)?;
-        let home_text = home.display();
-        java.current_dir(home)
-            // Small and quick to start rather than fast.
-            .args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
-            .args(OPENED.map(|package| format!("--add-opens={package}=ALL-UNNAMED")))
-            .arg(format!("-Djava.io.tmpdir={home_text}/tmp"))
-            .arg(format!(
-                "-Dlog4j.configuration=file:{home_text}/log4j.properties"
-            ))
-            .arg(format!(
-                "-Dlog4j.configurationFile=file:{home_text}/log4j2.properties"
-            ))
-            .args(["-cp", &self.flink.class_path(), class, "--configDir"])
-            .arg(home)
-            .env("FLINK_CONF_DIR", home);
+        let java = jvm::java(space, files, &self.flink, home, class)?;
         Process::spawn(role.name(), java, &self.logs)
     }
 }
-
-/// What Flink reflects into: its start scripts pass the same on Java 17.
-const OPENED: [&str; 12] = [
-    "java.base/java.lang",
-    "java.base/java.lang.invoke",
-    "java.base/java.lang.reflect",
-    "java.base/java.net",
-    "java.base/java.io",
-    "java.base/java.nio",
-    "java.base/sun.nio.ch",
-    "java.base/sun.net.util",
-    "java.base/java.text",
-    "java.base/java.time",
-    "java.base/java.util",
-    "java.base/java.util.concurrent",
-];

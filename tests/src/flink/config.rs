@@ -47,12 +47,6 @@ pub(crate) fn write(
 ) -> Result<PathBuf> {
     let name = role.name();
     let home = scratch.path().join(name);
-    std::fs::create_dir_all(home.join("tmp"))?;
-    let file = if flink.major() >= 2 {
-        "config.yaml"
-    } else {
-        "flink-conf.yaml"
-    };
     let home_text = home.display();
     let settings = [
         // Addresses.
@@ -106,6 +100,23 @@ pub(crate) fn write(
         ("io.tmp.dirs", format!("{home_text}/tmp")),
         ("web.upload.dir", format!("{home_text}/tmp/upload")),
     ];
+    write_home(scratch, flink, name, &settings)?;
+    Ok(home)
+}
+
+/// Writes settings, and where to log, into the directory `name` of `scratch`.
+pub(crate) fn write_home(
+    scratch: &Scratch,
+    flink: &Flink,
+    name: &str,
+    settings: &[(&str, String)],
+) -> Result<()> {
+    std::fs::create_dir_all(scratch.path().join(name).join("tmp"))?;
+    let file = if flink.major() >= 2 {
+        "config.yaml"
+    } else {
+        "flink-conf.yaml"
+    };
     let text: String = settings
         .iter()
         .map(|(key, value)| format!("{key}: {value}\n"))
@@ -113,7 +124,7 @@ pub(crate) fn write(
     scratch.write(&format!("{name}/{file}"), &text)?;
     scratch.write(&format!("{name}/log4j2.properties"), LOG4J2)?;
     scratch.write(&format!("{name}/log4j.properties"), LOG4J1)?;
-    Ok(home)
+    Ok(())
 }
 
 /// Logs to standard output: Log4j 2, from Flink 1.11 on.
@@ -127,7 +138,7 @@ appender.console.layout.pattern = %d{HH:mm:ss.SSS} %-5p %c{1} %m%n
 ";
 
 /// The same for Log4j 1.
-const LOG4J1: &str = "\
+pub(crate) const LOG4J1: &str = "\
 log4j.rootLogger = INFO, console
 log4j.appender.console = org.apache.log4j.ConsoleAppender
 log4j.appender.console.layout = org.apache.log4j.PatternLayout

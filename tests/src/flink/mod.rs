@@ -3,10 +3,14 @@
 mod cluster;
 mod config;
 mod fetch;
+mod ha;
 mod job;
+mod jvm;
 mod rest;
 mod scenario;
 
 pub use cluster::{Addressing, Cluster};
+pub(crate) use config::LOG4J1;
 pub use fetch::{DEFAULT_VERSION, Flink, VERSIONS};
+pub use ha::Pair;
 pub use scenario::{Options, run, run_canonical};

@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::TcpStream,
+    net::{Shutdown, TcpStream},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -30,6 +30,8 @@ pub fn last_page(mut stream: TcpStream, path: &str) -> Result<String> {
     let body = ask(&stream, path, "close")?;
     let more = stream.read(&mut [0]).context("wait for the end")?;
     ensure!(more == 0, "more than was announced");
+    // First: a process that is being started may hold the socket for a moment, and closing it would do nothing.
+    stream.shutdown(Shutdown::Write).context("end")?;
     sys::wait_on_close(&stream, DEADLINE).context("close")?;
     Ok(body)
 }

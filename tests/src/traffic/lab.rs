@@ -44,6 +44,8 @@ pub struct Dial {
     pub from: u8,
     /// A fixed port.
     pub port: u16,
+    /// Another address than the server's, by which it is reached too.
+    pub to: Option<SocketAddr>,
     /// Largest segment, both ways.
     pub segment: Option<u16>,
     /// The first sequence number.
@@ -176,6 +178,18 @@ impl Lab {
     /// # Errors
     /// It did not become ready.
     pub fn truename(&self, canonical: Option<&str>) -> Result<Truename> {
+        self.truename_services(canonical, &[])
+    }
+
+    /// The same, and the server has other addresses too.
+    ///
+    /// # Errors
+    /// It did not become ready.
+    pub fn truename_services(
+        &self,
+        canonical: Option<&str>,
+        aliases: &[SocketAddr],
+    ) -> Result<Truename> {
         let endpoint = Endpoint {
             listen: self.address,
             canonical: canonical.map(str::to_owned),
@@ -184,7 +198,14 @@ impl Lab {
             (None, Some(middle)) => middle,
             _ => &self.server,
         };
-        Truename::start(namespace, &self.scratch, &self.interfaces, &[endpoint])
+        let services: Vec<_> = aliases.iter().map(|alias| (*alias, self.address)).collect();
+        Truename::start_services(
+            namespace,
+            &self.scratch,
+            &self.interfaces,
+            &[endpoint],
+            &services,
+        )
     }
 
     /// The client's namespace.
@@ -241,7 +262,7 @@ impl Lab {
             set_segment(&self.listener, segment)?;
         }
         let from = self.client_address(&dial);
-        let to = self.address;
+        let to = dial.to.unwrap_or(self.address);
         let client = self
             .client
             .run(|| open(from, to, &dial))?
@@ -250,7 +271,10 @@ impl Lab {
             .local_addr()
             .context("ask for the client's address")?;
         let (server, peer) = self.listener.accept().context("accept the client")?;
-        ensure!(peer == own, "{peer} was accepted instead of {own}");
+        ensure!(
+            peer == own || dial.to.is_some(),
+            "{peer} was accepted instead of {own}"
+        );
         Connection::new(client, server)
     }
 

@@ -1,0 +1,281 @@
+//! The rows of `truename topology`: every fact, its source and its age, and how the sources fare.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Clock, Timestamp};
+use crate::topology::{Claim, Known, Moment, Report, Snapshot, SourceId, State, Topology};
+
+/// A fact, or a source. Field names are stable. The texts were validated or escaped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopologyRow {
+    /// `leader-rpc`, `leader-rest`, `worker`, `member`, `address`, `source` or `refused`.
+    pub kind: String,
+    /// What it is about: an identifier, a name, what somebody leads as.
+    pub name: String,
+    /// Where that is.
+    pub address: Option<String>,
+    /// Who says so.
+    pub source: String,
+    /// When it was seen or confirmed last.
+    pub last_seen: Option<Timestamp>,
+    /// What else there is to say.
+    pub note: Option<String>,
+}
+
+/// All rows: the facts that count before those that do not, then the sources.
+pub fn rows(snapshot: &Snapshot, clock: &Clock) -> Vec<TopologyRow> {
+    let now = Moment::from_ns(clock.monotonic_ns());
+    let mut facts = Vec::new();
+    for (id, report) in &snapshot.reports {
+        for (claim, at) in report.facts.seen(report.health.success.unwrap_or_default()) {
+            let better = better(&snapshot.topology, claim, id);
+            let row = fact(claim, id, clock.at(at.ns()), better);
+            facts.push((kind_order(claim), better.is_some(), row));
+        }
+    }
+    // Within a kind the order of the reports stays, which is that of precedence.
+    facts.sort_by(|a, b| (a.0, &a.2.name, a.1).cmp(&(b.0, &b.2.name, b.1)));
+    let facts = facts.into_iter().map(|(_, _, row)| row);
+    let sources = snapshot
+        .reports
+        .iter()
+        .flat_map(|(id, report)| source(id, report, clock, now));
+    facts.chain(sources).collect()
+}
+
+fn kind_order(claim: &Claim) -> u8 {
+    match claim {
+        Claim::LeaderRpc { .. } => 0,
+        Claim::LeaderRest { .. } => 1,
+        Claim::Worker(_) => 2,
+        Claim::Member(_) => 3,
+        Claim::Address { .. } => 4,
+    }
+}
+
+/// The source that this one is overruled by.
+fn better<'a>(topology: &'a Topology, claim: &Claim, by: &SourceId) -> Option<&'a SourceId> {
+    fn other<'a, T>(
+        known: Option<&'a Known<T>>,
+        same: impl Fn(&T) -> bool,
+        by: &SourceId,
+    ) -> Option<&'a SourceId> {
+        let known = known?;
+        (known.source != *by || !same(&known.value)).then_some(&known.source)
+    }
+    match claim {
+        Claim::LeaderRpc {
+            component,
+            address,
+            session,
+        } => other(
+            topology.leader_rpc.as_ref(),
+            |v| (v.component, &v.address, &v.session) == (*component, address, session),
+            by,
+        ),
+        Claim::LeaderRest { address, session } => other(
+            topology.leader_rest.as_ref(),
+            |v| (&v.address, &v.session) == (address, session),
+            by,
+        ),
+        Claim::Worker(worker) => other(topology.workers.get(&worker.id), |v| v == worker, by),
+        Claim::Member(member) => other(topology.members.get(&member.address), |v| v == member, by),
+        Claim::Address { name, address } => {
+            let best = topology.addresses.get(name).and_then(|known| known.first());
+            other(best, |v| v == address, by)
+        }
+    }
+}
+
+fn fact(
+    claim: &Claim,
+    source: &SourceId,
+    last_seen: Option<Timestamp>,
+    better: Option<&SourceId>,
+) -> TopologyRow {
+    let (kind, name, address, mut notes) = match claim {
+        Claim::LeaderRpc {
+            component,
+            address,
+            session,
+        } => (
+            "leader-rpc",
+            component.name().to_owned(),
+            address.to_string(),
+            session.map(|session| format!("session {session}")),
+        ),
+        Claim::LeaderRest { address, session } => (
+            "leader-rest",
+            "rest".to_owned(),
+            address.to_string(),
+            session.map(|session| format!("session {session}")),
+        ),
+        Claim::Worker(worker) => (
+            "worker",
+            worker.id.to_string(),
+            worker.rpc.to_string(),
+            worker.data_port.map(|port| format!("data port {port}")),
+        ),
+        Claim::Member(member) => {
+            let unreachable = if member.reachable {
+                ""
+            } else {
+                ", unreachable"
+            };
+            (
+                "member",
+                member.address.authority().to_string(),
+                member.address.to_string(),
+                Some(format!("{}{unreachable}", member.status.name())),
+            )
+        }
+        Claim::Address { name, address } => {
+            ("address", name.to_string(), address.to_string(), None)
+        }
+    };
+    if let Some(better) = better {
+        let second = format!("{} comes first", better.kind.name());
+        notes = Some(notes.map_or(second.clone(), |first| format!("{first}; {second}")));
+    }
+    TopologyRow {
+        kind: kind.to_owned(),
+        name,
+        address: Some(address),
+        source: source.kind.name().to_owned(),
+        last_seen,
+        note: notes,
+    }
+}
+
+/// How a source fares, and what it said that is not believed.
+fn source(id: &SourceId, report: &Report, clock: &Clock, now: Moment) -> Vec<TopologyRow> {
+    let health = &report.health;
+    let state = health.state(now).name();
+    let row = |kind: &str, name: &str, note| TopologyRow {
+        kind: kind.to_owned(),
+        name: name.to_owned(),
+        address: (!id.place.is_empty()).then(|| id.place.clone()),
+        source: id.kind.name().to_owned(),
+        last_seen: health.success.and_then(|at| clock.at(at.ns())),
+        note,
+    };
+    let note = health.failure.as_ref().map(|(_, why)| why.clone());
+    let mut rows = vec![row("source", state, note)];
+    let refused = &report.facts;
+    rows.extend(
+        refused
+            .refused()
+            .iter()
+            .map(|refused| row("refused", "", Some(refused.to_string()))),
+    );
+    let more = refused.refused_count() - refused.refused().len();
+    if more > 0 {
+        rows.push(row("refused", "", Some(format!("{more} more"))));
+    }
+    rows
+}
+
+/// Sentences about sources that are degraded, for `status`.
+pub fn problems(snapshot: &Snapshot, clock: &Clock) -> Vec<String> {
+    let now = Moment::from_ns(clock.monotonic_ns());
+    snapshot
+        .reports
+        .iter()
+        .filter(|(_, report)| report.health.state(now) == State::Degraded)
+        .map(|(id, report)| {
+            let health = &report.health;
+            let since = now
+                .since(health.success.unwrap_or(health.started))
+                .as_secs();
+            let why = health.failure.as_ref().map_or("no answer", |(_, why)| why);
+            let kept = match health.success {
+                Some(_) => "what it said last is kept",
+                None => "it has said nothing yet",
+            };
+            format!("the topology source {id} has failed for {since}s, {kept}: {why}")
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::topology::{Component, Facts, Follower, Kind};
+
+    fn id(kind: Kind, place: &str) -> SourceId {
+        SourceId {
+            kind,
+            place: place.to_owned(),
+        }
+    }
+
+    fn leader(name: &str) -> Claim {
+        Claim::LeaderRpc {
+            component: Component::JobManager,
+            address: format!("pekko.tcp://flink@{name}:6123").parse().unwrap(),
+            session: None,
+        }
+    }
+
+    #[test]
+    fn every_fact_has_a_row_and_the_best_is_first() {
+        let follower = Follower::new();
+        let record = follower.reporter(id(Kind::Zookeeper, "zk:2181"));
+        let rest = follower.reporter(id(Kind::Flink, "http://jm:8081"));
+        let mut facts = Facts::new();
+        facts.add(leader("old"));
+        facts.check::<crate::topology::Id>("worker", "\u{1b}[2J");
+        rest.facts(facts, None);
+        let mut facts = Facts::new();
+        facts.add(leader("new"));
+        record.facts(facts, None);
+        rest.failed("GET http://jm:8081/overview: cannot connect", None);
+        let snapshot = follower.subscribe().borrow().clone();
+        let shown: Vec<_> = rows(&snapshot, &Clock::read())
+            .into_iter()
+            .map(|row| {
+                assert!(row.last_seen.is_some());
+                let note = row.note.unwrap_or_default();
+                format!(
+                    "{} {} {} {} {note}",
+                    row.kind,
+                    row.name,
+                    row.address.unwrap(),
+                    row.source
+                )
+            })
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                "leader-rpc job manager pekko.tcp://flink@new:6123 zookeeper ",
+                "leader-rpc job manager pekko.tcp://flink@old:6123 flink zookeeper comes first",
+                "source good zk:2181 zookeeper ",
+                "source failing http://jm:8081 flink GET http://jm:8081/overview: cannot connect",
+                "refused  http://jm:8081 flink worker \"\\u{1b}[2J\": an identifier has 1 to 255 printable ASCII characters and no space",
+            ]
+        );
+        assert!(problems(&snapshot, &Clock::read()).is_empty());
+    }
+
+    #[test]
+    fn a_degraded_source_is_a_problem() {
+        let follower = Follower::new();
+        let source = follower.reporter(id(Kind::Flink, "http://jm:8081"));
+        source.facts(Facts::new(), None);
+        source.failed("GET http://jm:8081/overview: cannot connect", None);
+        let mut snapshot = follower.subscribe().borrow().clone();
+        for report in snapshot.reports.values_mut() {
+            report.health.patience = Duration::ZERO;
+        }
+        let problems = problems(&snapshot, &Clock::read());
+        assert_eq!(
+            problems,
+            [
+                "the topology source flink http://jm:8081 has failed for 0s, what it said last is kept: GET http://jm:8081/overview: cannot connect"
+            ]
+        );
+    }
+}

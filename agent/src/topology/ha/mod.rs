@@ -1,0 +1,93 @@
+//! What leaders write about themselves into the store of Flink's high-availability services.
+//!
+//! [`zookeeper`] and [`kubernetes`] are the stores; each has a pure half, from what is stored to
+//! [`Facts`], and a [`super::Source`] that watches. Both have two layouts: Flink up to 1.14
+//! elects every part of a JobManager by itself, later versions keep all in one place.
+
+mod java;
+pub mod kubernetes;
+pub mod zookeeper;
+
+use std::{iter, time::Duration};
+
+use backon::{BackoffBuilder as _, ExponentialBuilder};
+
+use super::{Claim, Component, Facts, Session};
+
+/// How often a source that waits for changes says that it still does.
+const CONFIRM: Duration = Duration::from_secs(10);
+/// The shortest and the longest time between two tries to reach a store.
+const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+
+/// The parts of a JobManager that are elected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    ResourceManager,
+    Dispatcher,
+    RestServer,
+}
+
+impl Part {
+    const ALL: [Self; 3] = [Self::ResourceManager, Self::Dispatcher, Self::RestServer];
+
+    /// For messages.
+    const fn leader(self) -> &'static str {
+        match self {
+            Self::ResourceManager => "leader of the resource manager",
+            Self::Dispatcher => "leader of the dispatcher",
+            Self::RestServer => "leader of the REST server",
+        }
+    }
+
+    /// Adds what the leader of this part says, if it is well-formed.
+    fn claim(self, address: &str, session: Session, facts: &mut Facts) {
+        let session = Some(session);
+        let component = match self {
+            Self::ResourceManager => Component::ResourceManager,
+            Self::Dispatcher => Component::Dispatcher,
+            Self::RestServer => {
+                if let Some(address) = facts.check(self.leader(), address) {
+                    facts.add(Claim::LeaderRest { address, session });
+                }
+                return;
+            }
+        };
+        if let Some(address) = facts.check(self.leader(), address) {
+            facts.add(Claim::LeaderRpc {
+                component,
+                address,
+                session,
+            });
+        }
+    }
+}
+
+/// Times to wait between tries: growing, with jitter, for ever.
+fn retries() -> impl Iterator<Item = Duration> + Send {
+    let (shortest, longest) = RETRY;
+    ExponentialBuilder::default()
+        .with_min_delay(shortest)
+        .with_max_delay(longest)
+        .with_jitter()
+        .without_max_times()
+        .build()
+        .chain(iter::repeat(longest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retries_grow_and_never_end() {
+        let (shortest, longest) = RETRY;
+        let times: Vec<Duration> = retries().take(100).collect();
+        assert_eq!(times.len(), 100);
+        assert!(
+            times
+                .iter()
+                .all(|&time| time >= shortest && time <= 2 * longest)
+        );
+        assert!(times[99] >= longest);
+    }
+}

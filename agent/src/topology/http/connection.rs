@@ -1,0 +1,94 @@
+//! One connection to a server.
+
+use std::io;
+
+use http_body_util::Empty;
+use hyper::{
+    Request, Response,
+    body::{Bytes, Incoming},
+    client::conn::http1,
+    header::{ACCEPT, HOST, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, USER_AGENT},
+};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, lookup_host},
+};
+
+use super::{HttpError, Tls, Url, Validator};
+
+/// The most that is buffered of an answer before its body, in bytes: headers may not be longer.
+const HEAD: usize = 64 * 1024;
+const AGENT: &str = concat!("truename/", env!("CARGO_PKG_VERSION"));
+
+/// Sends requests over one connection, which ends when this is dropped.
+#[derive(Debug)]
+pub struct Sender(http1::SendRequest<Empty<Bytes>>);
+
+impl Sender {
+    /// Connects to the server of a URL, to the first of its addresses that answers.
+    ///
+    /// # Errors
+    /// None does, or TLS cannot be agreed upon.
+    pub async fn connect(url: &Url, tls: &Tls) -> Result<Self, HttpError> {
+        let authority = url.address().authority();
+        let host = authority.host();
+        let bare = host.trim_matches(['[', ']']);
+        let addresses = lookup_host((bare, authority.port()))
+            .await
+            .map_err(HttpError::Resolve)?;
+        let mut last = io::Error::other("the host has no address");
+        for address in addresses {
+            match TcpStream::connect(address).await {
+                Ok(stream) if url.address().tls() => {
+                    return Self::start(tls.connect(bare, stream).await?).await;
+                }
+                Ok(stream) => return Self::start(stream).await,
+                Err(error) => last = error,
+            }
+        }
+        Err(HttpError::Connect(last))
+    }
+
+    async fn start(
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ) -> Result<Self, HttpError> {
+        let (sender, connection) = http1::Builder::new()
+            .max_buf_size(HEAD)
+            .handshake(TokioIo::new(stream))
+            .await?;
+        // It ends with the sender; its errors reach whoever waits for an answer.
+        tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        Ok(Self(sender))
+    }
+
+    /// Sends a request; answers when the headers are there.
+    ///
+    /// # Errors
+    /// The connection is closed, or the answer is no HTTP.
+    pub async fn send(
+        &mut self,
+        url: &Url,
+        validator: &Validator,
+    ) -> Result<Response<Incoming>, hyper::Error> {
+        self.0.ready().await?;
+        let mut request = Request::new(Empty::new());
+        // A `Url` has a path that is valid in a request line, and an authority in a header.
+        *request.uri_mut() = url.path().parse().unwrap_or_default();
+        let headers = request.headers_mut();
+        if let Ok(host) = url.address().authority().as_str().parse() {
+            headers.insert(HOST, host);
+        }
+        headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        if let Some(etag) = &validator.etag {
+            headers.insert(IF_NONE_MATCH, etag.clone());
+        }
+        if let Some(modified) = &validator.modified {
+            headers.insert(IF_MODIFIED_SINCE, modified.clone());
+        }
+        self.0.send_request(request).await
+    }
+}

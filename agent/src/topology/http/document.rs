@@ -1,0 +1,65 @@
+//! A JSON document on a server, which is read again only if it has changed.
+
+use serde::de::DeserializeOwned;
+
+use super::{Client, Fetched, HttpError, Url, Validator};
+use crate::topology::name::{WebAddress, shown};
+
+/// A document.
+#[derive(Debug)]
+pub struct Document<T> {
+    url: Url,
+    limit: usize,
+    held: Option<Held<T>>,
+}
+
+#[derive(Debug)]
+struct Held<T> {
+    value: T,
+    validator: Validator,
+    from: WebAddress,
+}
+
+impl<T: DeserializeOwned> Document<T> {
+    /// A document of at most `limit` bytes; nothing is read yet.
+    pub const fn new(url: Url, limit: usize) -> Self {
+        Self {
+            url,
+            limit,
+            held: None,
+        }
+    }
+
+    /// The document as it is now, and which server gave it, redirects followed.
+    ///
+    /// # Errors
+    /// It cannot be had, or is not what it should be. One line with the URL.
+    pub async fn read(&mut self, client: &mut Client) -> Result<(&T, &WebAddress), String> {
+        self.refresh(client)
+            .await
+            .map_err(|error| format!("GET {}: {error}", self.url))?;
+        let held = self.held.as_ref();
+        held.map(|held| (&held.value, &held.from))
+            .ok_or_else(|| format!("GET {}: nothing was read", self.url))
+    }
+
+    async fn refresh(&mut self, client: &mut Client) -> Result<(), HttpError> {
+        let none = Validator::default();
+        let validator = self.held.as_ref().map_or(&none, |held| &held.validator);
+        if let Fetched::New {
+            body,
+            validator,
+            from,
+        } = client.get(&self.url, validator, self.limit).await?
+        {
+            let value = serde_json::from_slice(&body)
+                .map_err(|error| HttpError::Content(shown(&error.to_string())))?;
+            self.held = Some(Held {
+                value,
+                validator,
+                from: from.address().clone(),
+            });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,122 @@
+//! Facts from handshakes that the kernel program saw: a client announced a name, and its packets
+//! came from an address. A pure function.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use truename_common::layout::{self, Names, Peer, PeerKey, Socket};
+
+use super::{Claim, Facts, Kind, Moment, SourceId};
+use crate::config::Authority;
+
+/// The source of these facts.
+pub fn id() -> SourceId {
+    SourceId {
+        kind: Kind::Learned,
+        place: String::new(),
+    }
+}
+
+/// What the rows of `PEERS` and `NAMES` tell. Names that are configured are not learned.
+pub fn facts(peers: &[(PeerKey, Peer)], names: &[(Socket, Names)]) -> Facts {
+    let mut facts = Facts::new();
+    for (key, peer) in peers {
+        add(&mut facts, &peer.announced, key.client, peer.seen_ns);
+    }
+    for (socket, names) in names {
+        if names.configured == 0 {
+            add(
+                &mut facts,
+                &names.canonical,
+                socket.address,
+                names.learned_ns,
+            );
+        }
+    }
+    facts
+}
+
+fn add(facts: &mut Facts, name: &layout::Authority, address: [u8; 16], seen_ns: u64) {
+    let address = IpAddr::from(Ipv6Addr::from(address)).to_canonical();
+    if name.is_empty() || address.is_unspecified() {
+        return;
+    }
+    let text = String::from_utf8_lossy(name.as_bytes());
+    match text.parse::<Authority>() {
+        Ok(name) => facts.add_seen(Claim::Address { name, address }, Moment::from_ns(seen_ns)),
+        Err(error) => facts.refuse("announced name", &text, error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use truename_common::layout::{TCP, v4_mapped};
+
+    use super::*;
+
+    fn peer(announced: &[u8], last: u8, seen_ns: u64) -> (PeerKey, Peer) {
+        let key = PeerKey {
+            client: v4_mapped([10, 0, 0, last]),
+            ..PeerKey::default()
+        };
+        let peer = Peer {
+            announced: layout::Authority::new(announced).unwrap(),
+            seen_ns,
+            ..Peer::default()
+        };
+        (key, peer)
+    }
+
+    fn names(last: u8, canonical: &str) -> (Socket, Names) {
+        let socket = Socket {
+            address: if last == 0 {
+                [0; 16]
+            } else {
+                v4_mapped([10, 0, 0, last])
+            },
+            port: 6123,
+            protocol: TCP,
+            pad: 0,
+        };
+        let names = Names {
+            canonical: layout::Authority::new(canonical.as_bytes()).unwrap(),
+            learned_ns: 5,
+            ..Names::default()
+        };
+        (socket, names)
+    }
+
+    #[test]
+    fn an_announced_name_has_the_address_it_was_seen_at() {
+        let peers = [
+            peer(b"taskmanager:6122", 3, 7),
+            peer(b"taskmanager:6122", 3, 9),
+            peer(b"", 4, 7),
+            peer(b"tm\x1b[2J:6122", 5, 7),
+            peer(b"tm\xff:6122", 6, 7),
+        ];
+        let mut configured = names(2, "other:1");
+        configured.1.configured = 1;
+        let facts = facts(
+            &peers,
+            &[names(1, "jobmanager:6123"), names(0, "any:1"), configured],
+        );
+        let claim = |name: &str, address: &str| Claim::Address {
+            name: name.parse().unwrap(),
+            address: address.parse().unwrap(),
+        };
+        let claims: Vec<_> = facts.claims.into_iter().collect();
+        assert_eq!(
+            claims,
+            [
+                (
+                    claim("jobmanager:6123", "10.0.0.1"),
+                    Some(Moment::from_ns(5))
+                ),
+                (
+                    claim("taskmanager:6122", "10.0.0.3"),
+                    Some(Moment::from_ns(9))
+                ),
+            ]
+        );
+    }
+}

@@ -1,0 +1,34 @@
+//! What the agent knows of the cluster: who leads, who works, which name is at which address.
+//!
+//! ```text
+//! Source (flink, zookeeper, kubernetes, pekko-management, file)  ─┐
+//! learned (kernel tables, a pure function)                       ─┴→ Reporter → Snapshot { reports, merged Topology }
+//! ```
+//!
+//! A [`Source`] reports whole sets of [`Facts`]; [`merge`] makes one [`Topology`] of them, a pure
+//! function with a stated precedence ([`Kind`]); [`resolve`] turns a [`Target`] and a topology into
+//! socket addresses. A source that cannot be reached keeps its last good facts; their age and its
+//! [`Health`] tell. Nothing from outside gets in unless it passed a parser of [`name`].
+
+pub mod fact;
+pub mod file;
+pub mod flink;
+pub mod follow;
+pub mod ha;
+pub mod http;
+pub mod learned;
+pub mod management;
+pub mod merge;
+pub mod moment;
+pub mod name;
+pub mod poll;
+pub mod resolve;
+pub mod source;
+
+pub use fact::{Claim, Component, Facts, Member, MemberStatus, Refused, Worker};
+pub use follow::{Follower, Snapshot};
+pub use merge::{Known, Topology, merge};
+pub use moment::Moment;
+pub use name::{Id, NameError, RpcAddress, Scheme, Session, WebAddress};
+pub use resolve::{Resolution, Target, TargetError, resolve};
+pub use source::{Health, Kind, Report, Reporter, Source, SourceId, State};

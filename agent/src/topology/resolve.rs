@@ -1,0 +1,368 @@
+//! From a target such as `leader:rest` to socket addresses. Pure: whoever calls says how names are
+//! looked up.
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    str::FromStr,
+};
+
+use super::{Id, Kind, NameError, Topology};
+use crate::config::Authority;
+
+/// A target that the topology decides.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Target {
+    /// `leader:rest`: the REST server of the leader.
+    LeaderRest,
+    /// `leader:rpc`: the actor system of the leader.
+    LeaderRpc,
+    /// `workers:PORT`: this port of every worker.
+    Workers(u16),
+    /// `worker:ID:PORT`: this port of one worker.
+    Worker(Id, u16),
+}
+
+/// Why a text is no target.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TargetError {
+    /// Another word than those there are.
+    #[error("write leader:rest, leader:rpc, workers:PORT or worker:ID:PORT")]
+    Unknown,
+    /// No port.
+    #[error("the port must be a number from 1 to 65535")]
+    Port,
+    /// No identifier.
+    #[error("the worker: {0}")]
+    Id(NameError),
+}
+
+impl FromStr for Target {
+    type Err = TargetError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "leader:rest" => return Ok(Self::LeaderRest),
+            "leader:rpc" => return Ok(Self::LeaderRpc),
+            _ => {}
+        }
+        if let Some(port) = text.strip_prefix("workers:") {
+            return parse_port(port).map(Self::Workers);
+        }
+        let rest = text.strip_prefix("worker:").ok_or(TargetError::Unknown)?;
+        // An identifier may have colons itself.
+        let (id, port) = rest.rsplit_once(':').ok_or(TargetError::Port)?;
+        let id = id.parse().map_err(TargetError::Id)?;
+        Ok(Self::Worker(id, parse_port(port)?))
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::LeaderRest => f.write_str("leader:rest"),
+            Self::LeaderRpc => f.write_str("leader:rpc"),
+            Self::Workers(port) => write!(f, "workers:{port}"),
+            Self::Worker(id, port) => write!(f, "worker:{id}:{port}"),
+        }
+    }
+}
+
+fn parse_port(text: &str) -> Result<u16, TargetError> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse()
+        .ok()
+        .filter(|port| digits && *port > 0)
+        .ok_or(TargetError::Port)
+}
+
+/// What a target is now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resolution {
+    /// In a stable order, each once.
+    pub addresses: Vec<SocketAddr>,
+    /// What could not be resolved: one sentence each.
+    pub unresolved: Vec<String>,
+}
+
+/// Resolves a target. `look_up` finds the addresses of a host name, by hosts file or DNS; its error
+/// says why there are none.
+///
+/// The host of an announced name is, in this order: an address itself; what a file of the operator
+/// says; what `look_up` finds; where the name, or another port of its host, was seen. Names that
+/// lead nowhere by themselves are the reason for the last.
+pub fn resolve(
+    target: &Target,
+    topology: &Topology,
+    mut look_up: impl FnMut(&str) -> Result<Vec<IpAddr>, String>,
+) -> Resolution {
+    let mut out = Resolution::default();
+    let mut add = |name: &Authority, port: u16| match host(name, topology, &mut look_up) {
+        Ok(addresses) => {
+            let sockets = addresses.into_iter().map(|ip| SocketAddr::new(ip, port));
+            out.addresses.extend(sockets);
+        }
+        Err(why) => out.unresolved.push(format!("{target}: {name}: {why}")),
+    };
+    let nobody = match target {
+        Target::LeaderRest => match &topology.leader_rest {
+            Some(known) => {
+                let name = known.value.address.authority();
+                add(name, name.port());
+                None
+            }
+            None => Some("no source says where the leader's REST server is"),
+        },
+        Target::LeaderRpc => match &topology.leader_rpc {
+            Some(known) => {
+                let name = known.value.address.authority();
+                add(name, name.port());
+                None
+            }
+            None => Some("no source says who leads"),
+        },
+        Target::Workers(port) => {
+            // Workers on one host share its port.
+            let names = topology.workers.values();
+            let names: BTreeSet<_> = names.map(|known| known.value.rpc.authority()).collect();
+            names.iter().for_each(|name| add(name, *port));
+            names.is_empty().then_some("no worker is known")
+        }
+        Target::Worker(id, port) => match topology.workers.get(id) {
+            Some(known) => {
+                add(known.value.rpc.authority(), *port);
+                None
+            }
+            None => Some("no worker with this identifier is known"),
+        },
+    };
+    if let Some(why) = nobody {
+        out.unresolved.push(format!("{target}: {why}"));
+    }
+    let mut seen = BTreeSet::new();
+    out.addresses.retain(|address| seen.insert(*address));
+    out
+}
+
+/// The addresses of the host of a name; never empty.
+fn host(
+    name: &Authority,
+    topology: &Topology,
+    look_up: &mut impl FnMut(&str) -> Result<Vec<IpAddr>, String>,
+) -> Result<Vec<IpAddr>, String> {
+    let host = name.host();
+    if let Ok(address) = host.trim_matches(['[', ']']).parse::<IpAddr>() {
+        return connectable(address)
+            .then(|| vec![address])
+            .ok_or_else(|| "nobody can be reached at this address".to_owned());
+    }
+    let known = known(name, topology);
+    let stated: Vec<_> = known
+        .iter()
+        .filter(|(kind, _)| *kind == Kind::File)
+        .map(|(_, address)| *address)
+        .collect();
+    if !stated.is_empty() {
+        return Ok(stated);
+    }
+    let why = match look_up(host) {
+        Ok(mut found) => {
+            found.retain(|address| connectable(*address));
+            if !found.is_empty() {
+                return Ok(found);
+            }
+            "it resolves to no address that can be reached".to_owned()
+        }
+        Err(why) => why,
+    };
+    // The best evidence only: where it was seen before, it may be no longer.
+    known
+        .first()
+        .map(|(_, address)| vec![*address])
+        .ok_or_else(|| format!("{why}, and it was not seen at any address"))
+}
+
+/// Where a name is known to be, the best evidence first: the name itself, then the host with other
+/// ports.
+fn known(name: &Authority, topology: &Topology) -> Vec<(Kind, IpAddr)> {
+    let exact = topology.addresses.get(name).into_iter().flatten();
+    let others = topology
+        .addresses
+        .iter()
+        .filter(|(other, _)| *other != name && other.host() == name.host())
+        .flat_map(|(_, known)| known);
+    let mut all: Vec<_> = exact
+        .chain(others)
+        .filter(|known| connectable(known.value))
+        .map(|known| (known.source.kind, known.value))
+        .collect();
+    all.dedup_by_key(|(_, address)| *address);
+    all
+}
+
+/// Whether one host can be meant by it.
+fn connectable(address: IpAddr) -> bool {
+    let broadcast = address == IpAddr::V4(Ipv4Addr::BROADCAST);
+    !(address.is_unspecified() || address.is_multicast() || broadcast)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::topology::{Claim, Component, Facts, Moment, SourceId, Worker, merge::merge};
+
+    fn name(text: &str) -> Authority {
+        text.parse().unwrap()
+    }
+
+    fn worker(id: &str, host: &str) -> Claim {
+        Claim::Worker(Worker {
+            id: id.parse().unwrap(),
+            rpc: format!("pekko.tcp://flink@{host}:6122").parse().unwrap(),
+            data_port: None,
+        })
+    }
+
+    fn at(text: &str, address: &str) -> Claim {
+        Claim::Address {
+            name: name(text),
+            address: address.parse().unwrap(),
+        }
+    }
+
+    fn topology(said: &[(Kind, &[Claim])]) -> Topology {
+        let said: Vec<_> = said
+            .iter()
+            .map(|(kind, claims)| {
+                let id = SourceId {
+                    kind: *kind,
+                    place: String::new(),
+                };
+                let mut facts = Facts::new();
+                claims.iter().for_each(|claim| facts.add(claim.clone()));
+                (id, facts)
+            })
+            .collect();
+        merge(
+            said.iter()
+                .map(|(id, facts)| (id, Moment::from_ns(1), facts)),
+        )
+    }
+
+    fn hosts(host: &str) -> Result<Vec<IpAddr>, String> {
+        match host {
+            "jm" => Ok(vec!["10.0.0.1".parse().unwrap()]),
+            "two" => Ok(vec![
+                "10.0.0.8".parse().unwrap(),
+                "fd00::8".parse().unwrap(),
+            ]),
+            "void" => Ok(vec![
+                "0.0.0.0".parse().unwrap(),
+                "224.0.0.1".parse().unwrap(),
+            ]),
+            _ => Err("no such host".to_owned()),
+        }
+    }
+
+    fn addresses(target: &str, topology: &Topology) -> (Vec<String>, Vec<String>) {
+        let resolution = resolve(&target.parse().unwrap(), topology, hosts);
+        let addresses = resolution.addresses.iter().map(ToString::to_string);
+        (addresses.collect(), resolution.unresolved)
+    }
+
+    #[test]
+    fn targets_are_written_as_they_are_read() {
+        for text in [
+            "leader:rest",
+            "leader:rpc",
+            "workers:9069",
+            "worker:10.0.0.3:6122-a:6121",
+        ] {
+            assert_eq!(text.parse::<Target>().unwrap().to_string(), text);
+        }
+        for (text, error) in [
+            ("leader:", TargetError::Unknown),
+            ("leader:REST", TargetError::Unknown),
+            ("10.0.0.1:80", TargetError::Unknown),
+            ("workers:0", TargetError::Port),
+            ("workers:+1", TargetError::Port),
+            ("worker:tm", TargetError::Port),
+            ("worker::1", TargetError::Id(NameError::Id)),
+        ] {
+            assert_eq!(text.parse::<Target>(), Err(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_leader_by_name() {
+        let leader = Claim::LeaderRpc {
+            component: Component::JobManager,
+            address: "pekko.tcp://flink@jm:6123".parse().unwrap(),
+            session: None,
+        };
+        let rest = Claim::LeaderRest {
+            address: "http://[fd00::1]:8081".parse().unwrap(),
+            session: None,
+        };
+        let topology = topology(&[(Kind::Flink, &[leader, rest])]);
+        assert_eq!(addresses("leader:rpc", &topology).0, ["10.0.0.1:6123"]);
+        assert_eq!(addresses("leader:rest", &topology).0, ["[fd00::1]:8081"]);
+        let (none, why) = addresses("leader:rest", &Topology::default());
+        assert!(none.is_empty());
+        assert_eq!(
+            why,
+            ["leader:rest: no source says where the leader's REST server is"]
+        );
+    }
+
+    #[test]
+    fn workers_by_every_way_to_an_address() {
+        let workers = [
+            worker("a", "10.0.0.5"),
+            worker("b", "two"),
+            worker("c", "seen"),
+            worker("c-again", "seen"),
+            worker("d", "stated"),
+            worker("e", "lost"),
+            worker("f", "void"),
+            worker("g", "0.0.0.0"),
+        ];
+        let learned = [
+            at("seen:6122", "10.0.0.6"),
+            at("two:6122", "10.9.9.9"),
+            at("stated:6122", "10.9.9.9"),
+            at("void:7", "10.0.0.9"),
+        ];
+        let stated = [at("stated:6122", "10.0.0.7")];
+        let topology = topology(&[
+            (Kind::Flink, &workers),
+            (Kind::Learned, &learned),
+            (Kind::File, &stated),
+        ]);
+        let (found, why) = addresses("workers:9069", &topology);
+        assert_eq!(
+            found,
+            [
+                "10.0.0.5:9069",
+                "10.0.0.6:9069",
+                "10.0.0.7:9069",
+                "10.0.0.8:9069",
+                "[fd00::8]:9069",
+                "10.0.0.9:9069"
+            ]
+        );
+        assert_eq!(
+            why,
+            [
+                "workers:9069: 0.0.0.0:6122: nobody can be reached at this address",
+                "workers:9069: lost:6122: no such host, and it was not seen at any address",
+            ]
+        );
+        assert_eq!(addresses("worker:c:1", &topology).0, ["10.0.0.6:1"]);
+        assert_eq!(
+            addresses("worker:x:1", &topology).1,
+            ["worker:x:1: no worker with this identifier is known"]
+        );
+    }
+}

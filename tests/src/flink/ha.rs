@@ -1,0 +1,213 @@
+//! A highly available cluster: two JobManagers that elect their leader on ZooKeeper.
+
+use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, Result};
+
+use super::{
+    cluster::JVM,
+    config::{self, BLOB_PORT, REST_PORT, RPC_PORT},
+    fetch::Flink,
+    jvm,
+};
+use crate::{
+    namespace::{Namespace, link},
+    process::Process,
+    scratch::Scratch,
+    zookeeper::{CLIENT_PORT, Ensemble},
+};
+
+const ZOOKEEPER: Ipv4Addr = Ipv4Addr::new(10, 61, 24, 1);
+const MANAGERS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 61, 24, 11), Ipv4Addr::new(10, 61, 24, 12)];
+/// The parts that are elected, as they say in the log that they lead, from Flink 1.13 on.
+const LEADS: [&str; 3] = [
+    "ResourceManager",
+    "DispatcherRunner",
+    "DispatcherRestEndpoint",
+];
+
+/// Two JobManagers, each in a namespace, and ZooKeeper in a third that both reach.
+#[derive(Debug)]
+pub struct Pair {
+    // Fields are dropped in this order: processes before their namespaces.
+    managers: [Manager; 2],
+    ensemble: Ensemble,
+    flink: Flink,
+    hub: Namespace,
+    logs: PathBuf,
+}
+
+#[derive(Debug)]
+struct Manager {
+    process: Option<Process>,
+    space: Namespace,
+    home: PathBuf,
+    files: Vec<(PathBuf, PathBuf)>,
+}
+
+impl Pair {
+    /// The root in ZooKeeper.
+    pub const ROOT: &str = "/flink";
+    /// The cluster below it.
+    pub const CLUSTER: &str = "/pair";
+    /// A leader that is silent for this long has lost its office.
+    pub const SESSION: Duration = Duration::from_secs(3);
+
+    /// Makes the namespaces and starts ZooKeeper.
+    ///
+    /// # Errors
+    /// Not root, or the machine lacks something.
+    pub fn new(flink: &Flink, scratch: &Scratch) -> Result<Self> {
+        let hub = Namespace::new("hub")?;
+        hub.ip("link add bridge0 type bridge")?;
+        hub.ip("link set bridge0 up")?;
+        hub.ip(&format!("address add {ZOOKEEPER}/24 dev bridge0"))?;
+        let ensemble = Ensemble::start(&hub, &[ZOOKEEPER], scratch)?;
+        let machine = std::fs::read_to_string("/proc/sys/kernel/hostname")
+            .context("read the machine's name")?;
+        // Flink up to 1.14 has a ZooKeeper client that looks addresses up in the form in which Java up to
+        // 13 printed them. What later ones print is given an address here.
+        let hosts = format!(
+            "127.0.0.1 localhost {}\n{ZOOKEEPER} zookeeper zookeeper/<unresolved>\n{} {}\n{} {}\n",
+            machine.trim(),
+            MANAGERS[0],
+            Self::name(0),
+            MANAGERS[1],
+            Self::name(1),
+        );
+        let hosts = scratch.write("hosts", &hosts)?;
+        let resolver = scratch.write("resolv.conf", "nameserver 127.0.0.1\n")?;
+        let manager = |number: usize| -> Result<Manager> {
+            let space = Namespace::new("jm")?;
+            let port = format!("jm{number}");
+            link((&hub, &port), (&space, "jm"))?;
+            hub.ip(&format!("link set {port} master bridge0"))?;
+            space.ip(&format!("address add {}/24 dev jm", MANAGERS[number]))?;
+            Ok(Manager {
+                process: None,
+                space,
+                home: configure(scratch, flink, number)?,
+                files: vec![
+                    (hosts.clone(), PathBuf::from("/etc/hosts")),
+                    (resolver.clone(), PathBuf::from("/etc/resolv.conf")),
+                ],
+            })
+        };
+        Ok(Self {
+            managers: [manager(0)?, manager(1)?],
+            ensemble,
+            flink: flink.clone(),
+            hub,
+            logs: scratch.path().to_owned(),
+        })
+    }
+
+    /// The name that a JobManager has for itself.
+    pub fn name(number: usize) -> String {
+        format!("jobmanager-{}", number + 1)
+    }
+
+    /// The `host:port` of its RPC.
+    pub fn rpc(number: usize) -> String {
+        format!("{}:{RPC_PORT}", Self::name(number))
+    }
+
+    /// The `host:port` of its REST server.
+    pub fn rest(number: usize) -> String {
+        format!("{}:{REST_PORT}", Self::name(number))
+    }
+
+    /// The namespace that ZooKeeper runs in, from which all is reached.
+    pub fn hub(&self) -> &Namespace {
+        &self.hub
+    }
+
+    /// ZooKeeper.
+    pub fn ensemble(&self) -> &Ensemble {
+        &self.ensemble
+    }
+
+    /// Starts a JobManager; it may not lead when this returns.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub fn start(&mut self, number: usize) -> Result<()> {
+        let manager = &mut self.managers[number];
+        let java = jvm::java(
+            &manager.space,
+            &manager.files,
+            &self.flink,
+            &manager.home,
+            jvm::JOB_MANAGER,
+        )?;
+        let process = Process::spawn(&Self::name(number), java, &self.logs)?;
+        process.wait_line(0, &["Rest endpoint listening"], JVM)?;
+        manager.process = Some(process);
+        Ok(())
+    }
+
+    /// Waits until a JobManager says that every part of it leads.
+    ///
+    /// # Errors
+    /// It does not get to.
+    pub fn wait_leads(&self, number: usize) -> Result<()> {
+        let process = self.managers[number].process.as_ref();
+        let process = process.with_context(|| format!("{} does not run", Self::name(number)))?;
+        LEADS.iter().try_for_each(|part| {
+            process
+                .wait_line(0, &[part, "granted leadership"], JVM)
+                .map(drop)
+        })
+    }
+
+    /// Kills a JobManager (SIGKILL).
+    pub fn kill(&mut self, number: usize) {
+        self.managers[number].process = None;
+    }
+}
+
+fn configure(scratch: &Scratch, flink: &Flink, number: usize) -> Result<PathBuf> {
+    let name = Pair::name(number);
+    let home = scratch.path().join(&name);
+    let session = Pair::SESSION.as_millis();
+    let settings = [
+        ("jobmanager.rpc.address", name.clone()),
+        ("jobmanager.rpc.port", RPC_PORT.to_string()),
+        ("jobmanager.bind-host", "0.0.0.0".to_owned()),
+        ("rest.address", name.clone()),
+        ("rest.port", REST_PORT.to_string()),
+        ("rest.bind-address", "0.0.0.0".to_owned()),
+        ("blob.server.port", BLOB_PORT.to_string()),
+        // Both spellings: the key was renamed in 1.17.
+        ("high-availability", "zookeeper".to_owned()),
+        ("high-availability.type", "zookeeper".to_owned()),
+        ("high-availability.jobmanager.port", RPC_PORT.to_string()),
+        ("high-availability.cluster-id", Pair::CLUSTER.to_owned()),
+        (
+            "high-availability.storageDir",
+            format!("file://{}/ha", scratch.path().display()),
+        ),
+        (
+            "high-availability.zookeeper.quorum",
+            format!("zookeeper:{CLIENT_PORT}"),
+        ),
+        (
+            "high-availability.zookeeper.path.root",
+            Pair::ROOT.to_owned(),
+        ),
+        (
+            "high-availability.zookeeper.client.session-timeout",
+            session.to_string(),
+        ),
+        (
+            "high-availability.zookeeper.client.connection-timeout",
+            session.to_string(),
+        ),
+        // Without it, the client of 1.13 wants to know the server's name once more.
+        ("zookeeper.sasl.disable", "true".to_owned()),
+        ("io.tmp.dirs", format!("{}/tmp", home.display())),
+        ("web.upload.dir", format!("{}/tmp/upload", home.display())),
+    ];
+    config::write_home(scratch, flink, &name, &settings)?;
+    Ok(home)
+}

@@ -1,0 +1,61 @@
+//! Java processes of Flink.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::Result;
+
+use super::fetch::Flink;
+use crate::namespace::Namespace;
+
+/// The command that runs a JobManager.
+pub(crate) const JOB_MANAGER: &str =
+    "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint";
+/// The command that runs a TaskManager.
+pub(crate) const TASK_MANAGER: &str = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner";
+
+/// What Flink reflects into: its start scripts pass the same on Java 17.
+const OPENED: [&str; 12] = [
+    "java.base/java.lang",
+    "java.base/java.lang.invoke",
+    "java.base/java.lang.reflect",
+    "java.base/java.net",
+    "java.base/java.io",
+    "java.base/java.nio",
+    "java.base/sun.nio.ch",
+    "java.base/sun.net.util",
+    "java.base/java.text",
+    "java.base/java.time",
+    "java.base/java.util",
+    "java.base/java.util.concurrent",
+];
+
+/// Runs a class of a release in a namespace, with the configuration in `home` and `files` put in place of
+/// others.
+pub(crate) fn java(
+    space: &Namespace,
+    files: &[(PathBuf, PathBuf)],
+    flink: &Flink,
+    home: &Path,
+    class: &str,
+) -> Result<Command> {
+    let mut java = space.command(Path::new("java"), files)?;
+    let home_text = home.display();
+    java.current_dir(home)
+        // Small and quick to start rather than fast.
+        .args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
+        .args(OPENED.map(|package| format!("--add-opens={package}=ALL-UNNAMED")))
+        .arg(format!("-Djava.io.tmpdir={home_text}/tmp"))
+        .arg(format!(
+            "-Dlog4j.configuration=file:{home_text}/log4j.properties"
+        ))
+        .arg(format!(
+            "-Dlog4j.configurationFile=file:{home_text}/log4j2.properties"
+        ))
+        .args(["-cp", &flink.class_path(), class, "--configDir"])
+        .arg(home)
+        .env("FLINK_CONF_DIR", home);
+    Ok(java)
+}

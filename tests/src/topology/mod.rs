@@ -1,0 +1,5 @@
+//! What topology sources are tested with.
+
+mod server;
+
+pub use server::{Reply, Request, Server};

@@ -1,0 +1,88 @@
+//! What a running agent tells of the cluster.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+use truename_tests::{
+    namespace::Namespace,
+    scratch::Scratch,
+    topology::{Reply, Server},
+    traffic::{Dial, Lab, Pace},
+    truename::Truename,
+    wait::wait_until,
+    wire::{Names, Spec},
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The rows for which all of these fields have these values.
+fn rows(truename: &Truename, wanted: &[(&str, &str)]) -> Result<Vec<Value>> {
+    let rows = truename.json("topology")?;
+    let rows = rows.as_array().context("no rows")?.iter().cloned();
+    let rows: Vec<_> = rows
+        .filter(|row| wanted.iter().all(|(field, value)| row[*field] == *value))
+        .collect();
+    ensure!(!rows.is_empty(), "no row with {wanted:?}");
+    Ok(rows)
+}
+
+#[test]
+fn handshakes_that_were_seen_are_facts() {
+    let lab = Lab::direct().unwrap();
+    let truename = lab.truename(None).unwrap();
+    let connection = lab.connect(Dial::default()).unwrap();
+    let script = Spec::mixed(&Names::flink("jobmanager", "jm"), 0, 20).script();
+    connection.exchange(&script, Pace::default()).unwrap();
+    let client = connection.client_address().unwrap().ip().to_string();
+    let server = lab.address().ip().to_string();
+    for (name, address) in [("jobmanager:6123", server), ("taskmanager:6122", client)] {
+        let wanted = [("kind", "address"), ("name", name), ("source", "learned")];
+        let found = wait_until(PATIENCE, name, || rows(&truename, &wanted)).unwrap();
+        assert_eq!(found[0]["address"], address);
+        assert!(found[0]["last_seen"].is_string(), "{found:?}");
+    }
+}
+
+#[test]
+fn a_server_that_is_gone_is_told_and_what_it_said_is_kept() {
+    let (space, scratch) = (
+        Namespace::new("topology").unwrap(),
+        Scratch::new("topology").unwrap(),
+    );
+    let answer = |path: &str| match path {
+        "/jobmanager/config" => json!([{"key": "jobmanager.rpc.address", "value": "jm"}]),
+        "/overview" => json!({"taskmanagers": 1, "slots-total": 2, "flink-version": "2.3.0"}),
+        _ => {
+            json!({"taskmanagers": [{"id": "tm-1", "path": "pekko.tcp://flink@tm:6122/x", "dataPort": 7}]})
+        }
+    };
+    let server = space
+        .run(|| Server::start(move |request| Reply::Json(answer(&request.path).to_string())))
+        .unwrap()
+        .unwrap();
+    let url = server.url();
+    let text = format!(
+        "[datapath]\ninterfaces = [\"lo\"]\n[[endpoint]]\nname = \"jm\"\nprotocol = \"pekko\"\nlisten = \"*:6123\"\n\
+         [topology]\nsource = \"flink\"\nurls = [\"{url}\"]\npoll = \"200ms\"\n"
+    );
+    let file = scratch.write("truename.toml", &text).unwrap();
+    let truename = Truename::start_file(&space, &scratch, &file).unwrap();
+    let leader = [
+        ("kind", "leader-rpc"),
+        ("address", "pekko.tcp://flink@jm:6123"),
+    ];
+    wait_until(PATIENCE, "the leader", || rows(&truename, &leader)).unwrap();
+    let worker = rows(&truename, &[("kind", "worker"), ("name", "tm-1")]).unwrap();
+    assert_eq!(worker[0]["note"], "data port 7");
+
+    // The listener is woken from inside the namespace.
+    space.run(move || drop(server)).unwrap();
+    let failing = [("kind", "source"), ("source", "flink"), ("name", "failing")];
+    let failing = wait_until(PATIENCE, "the failure", || rows(&truename, &failing)).unwrap();
+    let why = failing[0]["note"].as_str().unwrap();
+    assert!(why.contains("cannot connect"), "{why}");
+    rows(&truename, &leader).unwrap();
+    let text = truename.text("topology").unwrap();
+    assert!(text.contains("worker"), "{text}");
+}
