@@ -106,14 +106,10 @@ pub enum ConfigError {
     )]
     Nothing,
     /// What a running agent cannot take on.
-    #[error("{key} cannot change from {before} to {after} while truename runs: restart it")]
+    #[error("{what} cannot change while truename runs: restart it")]
     Fixed {
-        /// The key.
-        key: &'static str,
-        /// The value in force.
-        before: String,
-        /// The new value.
-        after: String,
+        /// The section, or the key with both values.
+        what: String,
     },
     /// More endpoints than the kernel table holds.
     #[error("{origin}: {count} {what} are more than the {max} that fit the kernel table")]

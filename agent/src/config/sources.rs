@@ -59,8 +59,13 @@ impl Config {
             ),
         ] {
             if before != after {
-                return Err(ConfigError::Fixed { key, before, after });
+                let what = format!("{key} ({before} to {after})");
+                return Err(ConfigError::Fixed { what });
             }
+        }
+        if self.topology != next.topology {
+            let what = "[topology]".to_owned();
+            return Err(ConfigError::Fixed { what });
         }
         next.check_runnable()
     }

@@ -265,15 +265,15 @@ impl Inner {
         let (used, capacity) = (connections, services.capacity());
         let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         let mut problems = problems(&live, &counters);
-        problems.extend(api::topology::problems(
-            &self.watched.topology.borrow(),
-            &Clock::read(),
-        ));
         problems.extend(
             refused
                 .iter()
                 .map(|error| format!("a new configuration is not used: {error}")),
         );
+        problems.extend(api::topology::problems(
+            &self.watched.topology.borrow(),
+            &Clock::read(),
+        ));
         problems.extend(service_problems(
             config,
             &live.facts,
