@@ -214,12 +214,6 @@ fn nothing_is_left_on_the_interfaces() {
         translator.change(&lab, &rules(&lab, "off"))?;
         expect_modes(&lab, &mut translator, None)?;
         translator.change(&lab, &rules(&lab, "generic"))?;
-        // No service.
-        let mut none = Rules::new(Vec::new());
-        none.xdp = Some("generic");
-        translator.change(&lab, &none)?;
-        expect_modes(&lab, &mut translator, None)?;
-        translator.change(&lab, &rules(&lab, "generic"))?;
         expect_modes(&lab, &mut translator, Some("generic"))?;
         let truename = translator.truename().context("truename is at work")?;
         truename.detach()?;

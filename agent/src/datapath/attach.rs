@@ -153,7 +153,8 @@ impl Programs {
             if modes.is_empty() {
                 continue;
             }
-            match xdp::attach(&self.pins, self.object.xdp()?, interface, modes) {
+            let chosen = self.xdp.get(&interface.index).map(|(mode, _)| *mode);
+            match xdp::attach(&self.pins, self.object.xdp()?, interface, modes, chosen) {
                 Ok(Some(mode)) => drop(attached.insert(interface.index, (mode, interface.veth))),
                 Ok(None) => {}
                 Err(error) => problems.push(error.to_string()),

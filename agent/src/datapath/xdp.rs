@@ -77,7 +77,8 @@ pub fn devices(attached: &BTreeMap<u32, (Mode, bool)>) -> Vec<u32> {
         .collect()
 }
 
-/// Attaches to an interface in the first of `modes` that works, or takes the pinned link over.
+/// Attaches to an interface in the first of `modes` that works, or takes the pinned link over: that of
+/// the first mode, or of the mode that this agent has `chosen` because no better one works.
 ///
 /// # Errors
 /// When no mode works: why the last one did not.
@@ -86,6 +87,7 @@ pub(super) fn attach(
     program: &mut Xdp,
     interface: &Interface,
     modes: &[Mode],
+    chosen: Option<Mode>,
 ) -> Result<Option<Mode>, DatapathError> {
     let failed = |source: Cause| DatapathError::Attach {
         interface: interface.name.clone(),
@@ -98,11 +100,13 @@ pub(super) fn attach(
             continue;
         }
         let is_live = sys::link_ifindex(&pinned.path).is_ok_and(|index| index == interface.index);
-        if is_live && modes.contains(&pinned.mode) {
+        let is_best = modes.first() == Some(&pinned.mode);
+        let is_chosen = chosen == Some(pinned.mode) && modes.contains(&pinned.mode);
+        if is_live && (is_best || is_chosen) {
             replace_program(program, &pinned).map_err(failed)?;
             return Ok(Some(pinned.mode));
         }
-        remove_file(&pinned.path)?;
+        remove(&pinned)?;
     }
     for mode in modes {
         match attach_new(pins, program, interface, *mode) {
@@ -126,10 +130,17 @@ pub(super) fn detach_others(
 ) -> Result<(), DatapathError> {
     for pinned in pinned(pins)? {
         if !keep.contains_key(&pinned.ifindex) {
-            remove_file(&pinned.path)?;
+            remove(&pinned)?;
         }
     }
     Ok(())
+}
+
+/// Takes the program off at once, so that it can be attached in another mode.
+fn remove(pinned: &Pinned) -> Result<(), DatapathError> {
+    // Fails for a link whose interface is gone, which needs no detaching.
+    let _ = sys::detach_link(&pinned.path);
+    remove_file(&pinned.path)
 }
 
 /// A pinned link.
