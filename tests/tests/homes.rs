@@ -97,7 +97,7 @@ fn three_capabilities_are_enough_and_none_is_too_many() -> Result<()> {
     ensure!(code == 0, "{status}");
     // Another agent takes over, and everything can be removed, with no more.
     truename.start_agent()?;
-    ensure!(truename.agent()?.count_lines(0, &["Took over"]) > 0);
+    truename.agent()?.wait_line(0, &["Took over"], SOON)?;
     let before = fs::read_dir(truename.bpffs())?.count();
     truename.detach()?;
     let left: Vec<_> = fs::read_dir(truename.bpffs())
