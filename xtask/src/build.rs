@@ -11,7 +11,7 @@ use crate::{
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Optimised; what the demo and the tests use
+    /// Optimised; what the demo and the benchmark use
     #[arg(long)]
     release: bool,
 }
@@ -30,6 +30,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<PathBuf> {
     let binary = target_directory().join(profile).join("truename");
     println!("built {}", binary.display());
     Ok(binary)
+}
+
+/// The program for the tests, whose own build has nearly all of it.
+pub(crate) fn debug() -> Result<PathBuf> {
+    run(&Arguments { release: false })
 }
 
 /// The optimised program.

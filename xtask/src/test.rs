@@ -96,7 +96,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         "the tests make network namespaces and load BPF programs: run them as root"
     );
     let start = Instant::now();
-    let binary = build::release()?;
+    let binary = build::debug()?;
     let mut total = Count::default();
     let mut broken = Vec::new();
     let lint = Instant::now();

@@ -324,7 +324,8 @@ pub fn allocate(skb: *mut __sk_buff, scratch: &mut Scratch, settings: &Settings,
             End::Elsewhere
         },
     };
-    repeat(&mut allocation, TRIES);
+    // A candidate whose leftover was removed is tried again.
+    repeat(&mut allocation, 2 * TRIES);
     let tries = match Outcome::from_number(nat.outcome) {
         Outcome::Found => u32::from(nat.entry.tries),
         Outcome::Exhausted => TRIES,
