@@ -316,7 +316,7 @@ pub fn allocate(skb: *mut __sk_buff, scratch: &mut Scratch, settings: &Settings,
         skb,
         nat: ptr::from_mut(nat),
         settings,
-        end: if is_local && flags & conntrack_flags::DIRECT == 0 {
+        end: if is_local {
             End::Target
         } else if nat.target.flags & target_flags::SNAT != 0 {
             End::Source
