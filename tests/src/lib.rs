@@ -5,6 +5,7 @@ pub mod bench;
 pub mod budget;
 pub mod cleanup;
 pub mod flink;
+pub mod hub;
 pub mod kubernetes_mock;
 pub mod namespace;
 pub mod nat;

@@ -2,12 +2,13 @@
 
 use std::{
     fs::File,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{cleanup, sys};
 
@@ -94,6 +95,32 @@ impl Namespace {
         let mut command = Command::new(program);
         sys::confine(&mut command, Some(self.open()?), files).context("prepare the command")?;
         Ok(command)
+    }
+
+    /// Who has an established connection to a TCP port of the namespace, as `ss` shows them.
+    ///
+    /// # Errors
+    /// `ss` is missing.
+    pub fn peers(&self, port: u16) -> Result<Vec<SocketAddr>> {
+        let mut command = self.command(Path::new("ss"), &[])?;
+        command.args([
+            "-Htn",
+            "state",
+            "established",
+            "sport",
+            "=",
+            &port.to_string(),
+        ]);
+        let output = command.output().context("run ss")?;
+        ensure!(output.status.success(), "ss ended with {}", output.status);
+        String::from_utf8_lossy(&output.stdout)
+            .lines()
+            .map(|line| {
+                let peer = line.split_whitespace().last().unwrap_or_default();
+                let peer: SocketAddr = peer.parse().with_context(|| format!("ss said {line:?}"))?;
+                Ok(SocketAddr::new(peer.ip().to_canonical(), peer.port()))
+            })
+            .collect()
     }
 
     /// Sets an offload of an interface.

@@ -45,7 +45,7 @@ fn follow(version: &str) -> Result<()> {
     let timeline = Timeline::new();
     let flink = Flink::fetch(version, &timeline)?;
     let mut scratch = Scratch::new("topology")?;
-    let mut cluster = Cluster::new(&flink, Addressing::Canonical, &scratch)?;
+    let mut cluster = Cluster::new(&flink, Addressing::Canonical, 1, &scratch)?;
     let space = cluster.job_space().clone();
     // The runtime's threads are made inside the namespace, and stay there.
     let outcome = space.run(|| {
@@ -83,7 +83,7 @@ async fn steps(cluster: &mut Cluster, timeline: &Timeline) -> Result<()> {
     );
     timeline.say(&format!("leader {} at {url}", leader.value.address));
 
-    cluster.start_task_manager()?;
+    cluster.start_task_manager(0)?;
     let known = wait(&mut seen, "the worker", |s| s.topology.workers.len() == 1).await?;
     let (first, worker) = known.topology.workers.first_key_value().context("none")?;
     ensure!(worker.value.rpc.to_string() == "pekko.tcp://flink@taskmanager:6122");
@@ -100,14 +100,14 @@ async fn steps(cluster: &mut Cluster, timeline: &Timeline) -> Result<()> {
     );
 
     let start = Instant::now();
-    cluster.kill_task_manager();
+    cluster.kill_task_manager(0);
     wait(&mut seen, "no worker", |s| s.topology.workers.is_empty()).await?;
     timeline.say(&format!(
         "the worker is gone {:.1} s after SIGKILL",
         start.elapsed().as_secs_f64()
     ));
 
-    cluster.start_task_manager()?;
+    cluster.start_task_manager(0)?;
     let known = wait(&mut seen, "another worker", |s| {
         s.topology.workers.len() == 1
     })

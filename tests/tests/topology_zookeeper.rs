@@ -145,7 +145,7 @@ fn follows_the_leader(version: &str) {
     let flink = Flink::fetch(version, &timeline).unwrap();
     let scratch = Scratch::new("zookeeper").unwrap();
     let mut pair = Pair::new(&flink, &scratch).unwrap();
-    let mut observer = Observer::new(pair.hub(), pair.ensemble());
+    let mut observer = Observer::new(pair.hub().space(), pair.ensemble());
     let empty = observer.until("an empty ZooKeeper", |report| {
         report.health.success.is_some()
     });

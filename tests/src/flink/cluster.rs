@@ -1,4 +1,4 @@
-//! A JobManager and a TaskManager, each in a namespace and with a hosts file of its own.
+//! A JobManager and TaskManagers, each in a namespace and with a hosts file of its own.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
@@ -9,36 +9,35 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use super::{
-    config::{self, BLOB_PORT, REST_PORT, RPC_PORT, Role, TASK_PORT},
+    config::{self, BLOB_PORT, REST_PORT, RPC_PORT, TASK_PORT},
     fetch::Flink,
     jvm,
+    node::Node,
     rest::Rest,
 };
-use crate::{
-    namespace::{Namespace, link},
-    process::Process,
-    scratch::Scratch,
-    wait::wait_until,
-};
+use crate::{hub::Hub, namespace::Namespace, process::Process, scratch::Scratch, wait::wait_until};
 
 /// The JobManager's address, by which the alias leads to it.
 pub(crate) const JOB_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 61, 23, 1);
-/// A second address of the JobManager's host: the TaskManager reaches nothing there but the blob server.
+/// A second address of the JobManager's host: TaskManagers reach nothing there but the blob server.
 pub(crate) const BLOB_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 61, 23, 2);
+/// The first TaskManager's; the next ones follow.
 const TASK_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 61, 23, 3);
+/// The address of the host in the middle.
+const HUB_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 61, 23, 254);
 /// The interface of the JobManager's namespace.
 pub(crate) const JOB_INTERFACE: &str = "job0";
 const TASK_INTERFACE: &str = "task0";
 
 /// The name the JobManager has for itself.
 pub(crate) const CANONICAL: &str = "jobmanager";
-/// The name by which the TaskManager knows it.
+/// The name by which TaskManagers know it.
 pub(crate) const ALIAS: &str = "jm";
 
 /// A JVM of either role may take this long to say something expected.
 pub(crate) const JVM: Duration = Duration::from_secs(60);
 
-/// What the TaskManager calls the JobManager.
+/// What TaskManagers call the JobManager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Addressing {
     /// By a name the JobManager does not have for itself.
@@ -47,45 +46,29 @@ pub enum Addressing {
     Canonical,
 }
 
-/// The two namespaces, and the processes that run now.
+/// The namespaces, and the processes that run now.
 #[derive(Debug)]
 pub struct Cluster {
-    // Fields are dropped in this order: processes before their namespaces.
-    job: Option<Process>,
-    task: Option<Process>,
+    job: Node,
+    tasks: Vec<Node>,
     flink: Flink,
     addressing: Addressing,
-    job_space: Namespace,
-    task_space: Namespace,
-    job_files: Vec<(PathBuf, PathBuf)>,
-    task_files: Vec<(PathBuf, PathBuf)>,
-    job_home: PathBuf,
-    task_home: PathBuf,
+    hub: Hub,
     logs: PathBuf,
 }
 
 impl Cluster {
-    /// Makes the namespaces and the configuration; starts nothing.
+    /// Makes the namespaces and the configuration for so many TaskManagers; starts nothing.
     ///
     /// # Errors
     /// Not root, or the machine lacks something.
-    pub fn new(flink: &Flink, addressing: Addressing, scratch: &Scratch) -> Result<Self> {
-        let (job_space, task_space) = (Namespace::new("job")?, Namespace::new("task")?);
-        link((&job_space, JOB_INTERFACE), (&task_space, TASK_INTERFACE))?;
-        for address in [JOB_ADDRESS, BLOB_ADDRESS] {
-            job_space.ip(&format!("address add {address}/24 dev {JOB_INTERFACE}"))?;
-        }
-        task_space.ip(&format!(
-            "address add {TASK_ADDRESS}/24 dev {TASK_INTERFACE}"
-        ))?;
-        // The blob server's host reaches a TaskManager as a bare name, which has no room for an alias: it
-        // has to resolve. It gets an address where only the blob port answers, so that the canonical name
-        // is of no use for RPC.
-        task_space.ip(&format!(
-            "rule add pref 10 to {BLOB_ADDRESS} ipproto tcp dport {BLOB_PORT} lookup main"
-        ))?;
-        task_space.ip(&format!("rule add pref 11 to {BLOB_ADDRESS} unreachable"))?;
-
+    pub fn new(
+        flink: &Flink,
+        addressing: Addressing,
+        task_managers: usize,
+        scratch: &Scratch,
+    ) -> Result<Self> {
+        let hub = Hub::new(HUB_ADDRESS)?;
         let (known_as, canonical_at) = match addressing {
             Addressing::Alias => (ALIAS, BLOB_ADDRESS),
             Addressing::Canonical => (CANONICAL, JOB_ADDRESS),
@@ -93,41 +76,59 @@ impl Cluster {
         // Flink asks for the address of the machine's own name.
         let machine = std::fs::read_to_string("/proc/sys/kernel/hostname")
             .context("read the machine's name")?;
-        let machine = machine.trim();
-        let own = format!("127.0.0.1 localhost {machine}\n{TASK_ADDRESS} taskmanager\n");
-        let job_hosts = format!("{own}{JOB_ADDRESS} {CANONICAL}\n");
-        let task_hosts = format!("{own}{JOB_ADDRESS} {ALIAS}\n{canonical_at} {CANONICAL}\n");
+        let mut own = format!("127.0.0.1 localhost {}\n", machine.trim());
+        for number in 0..task_managers {
+            let (address, name) = (Self::task_address(number), Self::task_name(number));
+            own += &format!("{address} {name}\n");
+        }
         // No name server: what is not in the hosts file does not resolve.
         let resolver = scratch.write("resolv.conf", "nameserver 127.0.0.1\n")?;
-        let files = |name: &str, hosts: &str| -> Result<Vec<(PathBuf, PathBuf)>> {
-            Ok(vec![
-                (scratch.write(name, hosts)?, PathBuf::from("/etc/hosts")),
+        let node = |name: &str, space: Namespace, names: &str, jobmanager: &str| -> Result<Node> {
+            let hosts = scratch.write(&format!("hosts-{name}"), &format!("{own}{names}"))?;
+            let files = vec![
+                (hosts, PathBuf::from("/etc/hosts")),
                 (resolver.clone(), PathBuf::from("/etc/resolv.conf")),
-            ])
+            ];
+            let home = config::write(scratch, flink, name, jobmanager)?;
+            Ok(Node::new(name.to_owned(), space, home, files))
         };
+        let space = Namespace::new("job")?;
+        hub.connect(&space, JOB_INTERFACE, &[JOB_ADDRESS, BLOB_ADDRESS])?;
+        let names = format!("{JOB_ADDRESS} {CANONICAL}\n");
+        let job = node("jobmanager", space, &names, CANONICAL)?;
+        let names = format!("{JOB_ADDRESS} {ALIAS}\n{canonical_at} {CANONICAL}\n");
+        let task = |number| {
+            let space = Namespace::new("task")?;
+            hub.connect(&space, TASK_INTERFACE, &[Self::task_address(number)])?;
+            // The blob server's host reaches a TaskManager as a bare name, which has no room for an alias:
+            // it has to resolve. It gets an address where only the blob port answers, so that the canonical
+            // name is of no use for RPC.
+            space.ip(&format!(
+                "rule add pref 10 to {BLOB_ADDRESS} ipproto tcp dport {BLOB_PORT} lookup main"
+            ))?;
+            space.ip(&format!("rule add pref 11 to {BLOB_ADDRESS} unreachable"))?;
+            node(&Self::task_name(number), space, &names, known_as)
+        };
+        let tasks = (0..task_managers).map(task).collect::<Result<_>>()?;
         Ok(Self {
-            job: None,
-            task: None,
+            job,
+            tasks,
             flink: flink.clone(),
             addressing,
-            job_files: files("hosts-jobmanager", &job_hosts)?,
-            task_files: files("hosts-taskmanager", &task_hosts)?,
-            job_home: config::write(scratch, flink, Role::Job, CANONICAL)?,
-            task_home: config::write(scratch, flink, Role::Task, known_as)?,
+            hub,
             logs: scratch.path().to_owned(),
-            job_space,
-            task_space,
         })
     }
 
-    /// Makes sure that the canonical name is of no use for RPC at the TaskManager.
+    /// Makes sure that the canonical name is of no use for RPC at TaskManagers.
     ///
     /// # Errors
     /// It is.
     pub fn check_separation(&self) -> Result<()> {
         let reach = |address: Ipv4Addr, port| {
             let address = SocketAddr::new(IpAddr::V4(address), port);
-            self.task_space
+            self.tasks[0]
+                .space
                 .run(|| TcpStream::connect_timeout(&address, Duration::from_secs(2)).is_ok())
         };
         ensure!(
@@ -159,10 +160,9 @@ impl Cluster {
     /// # Errors
     /// It did not come up.
     pub fn restart_job_manager(&mut self) -> Result<()> {
-        self.job = None;
-        let job = self.start(Role::Job)?;
-        job.wait_line(0, &["Rest endpoint listening"], JVM)?;
-        self.job = Some(job);
+        self.job.start(&self.flink, jvm::JOB_MANAGER, &self.logs)?;
+        self.job_manager()?
+            .wait_line(0, &["Rest endpoint listening"], JVM)?;
         wait_until(JVM, "REST of the new JobManager", || {
             self.rest().get("/overview")
         })
@@ -173,11 +173,8 @@ impl Cluster {
     ///
     /// # Errors
     /// It cannot be started.
-    pub fn start_task_manager(&mut self) -> Result<()> {
-        self.task = None;
-        let task = self.start(Role::Task)?;
-        self.task = Some(task);
-        Ok(())
+    pub fn start_task_manager(&mut self, number: usize) -> Result<()> {
+        self.tasks[number].start(&self.flink, jvm::TASK_MANAGER, &self.logs)
     }
 
     /// The running JobManager.
@@ -185,30 +182,64 @@ impl Cluster {
     /// # Errors
     /// There is none.
     pub fn job_manager(&self) -> Result<&Process> {
-        self.job.as_ref().context("no JobManager runs")
+        self.job.running()
     }
 
-    /// The running TaskManager.
+    /// A running TaskManager.
     ///
     /// # Errors
-    /// There is none.
-    pub fn task_manager(&self) -> Result<&Process> {
-        self.task.as_ref().context("no TaskManager runs")
+    /// It does not run.
+    pub fn task_manager(&self, number: usize) -> Result<&Process> {
+        self.tasks[number].running()
     }
 
     /// Kills the JobManager (SIGKILL).
     pub fn kill_job_manager(&mut self) {
-        self.job = None;
+        self.job.kill();
     }
 
-    /// Kills the TaskManager (SIGKILL).
-    pub fn kill_task_manager(&mut self) {
-        self.task = None;
+    /// Kills a TaskManager (SIGKILL).
+    pub fn kill_task_manager(&mut self, number: usize) {
+        self.tasks[number].kill();
     }
 
     /// The JobManager's namespace.
     pub fn job_space(&self) -> &Namespace {
-        &self.job_space
+        &self.job.space
+    }
+
+    /// A TaskManager's namespace.
+    pub fn task_space(&self, number: usize) -> &Namespace {
+        &self.tasks[number].space
+    }
+
+    /// The host that all reach.
+    pub fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
+    /// What stands in the place of other files for the JobManager, so that it knows the names:
+    /// `(private file, path it stands for)`.
+    pub fn files(&self) -> &[(PathBuf, PathBuf)] {
+        &self.job.files
+    }
+
+    /// The name a TaskManager has for itself.
+    pub fn task_name(number: usize) -> String {
+        match number {
+            0 => "taskmanager".to_owned(),
+            _ => format!("taskmanager-{}", number + 1),
+        }
+    }
+
+    /// The address of a TaskManager.
+    pub fn task_address(number: usize) -> Ipv4Addr {
+        Ipv4Addr::from_bits(TASK_ADDRESS.to_bits() + number as u32)
+    }
+
+    /// Where a TaskManager listens for RPC.
+    pub fn task_rpc_address(number: usize) -> SocketAddr {
+        SocketAddr::new(IpAddr::V4(Self::task_address(number)), TASK_PORT)
     }
 
     /// Where the JobManager listens for RPC.
@@ -221,13 +252,41 @@ impl Cluster {
         SocketAddr::new(IpAddr::V4(JOB_ADDRESS), REST_PORT)
     }
 
+    /// The same at the second address of its host.
+    pub fn second_rest_address() -> SocketAddr {
+        SocketAddr::new(IpAddr::V4(BLOB_ADDRESS), REST_PORT)
+    }
+
+    /// Takes the first address from the JobManager's host.
+    ///
+    /// # Errors
+    /// It does not have it any more.
+    pub fn remove_first_address(&self) -> Result<()> {
+        let space = &self.job.space;
+        // Without this the second address, which is in the same network, goes with the first.
+        space.sysctl("net/ipv4/conf/all/promote_secondaries", "1")?;
+        space
+            .ip(&format!(
+                "address delete {JOB_ADDRESS}/24 dev {JOB_INTERFACE}"
+            ))
+            .map(drop)
+    }
+
+    /// How many TaskManagers the JobManager knows.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn registered(&self) -> Result<usize> {
+        Ok(self.rest().task_managers()?.len())
+    }
+
     pub(crate) fn rest(&self) -> Rest<'_> {
-        Rest::new(&self.job_space, Self::rest_address())
+        Rest::new(&self.job.space, Self::rest_address())
     }
 
     /// The established connections that carry RPC between the two, as `ss` shows them.
     pub(crate) fn rpc_connections(&self) -> Result<Vec<String>> {
-        let mut command = self.job_space.command(Path::new("ss"), &[])?;
+        let mut command = self.job.space.command(Path::new("ss"), &[])?;
         command.args(["-Htn", "state", "established"]);
         let output = command.output().context("run ss")?;
         ensure!(output.status.success(), "ss ended with {}", output.status);
@@ -240,24 +299,5 @@ impl Cluster {
             })
             .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
             .collect())
-    }
-
-    fn start(&self, role: Role) -> Result<Process> {
-        let (space, files, home, class) = match role {
-            Role::Job => (
-                &self.job_space,
-                &self.job_files,
-                &self.job_home,
-                jvm::JOB_MANAGER,
-            ),
-            Role::Task => (
-                &self.task_space,
-                &self.task_files,
-                &self.task_home,
-                jvm::TASK_MANAGER,
-            ),
-        };
-        let java = jvm::java(space, files, &self.flink, home, class)?;
-        Process::spawn(role.name(), java, &self.logs)
     }
 }

@@ -1,4 +1,4 @@
-//! The configuration of the two processes. One text serves every release: unknown keys are ignored.
+//! The configuration of a cluster's processes. One text serves both roles and every release: unknown keys are ignored.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -22,30 +22,13 @@ pub(crate) const METRICS_PORT: u16 = 6150;
 pub(crate) const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(5);
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Which process a configuration is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Role {
-    Job,
-    Task,
-}
-
-impl Role {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Job => "jobmanager",
-            Self::Task => "taskmanager",
-        }
-    }
-}
-
-/// Writes the configuration directory of one process, which knows the JobManager as `jobmanager`.
+/// Writes the configuration directory of the process `name`, which knows the JobManager as `jobmanager`.
 pub(crate) fn write(
     scratch: &Scratch,
     flink: &Flink,
-    role: Role,
+    name: &str,
     jobmanager: &str,
 ) -> Result<PathBuf> {
-    let name = role.name();
     let home = scratch.path().join(name);
     let home_text = home.display();
     let settings = [
@@ -57,7 +40,7 @@ pub(crate) fn write(
         ("rest.address", jobmanager.to_owned()),
         ("rest.port", REST_PORT.to_string()),
         ("rest.bind-address", "0.0.0.0".to_owned()),
-        ("taskmanager.host", "taskmanager".to_owned()),
+        ("taskmanager.host", name.to_owned()),
         ("taskmanager.bind-host", "0.0.0.0".to_owned()),
         ("taskmanager.rpc.port", TASK_PORT.to_string()),
         (

@@ -9,9 +9,11 @@ use super::{
     config::{self, BLOB_PORT, REST_PORT, RPC_PORT},
     fetch::Flink,
     jvm,
+    node::Node,
 };
 use crate::{
-    namespace::{Namespace, link},
+    hub::Hub,
+    namespace::Namespace,
     process::Process,
     scratch::Scratch,
     zookeeper::{CLIENT_PORT, Ensemble},
@@ -30,19 +32,11 @@ const LEADS: [&str; 3] = [
 #[derive(Debug)]
 pub struct Pair {
     // Fields are dropped in this order: processes before their namespaces.
-    managers: [Manager; 2],
+    managers: [Node; 2],
     ensemble: Ensemble,
     flink: Flink,
-    hub: Namespace,
+    hub: Hub,
     logs: PathBuf,
-}
-
-#[derive(Debug)]
-struct Manager {
-    process: Option<Process>,
-    space: Namespace,
-    home: PathBuf,
-    files: Vec<(PathBuf, PathBuf)>,
 }
 
 impl Pair {
@@ -58,11 +52,8 @@ impl Pair {
     /// # Errors
     /// Not root, or the machine lacks something.
     pub fn new(flink: &Flink, scratch: &Scratch) -> Result<Self> {
-        let hub = Namespace::new("hub")?;
-        hub.ip("link add bridge0 type bridge")?;
-        hub.ip("link set bridge0 up")?;
-        hub.ip(&format!("address add {ZOOKEEPER}/24 dev bridge0"))?;
-        let ensemble = Ensemble::start(&hub, &[ZOOKEEPER], scratch)?;
+        let hub = Hub::new(ZOOKEEPER)?;
+        let ensemble = Ensemble::start(hub.space(), &[ZOOKEEPER], scratch)?;
         let machine = std::fs::read_to_string("/proc/sys/kernel/hostname")
             .context("read the machine's name")?;
         // Flink up to 1.14 has a ZooKeeper client that looks addresses up in the form in which Java up to
@@ -70,28 +61,23 @@ impl Pair {
         let hosts = format!(
             "127.0.0.1 localhost {}\n{ZOOKEEPER} zookeeper zookeeper/<unresolved>\n{} {}\n{} {}\n",
             machine.trim(),
-            MANAGERS[0],
+            Self::address(0),
             Self::name(0),
-            MANAGERS[1],
+            Self::address(1),
             Self::name(1),
         );
-        let hosts = scratch.write("hosts", &hosts)?;
-        let resolver = scratch.write("resolv.conf", "nameserver 127.0.0.1\n")?;
-        let manager = |number: usize| -> Result<Manager> {
+        let files = vec![
+            (scratch.write("hosts", &hosts)?, PathBuf::from("/etc/hosts")),
+            (
+                scratch.write("resolv.conf", "nameserver 127.0.0.1\n")?,
+                PathBuf::from("/etc/resolv.conf"),
+            ),
+        ];
+        let manager = |number: usize| -> Result<Node> {
             let space = Namespace::new("jm")?;
-            let port = format!("jm{number}");
-            link((&hub, &port), (&space, "jm"))?;
-            hub.ip(&format!("link set {port} master bridge0"))?;
-            space.ip(&format!("address add {}/24 dev jm", MANAGERS[number]))?;
-            Ok(Manager {
-                process: None,
-                space,
-                home: configure(scratch, flink, number)?,
-                files: vec![
-                    (hosts.clone(), PathBuf::from("/etc/hosts")),
-                    (resolver.clone(), PathBuf::from("/etc/resolv.conf")),
-                ],
-            })
+            hub.connect(&space, "jm", &[Self::address(number)])?;
+            let home = configure(scratch, flink, number)?;
+            Ok(Node::new(Self::name(number), space, home, files.clone()))
         };
         Ok(Self {
             managers: [manager(0)?, manager(1)?],
@@ -117,9 +103,20 @@ impl Pair {
         format!("{}:{REST_PORT}", Self::name(number))
     }
 
-    /// The namespace that ZooKeeper runs in, from which all is reached.
-    pub fn hub(&self) -> &Namespace {
+    /// The address of a JobManager.
+    pub fn address(number: usize) -> Ipv4Addr {
+        MANAGERS[number]
+    }
+
+    /// The host that ZooKeeper runs on, from which all is reached.
+    pub fn hub(&self) -> &Hub {
         &self.hub
+    }
+
+    /// What stands in the place of others for all processes, so that they know the names:
+    /// `(private file, path it stands for)`.
+    pub fn files(&self) -> &[(PathBuf, PathBuf)] {
+        &self.managers[0].files
     }
 
     /// ZooKeeper.
@@ -133,17 +130,23 @@ impl Pair {
     /// It does not come up.
     pub fn start(&mut self, number: usize) -> Result<()> {
         let manager = &mut self.managers[number];
-        let java = jvm::java(
-            &manager.space,
-            &manager.files,
-            &self.flink,
-            &manager.home,
-            jvm::JOB_MANAGER,
-        )?;
-        let process = Process::spawn(&Self::name(number), java, &self.logs)?;
-        process.wait_line(0, &["Rest endpoint listening"], JVM)?;
-        manager.process = Some(process);
-        Ok(())
+        manager.start(&self.flink, jvm::JOB_MANAGER, &self.logs)?;
+        self.manager(number)?
+            .wait_line(0, &["Rest endpoint listening"], JVM)
+            .map(drop)
+    }
+
+    /// A JobManager that was started.
+    ///
+    /// # Errors
+    /// It was not, or was killed.
+    pub fn manager(&self, number: usize) -> Result<&Process> {
+        self.managers[number].running()
+    }
+
+    /// Where a JobManager runs.
+    pub fn space(&self, number: usize) -> &Namespace {
+        &self.managers[number].space
     }
 
     /// Waits until a JobManager says that every part of it leads.
@@ -151,8 +154,7 @@ impl Pair {
     /// # Errors
     /// It does not get to.
     pub fn wait_leads(&self, number: usize) -> Result<()> {
-        let process = self.managers[number].process.as_ref();
-        let process = process.with_context(|| format!("{} does not run", Self::name(number)))?;
+        let process = self.manager(number)?;
         LEADS.iter().try_for_each(|part| {
             process
                 .wait_line(0, &[part, "granted leadership"], JVM)
@@ -162,7 +164,7 @@ impl Pair {
 
     /// Kills a JobManager (SIGKILL).
     pub fn kill(&mut self, number: usize) {
-        self.managers[number].process = None;
+        self.managers[number].kill();
     }
 }
 

@@ -6,6 +6,7 @@ mod fetch;
 mod ha;
 mod job;
 mod jvm;
+mod node;
 mod rest;
 mod scenario;
 

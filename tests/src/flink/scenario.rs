@@ -78,10 +78,10 @@ pub fn run_canonical(version: &str, timeline: &Timeline) -> Result<()> {
 fn canonical_steps(flink: &Flink, scratch: &Scratch, timeline: &Timeline) -> Result<()> {
     let jar = job::build(flink, scratch)?;
     timeline.heading(&format!("Flink {}, no alias, no truename", flink.version()));
-    let mut cluster = Cluster::new(flink, Addressing::Canonical, scratch)?;
+    let mut cluster = Cluster::new(flink, Addressing::Canonical, 1, scratch)?;
     cluster.start_job_manager()?;
     timeline.say("JobManager is up");
-    cluster.start_task_manager()?;
+    cluster.start_task_manager(0)?;
     joins(&cluster, timeline)?;
     finishes_a_job(&cluster, &jar, timeline)?;
     shows_metrics(&cluster, timeline)?;
@@ -94,7 +94,7 @@ fn canonical_steps(flink: &Flink, scratch: &Scratch, timeline: &Timeline) -> Res
 
 fn steps(flink: &Flink, options: &Options, scratch: &Scratch, timeline: &Timeline) -> Result<()> {
     let jar = job::build(flink, scratch)?;
-    let mut cluster = Cluster::new(flink, Addressing::Alias, scratch)?;
+    let mut cluster = Cluster::new(flink, Addressing::Alias, 1, scratch)?;
 
     timeline.heading(&format!("Without truename (Flink {})", flink.version()));
     refused(&mut cluster, timeline)?;
@@ -117,7 +117,7 @@ fn steps(flink: &Flink, options: &Options, scratch: &Scratch, timeline: &Timelin
         cluster::JOB_INTERFACE
     ));
     if options.learn {
-        cluster.start_task_manager()?;
+        cluster.start_task_manager(0)?;
         timeline.say("TaskManager restarted, so that the handshake is seen");
     }
     joins(&cluster, timeline)?;
@@ -151,7 +151,7 @@ fn refused(cluster: &mut Cluster, timeline: &Timeline) -> Result<()> {
     cluster.start_job_manager()?;
     timeline.say("JobManager is up; it calls itself jobmanager:6123");
     cluster.check_separation()?;
-    cluster.start_task_manager()?;
+    cluster.start_task_manager(0)?;
     timeline.say("TaskManager started; it knows the JobManager as jm:6123 only");
     timeline.quote(
         "(jobmanager resolves there too, because the blob server's host is sent as a bare name,",
@@ -172,7 +172,7 @@ fn refused(cluster: &mut Cluster, timeline: &Timeline) -> Result<()> {
 fn joins(cluster: &Cluster, timeline: &Timeline) -> Result<()> {
     let start = Instant::now();
     cluster
-        .task_manager()?
+        .task_manager(0)?
         .wait_line(0, &[REGISTERED], RETRY)
         .context("the TaskManager did not join")?;
     timeline.say(&format!(
@@ -218,7 +218,7 @@ fn has_one_connection(cluster: &Cluster, timeline: &Timeline) -> Result<()> {
 }
 
 fn survives_pause(cluster: &Cluster, timeline: &Timeline) -> Result<()> {
-    let (job, task) = (cluster.job_manager()?, cluster.task_manager()?);
+    let (job, task) = (cluster.job_manager()?, cluster.task_manager(0)?);
     let mark = task.mark();
     let paused = Instant::now();
     job.pause()?;
@@ -251,14 +251,14 @@ fn survives_pause(cluster: &Cluster, timeline: &Timeline) -> Result<()> {
 }
 
 fn survives_restart(cluster: &mut Cluster, timeline: &Timeline) -> Result<()> {
-    let mark = cluster.task_manager()?.mark();
+    let mark = cluster.task_manager(0)?.mark();
     cluster.kill_job_manager();
     timeline.say("JobManager killed (SIGKILL)");
     cluster.restart_job_manager()?;
     let up = Instant::now();
     timeline.say("another JobManager is up");
     cluster
-        .task_manager()?
+        .task_manager(0)?
         .wait_line(mark, &[REGISTERED], cluster::JVM)
         .context("the TaskManager did not come back")?;
     cluster.rest().wait_task_managers(1, RECOVERY)?;
