@@ -171,6 +171,19 @@ impl Process {
     /// It is still there after `timeout`.
     pub fn terminate(&mut self, timeout: Duration) -> Result<ExitStatus> {
         self.signal(libc::SIGTERM)?;
+        self.wait_end(timeout)
+    }
+
+    /// Interrupts the process, as a terminal does (SIGINT), and waits for its end.
+    ///
+    /// # Errors
+    /// It is still there after `timeout`.
+    pub fn interrupt(&mut self, timeout: Duration) -> Result<ExitStatus> {
+        self.signal(libc::SIGINT)?;
+        self.wait_end(timeout)
+    }
+
+    fn wait_end(&mut self, timeout: Duration) -> Result<ExitStatus> {
         crate::wait::wait_until(timeout, &format!("end of {}", self.name), || {
             self.child
                 .try_wait()?

@@ -51,6 +51,10 @@ pub(crate) fn confine(
     let setup = move || {
         // SAFETY: prctl(PR_SET_PDEATHSIG) takes integers only.
         check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
+        // SAFETY: signal(SIG_DFL) takes integers only. A job in the background inherits that it is ignored.
+        if unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) } == libc::SIG_ERR {
+            return Err(io::Error::last_os_error());
+        }
         if let Some(namespace) = &namespace {
             enter_network(namespace)?;
         }

@@ -83,6 +83,8 @@ pub struct Truename {
     /// What starts the agent, with its arguments; nothing if it is started directly.
     launcher: Vec<String>,
     environment: Vec<(String, OsString)>,
+    /// What stands in the place of others for agents.
+    files: Vec<(PathBuf, PathBuf)>,
     agent: Option<Process>,
 }
 
@@ -174,6 +176,7 @@ impl Truename {
             log_directory: scratch.path().to_owned(),
             launcher: Vec::new(),
             environment: Vec::new(),
+            files: Vec::new(),
             agent: None,
         })
     }
@@ -192,6 +195,11 @@ impl Truename {
     /// Gives agents a variable of the environment.
     pub fn set_variable(&mut self, name: &str, value: impl Into<OsString>) {
         self.environment.push((name.to_owned(), value.into()));
+    }
+
+    /// Gives agents files in the place of others: `(private file, path it stands for)`.
+    pub fn put_files(&mut self, files: &[(PathBuf, PathBuf)]) {
+        self.files.extend_from_slice(files);
     }
 
     /// Starts an agent on the same pins and the same socket.
@@ -243,19 +251,8 @@ impl Truename {
     /// # Errors
     /// The agent does not answer.
     pub fn status(&self) -> Result<(Value, i32)> {
-        let mut command = self.namespace.command(&self.binary, &[])?;
-        let output = command
-            .arg("--control-socket")
-            .arg(&self.socket)
-            .args(["status", "-o", "json"])
-            .output()
-            .context("run truename")?;
-        let status = serde_json::from_slice(&output.stdout).with_context(|| {
-            format!(
-                "status answered {}",
-                String::from_utf8_lossy(&output.stderr)
-            )
-        })?;
+        let output = self.ask(&["status", "-o", "json"])?;
+        let status = serde_json::from_slice(&output.stdout).context("status is not JSON")?;
         Ok((status, output.status.code().unwrap_or(-1)))
     }
 
@@ -317,18 +314,26 @@ impl Truename {
     fn launched(&self) -> Result<Command> {
         let mut words = self.launcher.iter().map(Path::new).chain([&*self.binary]);
         let program = words.next().context("a program")?;
-        let mut command = self.namespace.command(program, &[])?;
+        let mut command = self.namespace.command(program, &self.files)?;
         command.args(words);
         Ok(command)
     }
 
-    fn ask(&self, arguments: &[&str]) -> Result<Output> {
+    /// The program with these arguments, to ask the agent.
+    ///
+    /// # Errors
+    /// The namespace is gone.
+    pub fn command(&self, arguments: &[&str]) -> Result<Command> {
         let mut command = self.namespace.command(&self.binary, &[])?;
         command
             .arg("--control-socket")
             .arg(&self.socket)
             .args(arguments);
-        run(command)
+        Ok(command)
+    }
+
+    fn ask(&self, arguments: &[&str]) -> Result<Output> {
+        run(self.command(arguments)?)
     }
 }
 

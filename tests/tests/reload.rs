@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
     time::Duration,
@@ -10,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use truename_tests::{
-    nat,
+    nat::{self, talk},
     scratch::Scratch,
     traffic::{Connection, Dial, Lab, Pace},
     truename::Truename,
@@ -110,20 +109,6 @@ fn exchange(connection: &Connection, round: u64) -> Result<()> {
         spec.continued(round)
     };
     connection.exchange(&spec.script(), Pace::default())
-}
-
-/// Bytes pass in both directions.
-fn talk(one: &mut TcpStream, other: &mut TcpStream) -> Result<()> {
-    say(one, other)?;
-    say(other, one)
-}
-
-fn say(from: &mut TcpStream, to: &mut TcpStream) -> Result<()> {
-    from.write_all(b"hello").context("send")?;
-    let mut got = [0; 5];
-    to.read_exact(&mut got).context("receive")?;
-    ensure!(&got == b"hello", "{got:?} arrived");
-    Ok(())
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Leader records in a real ZooKeeper, written by real JobManagers.
 
+mod zookeeper;
+
 use std::{
     net::Ipv4Addr,
     sync::Mutex,
@@ -22,6 +24,7 @@ use truename_tests::{
     timeline::Timeline,
     zookeeper::Ensemble,
 };
+use zookeeper::Records;
 use zookeeper_client::{Acls, Client, CreateMode};
 
 /// Clusters have deadlines: they get the machine for themselves, one after the other.
@@ -122,22 +125,6 @@ fn all_parts_of(number: usize) -> Vec<String> {
     vec![Pair::rpc(number), Pair::rpc(number), Pair::rest(number)]
 }
 
-/// When the last record of a leader was written, by ZooKeeper's clock, which is this machine's.
-fn last_written(observer: &Observer) -> SystemTime {
-    const PARTS: [&str; 3] = ["resource_manager", "dispatcher", "rest_server"];
-    let client = observer.client();
-    let milliseconds = PARTS
-        .into_iter()
-        .flat_map(|part| {
-            ["/connection_info", "_lock"].map(|layout| format!("/flink/pair/leader/{part}{layout}"))
-        })
-        .filter_map(|path| observer.wait(client.check_stat(&path)).unwrap())
-        .map(|stat| stat.mtime)
-        .max()
-        .unwrap();
-    SystemTime::UNIX_EPOCH + Duration::from_millis(milliseconds.try_into().unwrap())
-}
-
 /// Kills the leader of two JobManagers.
 fn follows_the_leader(version: &str) {
     let _machine = MACHINE.lock().unwrap_or_else(|poison| poison.into_inner());
@@ -169,7 +156,10 @@ fn follows_the_leader(version: &str) {
     assert!(first.facts.claims().ne(second.facts.claims()));
     assert_eq!(second.health.state(Moment::now()), State::Good);
 
-    let written = last_written(&observer);
+    const PARTS: [&str; 3] = ["resource_manager", "dispatcher", "rest_server"];
+    let records = Records::connect(pair.hub().space(), pair.ensemble()).unwrap();
+    let written = PARTS.map(|part| records.written(part).unwrap());
+    let written = written.into_iter().max().unwrap();
     let election = written.duration_since(killed).unwrap();
     // The record's time has milliseconds only.
     let delay = reported.duration_since(written).unwrap_or_default();

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use super::{
-    config::{self, BLOB_PORT, REST_PORT, RPC_PORT, TASK_PORT},
+    config::{self, BLOB_PORT, DATA_PORT, REST_PORT, RPC_PORT, TASK_PORT},
     fetch::Flink,
     jvm,
     node::Node,
@@ -237,9 +237,9 @@ impl Cluster {
         Ipv4Addr::from_bits(TASK_ADDRESS.to_bits() + number as u32)
     }
 
-    /// Where a TaskManager listens for RPC.
-    pub fn task_rpc_address(number: usize) -> SocketAddr {
-        SocketAddr::new(IpAddr::V4(Self::task_address(number)), TASK_PORT)
+    /// Where a TaskManager gives its results to others: it keeps silent connections there.
+    pub fn data_address(number: usize) -> SocketAddr {
+        SocketAddr::new(IpAddr::V4(Self::task_address(number)), DATA_PORT)
     }
 
     /// Where the JobManager listens for RPC.

@@ -15,6 +15,8 @@ pub(crate) const BLOB_PORT: u16 = 6124;
 pub(crate) const REST_PORT: u16 = 8081;
 /// The RPC port of the TaskManager.
 pub(crate) const TASK_PORT: u16 = 6122;
+/// Where a TaskManager gives its results to others.
+pub(crate) const DATA_PORT: u16 = 6121;
 /// Where the JobManager asks the TaskManager for metrics.
 pub(crate) const METRICS_PORT: u16 = 6150;
 
@@ -43,6 +45,7 @@ pub(crate) fn write(
         ("taskmanager.host", name.to_owned()),
         ("taskmanager.bind-host", "0.0.0.0".to_owned()),
         ("taskmanager.rpc.port", TASK_PORT.to_string()),
+        ("taskmanager.data.port", DATA_PORT.to_string()),
         (
             "metrics.internal.query-service.port",
             METRICS_PORT.to_string(),

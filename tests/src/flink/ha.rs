@@ -1,6 +1,10 @@
 //! A highly available cluster: two JobManagers that elect their leader on ZooKeeper.
 
-use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 
@@ -106,6 +110,16 @@ impl Pair {
     /// The address of a JobManager.
     pub fn address(number: usize) -> Ipv4Addr {
         MANAGERS[number]
+    }
+
+    /// Where its REST server listens.
+    pub fn rest_address(number: usize) -> SocketAddr {
+        SocketAddr::new(Self::address(number).into(), REST_PORT)
+    }
+
+    /// Where its actor system listens.
+    pub fn rpc_address(number: usize) -> SocketAddr {
+        SocketAddr::new(Self::address(number).into(), RPC_PORT)
     }
 
     /// The host that ZooKeeper runs on, from which all is reached.

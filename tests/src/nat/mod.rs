@@ -20,7 +20,7 @@ pub use clients::{Client, Measured};
 pub use family::Family;
 pub use lab::{Lab, Shape};
 pub use page::{Download, last_page, page};
-pub use probe::{Attempt, Probe, connect, reset, syn_repeats};
+pub use probe::{Attempt, Probe, connect, reset, syn_repeats, talk};
 pub use rules::{Alias, Protocol, Rules, Service, Snat, Target};
 pub use seen::Seen;
 pub use servers::{Dns, Echo, Iperf, Listener, Web};

@@ -2,7 +2,7 @@
 //! not there yet.
 
 use std::{
-    io,
+    io::{self, Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
 };
 
@@ -184,6 +184,22 @@ impl Probe {
         let (level, name) = self.option(v4, v6);
         sys::set_option(&self.socket, level, name, value).context("set an option")
     }
+}
+
+/// Some bytes pass in both directions.
+///
+/// # Errors
+/// They do not arrive.
+pub fn talk(one: &mut TcpStream, other: &mut TcpStream) -> Result<()> {
+    let say = |from: &mut TcpStream, to: &mut TcpStream| {
+        let mut got = [0; 5];
+        from.write_all(b"hello").context("send")?;
+        to.read_exact(&mut got).context("receive")?;
+        ensure!(&got == b"hello", "{got:?} arrived");
+        Ok(())
+    };
+    say(one, other)?;
+    say(other, one)
 }
 
 /// Ends a connection by a reset.

@@ -16,6 +16,7 @@ pub use datagram::{Datagram, IcmpError, Kind, check_sums};
 pub use host::Host;
 pub use nat::{Nat, local, remote, routed};
 pub use packet::{Link, Received, Shape, flag};
+pub(crate) use program::address_of;
 pub use program::{Aliases, Program, Seen};
 pub use run::{Place, Verdict};
 pub use scene::{Form, NEAR_MISSES, Scene, Setup, shapes};

@@ -345,7 +345,7 @@ fn authority(text: &str) -> Result<Authority> {
     Authority::new(text.as_bytes()).with_context(|| format!("{text} is too long"))
 }
 
-pub(super) fn address_of(address: IpAddr) -> [u8; 16] {
+pub(crate) fn address_of(address: IpAddr) -> [u8; 16] {
     match address {
         IpAddr::V4(address) if address.is_unspecified() => [0; 16],
         IpAddr::V4(address) => v4_mapped(address.octets()),

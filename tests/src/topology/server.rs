@@ -65,7 +65,18 @@ impl Server {
     /// # Errors
     /// No port is free.
     pub fn start(answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> io::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
+        Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), answer)
+    }
+
+    /// The same at a given address, for example that of one that ran before.
+    ///
+    /// # Errors
+    /// It is taken, or not there.
+    pub fn start_at(
+        address: SocketAddr,
+        answer: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> io::Result<Self> {
+        let listener = TcpListener::bind(address)?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared::default());
         let answer = Arc::new(answer);
