@@ -23,6 +23,7 @@ mod validate;
 
 use std::path::PathBuf;
 
+pub use crate::topology::{Target as Role, TargetError as RoleError};
 pub use authority::{Authority, AuthorityError};
 pub use datapath::{Datapath, Ports, TIMEOUT_KEYS, Timeouts, WhenFull, Xdp, seconds};
 pub use error::ConfigError;
@@ -31,7 +32,7 @@ pub use flags::{EndpointFlag, Flags, ServiceFlag};
 pub use listen::{Listen, ListenError};
 pub use origin::Origin;
 pub use selector::{Selector, SelectorError};
-pub use service::{Service, Snat, Target, TargetError, Transport};
+pub use service::{OnChange, Place, Service, Snat, Target, TargetError, Transport};
 pub use show::to_toml;
 pub use sources::Sources;
 

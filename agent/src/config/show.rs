@@ -60,6 +60,7 @@ struct Service<'a> {
     protocol: &'static str,
     target: Targets,
     snat: &'static str,
+    on_change: &'static str,
 }
 
 #[derive(Serialize)]
@@ -128,19 +129,20 @@ impl<'a> Service<'a> {
             listen: service.listen.to_string(),
             protocol: service.protocol.name(),
             target: match &service.targets[..] {
-                [only] if only.weight == 1 => Targets::One(only.socket.to_string()),
+                [only] if only.weight == 1 => Targets::One(only.place.to_string()),
                 _ => Targets::Several(targets(service)),
             },
             snat: service.snat.name(),
+            on_change: service.on_change.name(),
         }
     }
 }
 
 fn targets(service: &super::Service) -> Vec<Target> {
     let target = |target: &super::Target| match target.weight {
-        1 => Target::Address(target.socket.to_string()),
+        1 => Target::Address(target.place.to_string()),
         weight => Target::Weighted {
-            address: target.socket.to_string(),
+            address: target.place.to_string(),
             weight,
         },
     };

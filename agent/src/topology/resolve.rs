@@ -98,51 +98,66 @@ pub fn resolve(
     mut look_up: impl FnMut(&str) -> Result<Vec<IpAddr>, String>,
 ) -> Resolution {
     let mut out = Resolution::default();
-    let mut add = |name: &Authority, port: u16| match host(name, topology, &mut look_up) {
-        Ok(addresses) => {
-            let sockets = addresses.into_iter().map(|ip| SocketAddr::new(ip, port));
-            out.addresses.extend(sockets);
-        }
-        Err(why) => out.unresolved.push(format!("{target}: {name}: {why}")),
-    };
-    let nobody = match target {
-        Target::LeaderRest => match &topology.leader_rest {
-            Some(known) => {
-                let name = known.value.address.authority();
-                add(name, name.port());
-                None
+    let mut seen = BTreeSet::new();
+    match names(target, topology) {
+        Ok(names) => {
+            for (name, port) in names {
+                match host(name, topology, &mut look_up) {
+                    Ok(addresses) => {
+                        let sockets = addresses.into_iter().map(|ip| SocketAddr::new(ip, port));
+                        out.addresses
+                            .extend(sockets.filter(|socket| seen.insert(*socket)));
+                    }
+                    Err(why) => out.unresolved.push(format!("{target}: {name}: {why}")),
+                }
             }
-            None => Some("no source says where the leader's REST server is"),
+        }
+        Err(why) => out.unresolved.push(format!("{target}: {why}")),
+    }
+    out
+}
+
+/// The host names that [`resolve`] looks up for a target.
+pub fn hosts<'a>(target: &Target, topology: &'a Topology) -> impl Iterator<Item = &'a str> {
+    let names = names(target, topology).unwrap_or_default();
+    let hosts = names.into_iter().map(|(name, _)| name.host());
+    hosts.filter(|host| literal(host).is_none())
+}
+
+/// The announced names that a target stands for, each with the port that is meant; or why there are none.
+fn names<'a>(
+    target: &Target,
+    topology: &'a Topology,
+) -> Result<Vec<(&'a Authority, u16)>, &'static str> {
+    let whole = |name: &'a Authority| vec![(name, name.port())];
+    match target {
+        Target::LeaderRest => match &topology.leader_rest {
+            Some(known) => Ok(whole(known.value.address.authority())),
+            None => Err("no source says where the leader's REST server is"),
         },
         Target::LeaderRpc => match &topology.leader_rpc {
-            Some(known) => {
-                let name = known.value.address.authority();
-                add(name, name.port());
-                None
-            }
-            None => Some("no source says who leads"),
+            Some(known) => Ok(whole(known.value.address.authority())),
+            None => Err("no source says who leads"),
         },
         Target::Workers(port) => {
             // Workers on one host share its port.
             let names = topology.workers.values();
             let names: BTreeSet<_> = names.map(|known| known.value.rpc.authority()).collect();
-            names.iter().for_each(|name| add(name, *port));
-            names.is_empty().then_some("no worker is known")
+            if names.is_empty() {
+                return Err("no worker is known");
+            }
+            Ok(names.into_iter().map(|name| (name, *port)).collect())
         }
         Target::Worker(id, port) => match topology.workers.get(id) {
-            Some(known) => {
-                add(known.value.rpc.authority(), *port);
-                None
-            }
-            None => Some("no worker with this identifier is known"),
+            Some(known) => Ok(vec![(known.value.rpc.authority(), *port)]),
+            None => Err("no worker with this identifier is known"),
         },
-    };
-    if let Some(why) = nobody {
-        out.unresolved.push(format!("{target}: {why}"));
     }
-    let mut seen = BTreeSet::new();
-    out.addresses.retain(|address| seen.insert(*address));
-    out
+}
+
+/// The address that a host is written as.
+fn literal(host: &str) -> Option<IpAddr> {
+    host.trim_matches(['[', ']']).parse().ok()
 }
 
 /// The addresses of the host of a name; never empty.
@@ -152,7 +167,7 @@ fn host(
     look_up: &mut impl FnMut(&str) -> Result<Vec<IpAddr>, String>,
 ) -> Result<Vec<IpAddr>, String> {
     let host = name.host();
-    if let Ok(address) = host.trim_matches(['[', ']']).parse::<IpAddr>() {
+    if let Some(address) = literal(host) {
         return connectable(address)
             .then(|| vec![address])
             .ok_or_else(|| "nobody can be reached at this address".to_owned());
