@@ -3,9 +3,10 @@
 use std::{net::SocketAddr, path::PathBuf, str::FromStr};
 
 use super::{
-    Aliases, Authority, Endpoint, File, Interface, Listen, Origin, Protocol, Selector, Service,
-    Snat, Target, Transport, service::parse_target,
+    Aliases, Endpoint, File, Interface, Listen, Origin, Protocol, Selector, Service, Snat, Target,
+    Transport, service::parse_target,
 };
+use crate::name::Authority;
 
 /// Flags that change the configuration.
 #[derive(Clone, Debug, Default)]
