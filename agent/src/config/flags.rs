@@ -3,9 +3,10 @@
 use std::{path::PathBuf, str::FromStr};
 
 use super::{
-    Aliases, Authority, Endpoint, File, Interface, Listen, OnChange, Origin, Place, Protocol,
-    Selector, Service, Snat, Target, TargetError, Transport,
+    Aliases, Endpoint, File, Interface, Listen, OnChange, Origin, Place, Protocol, Selector,
+    Service, Snat, Target, TargetError, Transport,
 };
+use crate::name::Authority;
 
 /// Flags that change the configuration.
 #[derive(Clone, Debug, Default)]

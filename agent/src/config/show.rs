@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::{Aliases, Config, TIMEOUT_KEYS, seconds, topology::Topology};
+use crate::name::Authority;
 
 #[derive(Serialize)]
 struct Shown<'a> {
@@ -111,11 +112,11 @@ impl<'a> Endpoint<'a> {
             name: &endpoint.name,
             protocol: endpoint.protocol.name(),
             listen: endpoint.listen.to_string(),
-            canonical: endpoint.canonical.as_ref().map(super::Authority::as_str),
+            canonical: endpoint.canonical.as_ref().map(Authority::as_str),
             aliases: match &endpoint.aliases {
                 Aliases::Any => Names::Any("any"),
                 Aliases::Listed(list) => {
-                    Names::Listed(list.iter().map(super::Authority::as_str).collect())
+                    Names::Listed(list.iter().map(Authority::as_str).collect())
                 }
             },
         }

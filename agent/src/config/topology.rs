@@ -8,7 +8,7 @@ use super::{
     ConfigError, Origin,
     reader::{Entry, Section},
 };
-use crate::topology::http::Url;
+use crate::name::Url;
 
 /// The keys of the section.
 pub(super) const KEYS: &[&str] = &["source", "urls", "poll", "path"];
