@@ -1,7 +1,7 @@
 //! truename: the agent and its command line.
 //!
 //! Imports point one way: [`cli`] → [`api`] → [`explain`], [`reconcile`] → [`plan`] →
-//! `truename_common`.
+//! `truename_common`, and [`topology`] → [`config`] → [`name`], which is what outsiders write.
 //! [`plan`] and [`config`] do no I/O beyond reading one file; [`datapath`] is the only module that
 //! speaks to BPF, [`links`] the only one that speaks netlink, and [`sysctl`] the only one that touches
 //! `/proc/sys`.
@@ -15,6 +15,7 @@ pub mod doctor;
 pub mod explain;
 pub mod links;
 mod logging;
+pub mod name;
 pub mod plan;
 pub mod reconcile;
 pub mod run;

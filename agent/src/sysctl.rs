@@ -1,10 +1,10 @@
 //! The kernel's switches under `/proc/sys`, of the network namespace of the calling process.
 
-use std::{fs, io, net::IpAddr, path::PathBuf};
+use std::{fs, io, net::SocketAddr, path::PathBuf};
 
 use truename_common::layout::ConntrackState;
 
-use crate::config::{Config, Timeouts};
+use crate::config::Timeouts;
 
 const ROOT: &str = "/proc/sys";
 
@@ -45,8 +45,8 @@ pub fn set(name: &str, value: &str) -> io::Result<bool> {
 }
 
 /// Sets the switches that services need on the loopback interface, which is harmless, and says which
-/// others they need, which are the administrator's.
-pub fn prepare(config: &Config, is_local: impl Fn(IpAddr) -> bool) {
+/// others they need, which are the administrator's. `elsewhere` are targets on other hosts.
+pub fn prepare(elsewhere: impl Iterator<Item = SocketAddr>) {
     for name in LOOPBACK {
         match set(name, "1") {
             Ok(true) => log::info!("Set {} to 1: services need it", dotted(name)),
@@ -57,7 +57,7 @@ pub fn prepare(config: &Config, is_local: impl Fn(IpAddr) -> bool) {
             ),
         }
     }
-    for name in missing_forwarding(config, is_local) {
+    for name in missing_forwarding(elsewhere) {
         log::warn!(
             "{} is off: other hosts' connections through services to targets on other hosts will not work; sysctl -w {}=1",
             dotted(name),
@@ -66,13 +66,9 @@ pub fn prepare(config: &Config, is_local: impl Fn(IpAddr) -> bool) {
     }
 }
 
-/// The forwarding switches that services with targets on other hosts need and that are off.
-pub fn missing_forwarding(config: &Config, is_local: impl Fn(IpAddr) -> bool) -> Vec<&'static str> {
-    let mut targets = config.services.iter().flat_map(|service| &service.targets);
-    let (v4, v6): (Vec<_>, Vec<_>) = targets
-        .by_ref()
-        .filter(|target| !is_local(target.socket.ip()))
-        .partition(|target| target.socket.is_ipv4());
+/// The forwarding switches that targets on other hosts need and that are off.
+pub fn missing_forwarding(elsewhere: impl Iterator<Item = SocketAddr>) -> Vec<&'static str> {
+    let (v4, v6): (Vec<_>, Vec<_>) = elsewhere.partition(SocketAddr::is_ipv4);
     [(FORWARD_V4, v4.is_empty()), (FORWARD_V6, v6.is_empty())]
         .into_iter()
         .filter(|(name, unused)| !unused && !is_on(name))

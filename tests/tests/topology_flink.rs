@@ -7,9 +7,12 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use tokio::sync::watch;
-use truename::topology::{
-    Follower, Snapshot, State, Target, flink::Flink as Source, http::Tls, moment::Moment,
-    poll::Polled, resolve,
+use truename::{
+    config::Role,
+    topology::{
+        Follower, Snapshot, State, flink::Flink as Source, http::Tls, moment::Moment, poll::Polled,
+        resolve,
+    },
 };
 use truename_tests::{
     flink::{Addressing, Cluster, Flink},
@@ -89,8 +92,8 @@ async fn steps(cluster: &mut Cluster, timeline: &Timeline) -> Result<()> {
     ensure!(worker.value.rpc.to_string() == "pekko.tcp://flink@taskmanager:6122");
     ensure!(worker.value.data_port.is_some());
     timeline.say(&format!("worker {first} at {}", worker.value.rpc));
-    let target: Target = "workers:9069".parse()?;
-    let resolution = resolve(&target, &known.topology, |host| match host {
+    let workers: Role = "workers:9069".parse()?;
+    let resolution = resolve(&workers, &known.topology, |host| match host {
         "taskmanager" => Ok(vec![[10, 61, 23, 3].into()]),
         other => Err(format!("{other} is not in the hosts file")),
     });

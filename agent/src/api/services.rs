@@ -30,10 +30,12 @@ pub struct ServiceRow {
 }
 
 /// A target of a service.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TargetRow {
-    /// Its address and port.
-    pub address: String,
+    /// Its address and port; absent while nobody is known who has the role.
+    pub address: Option<String>,
+    /// The role by which it is configured.
+    pub role: Option<String>,
     /// Its share of new connections; 0 for one that is not configured any more.
     pub weight: u32,
     /// Whether it is this host.

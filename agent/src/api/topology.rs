@@ -226,7 +226,7 @@ mod tests {
         let rest = follower.reporter(id(Kind::Flink, "http://jm:8081"));
         let mut facts = Facts::new();
         facts.add(leader("old"));
-        facts.check::<crate::topology::Id>("worker", "\u{1b}[2J");
+        facts.check::<crate::name::Id>("worker", "\u{1b}[2J");
         rest.facts(facts, None);
         let mut facts = Facts::new();
         facts.add(leader("new"));

@@ -13,7 +13,8 @@ use truename_common::layout::{ConntrackState, EventKind};
 
 use crate::{
     api::FlowState,
-    config::{Authority, EndpointFlag, Selector, ServiceFlag, Transport},
+    config::{EndpointFlag, Selector, ServiceFlag, Transport},
+    name::Authority,
 };
 
 /// Network address translator for clusters whose nodes have more than one name.

@@ -1,6 +1,6 @@
 //! `truename doctor`
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     Exit,
@@ -39,7 +39,9 @@ fn own_addresses() -> anyhow::Result<Facts> {
     runtime.block_on(async {
         let links = Links::open()?;
         let inventory = links.inventory().await?;
-        Ok(links.facts(&inventory, &BTreeSet::new()).await?)
+        Ok(links
+            .facts(&inventory, &BTreeSet::new(), Arc::default())
+            .await?)
     })
 }
 

@@ -41,6 +41,11 @@ impl Row for ServiceRow {
 }
 
 fn target(target: &TargetRow) -> String {
+    let role = target.role.as_ref().map(|role| format!("{role} "));
+    let role = role.unwrap_or_default();
+    let Some(address) = &target.address else {
+        return format!("{role}(not known)");
+    };
     let mut notes = vec![if target.local { "local" } else { "remote" }.to_owned()];
     if let Some(source) = &target.source {
         notes.push(format!("sees {source}"));
@@ -49,7 +54,7 @@ fn target(target: &TargetRow) -> String {
         notes.push(format!("weight {}", target.weight));
     }
     notes.push(format!("{} connection(s)", target.connections));
-    format!("{} {}", target.address, notes.join(", "))
+    format!("{role}{address} {}", notes.join(", "))
 }
 
 pub fn run(global: &Global) -> anyhow::Result<Exit> {

@@ -1,7 +1,7 @@
 //! What can be wrong with a configuration. Every message is one line: the place, the thing, and
 //! what to write instead.
 
-use std::{io, net::SocketAddr, path::PathBuf};
+use std::{io, path::PathBuf};
 
 use super::{Listen, Origin};
 
@@ -100,6 +100,18 @@ pub enum ConfigError {
         /// Its name.
         name: String,
     },
+    /// A target that nobody can ever tell where it is.
+    #[error(
+        "{origin}: the target {target} of the service \"{name}\" is found by the topology, of which nothing is configured: set source or ha in [topology]"
+    )]
+    NoTopology {
+        /// Where the target is.
+        origin: Origin,
+        /// The service.
+        name: String,
+        /// Its target.
+        target: String,
+    },
     /// Nothing to do.
     #[error(
         "no endpoint and no service is configured: give --endpoint pekko=ADDRESS:PORT or --service tcp=ADDRESS:PORT=TARGET, or write an [[endpoint]] or a [[service]] into the configuration file"
@@ -154,7 +166,7 @@ pub struct Clash {
     /// The service.
     pub service: String,
     /// Its target.
-    pub target: SocketAddr,
+    pub target: String,
     /// What is wrong and what to write.
     pub reason: String,
     /// Where the other thing is.

@@ -7,12 +7,13 @@ use std::{
 };
 
 use super::{
-    Agent, Aliases, Authority, ConfigError, Datapath, Endpoint, Interface, Origin, Selector,
-    Service, TIMEOUT_KEYS, Timeouts,
+    Agent, Aliases, ConfigError, Datapath, Endpoint, Interface, Origin, Selector, Service,
+    TIMEOUT_KEYS, Timeouts,
     reader::{Entry, Section, Source},
     service,
     topology::{self, Topology},
 };
+use crate::name::Authority;
 
 /// The file that is read if it exists and no other is named.
 pub const DEFAULT_FILE: &str = "/etc/truename/truename.toml";

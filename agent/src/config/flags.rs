@@ -1,11 +1,12 @@
 //! What the command line adds to the configuration.
 
-use std::{net::SocketAddr, path::PathBuf, str::FromStr};
+use std::{path::PathBuf, str::FromStr};
 
 use super::{
-    Aliases, Authority, Endpoint, File, Interface, Listen, Origin, Protocol, Selector, Service,
-    Snat, Target, Transport, service::parse_target,
+    Aliases, Endpoint, File, Interface, Listen, OnChange, Origin, Place, Protocol, Selector,
+    Service, Snat, Target, TargetError, Transport,
 };
+use crate::name::Authority;
 
 /// Flags that change the configuration.
 #[derive(Clone, Debug, Default)]
@@ -61,7 +62,7 @@ impl FromStr for EndpointFlag {
 pub struct ServiceFlag {
     protocol: Transport,
     listen: Listen,
-    targets: Vec<SocketAddr>,
+    targets: Vec<Place>,
     text: String,
 }
 
@@ -82,7 +83,11 @@ impl FromStr for ServiceFlag {
             listen: listen.parse().map_err(|e| format!("\"{listen}\": {e}"))?,
             targets: targets
                 .split(',')
-                .map(|target| parse_target(target).map_err(|e| format!("target \"{target}\": {e}")))
+                .map(|target| {
+                    target
+                        .parse()
+                        .map_err(|e: TargetError| format!("target \"{target}\": {e}"))
+                })
                 .collect::<Result<_, _>>()?,
             text: text.to_owned(),
         })
@@ -122,16 +127,18 @@ impl Flags {
                 file.services.iter().map(|service| &*service.name),
             );
             let origin = Origin::Flag(format!("--service {}", flag.text));
-            let target = |socket| Target {
-                socket,
+            let target = |place| Target {
+                place,
                 weight: 1,
                 origin: origin.clone(),
             };
+            let targets: Vec<_> = flag.targets.into_iter().map(target).collect();
             file.services.push(Service {
                 name,
                 protocol: flag.protocol,
                 listen: flag.listen,
-                targets: flag.targets.into_iter().map(target).collect(),
+                on_change: OnChange::default_for(&targets),
+                targets,
                 snat: Snat::Auto,
                 origin,
             });

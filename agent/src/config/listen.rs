@@ -8,7 +8,7 @@ use std::{
 
 use truename_common::layout::{Socket, TCP, v4_mapped};
 
-use super::authority::{AuthorityError, parse_port, split};
+use crate::name::{AuthorityError, parse_port, split};
 
 /// An address and a port; no address stands for all of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -3,7 +3,6 @@
 //! [`File`] reads a file and knows lines, [`Flags`] holds what the command line adds, and
 //! [`Config`] is the validated sum of both. Nothing here touches the kernel.
 
-mod authority;
 mod datapath;
 mod error;
 mod file;
@@ -11,6 +10,7 @@ mod flags;
 mod listen;
 mod origin;
 pub(crate) mod reader;
+mod role;
 mod selector;
 mod service;
 mod services;
@@ -23,15 +23,17 @@ mod validate;
 
 use std::path::PathBuf;
 
-pub use authority::{Authority, AuthorityError};
+use crate::name::Authority;
+
 pub use datapath::{Datapath, Ports, TIMEOUT_KEYS, Timeouts, WhenFull, Xdp, seconds};
 pub use error::ConfigError;
 pub use file::{DEFAULT_FILE, File};
 pub use flags::{EndpointFlag, Flags, ServiceFlag};
 pub use listen::{Listen, ListenError};
 pub use origin::Origin;
+pub use role::{Role, RoleError};
 pub use selector::{Selector, SelectorError};
-pub use service::{Service, Snat, Target, TargetError, Transport};
+pub use service::{OnChange, Place, Service, Snat, Target, TargetError, Transport};
 pub use show::to_toml;
 pub use sources::Sources;
 

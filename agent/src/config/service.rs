@@ -6,12 +6,14 @@ use std::{
     str::FromStr,
 };
 
-use truename_common::layout::{SLOTS_PER_SERVICE, TCP, UDP};
+use truename_common::layout::{SLOTS_PER_SERVICE, Socket, TCP, UDP};
 
-use super::{ConfigError, Listen, ListenError, Origin, file::check_name, reader::*};
+use super::{
+    ConfigError, Listen, ListenError, Origin, Role, RoleError, file::check_name, reader::*,
+};
 
 /// The keys of a service.
-pub(super) const KEYS: &[&str] = &["name", "listen", "protocol", "target", "snat"];
+pub(super) const KEYS: &[&str] = &["name", "listen", "protocol", "target", "snat", "on_change"];
 /// The keys of a target that is written as a table.
 const TARGET_KEYS: &[&str] = &["address", "weight"];
 /// The largest weight of a target.
@@ -26,23 +28,34 @@ pub struct Service {
     pub protocol: Transport,
     /// The alias: no address stands for all of this host's.
     pub listen: Listen,
-    /// At least one, all of one address family.
+    /// At least one; the fixed ones are of one address family.
     pub targets: Vec<Target>,
     /// Whether targets see this host's address instead of the client's.
     pub snat: Snat,
+    /// What becomes of connections to a target that is none any more.
+    pub on_change: OnChange,
     /// Where it was written.
     pub origin: Origin,
 }
 
-/// A fixed target.
+/// A target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// Where connections go.
-    pub socket: SocketAddr,
+    pub place: Place,
     /// Its share of the new connections among those of the service; 0 takes none.
     pub weight: u32,
     /// Where it was written.
     pub origin: Origin,
+}
+
+/// Where a target is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Place {
+    /// Always there.
+    Fixed(SocketAddr),
+    /// Where the topology says; of several sockets, each has the target's weight.
+    Role(Role),
 }
 
 /// A transport protocol.
@@ -66,13 +79,110 @@ pub enum Snat {
     Never,
 }
 
+/// What becomes of connections to a target when the targets change and it is none any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnChange {
+    /// They stay with it until they end.
+    Drain,
+    /// They are reset, so that their clients connect to another.
+    Reset,
+}
+
 impl Service {
-    /// Entries that it takes of the table of slots.
-    pub const fn slots(&self) -> usize {
-        match self.targets.len() {
-            0 | 1 => 1,
+    /// The alias as the kernel tables have it.
+    pub fn alias(&self) -> Socket {
+        Socket {
+            protocol: self.protocol.number(),
+            ..self.listen.to_socket()
+        }
+    }
+
+    /// Entries that it takes of the table of slots, as far as the configuration tells: all workers may
+    /// be one or many.
+    pub fn slots(&self) -> usize {
+        match &self.targets[..] {
+            [only] if !matches!(only.place, Place::Role(Role::Workers(_))) => 1,
+            [] => 1,
             _ => SLOTS_PER_SERVICE as usize,
         }
+    }
+}
+
+impl Place {
+    /// The socket of a fixed target.
+    pub const fn fixed(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Fixed(socket) => Some(*socket),
+            Self::Role(_) => None,
+        }
+    }
+}
+
+impl OnChange {
+    const ALL: [Self; 2] = [Self::Drain, Self::Reset];
+
+    /// The word in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Drain => "drain",
+            Self::Reset => "reset",
+        }
+    }
+
+    /// What is done without configuration: who leads no more has no use for its connections.
+    pub(super) fn default_for(targets: &[Target]) -> Self {
+        let follows_leader = |target: &Target| {
+            matches!(
+                target.place,
+                Place::Role(Role::LeaderRest | Role::LeaderRpc)
+            )
+        };
+        if targets.iter().all(follows_leader) {
+            Self::Reset
+        } else {
+            Self::Drain
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    /// As it is read.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fixed(socket) => socket.fmt(f),
+            Self::Role(role) => role.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Place {
+    type Err = TargetError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if ["leader", "worker"]
+            .iter()
+            .any(|word| text.starts_with(word))
+        {
+            return Ok(Self::Role(text.parse()?));
+        }
+        match text.parse::<Listen>()? {
+            Listen {
+                address: Some(address),
+                port,
+            } => Ok(Self::Fixed(SocketAddr::new(address, port))),
+            _ => Err(TargetError::Any),
+        }
+    }
+}
+
+impl FromStr for OnChange {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|policy| policy.name() == text)
+            .ok_or("write drain or reset")
     }
 }
 
@@ -137,7 +247,7 @@ impl FromStr for Snat {
 }
 
 /// Why a text is no target.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
     /// An address and a port are needed.
     #[error(transparent)]
@@ -145,29 +255,9 @@ pub enum TargetError {
     /// Any address.
     #[error("a target is one address; write address:port, e.g. 10.0.0.1:8081")]
     Any,
-    /// A target that is found at run time.
-    #[error("this version has only fixed targets; write address:port, e.g. 10.0.0.1:8081")]
-    NotFixed,
-}
-
-/// Reads `address:port`.
-///
-/// # Errors
-/// When the text is something else.
-pub(super) fn parse_target(text: &str) -> Result<SocketAddr, TargetError> {
-    if ["leader:", "workers:", "worker:"]
-        .iter()
-        .any(|start| text.starts_with(start))
-    {
-        return Err(TargetError::NotFixed);
-    }
-    match text.parse::<Listen>()? {
-        Listen {
-            address: Some(address),
-            port,
-        } => Ok(SocketAddr::new(address, port)),
-        _ => Err(TargetError::Any),
-    }
+    /// A role in the cluster is needed.
+    #[error(transparent)]
+    Role(#[from] RoleError),
 }
 
 /// Reads a `[[service]]`.
@@ -175,19 +265,25 @@ pub(super) fn read(section: &Section<'_>) -> Result<Service, ConfigError> {
     let entry = section.need("name", "\"rest\"")?;
     let name = entry.string()?;
     check_name(name).map_err(|reason| entry.bad(name, reason))?;
+    let targets = read_targets(&section.need("target", "\"10.0.0.1:8081\"")?)?;
+    let on_change = match section.get("on_change") {
+        Some(entry) => entry.parse()?,
+        None => OnChange::default_for(&targets),
+    };
     Ok(Service {
         name: name.to_owned(),
         protocol: section.need("protocol", "\"tcp\"")?.parse()?,
         listen: section.need("listen", "\"10.0.0.10:8081\"")?.parse()?,
-        targets: read_targets(&section.need("target", "\"10.0.0.1:8081\"")?)?,
+        targets,
         snat: section
             .get("snat")
             .map_or(Ok(Snat::Auto), |entry| entry.parse())?,
+        on_change,
         origin: section.origin(),
     })
 }
 
-/// `"address:port"`, or a list of that and of `{ address, weight }`.
+/// `"address:port"` or a role, or a list of that and of `{ address, weight }`.
 fn read_targets(entry: &Entry<'_>) -> Result<Vec<Target>, ConfigError> {
     let Some(items) = entry.items() else {
         return Ok(vec![read_target(entry)?]);
@@ -199,27 +295,28 @@ fn read_targets(entry: &Entry<'_>) -> Result<Vec<Target>, ConfigError> {
 }
 
 fn read_target(entry: &Entry<'_>) -> Result<Target, ConfigError> {
-    let (address, weight) = match entry.section("a target", TARGET_KEYS)? {
-        None => (entry.socket()?, 1),
+    let (place, weight) = match entry.section("a target", TARGET_KEYS)? {
+        None => (entry.place()?, 1),
         Some(section) => {
-            let address = section.need("address", "\"10.0.0.1:8081\"")?.socket()?;
+            let place = section.need("address", "\"10.0.0.1:8081\"")?.place()?;
             let weight = section
                 .get("weight")
                 .map_or(Ok(1), |entry| entry.number(0, WEIGHT_MAX))?;
-            (address, weight)
+            (place, weight)
         }
     };
     Ok(Target {
-        socket: address,
+        place,
         weight,
         origin: entry.origin.clone(),
     })
 }
 
 impl Entry<'_> {
-    fn socket(&self) -> Result<SocketAddr, ConfigError> {
+    fn place(&self) -> Result<Place, ConfigError> {
         let text = self.string()?;
-        parse_target(text).map_err(|error| self.bad(text, &error.to_string()))
+        text.parse()
+            .map_err(|error: TargetError| self.bad(text, &error.to_string()))
     }
 }
 

@@ -8,6 +8,7 @@ use super::{
     ConfigError, Listen, Service, Target, Transport,
     error::{Clash, Overlap},
     service::family,
+    topology::Topology,
 };
 
 /// Checks all rules for services.
@@ -20,6 +21,22 @@ pub(super) fn check(services: &[Service]) -> Result<(), ConfigError> {
         }
     }
     check_counts(services)
+}
+
+/// That there is a topology to look for roles in.
+pub(super) fn check_roles(services: &[Service], topology: &Topology) -> Result<(), ConfigError> {
+    let mut targets = services
+        .iter()
+        .flat_map(|service| service.targets.iter().map(move |target| (service, target)));
+    let role = targets.find(|(_, target)| target.place.fixed().is_none());
+    match role.filter(|_| !topology.has_source()) {
+        Some((service, target)) => Err(ConfigError::NoTopology {
+            origin: target.origin.clone(),
+            name: service.name.clone(),
+            target: target.place.to_string(),
+        }),
+        None => Ok(()),
+    }
 }
 
 /// Which service has which alias.
@@ -87,14 +104,17 @@ impl<'a> Aliases<'a> {
     /// That a target is not an alias itself. Whether a target is one of this host's addresses, which
     /// `*` stands for, is known only to the plan, except for loopback addresses.
     fn check_target(&self, service: &Service, target: &Target) -> Result<(), ConfigError> {
+        let Some(socket) = target.place.fixed() else {
+            return Ok(());
+        };
         let at = Listen {
-            address: Some(target.socket.ip()),
-            port: target.socket.port(),
+            address: Some(socket.ip()),
+            port: socket.port(),
         };
         let Some(other) = self.get(service.protocol, at) else {
             return Ok(());
         };
-        if other.listen.address.is_none() && !target.socket.ip().is_loopback() {
+        if other.listen.address.is_none() && !socket.ip().is_loopback() {
             return Ok(());
         }
         let reason = if other.name == service.name {
@@ -112,7 +132,7 @@ impl<'a> Aliases<'a> {
 fn clash(service: &Service, target: &Target, reason: String, first: &super::Origin) -> ConfigError {
     ConfigError::Target(Box::new(Clash {
         service: service.name.clone(),
-        target: target.socket,
+        target: target.place.to_string(),
         reason,
         first: first.clone(),
         second: target.origin.clone(),
@@ -121,17 +141,18 @@ fn clash(service: &Service, target: &Target, reason: String, first: &super::Orig
 
 fn check_targets(service: &Service) -> Result<(), ConfigError> {
     let mut seen: BTreeMap<_, &Target> = BTreeMap::new();
+    let mut fixed = service.targets.iter().filter_map(|t| t.place.fixed());
     let address = service
         .listen
         .address
-        .or_else(|| service.targets.first().map(|target| target.socket.ip()));
+        .or_else(|| fixed.next().map(|socket| socket.ip()));
     for target in &service.targets {
-        if let Some(first) = seen.insert(target.socket, target) {
+        if let Some(first) = seen.insert(&target.place, target) {
             let reason = "is named twice; name it once and give it a weight".to_owned();
             return Err(clash(service, target, reason, &first.origin));
         }
-        let ip = target.socket.ip();
         if let Some(address) = address
+            && let Some(ip) = target.place.fixed().map(|socket| socket.ip())
             && address.is_ipv4() != ip.is_ipv4()
         {
             let reason = format!(

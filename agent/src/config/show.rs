@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::{Aliases, Config, TIMEOUT_KEYS, seconds, topology::Topology};
+use crate::name::Authority;
 
 #[derive(Serialize)]
 struct Shown<'a> {
@@ -60,6 +61,7 @@ struct Service<'a> {
     protocol: &'static str,
     target: Targets,
     snat: &'static str,
+    on_change: &'static str,
 }
 
 #[derive(Serialize)]
@@ -110,11 +112,11 @@ impl<'a> Endpoint<'a> {
             name: &endpoint.name,
             protocol: endpoint.protocol.name(),
             listen: endpoint.listen.to_string(),
-            canonical: endpoint.canonical.as_ref().map(super::Authority::as_str),
+            canonical: endpoint.canonical.as_ref().map(Authority::as_str),
             aliases: match &endpoint.aliases {
                 Aliases::Any => Names::Any("any"),
                 Aliases::Listed(list) => {
-                    Names::Listed(list.iter().map(super::Authority::as_str).collect())
+                    Names::Listed(list.iter().map(Authority::as_str).collect())
                 }
             },
         }
@@ -128,19 +130,20 @@ impl<'a> Service<'a> {
             listen: service.listen.to_string(),
             protocol: service.protocol.name(),
             target: match &service.targets[..] {
-                [only] if only.weight == 1 => Targets::One(only.socket.to_string()),
+                [only] if only.weight == 1 => Targets::One(only.place.to_string()),
                 _ => Targets::Several(targets(service)),
             },
             snat: service.snat.name(),
+            on_change: service.on_change.name(),
         }
     }
 }
 
 fn targets(service: &super::Service) -> Vec<Target> {
     let target = |target: &super::Target| match target.weight {
-        1 => Target::Address(target.socket.to_string()),
+        1 => Target::Address(target.place.to_string()),
         weight => Target::Weighted {
-            address: target.socket.to_string(),
+            address: target.place.to_string(),
             weight,
         },
     };

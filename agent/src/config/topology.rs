@@ -8,7 +8,7 @@ use super::{
     ConfigError, Origin,
     reader::{Entry, Section},
 };
-use crate::topology::http::Url;
+use crate::name::Url;
 
 /// The keys of the section.
 pub(super) const KEYS: &[&str] = &["source", "urls", "poll", "path"];
@@ -69,6 +69,11 @@ impl Source {
 }
 
 impl Topology {
+    /// Whether there is anybody to ask who is where in the cluster.
+    pub(super) fn has_source(&self) -> bool {
+        self.source != Source::None
+    }
+
     /// Whether it says nothing that an empty section does not.
     pub(super) fn is_default(&self) -> bool {
         *self == Self::default()

@@ -27,6 +27,7 @@ impl Config {
         check_overlaps(&endpoints)?;
         check_counts(&endpoints)?;
         services::check(&services)?;
+        services::check_roles(&services, &topology)?;
         Ok(Self {
             agent,
             datapath,

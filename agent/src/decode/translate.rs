@@ -14,15 +14,15 @@ use super::{
     FrameRow, Rewrite, Way,
     frame::{self, Frame, Kind},
 };
-use crate::config;
+use crate::name;
 
 /// What is known before a stream is read.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
     /// The authority by which the endpoint knows itself.
-    pub canonical: Option<config::Authority>,
+    pub canonical: Option<name::Authority>,
     /// The alias that the client uses; for an outbound stream alone, which does not tell it.
-    pub alias: Option<config::Authority>,
+    pub alias: Option<name::Authority>,
     /// The actor system.
     pub system: Option<String>,
 }

@@ -3,11 +3,17 @@
 use std::net::IpAddr;
 
 use super::Check;
-use crate::{config::Config, sysctl};
+use crate::{
+    config::Config,
+    plan::{Roles, roles},
+    sysctl,
+};
 
-/// Forwarding, for targets on other hosts.
+/// Forwarding, for targets on other hosts. Where roles are is not known without an agent.
 pub fn forwarding(config: &Config, is_local: impl Fn(IpAddr) -> bool) -> Check {
-    let missing = sysctl::missing_forwarding(config, is_local);
+    let mut elsewhere: Vec<_> = roles::sockets(config, &Roles::default()).collect();
+    elsewhere.retain(|socket| !is_local(socket.ip()));
+    let missing = sysctl::missing_forwarding(elsewhere.into_iter());
     if missing.is_empty() {
         return Check::ok(
             "forwarding",

@@ -5,6 +5,7 @@ use std::{
     io,
     net::IpAddr,
     pin::pin,
+    sync::Arc,
 };
 
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
@@ -20,7 +21,7 @@ use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};
 use tokio::task::JoinHandle;
 
 use super::{Framing, Interface, Inventory};
-use crate::plan::Facts;
+use crate::plan::{Facts, Roles};
 
 /// Why the interfaces are not known.
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +117,7 @@ impl Links {
         &self,
         inventory: &Inventory,
         targets: &BTreeSet<IpAddr>,
+        roles: Arc<Roles>,
     ) -> Result<Facts, NetlinkError> {
         let mut addresses = BTreeSet::new();
         let mut found = pin!(self.handle.address().get().execute());
@@ -138,6 +140,7 @@ impl Links {
             loopback: interfaces
                 .find(|interface| interface.loopback)
                 .map_or(0, |interface| interface.index),
+            roles,
             sources,
         })
     }

@@ -1,8 +1,10 @@
-//! What the plan is made from beside the configuration: facts of the host and of the kernel tables.
+//! What the plan is made from beside the configuration: facts of the host, of the cluster and of the
+//! kernel tables.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
 
 use truename_common::{
@@ -13,13 +15,18 @@ use truename_common::{
     nat,
 };
 
-/// What only the host can tell.
+use super::{Roles, roles};
+use crate::config::Config;
+
+/// What only the host and the cluster can tell.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     /// The host's own addresses.
     pub addresses: BTreeSet<IpAddr>,
     /// Number of the loopback interface.
     pub loopback: u32,
+    /// What the topology knows of the roles that targets have.
+    pub roles: Arc<Roles>,
     /// By address of a target, the address that this host's packets to it come from. None: no route.
     pub sources: BTreeMap<IpAddr, IpAddr>,
 }
@@ -42,6 +49,11 @@ pub struct Held {
 }
 
 impl Facts {
+    /// The sockets of the targets that are on other hosts.
+    pub fn elsewhere(&self, config: &Config) -> impl Iterator<Item = SocketAddr> {
+        roles::sockets(config, &self.roles).filter(|socket| !self.is_local(socket.ip()))
+    }
+
     /// Whether an address is this host's.
     pub fn is_local(&self, address: IpAddr) -> bool {
         address.is_loopback() || self.addresses.contains(&address)

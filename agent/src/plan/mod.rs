@@ -1,6 +1,7 @@
 //! From the configuration to the contents of the kernel tables: a pure function.
 
 mod facts;
+pub mod roles;
 #[cfg(test)]
 mod service_tests;
 mod services;
@@ -13,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use truename_common::layout::{Endpoint, ListedAlias, Names, Policy, Socket, port_flags};
 
 pub use facts::{Facts, Held, bytes};
+pub use roles::Roles;
 pub use services::Services;
 
 use crate::config::{Aliases, Config};

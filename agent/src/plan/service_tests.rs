@@ -23,6 +23,7 @@ fn facts() -> Facts {
             .map(address)
             .into(),
         loopback: 1,
+        roles: std::sync::Arc::default(),
         sources: [("10.0.0.2", "10.0.0.1"), ("10.0.0.3", "10.0.0.1")]
             .map(|(target, source)| (address(target), address(source)))
             .into(),

@@ -16,6 +16,7 @@ use truename_common::{
 use super::{
     Facts, Held,
     facts::{TargetKey, bytes, identity, same_but_source, target_key},
+    roles::{self, Wanted},
     space::Space,
 };
 use crate::config::{self, Config, Snat, Transport};
@@ -47,9 +48,20 @@ pub fn plan(config: &Config, facts: &Facts, held: &Held) -> Services {
     // Their order in the configuration decides nothing.
     let mut services: Vec<_> = config.services.iter().collect();
     services.sort_by_key(|service| (service.protocol, service.listen));
-    let resolved: Vec<_> = services
+    let wanted: Vec<_> = services
         .into_iter()
-        .map(|service| (service, plan.aliases(service), plan.targets(service)))
+        .map(|service| (service, plan.wanted(service)))
+        .collect();
+    plan.sockets = wanted
+        .iter()
+        .flat_map(|(service, wanted)| wanted.iter().map(|wanted| socket_of(service, wanted)))
+        .collect();
+    let resolved: Vec<_> = wanted
+        .into_iter()
+        .map(|(service, wanted)| {
+            let aliases = plan.aliases(service, &wanted);
+            (service, aliases, plan.targets(service, &wanted))
+        })
         .collect();
     plan.number_targets(&resolved);
     for (service, aliases, targets) in &resolved {
@@ -65,6 +77,8 @@ struct Plan<'a> {
     config: &'a Config,
     facts: &'a Facts,
     held: &'a Held,
+    /// The aliases that services name by their address.
+    named: BTreeMap<Socket, &'a str>,
     /// The sockets of all targets, which are no aliases.
     sockets: BTreeSet<Socket>,
     numbers: BTreeMap<TargetKey, u32>,
@@ -89,16 +103,13 @@ impl<'a> Plan<'a> {
             config,
             facts,
             held,
-            sockets: config
+            named: config
                 .services
                 .iter()
-                .flat_map(|service| {
-                    service
-                        .targets
-                        .iter()
-                        .map(|target| socket_of(service, target))
-                })
+                .filter(|service| service.listen.address.is_some())
+                .map(|service| (service.alias(), service.name.as_str()))
                 .collect(),
+            sockets: BTreeSet::new(),
             numbers: BTreeMap::new(),
             ids: BTreeSet::new(),
             next_id: highest.map_or(0, |highest| highest.wrapping_add(1)),
@@ -115,18 +126,40 @@ impl<'a> Plan<'a> {
         }
     }
 
+    /// The targets that a service wants now. One that the topology found is none where a service has its
+    /// alias: a packet is translated once.
+    fn wanted(&mut self, service: &'a config::Service) -> Vec<Wanted<'a>> {
+        let mut wanted = roles::targets(service, &self.facts.roles);
+        wanted.retain(|wanted| {
+            let Some(name) = self.named.get(&socket_of(service, wanted)) else {
+                return true;
+            };
+            self.out.left_out.push(format!(
+                "the service \"{}\" leaves out its target {}: it is an alias of the service \"{name}\", and a packet is translated once; have the name resolve to the node's own address on this host",
+                service.name, shown(wanted)
+            ));
+            false
+        });
+        wanted
+    }
+
     /// The aliases that a service has on this host.
-    fn aliases(&mut self, service: &config::Service) -> Vec<Socket> {
+    fn aliases(&mut self, service: &config::Service, wanted: &[Wanted<'_>]) -> Vec<Socket> {
         let at = |address| Socket {
             address: bytes(address),
             port: service.listen.port,
             protocol: service.protocol.number(),
             pad: 0,
         };
-        let all: Vec<IpAddr> = match (service.listen.address, service.targets.first()) {
+        let all: Vec<IpAddr> = match (service.listen.address, wanted.first()) {
             (Some(address), _) => vec![address],
             (None, Some(target)) => self.own_addresses(target.socket.is_ipv4()).collect(),
-            (None, None) => Vec::new(),
+            // It is not known of which family they are; what another agent knew counts.
+            (None, None) => {
+                let held = |address: &IpAddr| self.held.services.contains_key(&at(*address));
+                let addresses = self.facts.addresses.iter().copied();
+                addresses.filter(held).collect()
+            }
         };
         let mut aliases = Vec::new();
         for address in all {
@@ -142,8 +175,8 @@ impl<'a> Plan<'a> {
                 ));
             } else if self.sockets.contains(&alias) {
                 // The target of `*` may well be one of the addresses that it stands for.
-                let is_own = |target: &config::Target| socket_of(service, target) == alias;
-                if !service.targets.iter().any(is_own) {
+                let is_own = |wanted: &Wanted<'_>| socket_of(service, wanted) == alias;
+                if !wanted.iter().any(is_own) {
                     self.out.left_out.push(format!(
                         "the service \"{}\" leaves out its alias {shown}: it is a target of another service",
                         service.name
@@ -172,21 +205,22 @@ impl<'a> Plan<'a> {
     }
 
     /// The targets of a service that take new connections.
-    fn targets(&mut self, service: &config::Service) -> Vec<(Target, u32)> {
+    fn targets(&mut self, service: &config::Service, wanted: &[Wanted<'_>]) -> Vec<(Target, u32)> {
         let mut targets = Vec::new();
-        for wanted in service.targets.iter().filter(|target| target.weight > 0) {
+        for wanted in wanted.iter().filter(|wanted| wanted.weight > 0) {
             match self.target(service, wanted) {
                 Some(target) => targets.push((target, wanted.weight)),
                 None => self.out.left_out.push(format!(
                     "the service \"{}\" leaves out its target {}: this host has no route to it",
-                    service.name, wanted.socket
+                    service.name,
+                    shown(wanted)
                 )),
             }
         }
         targets
     }
 
-    fn target(&self, service: &config::Service, wanted: &config::Target) -> Option<Target> {
+    fn target(&self, service: &config::Service, wanted: &Wanted<'_>) -> Option<Target> {
         let address = wanted.socket.ip();
         let is_local = self.facts.is_local(address);
         let is_snat = match service.snat {
@@ -248,6 +282,12 @@ impl<'a> Plan<'a> {
     fn add(&mut self, service: &config::Service, aliases: &[Socket], targets: &[(Target, u32)]) {
         if aliases.is_empty() {
             return;
+        }
+        let is_unknown = roles::unknown(service, &self.facts.roles).next().is_some();
+        let is_held = |alias| self.held.services.contains_key(alias);
+        if is_unknown && aliases.iter().any(is_held) {
+            // What another agent knew counts until this one knows.
+            return self.keep(aliases);
         }
         let present: Vec<Service> = aliases
             .iter()
@@ -385,12 +425,20 @@ impl<'a> Plan<'a> {
     }
 }
 
-fn socket_of(service: &config::Service, target: &config::Target) -> Socket {
+fn socket_of(service: &config::Service, wanted: &Wanted<'_>) -> Socket {
     Socket {
-        address: bytes(target.socket.ip()),
-        port: target.socket.port(),
+        address: bytes(wanted.socket.ip()),
+        port: wanted.socket.port(),
         protocol: service.protocol.number(),
         pad: 0,
+    }
+}
+
+/// A target for people: `10.0.0.1:8081`, or `leader:rest (10.0.0.1:8081)`.
+fn shown(wanted: &Wanted<'_>) -> String {
+    match wanted.role {
+        Some(role) => format!("{role} ({})", wanted.socket),
+        None => wanted.socket.to_string(),
     }
 }
 

@@ -213,6 +213,7 @@ fn facts(sources: u8) -> Facts {
     Facts {
         addresses: [ip(1), ip(10)].into(),
         loopback: 1,
+        roles: std::sync::Arc::default(),
         sources: (2..6).map(|n| (ip(n), ip(sources))).collect(),
     }
 }

@@ -14,6 +14,7 @@ use super::{
     detach,
     keeper::{Keeper, translated_targets},
     notify,
+    roles::Standing,
     service::{AgentService, Live},
 };
 use crate::{
@@ -45,6 +46,8 @@ pub struct Agent {
     pub attachment: Attachment,
     pub keeper: Arc<Mutex<Keeper>>,
     pub service: Arc<AgentService>,
+    /// What is known of the roles that targets have.
+    pub standing: watch::Receiver<Standing>,
     /// The targets whose packets get another source address.
     pub targets: BTreeSet<IpAddr>,
     /// Why the configuration that was read last is not in force.
@@ -56,7 +59,9 @@ impl Agent {
     pub async fn follow(&mut self) -> Result<(), RunError> {
         let inventory = self.links.inventory().await?;
         self.attachment.follow(&inventory);
-        let facts = self.links.facts(&inventory, &self.targets).await?;
+        let roles = Arc::clone(&self.standing.borrow_and_update().roles);
+        self.targets = translated_targets(&self.config.borrow(), &roles);
+        let facts = self.links.facts(&inventory, &self.targets, roles).await?;
         let wanted = facts.clone();
         let left_out = self.keep(move |keeper| keeper.follow(&wanted)).await?;
         self.show(&facts, &left_out);
@@ -110,13 +115,14 @@ impl Agent {
             .cloned()
             .collect();
         links::check_named(&inventory, &new)?;
-        let targets = translated_targets(&next);
-        let facts = self.links.facts(&inventory, &targets).await?;
+        let roles = Arc::clone(&self.standing.borrow().roles);
+        let targets = translated_targets(&next, &roles);
+        let facts = self.links.facts(&inventory, &targets, roles).await?;
         let next = Arc::new(next);
         self.attachment
             .prepare(&next.datapath.interfaces, &inventory)?;
         if !next.services.is_empty() {
-            sysctl::prepare(&next, |address| facts.is_local(address));
+            sysctl::prepare(facts.elsewhere(&next));
         }
         let (config, wanted) = (Arc::clone(&next), facts.clone());
         let kept = self

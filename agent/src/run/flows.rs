@@ -14,7 +14,10 @@ use super::view::{endpoint_name, ip, socket, text};
 use crate::{
     api::{Clock, FlowRow, FlowState, ServiceRow, TargetRow},
     config::{self, Config},
-    plan::bytes,
+    plan::{
+        Roles, bytes,
+        roles::{self},
+    },
 };
 
 /// Flows, the latest first.
@@ -115,15 +118,8 @@ pub fn flow_state(flow: &RpcFlow) -> FlowState {
 /// The configured service that has an alias: the one of that address, or the one of any address. For
 /// many questions, [`Aliases`] is faster.
 pub fn find(config: &Config, alias: Socket) -> Option<&config::Service> {
-    let has = |wanted: Socket| config.services.iter().find(move |s| alias_of(s) == wanted);
+    let has = |wanted: Socket| config.services.iter().find(move |s| s.alias() == wanted);
     has(alias).or_else(|| has(alias.any()))
-}
-
-fn alias_of(service: &config::Service) -> Socket {
-    Socket {
-        protocol: service.protocol.number(),
-        ..service.listen.to_socket()
-    }
 }
 
 /// The configured services, by alias.
@@ -133,11 +129,7 @@ impl<'a> Aliases<'a> {
     /// Those of a configuration.
     pub fn new(config: &'a Config) -> Self {
         let services = config.services.iter();
-        Self(
-            services
-                .map(|service| (alias_of(service), service))
-                .collect(),
-        )
+        Self(services.map(|service| (service.alias(), service)).collect())
     }
 
     /// As [`find`].
@@ -157,6 +149,8 @@ pub struct Known<'a> {
     pub connections: &'a BTreeMap<FiveTuple, Conntrack>,
     /// Connections that were refused, by service.
     pub refused: &'a BTreeMap<String, u64>,
+    /// What the topology knows of roles.
+    pub roles: &'a Roles,
 }
 
 /// Services, in the order of the configuration.
@@ -200,7 +194,7 @@ pub fn services(config: &Config, known: &Known<'_>) -> Vec<ServiceRow> {
                 .iter()
                 .map(|(alias, _)| socket(alias.address, alias.port))
                 .collect(),
-            targets: target_rows(service, &by_socket, &connections),
+            targets: target_rows(service, known.roles, &by_socket, &connections),
             connections: connections.len(),
             opening: connections.iter().filter(|(_, e)| opening(e)).count(),
             refused: known.refused.get(name).copied().unwrap_or_default(),
@@ -225,6 +219,7 @@ fn service_state(aliases: &[(Socket, Service)]) -> &'static str {
 /// The configured targets, and those that were and still have connections.
 fn target_rows(
     service: &config::Service,
+    roles: &Roles,
     targets: &BTreeMap<([u8; 16], u16), &Target>,
     connections: &[(&FiveTuple, &Conntrack)],
 ) -> Vec<TargetRow> {
@@ -232,11 +227,12 @@ fn target_rows(
     for (key, _) in connections {
         *counts.entry((key.endpoint, key.endpoint_port)).or_default() += 1;
     }
-    let row = |address: [u8; 16], port, weight, connections| {
+    let row = |role: Option<&config::Role>, address: [u8; 16], port, weight, connections| {
         let known = targets.get(&(address, port));
         let has = |flag| known.is_some_and(|target| target.flags & flag != 0);
         TargetRow {
-            address: socket(address, port),
+            address: Some(socket(address, port)),
+            role: role.map(ToString::to_string),
             weight,
             local: has(target_flags::LOCAL),
             source: known
@@ -246,13 +242,17 @@ fn target_rows(
         }
     };
     let mut rows = Vec::new();
-    for target in &service.targets {
-        let at = (bytes(target.socket.ip()), target.socket.port());
+    for wanted in roles::targets(service, roles) {
+        let at = (bytes(wanted.socket.ip()), wanted.socket.port());
         let connections = counts.remove(&at).unwrap_or_default();
-        rows.push(row(at.0, at.1, target.weight, connections));
+        rows.push(row(wanted.role, at.0, at.1, wanted.weight, connections));
     }
+    rows.extend(roles::unknown(service, roles).map(|role| TargetRow {
+        role: Some(role.to_string()),
+        ..TargetRow::default()
+    }));
     let left = counts.into_iter();
-    rows.extend(left.map(|((address, port), count)| row(address, port, 0, count)));
+    rows.extend(left.map(|((address, port), count)| row(None, address, port, 0, count)));
     rows
 }
 
@@ -426,6 +426,7 @@ mod tests {
             targets: &BTreeMap::new(),
             connections: &connections,
             refused: &[("rpc".to_owned(), 3)].into(),
+            roles: &Roles::new(),
         };
         let rows = services(&config(), &known);
         let row = &rows[0];
@@ -433,7 +434,13 @@ mod tests {
         let targets: Vec<_> = row
             .targets
             .iter()
-            .map(|target| (&*target.address, target.weight, target.connections))
+            .map(|target| {
+                (
+                    target.address.as_deref().unwrap(),
+                    target.weight,
+                    target.connections,
+                )
+            })
             .collect();
         assert_eq!(targets, [("10.0.0.1:6123", 1, 1), ("10.0.0.2:6123", 0, 1)]);
         let none = Known {

@@ -12,7 +12,7 @@ use std::{
 use crate::{
     config::{Config, Snat},
     datapath::{DatapathError, Pins, TablesMut},
-    plan::{self, Facts},
+    plan::{self, Facts, Roles, roles},
     reconcile,
 };
 
@@ -124,11 +124,12 @@ impl Keeper {
 }
 
 /// The targets whose packets get another source address, so that it must be known.
-pub fn translated_targets(config: &Config) -> BTreeSet<IpAddr> {
+pub fn translated_targets(config: &Config, known: &Roles) -> BTreeSet<IpAddr> {
     let services = config.services.iter();
     services
         .filter(|service| service.snat != Snat::Never)
-        .flat_map(|service| service.targets.iter().map(|target| target.socket.ip()))
+        .flat_map(|service| roles::targets(service, known))
+        .map(|wanted| wanted.socket.ip())
         .collect()
 }
 

@@ -14,6 +14,7 @@ mod keeper;
 mod learn;
 mod limit;
 mod notify;
+mod roles;
 mod service;
 mod signals;
 mod sweep;
@@ -53,6 +54,7 @@ use attachment::Attachment;
 use file::Watch;
 use keeper::{Keeper, translated_targets};
 use learn::Learner;
+use roles::Resolver;
 use service::{AgentService, Live, Watched};
 use signals::{Signal, Signals};
 use sweep::{Sweeper, Sweeps};
@@ -121,8 +123,10 @@ pub async fn run(
     let links = Links::open()?;
     let inventory = links.inventory().await?;
     links::check_named(&inventory, &config.datapath.interfaces)?;
-    let targets = translated_targets(&config);
-    let facts = links.facts(&inventory, &targets).await?;
+    // Nothing is known of the cluster yet: services keep the targets that they have.
+    let roles = Arc::default();
+    let targets = translated_targets(&config, &roles);
+    let facts = links.facts(&inventory, &targets, roles).await?;
     let (config, current) = watch::channel(Arc::new(config));
     let mut signals = Signals::new()?;
     let server = Server::bind(&current.borrow().agent.control_socket)?;
@@ -151,6 +155,8 @@ pub async fn run(
     let refused = Arc::new(Mutex::new(BTreeMap::new()));
     // Its sources end when it is dropped.
     let follower = Follower::configured(&current.borrow().topology);
+    let resolver = Resolver::new(current.clone(), follower.subscribe());
+    let standing = resolver.subscribe();
     let service = Arc::new(AgentService::new(
         Watched {
             config: current.clone(),
@@ -158,6 +164,7 @@ pub async fn run(
             sweeps: Arc::clone(&sweeps),
             refused: Arc::clone(&refused),
             topology: follower.subscribe(),
+            standing: standing.clone(),
         },
         live,
         events.clone(),
@@ -171,6 +178,7 @@ pub async fn run(
         reporter: follower.reporter(learned::id()),
     };
     tasks.spawn(learner.run(stop.clone()));
+    tasks.spawn(resolver.run(stop.clone()));
     let drain = events::Drain {
         config: current.clone(),
         events: events.clone(),
@@ -200,6 +208,7 @@ pub async fn run(
         attachment,
         keeper,
         service,
+        standing,
         targets,
         refused: None,
     };
@@ -222,6 +231,11 @@ pub async fn run(
                 if let Err(error) = changed {
                     break Err(RunError::from(error));
                 }
+                if let Err(error) = agent.follow().await {
+                    log::warn!("{error}");
+                }
+            }
+            Ok(()) = agent.standing.changed() => {
                 if let Err(error) = agent.follow().await {
                     log::warn!("{error}");
                 }
@@ -301,7 +315,7 @@ fn start(
     let mut keeper = Keeper::open(Arc::clone(config), pins)?;
     keeper.follow(facts)?;
     if !config.services.is_empty() {
-        sysctl::prepare(config, |address| facts.is_local(address));
+        sysctl::prepare(facts.elsewhere(config));
     }
     let interfaces = config.datapath.interfaces.clone();
     let attachment = Attachment::start(programs, interfaces, agent::xdp(config), inventory)?;

@@ -12,6 +12,7 @@ use super::{
     Control, Current,
     attachment::Attachment,
     flows,
+    roles::Standing,
     sweep::{self, Sweeps},
     tables::KernelTables,
     view,
@@ -48,6 +49,8 @@ pub struct Watched {
     pub refused: Arc<Mutex<BTreeMap<String, u64>>>,
     /// What is known of the cluster.
     pub topology: watch::Receiver<Snapshot>,
+    /// What is known of the roles that targets have.
+    pub standing: watch::Receiver<Standing>,
 }
 
 /// Reads the kernel tables for clients.
@@ -203,6 +206,7 @@ impl Inner {
             targets: &services.targets()?,
             connections: &connections(&services)?,
             refused: &refused,
+            roles: &self.live().facts.roles.clone(),
         };
         Ok(flows::services(&self.config(), &known))
     }
@@ -274,6 +278,7 @@ impl Inner {
             &self.watched.topology.borrow(),
             &Clock::read(),
         ));
+        problems.extend_from_slice(&self.watched.standing.borrow().problems);
         problems.extend(service_problems(
             config,
             &live.facts,
@@ -376,7 +381,7 @@ fn service_problems(
             problems.push(format!("{value} {what}"));
         }
     }
-    for name in sysctl::missing_forwarding(config, |address| facts.is_local(address)) {
+    for name in sysctl::missing_forwarding(facts.elsewhere(config)) {
         let name = sysctl::dotted(name);
         problems.push(format!(
             "{name} is off: other hosts' connections to targets on other hosts are dropped; sysctl -w {name}=1"

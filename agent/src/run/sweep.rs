@@ -188,7 +188,11 @@ impl Sweeper {
             text: Authority::new(alias.as_bytes()).unwrap_or_default(),
             pad: [0; 6],
         };
-        let row = view::event(&self.config.borrow(), &clock, &event);
+        let config = Arc::clone(&self.config.borrow());
+        let row = EventRow {
+            endpoint: view::service_name(&config, entry.alias(key.protocol)),
+            ..view::event(&config, &clock, &event)
+        };
         if limit.admit(Instant::now()) != Admitted::No {
             log::info!("{}", view::sentence(&row));
         }

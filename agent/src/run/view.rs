@@ -13,7 +13,6 @@ use super::flows;
 use crate::{
     api::{AliasRow, Aliases, CanonicalSource, Clock, EndpointRow, EventRow, PeerRow},
     config::{self, Config, Endpoint},
-    plan::bytes,
 };
 
 /// Endpoints, and the instances of those that listen on any address.
@@ -160,9 +159,7 @@ pub fn event(config: &Config, clock: &Clock, event: &Event) -> EventRow {
         client: socket(event.flow.client, event.flow.client_port),
         address: socket(event.flow.endpoint, event.flow.endpoint_port),
         endpoint: match kind {
-            Some(EventKind::Refused | EventKind::Evicted) => {
-                service_name(config, event.flow.endpoint())
-            }
+            Some(EventKind::Refused) => service_name(config, event.flow.endpoint()),
             _ => endpoint_name(config, event.flow.endpoint()),
         },
         name: text(&event.text),
@@ -170,17 +167,9 @@ pub fn event(config: &Config, clock: &Clock, event: &Event) -> EventRow {
     }
 }
 
-/// The name of the service that has an alias or a target there, or a dash.
-fn service_name(config: &Config, at: Socket) -> String {
-    let has_target = |service: &&config::Service| {
-        service.protocol.number() == at.protocol
-            && service.targets.iter().any(|target| {
-                (bytes(target.socket.ip()), target.socket.port()) == (at.address, at.port)
-            })
-    };
-    flows::find(config, at)
-        .or_else(|| config.services.iter().find(has_target))
-        .map_or_else(|| "-".to_owned(), |service| service.name.clone())
+/// The name of the service that has an alias there, or a dash.
+pub fn service_name(config: &Config, alias: Socket) -> String {
+    flows::find(config, alias).map_or_else(|| "-".to_owned(), |service| service.name.clone())
 }
 
 /// An event as a sentence for the log.

@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
-use super::{Id, Moment, NameError, RpcAddress, Session, WebAddress, name::shown};
-use crate::config::Authority;
+use super::Moment;
+use crate::name::{Authority, Id, NameError, RpcAddress, Session, WebAddress, shown};
 
 /// The most claims that are taken from one source: a cluster is smaller, a mistake or an attack is
 /// not.

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use truename_common::layout::{self, Names, Peer, PeerKey, Socket};
 
 use super::{Claim, Facts, Kind, Moment, SourceId};
-use crate::config::Authority;
+use crate::name::Authority;
 
 /// The source of these facts.
 pub fn id() -> SourceId {

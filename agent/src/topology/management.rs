@@ -3,10 +3,11 @@
 use serde::{Deserialize, de::IgnoredAny};
 
 use super::{
-    Claim, Component, Facts, Kind, Member, MemberStatus, RpcAddress, SourceId,
-    http::{Client, Document, Tls, Url},
+    Claim, Component, Facts, Kind, Member, MemberStatus, SourceId,
+    http::{Client, Document, Tls},
     poll::Poll,
 };
+use crate::name::{RpcAddress, Url};
 
 /// The longest answer, in bytes.
 const MEMBERS_MAX: usize = 16 << 20;

@@ -6,10 +6,8 @@ use std::{
     net::IpAddr,
 };
 
-use super::{
-    Claim, Component, Facts, Id, Member, Moment, RpcAddress, Session, SourceId, WebAddress, Worker,
-};
-use crate::config::Authority;
+use super::{Claim, Component, Facts, Member, Moment, SourceId, Worker};
+use crate::name::{Authority, Id, RpcAddress, Session, WebAddress};
 
 /// Something known: by whom, and since when it has not been confirmed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

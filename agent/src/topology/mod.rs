@@ -6,9 +6,9 @@
 //! ```
 //!
 //! A [`Source`] reports whole sets of [`Facts`]; [`merge`] makes one [`Topology`] of them, a pure
-//! function with a stated precedence ([`Kind`]); [`resolve`] turns a [`Target`] and a topology into
+//! function with a stated precedence ([`Kind`]); [`resolve`] turns a [`Role`](crate::config::Role) and a topology into
 //! socket addresses. A source that cannot be reached keeps its last good facts; their age and its
-//! [`Health`] tell. Nothing from outside gets in unless it passed a parser of [`name`].
+//! [`Health`] tell. Nothing from outside gets in unless it passed a parser of [`crate::name`].
 
 pub mod fact;
 pub mod file;
@@ -17,10 +17,10 @@ pub mod follow;
 pub mod ha;
 pub mod http;
 pub mod learned;
+pub mod lookup;
 pub mod management;
 pub mod merge;
 pub mod moment;
-pub mod name;
 pub mod poll;
 pub mod resolve;
 pub mod source;
@@ -29,6 +29,5 @@ pub use fact::{Claim, Component, Facts, Member, MemberStatus, Refused, Worker};
 pub use follow::{Follower, Snapshot};
 pub use merge::{Known, Topology, merge};
 pub use moment::Moment;
-pub use name::{Id, NameError, RpcAddress, Scheme, Session, WebAddress};
-pub use resolve::{Resolution, Target, TargetError, resolve};
+pub use resolve::{Resolution, hosts, resolve};
 pub use source::{Health, Kind, Report, Reporter, Source, SourceId, State};

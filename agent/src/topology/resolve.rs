@@ -1,83 +1,15 @@
-//! From a target such as `leader:rest` to socket addresses. Pure: whoever calls says how names are
+//! From a role such as `leader:rest` to socket addresses. Pure: whoever calls says how names are
 //! looked up.
 
 use std::{
     collections::BTreeSet,
-    fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    str::FromStr,
 };
 
-use super::{Id, Kind, NameError, Topology};
-use crate::config::Authority;
+use super::{Kind, Topology};
+use crate::{config::Role, name::Authority};
 
-/// A target that the topology decides.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Target {
-    /// `leader:rest`: the REST server of the leader.
-    LeaderRest,
-    /// `leader:rpc`: the actor system of the leader.
-    LeaderRpc,
-    /// `workers:PORT`: this port of every worker.
-    Workers(u16),
-    /// `worker:ID:PORT`: this port of one worker.
-    Worker(Id, u16),
-}
-
-/// Why a text is no target.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TargetError {
-    /// Another word than those there are.
-    #[error("write leader:rest, leader:rpc, workers:PORT or worker:ID:PORT")]
-    Unknown,
-    /// No port.
-    #[error("the port must be a number from 1 to 65535")]
-    Port,
-    /// No identifier.
-    #[error("the worker: {0}")]
-    Id(NameError),
-}
-
-impl FromStr for Target {
-    type Err = TargetError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "leader:rest" => return Ok(Self::LeaderRest),
-            "leader:rpc" => return Ok(Self::LeaderRpc),
-            _ => {}
-        }
-        if let Some(port) = text.strip_prefix("workers:") {
-            return parse_port(port).map(Self::Workers);
-        }
-        let rest = text.strip_prefix("worker:").ok_or(TargetError::Unknown)?;
-        // An identifier may have colons itself.
-        let (id, port) = rest.rsplit_once(':').ok_or(TargetError::Port)?;
-        let id = id.parse().map_err(TargetError::Id)?;
-        Ok(Self::Worker(id, parse_port(port)?))
-    }
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::LeaderRest => f.write_str("leader:rest"),
-            Self::LeaderRpc => f.write_str("leader:rpc"),
-            Self::Workers(port) => write!(f, "workers:{port}"),
-            Self::Worker(id, port) => write!(f, "worker:{id}:{port}"),
-        }
-    }
-}
-
-fn parse_port(text: &str) -> Result<u16, TargetError> {
-    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    text.parse()
-        .ok()
-        .filter(|port| digits && *port > 0)
-        .ok_or(TargetError::Port)
-}
-
-/// What a target is now.
+/// What a role is now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resolution {
     /// In a stable order, each once.
@@ -86,63 +18,78 @@ pub struct Resolution {
     pub unresolved: Vec<String>,
 }
 
-/// Resolves a target. `look_up` finds the addresses of a host name, by hosts file or DNS; its error
+/// Resolves a role. `look_up` finds the addresses of a host name, by hosts file or DNS; its error
 /// says why there are none.
 ///
 /// The host of an announced name is, in this order: an address itself; what a file of the operator
 /// says; what `look_up` finds; where the name, or another port of its host, was seen. Names that
 /// lead nowhere by themselves are the reason for the last.
 pub fn resolve(
-    target: &Target,
+    role: &Role,
     topology: &Topology,
     mut look_up: impl FnMut(&str) -> Result<Vec<IpAddr>, String>,
 ) -> Resolution {
     let mut out = Resolution::default();
-    let mut add = |name: &Authority, port: u16| match host(name, topology, &mut look_up) {
-        Ok(addresses) => {
-            let sockets = addresses.into_iter().map(|ip| SocketAddr::new(ip, port));
-            out.addresses.extend(sockets);
+    let mut seen = BTreeSet::new();
+    match names(role, topology) {
+        Ok(names) => {
+            for (name, port) in names {
+                match host(name, topology, &mut look_up) {
+                    Ok(addresses) => {
+                        let sockets = addresses.into_iter().map(|ip| SocketAddr::new(ip, port));
+                        out.addresses
+                            .extend(sockets.filter(|socket| seen.insert(*socket)));
+                    }
+                    Err(why) => out.unresolved.push(format!("{role}: {name}: {why}")),
+                }
+            }
         }
-        Err(why) => out.unresolved.push(format!("{target}: {name}: {why}")),
-    };
-    let nobody = match target {
-        Target::LeaderRest => match &topology.leader_rest {
-            Some(known) => {
-                let name = known.value.address.authority();
-                add(name, name.port());
-                None
-            }
-            None => Some("no source says where the leader's REST server is"),
+        Err(why) => out.unresolved.push(format!("{role}: {why}")),
+    }
+    out
+}
+
+/// The host names that [`resolve`] looks up for a role.
+pub fn hosts<'a>(role: &Role, topology: &'a Topology) -> impl Iterator<Item = &'a str> {
+    let names = names(role, topology).unwrap_or_default();
+    let hosts = names.into_iter().map(|(name, _)| name.host());
+    hosts.filter(|host| literal(host).is_none())
+}
+
+/// The announced names that a role stands for, each with the port that is meant; or why there are none.
+fn names<'a>(
+    role: &Role,
+    topology: &'a Topology,
+) -> Result<Vec<(&'a Authority, u16)>, &'static str> {
+    let whole = |name: &'a Authority| vec![(name, name.port())];
+    match role {
+        Role::LeaderRest => match &topology.leader_rest {
+            Some(known) => Ok(whole(known.value.address.authority())),
+            None => Err("no source says where the leader's REST server is"),
         },
-        Target::LeaderRpc => match &topology.leader_rpc {
-            Some(known) => {
-                let name = known.value.address.authority();
-                add(name, name.port());
-                None
-            }
-            None => Some("no source says who leads"),
+        Role::LeaderRpc => match &topology.leader_rpc {
+            Some(known) => Ok(whole(known.value.address.authority())),
+            None => Err("no source says who leads"),
         },
-        Target::Workers(port) => {
+        Role::Workers(port) => {
             // Workers on one host share its port.
             let names = topology.workers.values();
             let names: BTreeSet<_> = names.map(|known| known.value.rpc.authority()).collect();
-            names.iter().for_each(|name| add(name, *port));
-            names.is_empty().then_some("no worker is known")
-        }
-        Target::Worker(id, port) => match topology.workers.get(id) {
-            Some(known) => {
-                add(known.value.rpc.authority(), *port);
-                None
+            if names.is_empty() {
+                return Err("no worker is known");
             }
-            None => Some("no worker with this identifier is known"),
+            Ok(names.into_iter().map(|name| (name, *port)).collect())
+        }
+        Role::Worker(id, port) => match topology.workers.get(id) {
+            Some(known) => Ok(vec![(known.value.rpc.authority(), *port)]),
+            None => Err("no worker with this identifier is known"),
         },
-    };
-    if let Some(why) = nobody {
-        out.unresolved.push(format!("{target}: {why}"));
     }
-    let mut seen = BTreeSet::new();
-    out.addresses.retain(|address| seen.insert(*address));
-    out
+}
+
+/// The address that a host is written as.
+fn literal(host: &str) -> Option<IpAddr> {
+    host.trim_matches(['[', ']']).parse().ok()
 }
 
 /// The addresses of the host of a name; never empty.
@@ -152,7 +99,7 @@ fn host(
     look_up: &mut impl FnMut(&str) -> Result<Vec<IpAddr>, String>,
 ) -> Result<Vec<IpAddr>, String> {
     let host = name.host();
-    if let Ok(address) = host.trim_matches(['[', ']']).parse::<IpAddr>() {
+    if let Some(address) = literal(host) {
         return connectable(address)
             .then(|| vec![address])
             .ok_or_else(|| "nobody can be reached at this address".to_owned());
@@ -269,29 +216,6 @@ mod tests {
         let resolution = resolve(&target.parse().unwrap(), topology, hosts);
         let addresses = resolution.addresses.iter().map(ToString::to_string);
         (addresses.collect(), resolution.unresolved)
-    }
-
-    #[test]
-    fn targets_are_written_as_they_are_read() {
-        for text in [
-            "leader:rest",
-            "leader:rpc",
-            "workers:9069",
-            "worker:10.0.0.3:6122-a:6121",
-        ] {
-            assert_eq!(text.parse::<Target>().unwrap().to_string(), text);
-        }
-        for (text, error) in [
-            ("leader:", TargetError::Unknown),
-            ("leader:REST", TargetError::Unknown),
-            ("10.0.0.1:80", TargetError::Unknown),
-            ("workers:0", TargetError::Port),
-            ("workers:+1", TargetError::Port),
-            ("worker:tm", TargetError::Port),
-            ("worker::1", TargetError::Id(NameError::Id)),
-        ] {
-            assert_eq!(text.parse::<Target>(), Err(error), "{text}");
-        }
     }
 
     #[test]

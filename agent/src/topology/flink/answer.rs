@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
 
 use crate::{
-    config::Authority,
-    topology::{Claim, Facts, RpcAddress, Scheme, Worker},
+    name::{Authority, RpcAddress, Scheme},
+    topology::{Claim, Facts, Worker},
 };
 
 /// The actor system of every Flink process.

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::answer::Settings;
-use crate::topology::{Facts, RpcAddress, WebAddress};
+use crate::{
+    name::{RpcAddress, WebAddress},
+    topology::Facts,
+};
 
 /// What one server says of itself.
 #[derive(Clone, Debug)]

@@ -18,10 +18,11 @@ use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    Claim, Component, Facts, Kind, RpcAddress, SourceId,
-    http::{Client, Document, Tls, Url},
+    Claim, Component, Facts, Kind, SourceId,
+    http::{Client, Document, Tls},
     poll::Poll,
 };
+use crate::name::{RpcAddress, Url};
 use answer::{Overview, Settings, Workers};
 use elect::{Ballot, Election};
 

@@ -3,7 +3,7 @@
 //!
 //! Every length is checked against what is there, and nothing is read twice.
 
-use crate::topology::Session;
+use crate::name::Session;
 
 /// `STREAM_MAGIC` and `STREAM_VERSION`.
 const HEADER: [u8; 4] = [0xac, 0xed, 0x00, 0x05];

@@ -12,7 +12,8 @@ use std::{iter, time::Duration};
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 
-use super::{Claim, Component, Facts, Session};
+use super::{Claim, Component, Facts};
+use crate::name::Session;
 
 /// How often a source that waits for changes says that it still does.
 const CONFIRM: Duration = Duration::from_secs(10);

@@ -15,7 +15,8 @@ use tokio::{
     net::{TcpStream, lookup_host},
 };
 
-use super::{HttpError, Tls, Url, Validator};
+use super::{HttpError, Tls, Validator};
+use crate::name::Url;
 
 /// The most that is buffered of an answer before its body, in bytes: headers may not be longer.
 const HEAD: usize = 64 * 1024;

@@ -2,8 +2,8 @@
 
 use serde::de::DeserializeOwned;
 
-use super::{Client, Fetched, HttpError, Url, Validator};
-use crate::topology::name::{WebAddress, shown};
+use super::{Client, Fetched, HttpError, Validator};
+use crate::name::{Url, WebAddress, shown};
 
 /// A document.
 #[derive(Debug)]

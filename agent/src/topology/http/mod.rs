@@ -4,7 +4,6 @@
 mod connection;
 mod document;
 mod tls;
-mod url;
 
 use std::{collections::HashMap, io, time::Duration};
 
@@ -15,11 +14,10 @@ use hyper::{
     header::{ETAG, HeaderMap, HeaderValue, LAST_MODIFIED, LOCATION},
 };
 
-use super::name::{NameError, shown};
+use crate::name::{NameError, Url, shown};
 use connection::Sender;
 pub use document::Document;
 pub use tls::Tls;
-pub use url::Url;
 
 /// The time for one request with its redirects, from the first packet to the last byte.
 pub const REQUEST: Duration = Duration::from_secs(5);

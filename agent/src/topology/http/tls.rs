@@ -93,7 +93,10 @@ mod tests {
     };
 
     use super::*;
-    use crate::topology::http::{Client, Fetched, Url, Validator};
+    use crate::{
+        name::Url,
+        topology::http::{Client, Fetched, Validator},
+    };
 
     /// A server that answers every connection once; its URL, and the roots that vouch for it.
     async fn server(name: &str, answer: &'static [u8]) -> (Url, RootCertStore) {

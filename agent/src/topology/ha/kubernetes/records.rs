@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::topology::{Facts, Session, ha::Part};
+use crate::{
+    name::Session,
+    topology::{Facts, ha::Part},
+};
 
 /// The key of a part's record in the one ConfigMap of Flink 1.15 and later is this and the part.
 const PREFIX: &str = "org.apache.flink.k8s.leader.";

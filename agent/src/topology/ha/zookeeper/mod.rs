@@ -13,7 +13,7 @@ use zookeeper_client::{Client, Error, OneshotWatcher, SessionState};
 
 use super::{CONFIRM, retries};
 use crate::{
-    config::Authority,
+    name::Authority,
     topology::{Kind, Reporter, Source, SourceId},
 };
 use layout::{Node, Nodes};

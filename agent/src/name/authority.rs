@@ -98,7 +98,7 @@ impl FromStr for Authority {
 }
 
 /// Splits `host:port` at the colon that separates them.
-pub(super) fn split(text: &str) -> Result<(&str, &str), AuthorityError> {
+pub fn split(text: &str) -> Result<(&str, &str), AuthorityError> {
     if text.starts_with('[') {
         let end = text.find(']').ok_or(AuthorityError::BadIpv6)?;
         let (host, rest) = text.split_at(end + 1);
@@ -113,7 +113,7 @@ pub(super) fn split(text: &str) -> Result<(&str, &str), AuthorityError> {
 }
 
 /// A port number from 1, in its shortest form.
-pub(super) fn parse_port(text: &str) -> Result<u16, AuthorityError> {
+pub fn parse_port(text: &str) -> Result<u16, AuthorityError> {
     if text.is_empty() {
         return Err(AuthorityError::NoPort);
     }

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use hyper::Uri;
 
-use crate::topology::name::{NameError, WebAddress};
+use super::{NameError, WebAddress};
 
 /// `http://host:port/path`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

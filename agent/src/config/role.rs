@@ -1,0 +1,99 @@
+//! A target by what it does in the cluster, such as `leader:rest`.
+
+use std::{fmt, str::FromStr};
+
+use crate::name::{Id, NameError};
+
+/// Targets that the topology decides: who has this role now.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Role {
+    /// `leader:rest`: the REST server of the leader.
+    LeaderRest,
+    /// `leader:rpc`: the actor system of the leader.
+    LeaderRpc,
+    /// `workers:PORT`: this port of every worker.
+    Workers(u16),
+    /// `worker:ID:PORT`: this port of one worker.
+    Worker(Id, u16),
+}
+
+/// Why a text is no role.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RoleError {
+    /// Another word than those there are.
+    #[error("write leader:rest, leader:rpc, workers:PORT or worker:ID:PORT")]
+    Unknown,
+    /// No port.
+    #[error("the port must be a number from 1 to 65535")]
+    Port,
+    /// No identifier.
+    #[error("the worker: {0}")]
+    Id(NameError),
+}
+
+impl FromStr for Role {
+    type Err = RoleError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "leader:rest" => return Ok(Self::LeaderRest),
+            "leader:rpc" => return Ok(Self::LeaderRpc),
+            _ => {}
+        }
+        if let Some(port) = text.strip_prefix("workers:") {
+            return parse_port(port).map(Self::Workers);
+        }
+        let rest = text.strip_prefix("worker:").ok_or(RoleError::Unknown)?;
+        // An identifier may have colons itself.
+        let (id, port) = rest.rsplit_once(':').ok_or(RoleError::Port)?;
+        let id = id.parse().map_err(RoleError::Id)?;
+        Ok(Self::Worker(id, parse_port(port)?))
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::LeaderRest => f.write_str("leader:rest"),
+            Self::LeaderRpc => f.write_str("leader:rpc"),
+            Self::Workers(port) => write!(f, "workers:{port}"),
+            Self::Worker(id, port) => write!(f, "worker:{id}:{port}"),
+        }
+    }
+}
+
+fn parse_port(text: &str) -> Result<u16, RoleError> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse()
+        .ok()
+        .filter(|port| digits && *port > 0)
+        .ok_or(RoleError::Port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_written_as_it_is_read() {
+        for text in [
+            "leader:rest",
+            "leader:rpc",
+            "workers:9069",
+            "worker:10.0.0.3:6122-a:6121",
+        ] {
+            assert_eq!(text.parse::<Role>().unwrap().to_string(), text);
+        }
+        for (text, error) in [
+            ("leader:", RoleError::Unknown),
+            ("leader:REST", RoleError::Unknown),
+            ("10.0.0.1:80", RoleError::Unknown),
+            ("workers:0", RoleError::Port),
+            ("workers:+1", RoleError::Port),
+            ("worker:tm", RoleError::Port),
+            ("worker::1", RoleError::Id(NameError::Id)),
+        ] {
+            assert_eq!(text.parse::<Role>(), Err(error), "{text}");
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! The addresses of host names, as this host finds them: in its hosts file, by DNS, or by whatever else
+//! its name service is configured to ask.
+
+use std::{collections::BTreeMap, future::Future, net::IpAddr, pin::Pin, time::Duration};
+
+use tokio::{
+    task::JoinSet,
+    time::{Instant, timeout},
+};
+
+/// Look-ups at a time: each has a thread of its own while it waits.
+const AT_ONCE: usize = 32;
+/// How long a look-up may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// An answer is asked for again after this time, or later if there are many names:
+const REFRESH: Duration = Duration::from_secs(10);
+/// no more than one in this time.
+const PACE: Duration = Duration::from_millis(10);
+
+/// The addresses of a name, or why there are none.
+pub type Found = Result<Vec<IpAddr>, String>;
+type Answering = Pin<Box<dyn Future<Output = Found> + Send>>;
+
+/// Looks names up, again and again, and remembers the last good answers.
+pub struct Lookup {
+    ask: fn(String) -> Answering,
+    names: BTreeMap<String, Name>,
+    running: JoinSet<(String, Found)>,
+}
+
+#[derive(Default)]
+struct Name {
+    /// The last good answer.
+    addresses: Vec<IpAddr>,
+    /// Why the last question had no good answer.
+    error: Option<String>,
+    /// When it was answered last.
+    answered: Option<Instant>,
+    is_running: bool,
+}
+
+impl Lookup {
+    /// By the name service of this host.
+    pub fn of_host() -> Self {
+        Self::by(|name| Box::pin(look_up(name)))
+    }
+
+    fn by(ask: fn(String) -> Answering) -> Self {
+        Self {
+            ask,
+            names: BTreeMap::new(),
+            running: JoinSet::new(),
+        }
+    }
+
+    /// Looks for these names from now on, and no others. An answer that is older than the time beside the
+    /// name is asked for again. In a Tokio runtime.
+    pub fn want<'a>(&mut self, names: impl Iterator<Item = (&'a str, Duration)>) {
+        let wanted: BTreeMap<&str, Duration> = names.collect();
+        self.names
+            .retain(|name, _| wanted.contains_key(name.as_str()));
+        let now = Instant::now();
+        for (name, max_age) in wanted {
+            let known = self.names.entry(name.to_owned()).or_default();
+            let is_old = known.answered.is_none_or(|at| now - at >= max_age);
+            if self.running.len() < AT_ONCE && is_old && !known.is_running {
+                known.is_running = true;
+                let (name, answer) = (name.to_owned(), (self.ask)(name.to_owned()));
+                self.running.spawn(async move {
+                    let answer = timeout(PATIENCE, answer).await;
+                    let slow = |_| Err(format!("no answer within {} s", PATIENCE.as_secs()));
+                    (name, answer.unwrap_or_else(slow))
+                });
+            }
+        }
+    }
+
+    /// Waits for answers; for ever if none is awaited. Cancel-safe.
+    pub async fn answered(&mut self) {
+        let Some(mut joined) = self.running.join_next().await else {
+            return std::future::pending().await;
+        };
+        loop {
+            if let Ok((name, found)) = joined {
+                self.note(&name, found);
+            }
+            match self.running.try_join_next() {
+                Some(next) => joined = next,
+                None => return,
+            }
+        }
+    }
+
+    fn note(&mut self, name: &str, found: Found) {
+        let Some(known) = self.names.get_mut(name) else {
+            return;
+        };
+        known.is_running = false;
+        known.answered = Some(Instant::now());
+        known.error = None;
+        match found {
+            Ok(addresses) => known.addresses = addresses,
+            Err(error) => known.error = Some(error),
+        }
+    }
+
+    /// Whether a wanted name has never been answered.
+    pub fn is_open(&self, name: &str) -> bool {
+        let known = self.names.get(name);
+        known.is_none_or(|known| known.answered.is_none())
+    }
+
+    /// The last good answer, else why there is none.
+    pub fn find(&self, name: &str) -> Found {
+        match self.names.get(name) {
+            Some(known) if !known.addresses.is_empty() => Ok(known.addresses.clone()),
+            Some(Name {
+                error: Some(error), ..
+            }) => Err(error.clone()),
+            _ => Err("it has not been looked up yet".to_owned()),
+        }
+    }
+
+    /// Names whose last good answer is kept although the last question had none, a sentence each.
+    pub fn problems(&self) -> impl Iterator<Item = String> {
+        self.names.iter().filter_map(|(name, known)| {
+            let error = known.error.as_ref().filter(|_| !known.addresses.is_empty());
+            error.map(|error| format!("the name {name}: {error}; its last addresses are kept"))
+        })
+    }
+
+    /// How old an answer may become. Many names are asked for less often.
+    pub fn refresh(&self) -> Duration {
+        let names = u32::try_from(self.names.len()).unwrap_or(u32::MAX);
+        REFRESH.max(PACE.saturating_mul(names))
+    }
+}
+
+/// Asks the name service of this host once.
+pub async fn look_up(name: String) -> Found {
+    // The port is of no account.
+    let found = tokio::net::lookup_host((name.as_str(), 0)).await;
+    let mut addresses: Vec<_> = found
+        .map_err(|error| format!("it cannot be looked up: {error}"))?
+        .map(|socket| socket.ip().to_canonical())
+        .collect();
+    addresses.sort();
+    addresses.dedup();
+    if addresses.is_empty() {
+        return Err("it resolves to no address".to_owned());
+    }
+    Ok(addresses)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(last: u8) -> IpAddr {
+        [10, 0, 0, last].into()
+    }
+
+    /// Names say themselves how they are answered.
+    fn ask(name: String) -> Answering {
+        Box::pin(async move {
+            match name.split_once('-') {
+                Some(("good", last)) => Ok(vec![address(last.parse().unwrap())]),
+                Some(("slow", _)) => std::future::pending().await,
+                _ => Err("no such host".to_owned()),
+            }
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answers_are_kept_and_asked_for_again() {
+        let mut lookup = Lookup::by(ask);
+        let day = Duration::from_secs(86_400);
+        let names = ["good-1", "bad"].map(|name| (name, day));
+        lookup.want(names.into_iter());
+        assert!(lookup.is_open("good-1") && lookup.is_open("bad"));
+        while lookup.is_open("good-1") || lookup.is_open("bad") {
+            lookup.answered().await;
+        }
+        assert_eq!(lookup.find("good-1"), Ok(vec![address(1)]));
+        assert_eq!(lookup.find("bad"), Err("no such host".to_owned()));
+        lookup.want(names.into_iter());
+        assert!(lookup.running.is_empty(), "they are fresh");
+
+        // A name that cannot be looked up any more keeps its addresses, and that is told.
+        lookup.note("good-1", Err("gone".to_owned()));
+        assert_eq!(lookup.find("good-1"), Ok(vec![address(1)]));
+        let problems: Vec<_> = lookup.problems().collect();
+        assert_eq!(
+            problems,
+            ["the name good-1: gone; its last addresses are kept"]
+        );
+        lookup.want([("good-1", Duration::ZERO)].into_iter());
+        lookup.answered().await;
+        assert_eq!(lookup.problems().count(), 0);
+        assert!(lookup.find("bad").is_err(), "it is not wanted any more");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_name_is_given_up_and_does_not_hold_up_others() {
+        let mut lookup = Lookup::by(ask);
+        let names = ["good-1", "slow-1"].map(|name| (name, REFRESH));
+        lookup.want(names.into_iter());
+        lookup.answered().await;
+        assert!(!lookup.is_open("good-1") && lookup.is_open("slow-1"));
+        lookup.answered().await;
+        assert_eq!(
+            lookup.find("slow-1"),
+            Err("no answer within 5 s".to_owned())
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_names_are_asked_for_some_at_a_time() {
+        let names: Vec<_> = (0..2000).map(|n| format!("n{n}")).collect();
+        let wanted = || names.iter().map(|name| (name.as_str(), REFRESH * 10));
+        let mut lookup = Lookup::by(|_| Box::pin(async { Ok(vec![address(1)]) }));
+        lookup.want(wanted());
+        assert_eq!(lookup.running.len(), AT_ONCE);
+        assert_eq!(lookup.refresh(), PACE * 2000);
+        while names.iter().any(|name| lookup.is_open(name)) {
+            lookup.answered().await;
+            lookup.want(wanted());
+        }
+    }
+}
