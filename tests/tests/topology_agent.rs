@@ -1,7 +1,7 @@
 //! What a running agent tells of the cluster.
 
 use std::{
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{BufRead as _, BufReader, Read as _},
     net::{TcpListener, TcpStream},
     os::unix::process::ExitStatusExt as _,
     process::{Command, Stdio},
@@ -99,8 +99,7 @@ fn a_server_that_is_gone_is_told_and_what_it_said_is_kept() {
     let worker = rows(&truename, &[("kind", "worker"), ("name", "tm-1")]).unwrap();
     assert_eq!(worker[0]["note"], "data port 7");
 
-    // The listener is woken from inside the namespace.
-    space.run(move || drop(server)).unwrap();
+    drop(server);
     let failing = [("kind", "source"), ("source", "flink"), ("name", "failing")];
     let failing = wait_until(PATIENCE, "the failure", || rows(&truename, &failing)).unwrap();
     let why = failing[0]["note"].as_str().unwrap();
@@ -108,6 +107,13 @@ fn a_server_that_is_gone_is_told_and_what_it_said_is_kept() {
     rows(&truename, &leader).unwrap();
     let text = truename.text("topology").unwrap();
     assert!(text.contains("worker"), "{text}");
+}
+
+/// Nothing is degraded.
+fn good(truename: &Truename) -> Result<()> {
+    let (status, code) = truename.status()?;
+    ensure!(code == 0, "exit code {code} with {}", status["problems"]);
+    Ok(())
 }
 
 #[test]
@@ -137,14 +143,15 @@ fn a_source_that_is_gone_for_long_makes_status_degraded_and_nothing_else() -> Re
     let leader = space.run(|| TcpListener::bind(target))??;
     let connect = || -> Result<(TcpStream, TcpStream)> {
         let client = nat::connect(&space, "10.61.25.1:0".parse()?, alias)?;
-        Ok((client, leader.accept()?.0))
+        let (accepted, _) = leader.accept()?;
+        accepted.set_read_timeout(Some(PATIENCE))?;
+        Ok((client, accepted))
     };
     let (mut client, mut accepted) = connect()?;
     nat::talk(&mut client, &mut accepted)?;
-    ensure!(truename.status()?.1 == 0, "degraded from the beginning");
+    wait_until(PATIENCE, "a good status", || good(&truename))?;
 
-    // The listener is woken from inside the namespace.
-    space.run(move || drop(server))?;
+    drop(server);
     let gone = Instant::now();
     let failing = [("kind", "source"), ("source", "flink"), ("name", "failing")];
     wait_until(PATIENCE, "the failure", || rows(&truename, &failing))?;
@@ -175,24 +182,18 @@ fn a_source_that_is_gone_for_long_makes_status_degraded_and_nothing_else() -> Re
     let (mut another, mut accepted_too) = connect()?;
     nat::talk(&mut another, &mut accepted_too)?;
 
-    let server = space.run(|| Server::start_at(at, answer))??;
-    wait_until(PATIENCE, "a good status", || {
-        let (status, code) = truename.status()?;
-        ensure!(code == 0, "exit code {code} with {}", status["problems"]);
-        Ok(())
-    })?;
-    nat::talk(&mut client, &mut accepted)?;
-    space.run(move || drop(server))
+    let _server = space.run(|| Server::start_at(at, answer))??;
+    wait_until(PATIENCE, "a good status", || good(&truename))?;
+    nat::talk(&mut client, &mut accepted)
 }
 
 /// A cluster whose number of workers changes, and an agent that looks at it.
 struct Growing {
-    // Dropped in this order: the server's listener is woken from inside the namespace.
+    // Dropped in this order.
     truename: Truename,
-    server: Option<Server>,
     workers: Arc<AtomicUsize>,
-    space: Namespace,
     scratch: Scratch,
+    _server: Server,
 }
 
 impl Growing {
@@ -207,10 +208,9 @@ impl Growing {
         let truename = Truename::start_file(&space, &scratch, &file)?;
         let growing = Self {
             truename,
-            server: Some(server),
             workers,
-            space,
             scratch,
+            _server: server,
         };
         wait_until(PATIENCE, "the worker", || growing.knows("tm-1"))?;
         Ok(growing)
@@ -227,14 +227,6 @@ impl Growing {
     fn watch(&self) -> Result<Command> {
         self.truename
             .command(&["topology", "--watch", "-o", "jsonl"])
-    }
-}
-
-impl Drop for Growing {
-    fn drop(&mut self) {
-        let server = self.server.take();
-        // The namespace is there until the last field is dropped.
-        let _ = self.space.run(move || drop(server));
     }
 }
 

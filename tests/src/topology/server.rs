@@ -11,6 +11,8 @@ use std::{
     time::Duration,
 };
 
+use crate::sys;
+
 /// A request as it was received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
@@ -47,6 +49,7 @@ pub enum Reply {
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
+    listener: TcpListener,
     shared: Arc<Shared>,
     accepting: Option<JoinHandle<()>>,
 }
@@ -81,12 +84,9 @@ impl Server {
         let shared = Arc::new(Shared::default());
         let answer = Arc::new(answer);
         let accepting = std::thread::spawn({
-            let shared = Arc::clone(&shared);
+            let (shared, listener) = (Arc::clone(&shared), listener.try_clone()?);
             move || {
                 for stream in listener.incoming().map_while(Result::ok) {
-                    if shared.stopped.load(Ordering::Acquire) {
-                        break;
-                    }
                     let (shared, answer) = (Arc::clone(&shared), Arc::clone(&answer));
                     if let Ok(copy) = stream.try_clone() {
                         lock(&shared.connections).push(copy);
@@ -102,6 +102,7 @@ impl Server {
         });
         Ok(Self {
             address,
+            listener,
             shared,
             accepting: Some(accepting),
         })
@@ -143,8 +144,8 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.shared.stopped.store(true, Ordering::Release);
-        // Wakes the listener.
-        let _ = TcpStream::connect(self.address);
+        // It listens, so this cannot fail.
+        let _ = sys::stop_listening(&self.listener);
         if let Some(accepting) = self.accepting.take() {
             let _ = accepting.join();
         }
