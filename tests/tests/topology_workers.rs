@@ -66,27 +66,26 @@ impl Place {
         })
     }
 
-    /// Waits until the kernel's tables name these workers.
+    /// Waits until these workers are registered and the kernel's tables name them.
     fn wait_workers(&self, numbers: &[usize], since: Instant) -> Result<()> {
         let wanted: BTreeSet<_> = numbers
             .iter()
             .map(|number| Cluster::data_address(*number))
             .collect();
-        let mut registered = None;
-        wait_until(LONG, "the workers", || {
-            if self.cluster.registered()? == numbers.len() {
-                registered.get_or_insert_with(|| since.elapsed());
-            }
+        wait_until(LONG, "the workers in REST", || {
+            let count = self.cluster.registered()?;
+            ensure!(count == numbers.len(), "{count} are registered");
+            Ok(())
+        })?;
+        let registered = since.elapsed();
+        wait_until(LONG, "the workers in the tables", || {
             let now = self.tables.targets(data())?;
             ensure!(now == wanted, "the targets are {now:?}");
             Ok(())
         })?;
-        let known = registered.map_or_else(
-            || "not asked".to_owned(),
-            |after| format!("{:.1} s", after.as_secs_f64()),
-        );
         self.timeline.say(&format!(
-            "workers {numbers:?} in the kernel's tables after {:.1} s; in Flink's REST answer after {known}",
+            "workers {numbers:?} in Flink's REST answer after {:.1} s, in the kernel's tables after {:.1} s",
+            registered.as_secs_f64(),
             since.elapsed().as_secs_f64(),
         ));
         Ok(())
