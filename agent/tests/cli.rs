@@ -139,7 +139,7 @@ fn services_that_contradict_each_other_are_refused() {
         ),
         (
             service("b", "10.0.0.11:80", "worker:1:80"),
-            "only fixed targets",
+            "set source or ha in [topology]",
         ),
     ] {
         fs::write(&path, format!("{first}{second}")).unwrap();
