@@ -131,11 +131,14 @@ impl<S: Source> Walk<'_, S> {
             _ if service.flags & service_flags::RESET != 0 => Begins::AnyButRst,
             _ => Begins::First,
         };
-        let Some((number, target)) = self.choose(service, Choice::Current) else {
+        let current = self.choose(service, Choice::Current);
+        if let Some((number, target)) = &current {
+            self.chosen(service, Choice::Current, *number, target);
+        }
+        self.steps.push(Step::NoConnection { begins });
+        let Some((_, target)) = current else {
             return refused(Counter::NatNoTarget);
         };
-        self.chosen(service, Choice::Current, number, &target);
-        self.steps.push(Step::NoConnection { begins });
         match self.allocate(&target, 0) {
             Some((key, begins)) => self.sent(&key, &target, begins),
             None => refused(Counter::NatPortsExhausted),

