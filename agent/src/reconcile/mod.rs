@@ -6,7 +6,8 @@
 //!
 //! When the targets of a service change, its connections stay where they are: the service looks
 //! through its old choice, too, until those that the new one would send elsewhere are listed in
-//! `MOVED`.
+//! `MOVED`. A service may reset those with former targets instead: they are forgotten, and what their
+//! clients send next goes to a present target, which knows nothing of them.
 
 #[cfg(test)]
 mod service_tests;
@@ -84,6 +85,8 @@ pub enum Change {
     Service(Socket, Service),
     /// Sets an entry of `MOVED`.
     Move(FiveTuple, u32),
+    /// Removes an entry of `CONNTRACK`, and those of `RPC_FLOWS` and `MOVED` of the connection.
+    Forget(FiveTuple),
     /// Removes an entry of `SERVICES`.
     RemoveService(Socket),
     /// Sets the flags of a port, 0 to remove it.
@@ -139,7 +142,7 @@ fn settle<K: Kernel>(kernel: &mut K, aliases: &BTreeSet<Socket>) -> Result<(), K
     // A connection that a processor begins by the old choice is in its table before this returns.
     kernel.barrier()?;
     let held = kernel.present()?.held;
-    for change in services::settle(&held, aliases) {
+    for change in services::settle(held, aliases) {
         kernel.apply(&change)?;
     }
     Ok(())
