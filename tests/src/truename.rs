@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::{cleanup, namespace::Namespace, process::Process, scratch::Scratch, sys};
@@ -282,6 +282,20 @@ impl Truename {
                 String::from_utf8_lossy(&output.stdout)
             )
         })
+    }
+
+    /// The rows of a verb in which all of these fields have these values.
+    ///
+    /// # Errors
+    /// There are none, or the agent does not answer.
+    pub fn rows(&self, verb: &str, wanted: &[(&str, &str)]) -> Result<Vec<Value>> {
+        let rows = self.json(verb)?;
+        let rows = rows.as_array().context("no rows")?.iter().cloned();
+        let rows: Vec<_> = rows
+            .filter(|row| wanted.iter().all(|(field, value)| row[*field] == *value))
+            .collect();
+        ensure!(!rows.is_empty(), "no row with {wanted:?}");
+        Ok(rows)
     }
 
     /// A counter of the kernel program, by its label.

@@ -172,17 +172,10 @@ impl Place {
         ensure!(code == 0, "{}", status["problems"]);
         let topology = status["topology"].to_string();
         ensure!(topology.contains(&Pair::name(leader)), "{topology}");
-        let services = self.truename.json("services")?;
         for service in [REST, RPC] {
-            let rows = services.as_array().context("no services")?;
-            let row = rows
-                .iter()
-                .find(|row| row["listen"] == service.alias.to_string());
-            let target = &row.context("no row")?["targets"][0]["address"];
-            ensure!(
-                *target == (service.address)(leader).to_string(),
-                "{services}"
-            );
+            let row = &self.truename.rows("services", &[("name", service.part)])?[0];
+            let target = &row["targets"][0]["address"];
+            ensure!(*target == (service.address)(leader).to_string(), "{row}");
         }
         Ok(())
     }
@@ -287,7 +280,7 @@ fn configuration(pair: &Pair) -> String {
     for service in [REST, RPC] {
         text += &format!(
             "[[service]]\nname = \"{}\"\nprotocol = \"tcp\"\nlisten = \"{}\"\ntarget = \"{}\"\n",
-            service.part, service.alias, service.name
+            service.part, service.alias, service.name,
         );
     }
     text

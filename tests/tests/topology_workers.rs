@@ -213,15 +213,9 @@ fn follow(place: &mut Place) -> Result<()> {
 
     place.cluster.kill_job_manager();
     place.timeline.say("JobManager killed (SIGKILL)");
+    let failing = [("kind", "source"), ("source", "flink"), ("name", "failing")];
     wait_until(SOON, "the source's failure", || {
-        let rows = place.truename.json("topology")?;
-        let rows = rows.as_array().context("no rows")?.iter();
-        let states: Vec<_> = rows
-            .filter(|row| row["kind"] == "source" && row["source"] == "flink")
-            .map(|row| row["name"].clone())
-            .collect();
-        ensure!(states == ["failing"], "{states:?}");
-        Ok(())
+        place.truename.rows("topology", &failing)
     })?;
     // The last that was known.
     ensure!(place.tables.targets(rest())? == [Cluster::rest_address()].into());
