@@ -383,12 +383,6 @@ pub(crate) fn listen(socket: &OwnedFd, backlog: libc::c_int) -> io::Result<()> {
     check(unsafe { libc::listen(socket.as_raw_fd(), backlog) }).map(drop)
 }
 
-/// Has no more connections come to a listener: whoever waits for one is told that it is none.
-pub(crate) fn stop_listening(listener: &impl AsFd) -> io::Result<()> {
-    // SAFETY: shutdown takes integers only.
-    check(unsafe { libc::shutdown(listener.as_fd().as_raw_fd(), libc::SHUT_RDWR) }).map(drop)
-}
-
 /// A packet socket that receives every frame arriving at an interface of the thread's namespace.
 pub(crate) fn packet_socket(interface: &str) -> io::Result<OwnedFd> {
     /// Not in libc: `PACKET_IGNORE_OUTGOING` of linux/if_packet.h.

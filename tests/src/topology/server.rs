@@ -2,7 +2,8 @@
 
 use std::{
     io::{self, BufRead as _, BufReader, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    os::fd::OwnedFd,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -10,8 +11,6 @@ use std::{
     thread::JoinHandle,
     time::Duration,
 };
-
-use crate::sys;
 
 /// A request as it was received.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +48,9 @@ pub enum Reply {
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
-    listener: TcpListener,
+    /// The listening socket, of which only `shutdown` is used: it wakes the listener, from whatever
+    /// namespace.
+    wake: TcpStream,
     shared: Arc<Shared>,
     accepting: Option<JoinHandle<()>>,
 }
@@ -81,12 +82,16 @@ impl Server {
     ) -> io::Result<Self> {
         let listener = TcpListener::bind(address)?;
         let address = listener.local_addr()?;
+        let wake = TcpStream::from(OwnedFd::from(listener.try_clone()?));
         let shared = Arc::new(Shared::default());
         let answer = Arc::new(answer);
         let accepting = std::thread::spawn({
-            let (shared, listener) = (Arc::clone(&shared), listener.try_clone()?);
+            let shared = Arc::clone(&shared);
             move || {
                 for stream in listener.incoming().map_while(Result::ok) {
+                    if shared.stopped.load(Ordering::Acquire) {
+                        break;
+                    }
                     let (shared, answer) = (Arc::clone(&shared), Arc::clone(&answer));
                     if let Ok(copy) = stream.try_clone() {
                         lock(&shared.connections).push(copy);
@@ -95,14 +100,14 @@ impl Server {
                     std::thread::spawn(move || {
                         // Clients come and go as they like.
                         let _ = serve(&stream, &shared, &*answer);
-                        let _ = stream.shutdown(std::net::Shutdown::Both);
+                        let _ = stream.shutdown(Shutdown::Both);
                     });
                 }
             }
         });
         Ok(Self {
             address,
-            listener,
+            wake,
             shared,
             accepting: Some(accepting),
         })
@@ -136,7 +141,7 @@ impl Server {
     pub fn hang_up(&self) {
         for connection in lock(&self.shared.connections).drain(..) {
             // It may be shut already.
-            let _ = connection.shutdown(std::net::Shutdown::Both);
+            let _ = connection.shutdown(Shutdown::Both);
         }
     }
 }
@@ -144,8 +149,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.shared.stopped.store(true, Ordering::Release);
-        // It listens, so this cannot fail.
-        let _ = sys::stop_listening(&self.listener);
+        let _ = self.wake.shutdown(Shutdown::Both);
         if let Some(accepting) = self.accepting.take() {
             let _ = accepting.join();
         }
