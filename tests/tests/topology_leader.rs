@@ -121,10 +121,8 @@ impl Place {
             scratch,
             timeline,
         };
-        wait_until(SOON, "the first leader", || {
-            place.check_targets(0)?;
-            place.check_status(0)
-        })?;
+        wait_until(SOON, "the first leader", || place.check_targets(0))?;
+        place.wait_status(0)?;
         place.say(&format!("{} leads", Pair::name(0)));
         Ok(place)
     }
@@ -170,14 +168,30 @@ impl Place {
     fn check_status(&self, leader: usize) -> Result<()> {
         let (status, code) = self.truename.status()?;
         ensure!(code == 0, "{}", status["problems"]);
-        let topology = status["topology"].to_string();
-        ensure!(topology.contains(&Pair::name(leader)), "{topology}");
+        let topology = &status["topology"];
+        ensure!(topology["applied"] == topology["generation"], "{topology}");
+        for (field, name) in [
+            ("leader_rpc", Pair::rpc(leader)),
+            ("leader_rest", Pair::rest(leader)),
+        ] {
+            let row = &topology[field];
+            let address = row["address"].as_str().unwrap_or_default();
+            ensure!(address.ends_with(&name), "{field} is {row}");
+            ensure!(
+                row["source"] == "zookeeper" && row["last_seen"].is_string(),
+                "{row}"
+            );
+        }
         for service in [REST, RPC] {
             let row = &self.truename.rows("services", &[("name", service.part)])?[0];
             let target = &row["targets"][0]["address"];
             ensure!(*target == (service.address)(leader).to_string(), "{row}");
         }
         Ok(())
+    }
+
+    fn wait_status(&self, leader: usize) -> Result<()> {
+        wait_until(SOON, "a good status", || self.check_status(leader))
     }
 
     /// Does something to a leader and waits until the tables name another one. Until then they name the one
@@ -249,7 +263,7 @@ impl Place {
             self.say(&gap(&visits, (old, new), &changed));
         }
         self.reaches_rpc(new)?;
-        self.check_status(new)
+        self.wait_status(new)
     }
 
     /// New connections to the alias of the leader's actor system reach it.
@@ -352,33 +366,27 @@ fn check_visits(
 fn gap(visits: &[Visit], (old, new): (usize, usize), changed: &Changed) -> String {
     let of = |number| {
         let name = Pair::name(number);
-        visits
-            .iter()
-            .filter(move |visit| visit.server.as_ref() == Some(&name))
+        let is_its = move |visit: &&Visit| visit.server.as_ref() == Some(&name);
+        visits.iter().filter(is_its)
+    };
+    let seconds = |time: Option<Instant>, since: Option<Instant>| {
+        let time = time
+            .zip(since)
+            .map(|(time, since)| time.saturating_duration_since(since));
+        time.map_or(f64::NAN, |time| time.as_secs_f64())
     };
     let last = of(old).filter_map(|visit| visit.last).max();
-    let first = of(new)
-        .filter(|visit| visit.begun >= changed.since)
-        .filter_map(|visit| visit.last)
-        .min();
-    let seconds = |time: Option<Instant>| {
-        time.map_or(f64::NAN, |time| {
-            time.saturating_duration_since(changed.since).as_secs_f64()
-        })
-    };
+    let is_new = |visit: &&Visit| visit.begun >= changed.since;
+    let first = of(new).filter(is_new).filter_map(|visit| visit.first).min();
     let refused = visits
         .iter()
-        .filter(|visit| matches!(visit.ended, Some((_, Some(ErrorKind::ConnectionRefused)))))
-        .count();
+        .filter(|visit| matches!(visit.ended, Some((_, Some(ErrorKind::ConnectionRefused)))));
     format!(
-        "{} visits: the last answer of {} after {:.3} s, the first of {} after {:.3} s, {refused} connections \
-         refused meanwhile; the tables had changed after {:.3} s",
-        visits.len(),
-        Pair::name(old),
-        seconds(last),
-        Pair::name(new),
-        seconds(first),
-        seconds(Some(changed.at)),
+        "clients: nobody answered for {:.3} s, of which {:.3} s after the tables had changed; {} connections \
+         refused meanwhile",
+        seconds(first, last),
+        seconds(first, Some(changed.at)),
+        refused.count(),
     )
 }
 
@@ -426,12 +434,20 @@ fn endure(place: &mut Place) -> Result<()> {
         place.check_targets(0)?;
         let (status, code) = place.truename.status()?;
         let problems = status["problems"].to_string();
-        ensure!(code == 3, "{problems}");
+        let leader = &status["topology"]["leader_rpc"];
+        ensure!(code == 3 && leader.is_null(), "{problems}, {leader}");
+        for service in [REST, RPC] {
+            ensure!(problems.contains(service.name), "{problems}");
+        }
+        ensure!(
+            problems.contains("the last one known is kept"),
+            "{problems}"
+        );
         Ok(problems)
     })?;
     place.say(&format!("nobody leads, the targets stay; degraded: {told}"));
     place.changes((0, 1), "nobody led", |pair| pair.start(1))?;
-    wait_until(SOON, "a good status", || place.check_status(1))
+    place.wait_status(1)
 }
 
 fn check(version: &str, steps: &[fn(&mut Place) -> Result<()>]) {

@@ -18,7 +18,7 @@ use serde_json::Value;
 use crate::{http::Http, namespace::Namespace};
 
 /// Between two requests of a client, and before a refused one tries again.
-const PAUSE: Duration = Duration::from_millis(10);
+const PAUSE: Duration = Duration::from_millis(20);
 /// How long a client waits for an answer: so long that only its connection can move it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -48,6 +48,8 @@ pub struct Visit {
     pub server: Option<String>,
     /// Good answers.
     pub answers: usize,
+    /// When the first of them came.
+    pub first: Option<Instant>,
     /// When the last of them came.
     pub last: Option<Instant>,
     /// When and why it ended. `None` for a reason if the client was content.
@@ -140,6 +142,7 @@ impl Shared {
                     begun: Instant::now(),
                     server: None,
                     answers: 0,
+                    first: None,
                     last: None,
                     ended: None,
                 });
@@ -166,7 +169,9 @@ impl Shared {
             if http.get("/overview")?.0 == 200 {
                 let visit = &mut self.visits()[number];
                 visit.answers += 1;
-                visit.last = Some(Instant::now());
+                let now = Instant::now();
+                visit.first.get_or_insert(now);
+                visit.last = Some(now);
                 if !keeps {
                     return Ok(());
                 }
