@@ -143,11 +143,18 @@ impl Pair {
     /// # Errors
     /// It does not come up.
     pub fn start(&mut self, number: usize) -> Result<()> {
-        let manager = &mut self.managers[number];
-        manager.start(&self.flink, jvm::JOB_MANAGER, &self.logs)?;
+        self.spawn(number)?;
         self.manager(number)?
             .wait_line(0, &["Rest endpoint listening"], JVM)
             .map(drop)
+    }
+
+    /// The same without waiting for anything.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn spawn(&mut self, number: usize) -> Result<()> {
+        self.managers[number].start(&self.flink, jvm::JOB_MANAGER, &self.logs)
     }
 
     /// A JobManager that was started.
