@@ -1,7 +1,7 @@
 //! Processes whose output is read line by line, so that a test can wait for what they say.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{BufRead as _, BufReader, Read, Write as _},
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
@@ -139,6 +139,21 @@ impl Process {
             .iter()
             .filter(|line| words.iter().all(|word| line.contains(word)))
             .count()
+    }
+
+    /// How long its threads together have waited for a processor, which on a busy machine is much.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn waited(&self) -> Result<Duration> {
+        let mut nanoseconds = 0;
+        for thread in fs::read_dir(format!("/proc/{}/task", self.pid()))? {
+            // A thread may end meanwhile.
+            let text = fs::read_to_string(thread?.path().join("schedstat")).unwrap_or_default();
+            let second = text.split_whitespace().nth(1);
+            nanoseconds += second.map_or(Ok(0), str::parse::<u64>)?;
+        }
+        Ok(Duration::from_nanos(nanoseconds))
     }
 
     /// Stops the process in its tracks (SIGSTOP).
