@@ -42,17 +42,18 @@ impl Site {
         })
     }
 
-    fn rules(&self, target: usize, on_change: &'static str) -> Rules {
-        let service = Service::new(Protocol::Tcp, self.alias, self.targets[target]);
+    fn rules(&self, targets: &[usize], on_change: &'static str) -> Rules {
+        let targets: Vec<_> = targets.iter().map(|at| (self.targets[*at], 1)).collect();
+        let service = Service::weighted(Protocol::Tcp, self.alias, &targets);
         Rules::new(vec![Service {
             on_change: Some(on_change),
             ..service
         }])
     }
 
-    /// Makes the alias lead to a target.
-    fn lead(&self, by: &Translator, target: usize, on_change: &'static str) -> Result<()> {
-        by.reload(&self.lab, &self.rules(target, on_change))
+    /// Makes the alias lead to these targets.
+    fn lead(&self, by: &Translator, targets: &[usize], on_change: &'static str) -> Result<()> {
+        by.reload(&self.lab, &self.rules(targets, on_change))
     }
 
     fn connect(&self) -> Result<std::net::TcpStream> {
@@ -84,7 +85,7 @@ fn connections_to_a_former_target_are_reset() {
     for family in Family::BOTH {
         alone(|| {
             let site = Site::new(family)?;
-            let rules = site.rules(0, "reset");
+            let rules = site.rules(&[0], "reset");
             let by = Translator::start(By::Truename, &site.lab, &rules)?;
             // From the node to another, on to the next, and back.
             for (former, next) in [(0, 1), (1, 2), (2, 0)] {
@@ -92,14 +93,16 @@ fn connections_to_a_former_target_are_reset() {
                 let idle = site.connect()?;
                 site.ensure_at(&idle, former).with_context(case)?;
                 let busy = Download::begin(site.connect()?, "/big")?;
-                site.lead(&by, next, "reset")?;
+                site.lead(&by, &[next], "reset")?;
                 ensure_reset(page(&idle, "/who")).with_context(case)?;
                 ensure_reset(busy.finish(site.web[0].big())).with_context(case)?;
                 let new = site.connect()?;
                 site.ensure_at(&new, next).with_context(case)?;
-                // The same target again is no change.
-                site.lead(&by, next, "reset")?;
-                site.ensure_at(&new, next).with_context(case)?;
+                // It stays a target while another comes and goes.
+                for targets in [&[next, former][..], &[next]] {
+                    site.lead(&by, targets, "reset")?;
+                    site.ensure_at(&new, next).with_context(case)?;
+                }
             }
             Ok(())
         });
@@ -111,19 +114,19 @@ fn connections_to_a_former_target_are_left_alone() {
     for family in Family::BOTH {
         alone(|| {
             let site = Site::new(family)?;
-            let rules = site.rules(0, "drain");
+            let rules = site.rules(&[0], "drain");
             let by = Translator::start(By::Truename, &site.lab, &rules)?;
             let former = site.connect()?;
             site.ensure_at(&former, 0)?;
             let busy = Download::begin(site.connect()?, "/big")?;
-            site.lead(&by, 1, "drain")?;
+            site.lead(&by, &[1], "drain")?;
             site.ensure_at(&former, 0)?;
             site.ensure_at(&busy.finish(site.web[0].big())?, 0)?;
             site.ensure_at(&site.connect()?, 1)?;
             // Told so later, it ends those that were left alone with the next change.
-            site.lead(&by, 1, "reset")?;
+            site.lead(&by, &[1], "reset")?;
             site.ensure_at(&former, 0)?;
-            site.lead(&by, 2, "reset")?;
+            site.lead(&by, &[2], "reset")?;
             ensure_reset(page(&former, "/who"))?;
             site.ensure_at(&site.connect()?, 2)
         });
