@@ -132,3 +132,24 @@ fn connections_to_a_former_target_are_left_alone() {
         });
     }
 }
+
+#[test]
+fn a_connection_that_was_forgotten_goes_on_with_its_target() {
+    for family in Family::BOTH {
+        alone(|| {
+            let site = Site::new(family)?;
+            for target in [0, 1] {
+                let rules = site.rules(&[target], "reset");
+                let mut by = Translator::start(By::Truename, &site.lab, &rules)?;
+                let truename = by.truename().context("no truename")?;
+                let stream = site.connect()?;
+                site.ensure_at(&stream, target)?;
+                for _ in 0..2 {
+                    ensure!(truename.flush()? == 1, "not this one alone");
+                    site.ensure_at(&stream, target)?;
+                }
+            }
+            Ok(())
+        });
+    }
+}

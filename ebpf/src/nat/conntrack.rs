@@ -3,9 +3,10 @@
 use core::ptr;
 
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_NOEXIST, bpf_sock_tuple},
+    bindings::{__sk_buff, BPF_NOEXIST, bpf_sock, bpf_sock_tuple},
     helpers::generated::{
         bpf_ktime_get_coarse_ns, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp,
+        bpf_tcp_sock,
     },
 };
 use truename_common::{
@@ -19,7 +20,7 @@ use truename_common::{
 use super::{Nat, forward, segment};
 use crate::{
     maps::{CONNTRACK, KernelTables, Scratch, TRIED, count, count_tries, target},
-    packet::{Headers, add, or, payload::repeat},
+    packet::{Headers, add, or, payload::repeat, tcp_flag},
 };
 
 /// How the search for a connection ended without one.
@@ -280,7 +281,8 @@ pub fn allocate(skb: *mut __sk_buff, scratch: &mut Scratch, settings: &Settings,
     let now_ns = now();
     let protocol = scratch.headers.protocol;
     let is_own = forward::is_own(skb);
-    let Scratch { nat, .. } = &mut *scratch;
+    let Scratch { headers, nat, .. } = &mut *scratch;
+    let is_on_its_way = !is_first(headers) && headers.has(tcp_flag::ACK);
     let is_local = nat.target.flags & target_flags::LOCAL != 0;
     let mut flags = flags;
     if is_local {
@@ -323,6 +325,7 @@ pub fn allocate(skb: *mut __sk_buff, scratch: &mut Scratch, settings: &Settings,
         } else {
             End::Elsewhere
         },
+        on_its_way: (is_local && is_on_its_way).then_some((headers.seq, headers.ack)),
     };
     // A candidate whose leftover was removed is tried again.
     repeat(&mut allocation, 2 * TRIES);
@@ -346,6 +349,9 @@ struct Allocation<'a> {
     nat: *mut Nat,
     settings: &'a Settings,
     end: End,
+    /// Sequence and acknowledgement numbers of a packet that is not the first one of its connection,
+    /// which the target may know.
+    on_its_way: Option<(u32, u32)>,
 }
 
 /// Which end of a connection, as the target sees it, is this host's.
@@ -367,7 +373,7 @@ impl Steps for Allocation<'_> {
         }
         nat.index += 1;
         set_key(nat, self.settings, index);
-        if has_socket(self.skb, &nat.key, self.end) {
+        if has_socket(self.skb, &nat.key, self.end, self.on_its_way) {
             return true;
         }
         nat.entry.tries = index as u8;
@@ -416,11 +422,16 @@ fn taken(nat: &mut Nat, settings: &Settings) -> bool {
     true
 }
 
-/// Whether the host's stack has a socket for the connection. At the target's end even one in TIME_WAIT:
+/// Whether the host's stack has a socket for another connection with this key. At the target's end even one in TIME_WAIT:
 /// a SYN with other sequence numbers would be answered with an old acknowledgement. At the source's end it
 /// is the host's own connection to the target, whose answers would be taken for the other's.
 #[inline(always)]
-fn has_socket(skb: *mut __sk_buff, key: &FiveTuple, end: End) -> bool {
+fn has_socket(
+    skb: *mut __sk_buff,
+    key: &FiveTuple,
+    end: End,
+    on_its_way: Option<(u32, u32)>,
+) -> bool {
     const LISTEN: u32 = 10;
     let is_udp = key.protocol != TCP;
     // Of the packet that the socket would receive: its source first.
@@ -469,9 +480,25 @@ fn has_socket(skb: *mut __sk_buff, key: &FiveTuple, end: End) -> bool {
         if socket.is_null() {
             return false;
         }
+        let is_its = on_its_way.is_some_and(|numbers| expects(socket, numbers));
         let state = (*socket).state;
         bpf_sk_release(socket.cast());
-        state != LISTEN
+        state != LISTEN && !is_its
+    }
+}
+
+/// Whether a socket may be that of a segment with these sequence and acknowledgement numbers.
+///
+/// # Safety
+/// The socket is one that a helper found, and not released.
+#[inline(always)]
+unsafe fn expects(socket: *mut bpf_sock, (seq, ack): (u32, u32)) -> bool {
+    const WINDOW: u32 = 1 << 16;
+    let is_near = |a: u32, b: u32| a.wrapping_sub(b).wrapping_add(WINDOW) < 2 * WINDOW;
+    // SAFETY: as the caller says; the helper answers null for one that is not connected.
+    unsafe {
+        let tcp = bpf_tcp_sock(socket);
+        !tcp.is_null() && is_near(seq, (*tcp).rcv_nxt) && is_near(ack, (*tcp).snd_una)
     }
 }
 
