@@ -281,8 +281,7 @@ pub fn allocate(skb: *mut __sk_buff, scratch: &mut Scratch, settings: &Settings,
     let now_ns = now();
     let protocol = scratch.headers.protocol;
     let is_own = forward::is_own(skb);
-    let Scratch { headers, nat, .. } = &mut *scratch;
-    let is_on_its_way = !is_first(headers) && headers.has(tcp_flag::ACK);
+    let Scratch { nat, .. } = &mut *scratch;
     let is_local = nat.target.flags & target_flags::LOCAL != 0;
     let mut flags = flags;
     if is_local {
@@ -314,21 +313,22 @@ pub fn allocate(skb: *mut __sk_buff, scratch: &mut Scratch, settings: &Settings,
     // A direct connection comes here because its own port is taken.
     nat.index = u32::from(flags & conntrack_flags::DIRECT != 0);
     nat.outcome = Outcome::Exhausted as u32;
+    let end = if is_local {
+        End::Target
+    } else if nat.target.flags & target_flags::SNAT != 0 {
+        End::Source
+    } else {
+        End::Elsewhere
+    };
     let mut allocation = Allocation {
         skb,
-        nat: ptr::from_mut(nat),
+        scratch: ptr::from_mut(scratch),
         settings,
-        end: if is_local {
-            End::Target
-        } else if nat.target.flags & target_flags::SNAT != 0 {
-            End::Source
-        } else {
-            End::Elsewhere
-        },
-        on_its_way: (is_local && is_on_its_way).then_some((headers.seq, headers.ack)),
+        end,
     };
     // A candidate whose leftover was removed is tried again.
     repeat(&mut allocation, 2 * TRIES);
+    let nat = &scratch.nat;
     let tries = match Outcome::from_number(nat.outcome) {
         Outcome::Found => u32::from(nat.entry.tries),
         Outcome::Exhausted => TRIES,
@@ -346,12 +346,9 @@ pub fn allocate(skb: *mut __sk_buff, scratch: &mut Scratch, settings: &Settings,
 /// A step of [`allocate`].
 struct Allocation<'a> {
     skb: *mut __sk_buff,
-    nat: *mut Nat,
+    scratch: *mut Scratch,
     settings: &'a Settings,
     end: End,
-    /// Sequence and acknowledgement numbers of a packet that is not the first one of its connection,
-    /// which the target may know.
-    on_its_way: Option<(u32, u32)>,
 }
 
 /// Which end of a connection, as the target sees it, is this host's.
@@ -366,14 +363,14 @@ impl Steps for Allocation<'_> {
     #[inline(always)]
     fn step(&mut self) -> bool {
         // SAFETY: `allocate` lends it for the loop.
-        let nat = unsafe { &mut *self.nat };
+        let Scratch { headers, nat, .. } = unsafe { &mut *self.scratch };
         let index = nat.index;
         if index >= TRIES {
             return false;
         }
         nat.index += 1;
         set_key(nat, self.settings, index);
-        if has_socket(self.skb, &nat.key, self.end, self.on_its_way) {
+        if has_socket(self.skb, headers, &nat.key, self.end) {
             return true;
         }
         nat.entry.tries = index as u8;
@@ -426,12 +423,7 @@ fn taken(nat: &mut Nat, settings: &Settings) -> bool {
 /// a SYN with other sequence numbers would be answered with an old acknowledgement. At the source's end it
 /// is the host's own connection to the target, whose answers would be taken for the other's.
 #[inline(always)]
-fn has_socket(
-    skb: *mut __sk_buff,
-    key: &FiveTuple,
-    end: End,
-    on_its_way: Option<(u32, u32)>,
-) -> bool {
+fn has_socket(skb: *mut __sk_buff, headers: &Headers, key: &FiveTuple, end: End) -> bool {
     const LISTEN: u32 = 10;
     let is_udp = key.protocol != TCP;
     // Of the packet that the socket would receive: its source first.
@@ -480,25 +472,30 @@ fn has_socket(
         if socket.is_null() {
             return false;
         }
-        let is_its = on_its_way.is_some_and(|numbers| expects(socket, numbers));
+        let is_its = end == End::Target && expects(socket, headers);
         let state = (*socket).state;
         bpf_sk_release(socket.cast());
         state != LISTEN && !is_its
     }
 }
 
-/// Whether a socket may be that of a segment with these sequence and acknowledgement numbers.
+/// Whether a socket may be that of a segment, which is not the first one of its connection.
 ///
 /// # Safety
 /// The socket is one that a helper found, and not released.
 #[inline(always)]
-unsafe fn expects(socket: *mut bpf_sock, (seq, ack): (u32, u32)) -> bool {
+unsafe fn expects(socket: *mut bpf_sock, headers: &Headers) -> bool {
     const WINDOW: u32 = 1 << 16;
     let is_near = |a: u32, b: u32| a.wrapping_sub(b).wrapping_add(WINDOW) < 2 * WINDOW;
+    if is_first(headers) || !headers.has(tcp_flag::ACK) {
+        return false;
+    }
     // SAFETY: as the caller says; the helper answers null for one that is not connected.
     unsafe {
         let tcp = bpf_tcp_sock(socket);
-        !tcp.is_null() && is_near(seq, (*tcp).rcv_nxt) && is_near(ack, (*tcp).snd_una)
+        !tcp.is_null()
+            && is_near(headers.seq, (*tcp).rcv_nxt)
+            && is_near(headers.ack, (*tcp).snd_una)
     }
 }
 
