@@ -419,9 +419,10 @@ fn taken(nat: &mut Nat, settings: &Settings) -> bool {
     true
 }
 
-/// Whether the host's stack has a socket for another connection with this key. At the target's end even one in TIME_WAIT:
-/// a SYN with other sequence numbers would be answered with an old acknowledgement. At the source's end it
-/// is the host's own connection to the target, whose answers would be taken for the other's.
+/// Whether the host's stack has a socket for another connection with this key. At the target's end even
+/// one in TIME_WAIT: a SYN with other sequence numbers would be answered with an old acknowledgement. At
+/// the source's end it is the host's own connection to the target, whose answers would be taken for the
+/// other's.
 #[inline(always)]
 fn has_socket(skb: *mut __sk_buff, headers: &Headers, key: &FiveTuple, end: End) -> bool {
     const LISTEN: u32 = 10;
