@@ -4,11 +4,14 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, task::JoinSet};
 
+#[cfg(feature = "kubernetes")]
+use super::ha::kubernetes::Kubernetes;
 use super::{
     Facts, Health, Moment, Report, Reporter, Source, SourceId, State, Topology, file::File,
-    flink::Flink, http::Tls, management::Management, merge, poll::Polled, source::PATIENCE,
+    flink::Flink, ha::zookeeper::Zookeeper, http::Tls, management::Management, merge, poll::Polled,
+    source::PATIENCE,
 };
-use crate::config::topology as config;
+use crate::config::{ha::Ha, topology as config};
 
 /// What is known at one time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -106,6 +109,15 @@ impl Follower {
                 let management = Management::new(servers.urls.clone(), &Tls::of_host());
                 follower.add(Polled::new(management, servers.poll));
             }
+        }
+        match &config.ha {
+            Ha::None => {}
+            Ha::Zookeeper(place) => follower.add(Zookeeper::new(place.clone())),
+            #[cfg(feature = "kubernetes")]
+            Ha::Kubernetes(place) => follower.add(Kubernetes::new(place.clone())),
+            // A configuration with it is refused.
+            #[cfg(not(feature = "kubernetes"))]
+            Ha::Kubernetes(_) => {}
         }
         follower
     }
