@@ -1,7 +1,8 @@
 //! Keeps sources running and what they said last.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use futures_util::FutureExt as _;
 use tokio::{sync::watch, task::JoinSet};
 
 #[cfg(feature = "kubernetes")]
@@ -33,11 +34,26 @@ impl Snapshot {
             .filter(move |(_, health)| health.state(now) == State::Degraded)
     }
 
+    /// A source begins, or begins again: then what it said counts, and it has to be heard of.
     fn begin(&mut self, id: SourceId, patience: Duration, now: Moment) {
-        self.reports.entry(id).or_insert_with(|| Report {
+        let report = self.reports.entry(id).or_insert_with(|| Report {
             facts: Facts::new(),
             health: Health::new(now, patience),
         });
+        report.health.patience = patience;
+        report.health.next = report.health.success.map(|_| now);
+    }
+
+    /// A source is gone, and what it said with it.
+    fn end(&mut self, id: &SourceId) {
+        if self
+            .reports
+            .remove(id)
+            .is_some_and(|report| report.health.success.is_some())
+        {
+            self.generation += 1;
+            self.merge();
+        }
     }
 
     pub(super) fn succeed(
@@ -83,7 +99,25 @@ impl Snapshot {
 #[derive(Debug)]
 pub struct Follower {
     shared: Arc<watch::Sender<Snapshot>>,
-    tasks: JoinSet<()>,
+    /// Those of the configuration.
+    configured: Vec<(Part, Running)>,
+    /// Those that were added.
+    added: Vec<Running>,
+}
+
+/// A part of the configuration that makes a source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Source(config::Source),
+    Ha(Ha),
+}
+
+/// A source at work.
+#[derive(Debug)]
+struct Running {
+    id: SourceId,
+    /// The only one of its set.
+    task: JoinSet<()>,
 }
 
 impl Follower {
@@ -91,45 +125,50 @@ impl Follower {
     pub fn new() -> Self {
         Self {
             shared: Arc::new(watch::Sender::new(Snapshot::default())),
-            tasks: JoinSet::new(),
+            configured: Vec::new(),
+            added: Vec::new(),
         }
     }
 
     /// With the sources of a configuration; in a Tokio runtime.
     pub fn configured(config: &config::Topology) -> Self {
         let mut follower = Self::new();
-        match &config.source {
-            config::Source::None => {}
-            config::Source::File { path } => follower.add(File::new(path.clone())),
-            config::Source::Flink(servers) => {
-                let flink = Flink::new(servers.urls.clone(), &Tls::of_host());
-                follower.add(Polled::new(flink, servers.poll));
-            }
-            config::Source::Management(servers) => {
-                let management = Management::new(servers.urls.clone(), &Tls::of_host());
-                follower.add(Polled::new(management, servers.poll));
-            }
-        }
-        match &config.ha {
-            Ha::None => {}
-            Ha::Zookeeper(place) => follower.add(Zookeeper::new(place.clone())),
-            #[cfg(feature = "kubernetes")]
-            Ha::Kubernetes(place) => follower.add(Kubernetes::new(place.clone())),
-            // A configuration with it is refused.
-            #[cfg(not(feature = "kubernetes"))]
-            Ha::Kubernetes(_) => {}
-        }
+        parts(config).for_each(|part| follower.start(part));
         follower
+    }
+
+    /// Goes on with another configuration. A source whose part of it is the same is not disturbed. One that
+    /// looks at the same place in another way keeps its facts until it has others; those of all others that
+    /// end are forgotten.
+    pub async fn follow(&mut self, config: &config::Topology) {
+        let wanted: Vec<_> = parts(config).collect();
+        let (kept, ended): (Vec<_>, Vec<_>) = self
+            .configured
+            .drain(..)
+            .partition(|(part, _)| wanted.contains(part));
+        self.configured = kept;
+        let mut places = Vec::new();
+        for (_, mut running) in ended {
+            // It says nothing any more that could be taken for another's word.
+            running.task.shutdown().await;
+            places.push(running.id);
+        }
+        for part in wanted {
+            if !self.configured.iter().any(|(known, _)| *known == part) {
+                self.start(part);
+            }
+        }
+        for id in places {
+            if !self.configured.iter().any(|(_, running)| running.id == id) {
+                self.shared.send_modify(|snapshot| snapshot.end(&id));
+            }
+        }
     }
 
     /// Starts a source; in a Tokio runtime.
     pub fn add(&mut self, source: impl Source) {
-        let reporter = self.reporter_with(source.id(), source.patience());
-        let guard = Guard(reporter.clone());
-        self.tasks.spawn(async move {
-            let _guard = guard;
-            source.observe(reporter).await;
-        });
+        let running = self.run(source);
+        self.added.push(running);
     }
 
     /// A reporter for facts that nobody has to wait for, such as those learned by the kernel program.
@@ -140,6 +179,44 @@ impl Follower {
     /// What is known, now and when it changes.
     pub fn subscribe(&self) -> watch::Receiver<Snapshot> {
         self.shared.subscribe()
+    }
+
+    fn start(&mut self, part: Part) {
+        let running = match &part {
+            Part::Source(config::Source::None) | Part::Ha(Ha::None) => return,
+            Part::Source(config::Source::File { path }) => self.run(File::new(path.clone())),
+            Part::Source(config::Source::Flink(servers)) => {
+                let flink = Flink::new(servers.urls.clone(), &Tls::of_host());
+                self.run(Polled::new(flink, servers.poll))
+            }
+            Part::Source(config::Source::Management(servers)) => {
+                let management = Management::new(servers.urls.clone(), &Tls::of_host());
+                self.run(Polled::new(management, servers.poll))
+            }
+            Part::Ha(Ha::Zookeeper(place)) => self.run(Zookeeper::new(place.clone())),
+            #[cfg(feature = "kubernetes")]
+            Part::Ha(Ha::Kubernetes(place)) => self.run(Kubernetes::new(place.clone())),
+            // A configuration with it is refused.
+            #[cfg(not(feature = "kubernetes"))]
+            Part::Ha(Ha::Kubernetes(_)) => return,
+        };
+        self.configured.push((part, running));
+    }
+
+    fn run(&self, source: impl Source) -> Running {
+        let id = source.id();
+        let reporter = self.reporter_with(id.clone(), source.patience());
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            let observing = AssertUnwindSafe(source.observe(reporter.clone()));
+            // Whoever is told to stop does not come back from here.
+            let _ = observing.catch_unwind().await;
+            reporter.failed(
+                "the source has stopped; restart the agent and report this as a bug",
+                None,
+            );
+        });
+        Running { id, task }
     }
 
     fn reporter_with(&self, id: SourceId, patience: Duration) -> Reporter {
@@ -156,14 +233,7 @@ impl Default for Follower {
     }
 }
 
-/// Tells that a source has ended, by whatever way.
-struct Guard(Reporter);
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        self.0.failed(
-            "the source has stopped; restart the agent and report this as a bug",
-            None,
-        );
-    }
+fn parts(config: &config::Topology) -> impl Iterator<Item = Part> {
+    let source = Part::Source(config.source.clone());
+    [source, Part::Ha(config.ha.clone())].into_iter()
 }
