@@ -1,6 +1,6 @@
 //! What a running agent tells of the cluster.
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -44,29 +44,43 @@ fn handshakes_that_were_seen_are_facts() {
     }
 }
 
+/// A server inside a namespace that says who leads: a host of this name.
+fn server(space: &Namespace, leader: &'static str) -> Result<Server> {
+    let answer = move |path: &str| match path {
+        "/jobmanager/config" => json!([{"key": "jobmanager.rpc.address", "value": leader}]),
+        "/overview" => json!({"taskmanagers": 1, "slots-total": 2, "flink-version": "2.3.0"}),
+        _ => {
+            json!({"taskmanagers": [{"id": "tm-1", "path": "pekko.tcp://flink@tm:6122/x", "dataPort": 7}]})
+        }
+    };
+    let start =
+        move || Server::start(move |request| Reply::Json(answer(&request.path).to_string()));
+    space.run(start)?.context("start a server")
+}
+
+/// A configuration with this section.
+fn configuration(topology: &str) -> String {
+    format!(
+        "[datapath]\ninterfaces = [\"lo\"]\n[[endpoint]]\nname = \"jm\"\nprotocol = \"pekko\"\nlisten = \"*:6123\"\n\
+         [topology]\n{topology}"
+    )
+}
+
+fn flink(server: &Server) -> String {
+    let url = server.url();
+    configuration(&format!(
+        "source = \"flink\"\nurls = [\"{url}\"]\npoll = \"200ms\"\n"
+    ))
+}
+
 #[test]
 fn a_server_that_is_gone_is_told_and_what_it_said_is_kept() {
     let (space, scratch) = (
         Namespace::new("topology").unwrap(),
         Scratch::new("topology").unwrap(),
     );
-    let answer = |path: &str| match path {
-        "/jobmanager/config" => json!([{"key": "jobmanager.rpc.address", "value": "jm"}]),
-        "/overview" => json!({"taskmanagers": 1, "slots-total": 2, "flink-version": "2.3.0"}),
-        _ => {
-            json!({"taskmanagers": [{"id": "tm-1", "path": "pekko.tcp://flink@tm:6122/x", "dataPort": 7}]})
-        }
-    };
-    let server = space
-        .run(|| Server::start(move |request| Reply::Json(answer(&request.path).to_string())))
-        .unwrap()
-        .unwrap();
-    let url = server.url();
-    let text = format!(
-        "[datapath]\ninterfaces = [\"lo\"]\n[[endpoint]]\nname = \"jm\"\nprotocol = \"pekko\"\nlisten = \"*:6123\"\n\
-         [topology]\nsource = \"flink\"\nurls = [\"{url}\"]\npoll = \"200ms\"\n"
-    );
-    let file = scratch.write("truename.toml", &text).unwrap();
+    let server = server(&space, "jm").unwrap();
+    let file = scratch.write("truename.toml", &flink(&server)).unwrap();
     let truename = Truename::start_file(&space, &scratch, &file).unwrap();
     let leader = [
         ("kind", "leader-rpc"),
@@ -85,4 +99,61 @@ fn a_server_that_is_gone_is_told_and_what_it_said_is_kept() {
     rows(&truename, &leader).unwrap();
     let text = truename.text("topology").unwrap();
     assert!(text.contains("worker"), "{text}");
+}
+
+#[test]
+fn another_topology_needs_no_restart() -> Result<()> {
+    let (space, scratch) = (Namespace::new("topology")?, Scratch::new("topology")?);
+    let (first, second) = (server(&space, "jm-a")?, server(&space, "jm-b")?);
+    // The agent watches the directory; logs are written into the one above.
+    let directory = scratch.path().join("etc");
+    fs::create_dir(&directory)?;
+    let file = directory.join("truename.toml");
+    fs::write(&file, flink(&first))?;
+    let truename = Truename::start_file(&space, &scratch, &file)?;
+    let agent = truename.agent()?;
+    let change = |text: &str, word: &str| -> Result<String> {
+        let mark = agent.mark();
+        let new = directory.join("new");
+        fs::write(&new, text)?;
+        fs::rename(&new, &file)?;
+        agent.wait_line(mark, &[word], PATIENCE)
+    };
+    let leader = |host: &str| -> Result<()> {
+        let address = format!("pekko.tcp://flink@{host}:6123");
+        let leader = [("kind", "leader-rpc"), ("address", &*address)];
+        wait_until(PATIENCE, &address, || rows(&truename, &leader)).map(drop)
+    };
+    leader("jm-a")?;
+
+    // Refused for another reason: the topology stays as it was, and is followed.
+    let refused = flink(&second).replace("[datapath]\n", "[datapath]\nmax_flows = 16\n");
+    change(&refused, "restart it")?;
+    let asked = first.requests().len();
+    wait_until(PATIENCE, "another question", || {
+        ensure!(first.requests().len() > asked);
+        Ok(())
+    })?;
+    leader("jm-a")?;
+    ensure!(second.requests().is_empty(), "the second server was asked");
+
+    change(&flink(&second), "Reloaded")?;
+    leader("jm-b")?;
+    let all = truename.text("topology")?;
+    ensure!(
+        !all.contains("jm-a") && !all.contains(&first.url()),
+        "{all}"
+    );
+    let asked = first.requests().len();
+    change(&configuration("source = \"none\"\n"), "Reloaded")?;
+    let rows = truename.json("topology")?;
+    let rows = rows.as_array().context("no rows")?;
+    // What handshakes tell is a source in any case.
+    ensure!(
+        rows.len() == 1 && rows[0]["source"] == "learned",
+        "{rows:?}"
+    );
+    ensure!(first.requests().len() == asked, "the first is still asked");
+    // The listeners are woken from inside the namespace.
+    space.run(move || drop((first, second)))
 }

@@ -237,3 +237,103 @@ fn parts(config: &config::Topology) -> impl Iterator<Item = Part> {
     let source = Part::Source(config.source.clone());
     [source, Part::Ha(config.ha.clone())].into_iter()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path, time::Duration};
+
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::{config, topology::Kind};
+
+    const WORKER: &str = "[[worker]]\nid = \"tm-1\"\nrpc = \"pekko.tcp://flink@tm:6122\"\n";
+
+    fn topology(text: &str) -> super::config::Topology {
+        let text = format!("[topology]\n{text}");
+        let file = config::File::parse(Path::new("t.toml"), &text).unwrap();
+        file.topology
+    }
+
+    fn file(path: &Path) -> String {
+        format!("source = \"file\"\npath = \"{}\"\n", path.display())
+    }
+
+    /// Nobody listens there.
+    fn zookeeper() -> &'static str {
+        "ha = \"zookeeper\"\n[topology.zookeeper]\nquorum = [\"127.0.0.1:1\"]\n"
+    }
+
+    fn kinds(snapshot: &Snapshot) -> Vec<Kind> {
+        snapshot.reports.keys().map(|id| id.kind).collect()
+    }
+
+    #[tokio::test]
+    async fn goes_on_with_another_configuration() {
+        let directory = tempfile::tempdir().unwrap();
+        let paths = ["a", "b"].map(|name| directory.path().join(name));
+        fs::write(&paths[0], WORKER).unwrap();
+        fs::write(&paths[1], WORKER.replace("tm-1", "tm-2")).unwrap();
+        let mut follower = Follower::configured(&topology(&file(&paths[0])));
+        let mut seen = follower.subscribe();
+        let mut worker = async |id: &str| {
+            let id = id.parse().unwrap();
+            let known = seen.wait_for(|s| s.topology.workers.contains_key(&id));
+            let waited = timeout(Duration::from_secs(10), known).await;
+            waited.unwrap().unwrap().clone()
+        };
+        let first = worker("tm-1").await;
+        assert_eq!(kinds(&first), [Kind::File]);
+
+        // The file is the same.
+        follower
+            .follow(&topology(&format!("{}{}", file(&paths[0]), zookeeper())))
+            .await;
+        let both = worker("tm-1").await;
+        assert_eq!(kinds(&both), [Kind::File, Kind::Zookeeper]);
+        let started = |snapshot: &Snapshot| {
+            let reports = snapshot.reports.values().next();
+            reports.map(|report| report.health.started)
+        };
+        assert_eq!(started(&first), started(&both));
+        assert_eq!(first.generation, both.generation);
+
+        // The store is gone, and the file is another one.
+        follower.follow(&topology(&file(&paths[1]))).await;
+        let other = worker("tm-2").await;
+        assert_eq!(kinds(&other), [Kind::File]);
+        assert_eq!(other.topology.workers.len(), 1);
+        assert!(other.generation > both.generation);
+
+        follower.follow(&topology("")).await;
+        let none = follower.subscribe().borrow().clone();
+        assert_eq!(
+            (none.reports.len(), &*none.topology),
+            (0, &Topology::default())
+        );
+        assert!(none.generation > other.generation);
+    }
+
+    #[test]
+    fn who_begins_again_keeps_its_facts_and_has_to_be_heard_of() {
+        let (short, long) = (PATIENCE, PATIENCE * 2);
+        let id = SourceId {
+            kind: Kind::Flink,
+            place: "http://a:1".to_owned(),
+        };
+        let mut snapshot = Snapshot::default();
+        let begun = Moment::from_ns(1);
+        snapshot.begin(id.clone(), short, begun);
+        snapshot.succeed(&id, Some(Facts::new()), begun, None);
+        let again = begun.after(Duration::from_secs(100));
+        snapshot.begin(id.clone(), long, again);
+        let health = &snapshot.reports[&id].health;
+        assert_eq!((health.success, health.patience), (Some(begun), long));
+        assert_eq!(health.state(again.after(long)), State::Good);
+        let late = again.after(long + Duration::from_secs(1));
+        assert_eq!(health.state(late), State::Degraded);
+        assert_eq!(snapshot.generation, 1);
+        snapshot.end(&id);
+        assert_eq!((snapshot.reports.len(), snapshot.generation), (0, 2));
+    }
+}
