@@ -2,7 +2,8 @@
 
 use std::{
     io::{self, BufRead as _, BufReader, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    os::fd::OwnedFd,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -47,6 +48,9 @@ pub enum Reply {
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
+    /// The listening socket, of which only `shutdown` is used: it wakes the listener, from whatever
+    /// namespace.
+    wake: TcpStream,
     shared: Arc<Shared>,
     accepting: Option<JoinHandle<()>>,
 }
@@ -67,6 +71,7 @@ impl Server {
     pub fn start(answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
+        let wake = TcpStream::from(OwnedFd::from(listener.try_clone()?));
         let shared = Arc::new(Shared::default());
         let answer = Arc::new(answer);
         let accepting = std::thread::spawn({
@@ -84,13 +89,14 @@ impl Server {
                     std::thread::spawn(move || {
                         // Clients come and go as they like.
                         let _ = serve(&stream, &shared, &*answer);
-                        let _ = stream.shutdown(std::net::Shutdown::Both);
+                        let _ = stream.shutdown(Shutdown::Both);
                     });
                 }
             }
         });
         Ok(Self {
             address,
+            wake,
             shared,
             accepting: Some(accepting),
         })
@@ -124,7 +130,7 @@ impl Server {
     pub fn hang_up(&self) {
         for connection in lock(&self.shared.connections).drain(..) {
             // It may be shut already.
-            let _ = connection.shutdown(std::net::Shutdown::Both);
+            let _ = connection.shutdown(Shutdown::Both);
         }
     }
 }
@@ -132,8 +138,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.shared.stopped.store(true, Ordering::Release);
-        // Wakes the listener.
-        let _ = TcpStream::connect(self.address);
+        let _ = self.wake.shutdown(Shutdown::Both);
         if let Some(accepting) = self.accepting.take() {
             let _ = accepting.join();
         }
