@@ -1,16 +1,17 @@
 //! The program under test, driven through its command line.
 
+mod ask;
+
 use std::{
     ffi::OsString,
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Command, ExitStatus, Output},
+    process::{Command, ExitStatus},
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
-use serde_json::Value;
+use anyhow::{Context as _, Result};
 
 use crate::{cleanup, namespace::Namespace, process::Process, scratch::Scratch, sys};
 
@@ -246,66 +247,9 @@ impl Truename {
         agent.terminate(START)
     }
 
-    /// The answer of `status`, and its exit code: 0, or 3 if something is degraded.
-    ///
-    /// # Errors
-    /// The agent does not answer.
-    pub fn status(&self) -> Result<(Value, i32)> {
-        let output = self.ask(&["status", "-o", "json"])?;
-        let status = serde_json::from_slice(&output.stdout).context("status is not JSON")?;
-        Ok((status, output.status.code().unwrap_or(-1)))
-    }
-
     /// Kills the agent (SIGKILL); what it attached stays.
     pub fn kill_agent(&mut self) {
         self.agent = None;
-    }
-
-    /// Asks a verb of the running agent, for people.
-    ///
-    /// # Errors
-    /// The verb failed.
-    pub fn text(&self, verb: &str) -> Result<String> {
-        let output = self.ask(&[verb])?;
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-    }
-
-    /// Asks a verb of the running agent, for programs.
-    ///
-    /// # Errors
-    /// The verb failed or did not answer in JSON.
-    pub fn json(&self, verb: &str) -> Result<Value> {
-        let output = self.ask(&[verb, "-o", "json"])?;
-        serde_json::from_slice(&output.stdout).with_context(|| {
-            format!(
-                "{verb} answered {}",
-                String::from_utf8_lossy(&output.stdout)
-            )
-        })
-    }
-
-    /// The rows of a verb in which all of these fields have these values.
-    ///
-    /// # Errors
-    /// There are none, or the agent does not answer.
-    pub fn rows(&self, verb: &str, wanted: &[(&str, &str)]) -> Result<Vec<Value>> {
-        let rows = self.json(verb)?;
-        let rows = rows.as_array().context("no rows")?.iter().cloned();
-        let rows: Vec<_> = rows
-            .filter(|row| wanted.iter().all(|(field, value)| row[*field] == *value))
-            .collect();
-        ensure!(!rows.is_empty(), "no row with {wanted:?}");
-        Ok(rows)
-    }
-
-    /// A counter of the kernel program, by its label.
-    ///
-    /// # Errors
-    /// The agent does not answer, or has no such counter.
-    pub fn counter(&self, label: &str) -> Result<u64> {
-        self.json("status")?["counters"][label]
-            .as_u64()
-            .with_context(|| format!("there is no counter {label}"))
     }
 
     /// Removes every trace from the kernel.
@@ -316,7 +260,7 @@ impl Truename {
         self.kill_agent();
         let mut command = self.launched()?;
         command.arg("detach").arg("--bpffs").arg(&self.bpffs);
-        run(command).map(drop)
+        ask::run(command).map(drop)
     }
 
     /// Where its programs and maps are pinned.
@@ -331,23 +275,6 @@ impl Truename {
         let mut command = self.namespace.command(program, &self.files)?;
         command.args(words);
         Ok(command)
-    }
-
-    /// The program with these arguments, to ask the agent.
-    ///
-    /// # Errors
-    /// The namespace is gone.
-    pub fn command(&self, arguments: &[&str]) -> Result<Command> {
-        let mut command = self.namespace.command(&self.binary, &[])?;
-        command
-            .arg("--control-socket")
-            .arg(&self.socket)
-            .args(arguments);
-        Ok(command)
-    }
-
-    fn ask(&self, arguments: &[&str]) -> Result<Output> {
-        run(self.command(arguments)?)
     }
 }
 
@@ -368,19 +295,4 @@ fn flags(interfaces: &[&str], endpoints: &[Endpoint]) -> Vec<String> {
         flags.extend(["--endpoint".to_owned(), endpoint.argument()]);
     }
     flags
-}
-
-fn run(mut command: Command) -> Result<Output> {
-    /// The exit code of a verb that was carried out while something does not work.
-    const DEGRADED: i32 = 3;
-    let output = command.output().context("run truename")?;
-    if !matches!(output.status.code(), Some(0 | DEGRADED)) {
-        bail!(
-            "truename {:?} ended with {}: {}",
-            command.get_args().collect::<Vec<_>>(),
-            output.status,
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
-    }
-    Ok(output)
 }

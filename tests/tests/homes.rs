@@ -212,9 +212,13 @@ fn the_unit_is_valid() -> Result<()> {
     Ok(())
 }
 
-/// The objects of the manifest, by kind.
+/// The objects of the manifest.
 fn objects() -> Result<Vec<Value>> {
-    let text = deploy("kubernetes/truename.yaml")?;
+    manifest("truename.yaml")
+}
+
+fn manifest(name: &str) -> Result<Vec<Value>> {
+    let text = deploy(&format!("kubernetes/{name}"))?;
     let objects: Vec<Value> = serde_saphyr::from_multiple(&text).context("read the manifest")?;
     Ok(objects)
 }
@@ -276,6 +280,28 @@ fn the_daemon_set_asks_for_no_more_than_it_needs() -> Result<()> {
         }
     }
     ensure!(mounts.len() == 3 && volumes.len() == 3);
+    Ok(())
+}
+
+#[test]
+fn leader_records_may_be_listed_and_no_more() -> Result<()> {
+    let objects = manifest("leader-records.yaml")?;
+    ensure!(objects.len() == 2, "{objects:?}");
+    let (role, binding) = (object(&objects, "Role")?, object(&objects, "RoleBinding")?);
+    ensure!(
+        role["rules"]
+            == serde_json::json!([{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["list", "watch"]}])
+    );
+    ensure!(binding["roleRef"]["kind"] == "Role");
+    ensure!(binding["roleRef"]["name"] == role["metadata"]["name"]);
+    ensure!(binding["metadata"]["namespace"] == role["metadata"]["namespace"]);
+    let agent = self::objects()?;
+    let account = &object(&agent, "ServiceAccount")?["metadata"];
+    let (name, namespace) = (&account["name"], &account["namespace"]);
+    ensure!(
+        binding["subjects"]
+            == serde_json::json!([{"kind": "ServiceAccount", "name": name, "namespace": namespace}])
+    );
     Ok(())
 }
 

@@ -1,13 +1,12 @@
 //! What a running agent tells of the cluster.
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::{Value, json};
 use truename_tests::{
     namespace::Namespace,
     scratch::Scratch,
-    topology::{Reply, Server},
+    topology::{self, Server},
     traffic::{Dial, Lab, Pace},
     truename::Truename,
     wait::wait_until,
@@ -15,17 +14,6 @@ use truename_tests::{
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// The rows for which all of these fields have these values.
-fn rows(truename: &Truename, wanted: &[(&str, &str)]) -> Result<Vec<Value>> {
-    let rows = truename.json("topology")?;
-    let rows = rows.as_array().context("no rows")?.iter().cloned();
-    let rows: Vec<_> = rows
-        .filter(|row| wanted.iter().all(|(field, value)| row[*field] == *value))
-        .collect();
-    ensure!(!rows.is_empty(), "no row with {wanted:?}");
-    Ok(rows)
-}
 
 #[test]
 fn handshakes_that_were_seen_are_facts() {
@@ -38,10 +26,31 @@ fn handshakes_that_were_seen_are_facts() {
     let server = lab.address().ip().to_string();
     for (name, address) in [("jobmanager:6123", server), ("taskmanager:6122", client)] {
         let wanted = [("kind", "address"), ("name", name), ("source", "learned")];
-        let found = wait_until(PATIENCE, name, || rows(&truename, &wanted)).unwrap();
+        let found = wait_until(PATIENCE, name, || truename.rows("topology", &wanted)).unwrap();
         assert_eq!(found[0]["address"], address);
         assert!(found[0]["last_seen"].is_string(), "{found:?}");
     }
+}
+
+/// A server inside a namespace that says who leads: a host of this name.
+fn server(space: &Namespace, leader: &'static str) -> Result<Server> {
+    let start = move || Server::start(move |request| topology::flink(leader, 1, &request.path));
+    space.run(start)?.context("start a server")
+}
+
+/// A configuration with this section.
+fn configuration(topology: &str) -> String {
+    format!(
+        "[datapath]\ninterfaces = [\"lo\"]\n[[endpoint]]\nname = \"jm\"\nprotocol = \"pekko\"\nlisten = \"*:6123\"\n\
+         [topology]\n{topology}"
+    )
+}
+
+fn flink(server: &Server) -> String {
+    let url = server.url();
+    configuration(&format!(
+        "source = \"flink\"\nurls = [\"{url}\"]\npoll = \"200ms\"\n"
+    ))
 }
 
 #[test]
@@ -50,39 +59,87 @@ fn a_server_that_is_gone_is_told_and_what_it_said_is_kept() {
         Namespace::new("topology").unwrap(),
         Scratch::new("topology").unwrap(),
     );
-    let answer = |path: &str| match path {
-        "/jobmanager/config" => json!([{"key": "jobmanager.rpc.address", "value": "jm"}]),
-        "/overview" => json!({"taskmanagers": 1, "slots-total": 2, "flink-version": "2.3.0"}),
-        _ => {
-            json!({"taskmanagers": [{"id": "tm-1", "path": "pekko.tcp://flink@tm:6122/x", "dataPort": 7}]})
-        }
-    };
-    let server = space
-        .run(|| Server::start(move |request| Reply::Json(answer(&request.path).to_string())))
-        .unwrap()
-        .unwrap();
-    let url = server.url();
-    let text = format!(
-        "[datapath]\ninterfaces = [\"lo\"]\n[[endpoint]]\nname = \"jm\"\nprotocol = \"pekko\"\nlisten = \"*:6123\"\n\
-         [topology]\nsource = \"flink\"\nurls = [\"{url}\"]\npoll = \"200ms\"\n"
-    );
-    let file = scratch.write("truename.toml", &text).unwrap();
+    let server = server(&space, "jm").unwrap();
+    let file = scratch.write("truename.toml", &flink(&server)).unwrap();
     let truename = Truename::start_file(&space, &scratch, &file).unwrap();
     let leader = [
         ("kind", "leader-rpc"),
         ("address", "pekko.tcp://flink@jm:6123"),
     ];
-    wait_until(PATIENCE, "the leader", || rows(&truename, &leader)).unwrap();
-    let worker = rows(&truename, &[("kind", "worker"), ("name", "tm-1")]).unwrap();
+    wait_until(PATIENCE, "the leader", || {
+        truename.rows("topology", &leader)
+    })
+    .unwrap();
+    let worker = truename
+        .rows("topology", &[("kind", "worker"), ("name", "tm-1")])
+        .unwrap();
     assert_eq!(worker[0]["note"], "data port 7");
 
-    // The listener is woken from inside the namespace.
-    space.run(move || drop(server)).unwrap();
+    drop(server);
     let failing = [("kind", "source"), ("source", "flink"), ("name", "failing")];
-    let failing = wait_until(PATIENCE, "the failure", || rows(&truename, &failing)).unwrap();
+    let failing = wait_until(PATIENCE, "the failure", || {
+        truename.rows("topology", &failing)
+    })
+    .unwrap();
     let why = failing[0]["note"].as_str().unwrap();
     assert!(why.contains("cannot connect"), "{why}");
-    rows(&truename, &leader).unwrap();
+    truename.rows("topology", &leader).unwrap();
     let text = truename.text("topology").unwrap();
     assert!(text.contains("worker"), "{text}");
+}
+
+#[test]
+fn another_topology_needs_no_restart() -> Result<()> {
+    let (space, scratch) = (Namespace::new("topology")?, Scratch::new("topology")?);
+    let (first, second) = (server(&space, "jm-a")?, server(&space, "jm-b")?);
+    // The agent watches the directory; logs are written into the one above.
+    let directory = scratch.path().join("etc");
+    fs::create_dir(&directory)?;
+    let file = directory.join("truename.toml");
+    fs::write(&file, flink(&first))?;
+    let truename = Truename::start_file(&space, &scratch, &file)?;
+    let agent = truename.agent()?;
+    let change = |text: &str, word: &str| -> Result<String> {
+        let mark = agent.mark();
+        let new = directory.join("new");
+        fs::write(&new, text)?;
+        fs::rename(&new, &file)?;
+        agent.wait_line(mark, &[word], PATIENCE)
+    };
+    let leader = |host: &str| -> Result<()> {
+        let address = format!("pekko.tcp://flink@{host}:6123");
+        let leader = [("kind", "leader-rpc"), ("address", &*address)];
+        wait_until(PATIENCE, &address, || truename.rows("topology", &leader)).map(drop)
+    };
+    leader("jm-a")?;
+
+    // Refused for another reason: the topology stays as it was, and is followed.
+    let refused = flink(&second).replace("[datapath]\n", "[datapath]\nmax_flows = 16\n");
+    change(&refused, "restart it")?;
+    let asked = first.requests().len();
+    wait_until(PATIENCE, "another question", || {
+        ensure!(first.requests().len() > asked);
+        Ok(())
+    })?;
+    leader("jm-a")?;
+    ensure!(second.requests().is_empty(), "the second server was asked");
+
+    change(&flink(&second), "Reloaded")?;
+    leader("jm-b")?;
+    let all = truename.text("topology")?;
+    ensure!(
+        !all.contains("jm-a") && !all.contains(&first.url()),
+        "{all}"
+    );
+    let asked = first.requests().len();
+    change(&configuration("source = \"none\"\n"), "Reloaded")?;
+    let rows = truename.json("topology")?;
+    let rows = rows.as_array().context("no rows")?;
+    // What handshakes tell is a source in any case.
+    ensure!(
+        rows.len() == 1 && rows[0]["source"] == "learned",
+        "{rows:?}"
+    );
+    ensure!(first.requests().len() == asked, "the first is still asked");
+    Ok(())
 }

@@ -7,9 +7,9 @@ use std::{fs, path::Path, time::Duration};
 
 use serde_json::{Value, json};
 use tokio::{sync::watch, time::timeout};
-use truename::topology::{
-    Claim, Follower, Moment, Report, Snapshot, Source as _, State,
-    ha::kubernetes::{Kubernetes, Place},
+use truename::{
+    config::File,
+    topology::{Claim, Follower, Moment, Report, Snapshot, SourceId, State},
 };
 use truename_tests::{
     kubernetes_mock::{Answers, End, KubernetesMock},
@@ -21,7 +21,7 @@ const LONG: Duration = Duration::from_secs(30);
 const SHARED: &str = "flink-one-cluster-config-map";
 const SESSION: &str = "158812b7-2660-42c4-9340-67f792684dfb";
 
-/// A source at work on a mock.
+/// A source at work on a mock, as a configuration names it.
 struct Observer {
     mock: KubernetesMock,
     seen: watch::Receiver<Snapshot>,
@@ -38,14 +38,24 @@ impl Observer {
         }
         let scratch = Scratch::new("kubernetes").unwrap();
         let file = scratch.write("kubeconfig", &mock.kubeconfig()).unwrap();
-        let place = Place::new("flink-one", None, Some(file)).unwrap();
-        let source = Kubernetes::new(place);
-        assert_eq!(source.id().to_string(), "kubernetes flink-one");
-        let mut follower = Follower::new();
-        follower.add(source);
+        let text = format!(
+            "[topology]\nha = \"kubernetes\"\n\
+             [topology.kubernetes]\ncluster_id = \"flink-one\"\nkubeconfig = \"{}\"\n",
+            file.display()
+        );
+        let configuration = File::parse(Path::new("truename.toml"), &text).unwrap();
+        let follower = Follower::configured(&configuration.topology);
+        let seen = follower.subscribe();
+        let names: Vec<_> = seen
+            .borrow()
+            .reports
+            .keys()
+            .map(SourceId::to_string)
+            .collect();
+        assert_eq!(names, ["kubernetes flink-one"]);
         Self {
             mock,
-            seen: follower.subscribe(),
+            seen,
             _follower: follower,
             _scratch: scratch,
         }

@@ -13,32 +13,19 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::{Value, json};
+use serde_json::Value;
 use truename_tests::{
     namespace::Namespace,
     nat,
     process::Process,
     scratch::Scratch,
     tables::ServiceTables,
-    topology::{Reply, Request, Server},
+    topology::{Request, Server, flink},
     truename::Truename,
     wait::wait_until,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// A standalone cluster of so many workers, whose JobManager is at this host.
-fn cluster(jobmanager: &str, workers: usize, path: &str) -> Reply {
-    let worker = |number| json!({"id": format!("tm-{number}"), "path": format!("pekko.tcp://flink@tm-{number}:6122/x"), "dataPort": 7});
-    let answer = match path {
-        "/jobmanager/config" => json!([{"key": "jobmanager.rpc.address", "value": jobmanager}]),
-        "/overview" => {
-            json!({"taskmanagers": workers, "slots-total": 2 * workers, "flink-version": "2.3.0"})
-        }
-        _ => json!({"taskmanagers": (1..=workers).map(worker).collect::<Vec<_>>()}),
-    };
-    Reply::Json(answer.to_string())
-}
 
 /// An agent that asks one server.
 fn configuration(url: &str) -> String {
@@ -64,7 +51,7 @@ fn a_source_that_is_gone_for_long_makes_status_degraded_and_nothing_else() -> Re
     for address in ["10.61.25.1", "10.61.25.100"] {
         space.ip(&format!("address add {address}/32 dev lo"))?;
     }
-    let answer = |request: &Request| cluster("10.61.25.1", 0, &request.path);
+    let answer = |request: &Request| flink("10.61.25.1", 0, &request.path);
     let server = space.run(|| Server::start(answer))??;
     let at = server.address();
     let text = configuration(&server.url()).replace("*:6123", "*:9")
@@ -143,7 +130,7 @@ impl Growing {
         let workers = Arc::new(AtomicUsize::new(1));
         let now = Arc::clone(&workers);
         let answer =
-            move |request: &Request| cluster("jm", now.load(Ordering::Relaxed), &request.path);
+            move |request: &Request| flink("jm", now.load(Ordering::Relaxed), &request.path);
         let server = space.run(|| Server::start(answer))??;
         let file = scratch.write("truename.toml", &configuration(&server.url()))?;
         let truename = Truename::start_file(&space, &scratch, &file)?;

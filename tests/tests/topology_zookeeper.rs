@@ -8,6 +8,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
 use tokio::{
     runtime::{Builder, Runtime},
     sync::watch,
@@ -22,6 +24,8 @@ use truename_tests::{
     namespace::Namespace,
     scratch::Scratch,
     timeline::Timeline,
+    truename::Truename,
+    wait::wait_until,
     zookeeper::Ensemble,
 };
 use zookeeper::Records;
@@ -280,4 +284,52 @@ fn an_expired_session_is_replaced() {
     });
     write(&observer, NODES[0], SHARED);
     observer.until("a record", |report| leaders(report) == ["localhost:6123"]);
+}
+
+/// The leader that a running agent shows, and by whose word.
+fn shown(truename: &Truename) -> Result<Option<(String, String)>> {
+    let rows = truename.json("topology")?;
+    let rows = rows.as_array().context("no rows")?;
+    let leader = rows.iter().find(|row| row["kind"] == "leader-rpc");
+    let text = |row: &Value, field: &str| Some(row[field].as_str()?.to_owned());
+    Ok(leader.and_then(|row| Some((text(row, "address")?, text(row, "source")?))))
+}
+
+#[test]
+fn an_agent_shows_the_leader_of_the_records() {
+    let _machine = MACHINE.lock().unwrap_or_else(|poison| poison.into_inner());
+    let scratch = Scratch::new("zookeeper").unwrap();
+    let (space, addresses) = hub(1);
+    let ensemble = Ensemble::start(&space, &addresses, &scratch).unwrap();
+    let observer = Observer::new(&space, &ensemble);
+    let text = format!(
+        "[datapath]\ninterfaces = [\"lo\"]\n[[endpoint]]\nname = \"jm\"\nprotocol = \"pekko\"\nlisten = \"*:6123\"\n\
+         [topology]\nha = \"zookeeper\"\n[topology.zookeeper]\nquorum = {:?}\nroot = \"{}\"\ncluster_id = \"{}\"\n",
+        ensemble.quorum(),
+        Pair::ROOT,
+        Pair::CLUSTER,
+    );
+    let file = scratch.write("truename.toml", &text).unwrap();
+    let truename = Truename::start_file(&space, &scratch, &file).unwrap();
+    let wait = |what: &str, wanted: Option<(&str, &str)>| {
+        let wanted = wanted.map(|(address, source)| (address.to_owned(), source.to_owned()));
+        wait_until(LONG, what, || {
+            let shown = shown(&truename)?;
+            ensure!(shown == wanted, "{shown:?}");
+            Ok(())
+        })
+        .unwrap();
+    };
+    write(&observer, NODES[0], SHARED);
+    let leader = Some(("pekko.tcp://flink@localhost:6123", "zookeeper"));
+    wait("the leader", leader);
+    observer
+        .wait(observer.client().delete(NODES[0], None))
+        .unwrap();
+    wait("nobody", None);
+    write(&observer, NODES[1], SINGLE);
+    wait(
+        "a leader of an older Flink",
+        Some(("akka.tcp://flink@localhost:6123", "zookeeper")),
+    );
 }

@@ -120,7 +120,7 @@ pub enum ConfigError {
     /// What a running agent cannot take on.
     #[error("{what} cannot change while truename runs: restart it")]
     Fixed {
-        /// The section, or the key with both values.
+        /// The key with both values.
         what: String,
     },
     /// More endpoints than the kernel table holds.

@@ -7,6 +7,7 @@ mod datapath;
 mod error;
 mod file;
 mod flags;
+pub mod ha;
 mod listen;
 mod origin;
 pub(crate) mod reader;

@@ -63,10 +63,6 @@ impl Config {
                 return Err(ConfigError::Fixed { what });
             }
         }
-        if self.topology != next.topology {
-            let what = "[topology]".to_owned();
-            return Err(ConfigError::Fixed { what });
-        }
         next.check_runnable()
     }
 }
@@ -116,7 +112,8 @@ mod tests {
             let error = error.to_string();
             assert!(error.contains(key) && error.contains("restart"), "{error}");
         }
-        let free = "[agent]\nlog = \"debug\"\n[datapath]\ninterfaces = [\"lo\"]\nxdp = \"off\"";
+        let free = "[agent]\nlog = \"debug\"\n[datapath]\ninterfaces = [\"lo\"]\nxdp = \"off\"\n\
+                    [topology]\nsource = \"file\"\npath = \"/etc/t.toml\"";
         assert!(before.check_followed_by(&read(free)).is_ok());
         let nothing = Config::new(File::default(), Flags::default()).unwrap();
         assert!(before.check_followed_by(&nothing).is_err());

@@ -1,30 +1,41 @@
 //! `[topology]`: where the agent learns what the cluster looks like.
 
-use std::{path::PathBuf, time::Duration};
+use std::{fmt::Display, path::PathBuf, str::FromStr, time::Duration};
 
 use serde::{Serialize, Serializer, ser::SerializeStruct as _};
 
 use super::{
     ConfigError, Origin,
+    ha::{self, Ha},
     reader::{Entry, Section},
 };
 use crate::name::Url;
 
 /// The keys of the section.
-pub(super) const KEYS: &[&str] = &["source", "urls", "poll", "path"];
+pub(super) const KEYS: &[&str] = &[
+    "source",
+    "urls",
+    "poll",
+    "path",
+    "ha",
+    "zookeeper",
+    "kubernetes",
+];
 /// How often is asked without configuration.
 const POLL: Duration = Duration::from_secs(2);
 /// Bounds of `poll`: more often is no use, as an election takes seconds; less often is not following.
 const POLL_MIN: Duration = Duration::from_millis(100);
 const POLL_MAX: Duration = Duration::from_secs(3600);
-/// URLs that are asked at a time.
-const URLS_MAX: usize = 16;
+/// Servers that can be named in one list.
+const SERVERS_MAX: usize = 16;
 
 /// `[topology]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Topology {
     /// Where facts come from.
     pub source: Source,
+    /// Where leaders write who they are.
+    pub ha: Ha,
 }
 
 /// `source` and what it needs.
@@ -71,7 +82,7 @@ impl Source {
 impl Topology {
     /// Whether there is anybody to ask who is where in the cluster.
     pub(super) fn has_source(&self) -> bool {
-        self.source != Source::None
+        self.source != Source::None || self.ha != Ha::None
     }
 
     /// Whether it says nothing that an empty section does not.
@@ -95,6 +106,13 @@ impl Serialize for Topology {
                 shown.serialize_field("poll", &format!("{poll:#}"))?;
             }
         }
+        shown.serialize_field("ha", self.ha.name())?;
+        // Sections come behind keys.
+        match &self.ha {
+            Ha::None => {}
+            Ha::Zookeeper(place) => shown.serialize_field(self.ha.name(), place)?,
+            Ha::Kubernetes(place) => shown.serialize_field(self.ha.name(), place)?,
+        }
         shown.end()
     }
 }
@@ -104,8 +122,15 @@ impl Serialize for Topology {
 /// # Errors
 /// When it says something invalid, or a key that its source has no use for.
 pub(super) fn read(section: &Section<'_>) -> Result<Topology, ConfigError> {
+    Ok(Topology {
+        source: read_source(section)?,
+        ha: ha::read(section)?,
+    })
+}
+
+fn read_source(section: &Section<'_>) -> Result<Source, ConfigError> {
     let Some(entry) = section.get("source") else {
-        return refuse_others(section, "none", &[]).map(|()| Topology::default());
+        return refuse_others(section, "none", &[]).map(|()| Source::None);
     };
     let name = entry.string()?;
     let (source, used): (_, &[&str]) = match name {
@@ -129,7 +154,7 @@ pub(super) fn read(section: &Section<'_>) -> Result<Topology, ConfigError> {
         }
     };
     refuse_others(section, name, used)?;
-    Ok(Topology { source })
+    Ok(source)
 }
 
 /// Keys that a source has no use for are mistakes.
@@ -143,7 +168,8 @@ fn refuse_others(section: &Section<'_>, source: &str, used: &[&str]) -> Result<(
     Ok(())
 }
 
-fn bad(origin: Origin, what: &str, value: &str, reason: &str) -> ConfigError {
+/// The error for a value that means nothing there.
+pub(super) fn bad(origin: Origin, what: &str, value: &str, reason: &str) -> ConfigError {
     ConfigError::BadValue {
         origin,
         what: what.to_owned(),
@@ -153,30 +179,39 @@ fn bad(origin: Origin, what: &str, value: &str, reason: &str) -> ConfigError {
 }
 
 fn read_servers(section: &Section<'_>, example: &'static str) -> Result<Servers, ConfigError> {
-    let entry = section.need("urls", example)?;
-    let mut urls = Vec::new();
-    for (text, origin) in entry.strings()? {
-        let url = text
-            .parse::<Url>()
-            .map_err(|error| bad(origin.clone(), "url", &text, &error.to_string()))?;
-        if urls.contains(&url) {
-            return Err(bad(
-                origin,
-                "url",
-                &text,
-                "it is there already; leave one out",
-            ));
-        }
-        urls.push(url);
-    }
-    if !(1..=URLS_MAX).contains(&urls.len()) {
-        let reason = format!("name 1 to {URLS_MAX} URLs, e.g. {example}");
-        return Err(entry.bad(&format!("{} URLs", urls.len()), &reason));
-    }
+    let urls = read_list(&section.need("urls", example)?, ["url", "URLs"], example)?;
     let poll = section
         .get("poll")
         .map_or(Ok(POLL), |entry| read_poll(&entry))?;
     Ok(Servers { urls, poll })
+}
+
+/// Reads servers, each once; `what` they are, one and many.
+pub(super) fn read_list<T>(
+    entry: &Entry<'_>,
+    what: [&str; 2],
+    example: &str,
+) -> Result<Vec<T>, ConfigError>
+where
+    T: FromStr<Err: Display> + PartialEq,
+{
+    let [one, many] = what;
+    let mut list = Vec::new();
+    for (text, origin) in entry.strings()? {
+        let item = text
+            .parse()
+            .map_err(|error: T::Err| bad(origin.clone(), one, &text, &error.to_string()))?;
+        if list.contains(&item) {
+            let reason = "it is there already; leave one out";
+            return Err(bad(origin, one, &text, reason));
+        }
+        list.push(item);
+    }
+    if !(1..=SERVERS_MAX).contains(&list.len()) {
+        let reason = format!("name 1 to {SERVERS_MAX} {many}, e.g. {example}");
+        return Err(entry.bad(&format!("{} {many}", list.len()), &reason));
+    }
+    Ok(list)
 }
 
 fn read_poll(entry: &Entry<'_>) -> Result<Duration, ConfigError> {
@@ -190,7 +225,7 @@ fn read_poll(entry: &Entry<'_>) -> Result<Duration, ConfigError> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::{collections::BTreeMap, path::Path};
 
     use super::*;
     use crate::config::reader::Source as Text;
@@ -276,11 +311,19 @@ mod tests {
     #[test]
     fn is_shown_as_it_is_read() {
         for text in [
-            "source = \"flink\"\nurls = [\"http://a:8081/x\"]\npoll = \"1s 500ms\"\n",
-            "source = \"file\"\npath = \"/etc/t.toml\"\n",
-            "source = \"none\"\n",
+            "source = \"flink\"\nurls = [\"http://a:8081/x\"]\npoll = \"1s 500ms\"\nha = \"none\"\n",
+            "source = \"file\"\npath = \"/etc/t.toml\"\nha = \"none\"\n",
+            "source = \"none\"\nha = \"none\"\n",
+            "source = \"flink\"\nurls = [\"http://a:8081\"]\npoll = \"2s\"\nha = \"zookeeper\"\n\n\
+             [topology.zookeeper]\nquorum = [\"zk1:2181\", \"[fd00::1]:2181\"]\nroot = \"/flink\"\ncluster_id = \"/default\"\n",
+            #[cfg(feature = "kubernetes")]
+            "source = \"none\"\nha = \"kubernetes\"\n\n\
+             [topology.kubernetes]\ncluster_id = \"a\"\nnamespace = \"jobs\"\nkubeconfig = \"/etc/k\"\n",
+            #[cfg(feature = "kubernetes")]
+            "source = \"none\"\nha = \"kubernetes\"\n\n[topology.kubernetes]\ncluster_id = \"a\"\n",
         ] {
-            let topology = parse(text).unwrap();
+            let topology = BTreeMap::from([("topology", parse(text).unwrap())]);
+            let text = format!("[topology]\n{text}");
             assert_eq!(toml::to_string(&topology).unwrap(), text);
         }
     }

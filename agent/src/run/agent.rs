@@ -24,6 +24,7 @@ use crate::{
     logging,
     plan::Facts,
     sysctl,
+    topology::Follower,
 };
 
 /// Why the configuration is read again.
@@ -46,6 +47,8 @@ pub struct Agent {
     pub attachment: Attachment,
     pub keeper: Arc<Mutex<Keeper>>,
     pub service: Arc<AgentService>,
+    /// The sources of the topology; they end when it is dropped.
+    pub follower: Follower,
     /// What is known of the roles that targets have.
     pub standing: watch::Receiver<Standing>,
     /// The targets whose packets get another source address.
@@ -152,6 +155,7 @@ impl Agent {
             }
         }
         self.targets = targets;
+        self.follower.follow(&next.topology).await;
         self.config.send_replace(next);
         self.show(&facts, standing.generation, &left_out);
         Ok(())

@@ -153,7 +153,6 @@ pub async fn run(
     let sweeps = Arc::new(Mutex::new(Sweeps::default()));
     let full = Arc::new(Notify::new());
     let refused = Arc::new(Mutex::new(BTreeMap::new()));
-    // Its sources end when it is dropped.
     let follower = Follower::configured(&current.borrow().topology);
     let resolver = Resolver::new(current.clone(), follower.subscribe());
     let standing = resolver.subscribe();
@@ -208,6 +207,7 @@ pub async fn run(
         attachment,
         keeper,
         service,
+        follower,
         standing,
         targets,
         refused: None,

@@ -23,11 +23,13 @@ pub mod merge;
 pub mod moment;
 pub mod poll;
 pub mod resolve;
+pub mod snapshot;
 pub mod source;
 
 pub use fact::{Claim, Component, Facts, Member, MemberStatus, Refused, Worker};
-pub use follow::{Follower, Snapshot};
+pub use follow::Follower;
 pub use merge::{Known, Topology, merge};
 pub use moment::Moment;
 pub use resolve::{Resolution, hosts, resolve};
+pub use snapshot::Snapshot;
 pub use source::{Health, Kind, Report, Reporter, Source, SourceId, State};

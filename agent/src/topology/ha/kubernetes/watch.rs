@@ -67,7 +67,7 @@ impl Kubernetes {
     fn selector(&self) -> String {
         format!(
             "app={},configmap-type=high-availability",
-            self.place.cluster_id
+            self.place.cluster_id()
         )
     }
 
@@ -80,7 +80,7 @@ impl Kubernetes {
     }
 
     async fn connect(&self) -> Result<Api<ConfigMap>, Failure> {
-        let mut config = match &self.place.kubeconfig {
+        let mut config = match self.place.kubeconfig() {
             Some(path) => {
                 let file = Kubeconfig::read_from(path)
                     .map_err(|error| Failure::Config(error.to_string()))?;
@@ -98,7 +98,7 @@ impl Kubernetes {
         config.default_retry = false;
         let client =
             Client::try_from(config).map_err(|error| Failure::Config(error.to_string()))?;
-        Ok(match &self.place.namespace {
+        Ok(match self.place.namespace() {
             Some(namespace) => Api::namespaced(client, namespace),
             None => Api::default_namespaced(client),
         })
@@ -142,7 +142,7 @@ impl Kubernetes {
             .items
             .into_iter()
             .filter_map(|map| {
-                let named = Map::named(&self.place.cluster_id, &map.name_any())?;
+                let named = Map::named(self.place.cluster_id(), &map.name_any())?;
                 Some((named, map.data.unwrap_or_default()))
             })
             .collect();
@@ -183,7 +183,7 @@ impl Kubernetes {
             if let Some(new) = map.resource_version() {
                 *version = new;
             }
-            let Some(named) = Map::named(&self.place.cluster_id, &map.name_any()) else {
+            let Some(named) = Map::named(self.place.cluster_id(), &map.name_any()) else {
                 continue;
             };
             if there {

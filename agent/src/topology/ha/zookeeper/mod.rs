@@ -5,83 +5,20 @@
 
 mod layout;
 
-use std::{convert::Infallible, fmt, time::Duration};
+use std::{convert::Infallible, time::Duration};
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use zookeeper_client::{Client, Error, OneshotWatcher, SessionState};
 
 use super::{CONFIRM, retries};
-use crate::{
-    name::Authority,
-    topology::{Kind, Reporter, Source, SourceId},
-};
+pub use crate::config::ha::zookeeper::{Place, PlaceError};
+use crate::topology::{Kind, Reporter, Source, SourceId};
 use layout::{Node, Nodes};
 
 /// The session of an agent, which owns nothing in ZooKeeper: it only decides how soon a silent
 /// server is left for another.
 const SESSION: Duration = Duration::from_secs(10);
-/// Longest path of a cluster, in bytes.
-const PATH_MAX: usize = 512;
-
-/// Where a cluster's records are.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
-    quorum: Vec<Authority>,
-    path: String,
-}
-
-/// Why a place cannot be one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PlaceError {
-    /// No server.
-    #[error("no server is named; write e.g. quorum = [\"zk1:2181\", \"zk2:2181\"]")]
-    NoServer,
-    /// Not a path.
-    #[error(
-        "the path must have at most {PATH_MAX} bytes, in elements of visible ASCII characters that are not \".\" or \"..\", e.g. /flink/default"
-    )]
-    BadPath,
-}
-
-impl Place {
-    /// Flink's `high-availability.zookeeper.quorum`, `….path.root` and `high-availability.cluster-id`;
-    /// the two are joined, with or without slashes at their ends.
-    ///
-    /// # Errors
-    /// When there is no server, or ZooKeeper has no such path.
-    pub fn new(quorum: Vec<Authority>, root: &str, cluster_id: &str) -> Result<Self, PlaceError> {
-        if quorum.is_empty() {
-            return Err(PlaceError::NoServer);
-        }
-        let path: String = [root, cluster_id]
-            .into_iter()
-            .map(|part| part.trim_matches('/'))
-            .filter(|part| !part.is_empty())
-            .flat_map(|part| ["/", part])
-            .collect();
-        let element = |element: &str| {
-            !matches!(element, "" | "." | "..")
-                && element.bytes().all(|byte| byte.is_ascii_graphic())
-        };
-        let good = path.is_empty() || path.split('/').skip(1).all(element);
-        if !good || path.len() > PATH_MAX {
-            return Err(PlaceError::BadPath);
-        }
-        Ok(Self { quorum, path })
-    }
-
-    fn servers(&self) -> String {
-        let servers: Vec<&str> = self.quorum.iter().map(Authority::as_str).collect();
-        servers.join(",")
-    }
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", self.servers(), self.path)
-    }
-}
 
 /// Follows the leaders of one cluster.
 #[derive(Clone, Debug)]
@@ -195,7 +132,7 @@ impl Zookeeper {
         if let Some(watcher) = watcher {
             watcher.changed().await;
         }
-        let path = format!("{}{}", self.place.path, node.path());
+        let path = format!("{}{}", self.place.path(), node.path());
         loop {
             let error = match client.get_and_watch_data(&path).await {
                 Ok((data, _, watcher)) => return Ok((node, Some(data), watcher)),
@@ -229,49 +166,5 @@ impl Source for Zookeeper {
             reporter.failed(failure, Some(time));
             sleep(time).await;
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn place(root: &str, cluster: &str) -> Result<String, PlaceError> {
-        let quorum = ["zk1:2181", "[fd00::1]:2181"].map(|text| text.parse().unwrap());
-        Place::new(quorum.into(), root, cluster).map(|place| place.to_string())
-    }
-
-    #[test]
-    fn joins_paths_as_flink_does() {
-        for (root, cluster, path) in [
-            ("/flink", "/default", "/flink/default"),
-            ("flink/", "default", "/flink/default"),
-            ("/", "/default", "/default"),
-            ("/a/b", "/c/d", "/a/b/c/d"),
-            ("", "", ""),
-        ] {
-            assert_eq!(
-                place(root, cluster),
-                Ok(format!("zk1:2181,[fd00::1]:2181{path}"))
-            );
-        }
-    }
-
-    #[test]
-    fn refuses_what_is_no_path() {
-        let long = "x".repeat(PATH_MAX);
-        for (root, cluster) in [
-            ("/flink", "a//b"),
-            ("/flink", "../other"),
-            ("/fl\u{0}ink", "a"),
-            ("/flink", "a b"),
-            ("/flink", &long),
-        ] {
-            assert_eq!(place(root, cluster), Err(PlaceError::BadPath));
-        }
-        assert_eq!(
-            Place::new(Vec::new(), "/flink", "/default"),
-            Err(PlaceError::NoServer)
-        );
     }
 }
