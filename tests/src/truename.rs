@@ -83,6 +83,8 @@ pub struct Truename {
     /// What starts the agent, with its arguments; nothing if it is started directly.
     launcher: Vec<String>,
     environment: Vec<(String, OsString)>,
+    /// What stands in the place of files of this host.
+    files: Vec<(PathBuf, PathBuf)>,
     agent: Option<Process>,
 }
 
@@ -174,6 +176,7 @@ impl Truename {
             log_directory: scratch.path().to_owned(),
             launcher: Vec::new(),
             environment: Vec::new(),
+            files: Vec::new(),
             agent: None,
         })
     }
@@ -192,6 +195,11 @@ impl Truename {
     /// Gives agents a variable of the environment.
     pub fn set_variable(&mut self, name: &str, value: impl Into<OsString>) {
         self.environment.push((name.to_owned(), value.into()));
+    }
+
+    /// Puts a file in the place of one of this host, for agents.
+    pub fn put_file(&mut self, private: PathBuf, public: &str) {
+        self.files.push((private, public.into()));
     }
 
     /// Starts an agent on the same pins and the same socket.
@@ -269,7 +277,15 @@ impl Truename {
     /// # Errors
     /// The verb failed.
     pub fn text(&self, verb: &str) -> Result<String> {
-        let output = self.ask(&[verb])?;
+        self.words(&[verb])
+    }
+
+    /// The same for a verb with flags.
+    ///
+    /// # Errors
+    /// The verb failed.
+    pub fn words(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.ask(arguments)?;
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
@@ -321,7 +337,7 @@ impl Truename {
     fn launched(&self) -> Result<Command> {
         let mut words = self.launcher.iter().map(Path::new).chain([&*self.binary]);
         let program = words.next().context("a program")?;
-        let mut command = self.namespace.command(program, &[])?;
+        let mut command = self.namespace.command(program, &self.files)?;
         command.args(words);
         Ok(command)
     }

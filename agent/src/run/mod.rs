@@ -13,6 +13,7 @@ mod flows;
 mod keeper;
 mod learn;
 mod limit;
+mod names;
 mod notify;
 mod roles;
 mod service;

@@ -12,6 +12,7 @@ use super::{
     Control, Current,
     attachment::Attachment,
     flows,
+    names::Names,
     roles::Standing,
     sweep::{self, Sweeps},
     tables::KernelTables,
@@ -27,7 +28,7 @@ use crate::{
     explain::{Explanation, Question, explain},
     plan::Facts,
     sysctl,
-    topology::Snapshot,
+    topology::{Snapshot, inquiry::Inquiry},
 };
 
 /// What changes while the agent runs.
@@ -58,6 +59,7 @@ pub struct Watched {
 /// Reads the kernel tables for clients.
 pub struct AgentService {
     inner: Arc<Inner>,
+    inquiry: Inquiry,
     events: broadcast::Sender<EventRow>,
     control: mpsc::Sender<Control>,
 }
@@ -104,6 +106,7 @@ impl AgentService {
         };
         Self {
             inner: Arc::new(inner),
+            inquiry: Inquiry::of_host(),
             events,
             control,
         }
@@ -128,6 +131,23 @@ impl AgentService {
         *refused = reason;
     }
 
+    /// Reads tables where that may take its time.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Inner) -> Result<T, DatapathError> + Send + 'static,
+    ) -> Result<T, String> {
+        let inner = Arc::clone(&self.inner);
+        let read = tokio::task::spawn_blocking(move || read(&inner)).await;
+        read.map_err(|error| error.to_string())?
+            .map_err(|error| error.to_string())
+    }
+
+    async fn names(&self) -> Result<Response, String> {
+        let names = self.blocking(Inner::names).await?;
+        let found = self.inquiry.all(names.hosts()).await;
+        Ok(Response::Names(names.rows(&found)))
+    }
+
     async fn detach(&self) -> Response {
         let (done, answer) = oneshot::channel();
         if self.control.send(Control::Detach(done)).await.is_err() {
@@ -143,15 +163,12 @@ impl AgentService {
 
 impl Service for AgentService {
     async fn answer(&self, request: Request) -> Response {
-        if request == Request::Detach {
-            return self.detach().await;
-        }
-        let inner = Arc::clone(&self.inner);
-        match tokio::task::spawn_blocking(move || inner.read(&request)).await {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) => Response::Error(error.to_string()),
-            Err(error) => Response::Error(error.to_string()),
-        }
+        let answer = match request {
+            Request::Detach => return self.detach().await,
+            Request::Names => self.names().await,
+            request => self.blocking(move |inner| inner.read(&request)).await,
+        };
+        answer.unwrap_or_else(Response::Error)
     }
 
     fn subscribe(&self) -> broadcast::Receiver<EventRow> {
@@ -199,10 +216,15 @@ impl Inner {
                 let snapshot = self.watched.topology.borrow().clone();
                 Response::Topology(api::topology::rows(&snapshot, &clock))
             }
-            Request::Monitor | Request::Detach => {
+            Request::Names | Request::Monitor | Request::Detach => {
                 Response::Error("this is no question about tables".to_owned())
             }
         })
+    }
+
+    fn names(&self) -> Result<Names, DatapathError> {
+        let topology = Arc::clone(&self.watched.topology.borrow().topology);
+        Names::read(&self.watched.pins, &self.config(), topology)
     }
 
     fn services(&self) -> Result<Vec<ServiceRow>, DatapathError> {
