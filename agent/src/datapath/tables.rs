@@ -9,6 +9,7 @@ use truename_common::layout::{
 use super::{
     Pins, ServiceTables,
     access::{Table, capacity, entries, get, insert, open, remove},
+    batch,
     error::DatapathError,
     sys,
 };
@@ -95,8 +96,8 @@ impl Tables {
 
     /// The aliases that endpoints with a list answer to.
     pub fn listed(&self) -> Result<Vec<ListedAlias>, DatapathError> {
-        let keys: Result<Vec<_>, _> = self.listed.keys().collect();
-        keys.map_err(DatapathError::table("list", map::LISTED))
+        let listed = entries(&self.listed, map::LISTED)?;
+        Ok(listed.into_iter().map(|(alias, _)| alias).collect())
     }
 
     /// Names, configured and learned.
@@ -190,13 +191,11 @@ impl Kernel for TablesMut {
             held: self.services.held()?,
             ..Present::default()
         };
-        for port in 0..=u16::MAX {
-            let flags = self.ports.get(&u32::from(port), 0);
-            match flags.map_err(DatapathError::table("read", map::PORTS))? {
-                0 => {}
-                flags => drop(present.ports.insert(port, flags)),
+        batch::visit(&self.ports, map::PORTS, |port: u32, flags: u8| {
+            if let (Ok(port), 1..) = (u16::try_from(port), flags) {
+                present.ports.insert(port, flags);
             }
-        }
+        })?;
         Ok(present)
     }
 

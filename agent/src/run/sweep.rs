@@ -211,8 +211,6 @@ struct Used {
     keys: BTreeMap<FiveTuple, FiveTuple>,
     /// Whether there is anything in `MOVED`.
     any_moved: bool,
-    /// Whether all connections are noted.
-    is_complete: bool,
 }
 
 impl Used {
@@ -239,7 +237,7 @@ fn forget_connections(
     let mut over = Vec::new();
     // The clock is read before the entry, so that a packet in between makes it younger.
     let now = Clock::read().monotonic_ns();
-    used.is_complete = services.visit_connections(|key, entry| {
+    services.visit_connections(|key, entry| {
         sweep.scanned += 1;
         match verdict(&entry, now, &settings) {
             Verdict::Keep => used.note(&key, &entry),
@@ -304,7 +302,7 @@ fn forget_moves(
     sweep: &mut Sweep,
     used: &Used,
 ) -> Result<(), DatapathError> {
-    if !used.any_moved || !used.is_complete {
+    if !used.any_moved {
         return Ok(());
     }
     let targets = services.targets()?;
