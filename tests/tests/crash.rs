@@ -103,10 +103,10 @@ fn read(file: &Path) -> Result<Config> {
 fn write_tables(pins: &Path, file: &Path) -> Result<(Present, plan::Tables)> {
     let config = read(file)?;
     let mut tables = TablesMut::open(&Pins::new(pins))?;
-    let wanted = reconcile::reconcile(&mut tables, |present| {
+    let done = reconcile::reconcile(&mut tables, |present| {
         plan::plan(&config, &facts(), &present.numbers(), &present.held)
     })?;
-    Ok((tables.present()?, wanted))
+    Ok((tables.present()?, done.wanted))
 }
 
 /// The tables hold what is wanted, and nothing besides but what the kernel learned.

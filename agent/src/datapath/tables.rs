@@ -3,7 +3,7 @@
 use aya::maps::{Array, MapData, PerCpuArray, RingBuf};
 use truename_common::layout::{
     AliasKey, AliasStat, Conntrack, Counter, Endpoint, FiveTuple, ListedAlias, Names, Peer,
-    PeerKey, RpcFlow, Service, Settings, Socket, Target, map,
+    PeerKey, RpcFlow, Service, Settings, Slots, Socket, Target, map,
 };
 
 use super::{
@@ -197,6 +197,10 @@ impl Kernel for TablesMut {
             }
         })?;
         Ok(present)
+    }
+
+    fn slots(&self, range: Slots) -> Result<Vec<u32>, DatapathError> {
+        self.services.slots(range)
     }
 
     fn apply(&mut self, change: &Change) -> Result<(), DatapathError> {

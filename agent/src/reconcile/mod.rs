@@ -7,7 +7,12 @@
 //! When the targets of a service change, its connections stay where they are: the service looks
 //! through its old choice, too, until those that the new one would send elsewhere are listed in
 //! `MOVED`.
+//!
+//! The same repairs what somebody else changed: wanted is then what was wanted before.
 
+mod change;
+#[cfg(test)]
+mod failure_tests;
 #[cfg(test)]
 mod service_tests;
 mod services;
@@ -16,11 +21,11 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use truename_common::layout::{
-    Authority, Endpoint, FiveTuple, ListedAlias, Names, Service, Settings, Socket, Target,
-};
+use truename_common::layout::{Authority, Endpoint, Names, Slots, Socket};
 
 use crate::plan::{Held, Tables, listed_key};
+
+pub use change::{Change, Entry};
 
 /// The present contents of the kernel tables.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,6 +53,12 @@ pub trait Kernel {
     /// When one cannot be read.
     fn present(&self) -> Result<Present, Self::Error>;
 
+    /// What some slots hold, also such as no service refers to.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn slots(&self, range: Slots) -> Result<Vec<u32>, Self::Error>;
+
     /// Makes a change.
     ///
     /// # Errors
@@ -61,41 +72,6 @@ pub trait Kernel {
     fn barrier(&self) -> Result<(), Self::Error>;
 }
 
-/// One step.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[allow(
-    clippy::large_enum_variant,
-    reason = "there are few steps and they live briefly"
-)]
-pub enum Change {
-    /// Sets an entry of `LISTED`.
-    List(ListedAlias),
-    /// Sets an entry of `NAMES`.
-    Name(Socket, Names),
-    /// Sets an entry of `ENDPOINTS`.
-    Endpoint(Socket, Endpoint),
-    /// Sets an entry of `TARGETS`; port 0 frees it.
-    Target(u32, Target),
-    /// Sets an entry of `SLOTS`.
-    Slot(u32, u32),
-    /// Sets `SETTINGS`.
-    Settings(Settings),
-    /// Sets an entry of `SERVICES`.
-    Service(Socket, Service),
-    /// Sets an entry of `MOVED`.
-    Move(FiveTuple, u32),
-    /// Removes an entry of `SERVICES`.
-    RemoveService(Socket),
-    /// Sets the flags of a port, 0 to remove it.
-    Port(u16, u8),
-    /// Removes an entry of `ENDPOINTS`.
-    RemoveEndpoint(Socket),
-    /// Removes an entry of `NAMES`.
-    RemoveName(Socket),
-    /// Removes an entry of `LISTED`.
-    Unlist(ListedAlias),
-}
-
 impl Present {
     /// The numbers of the endpoints, for [`crate::plan::plan`].
     pub fn numbers(&self) -> BTreeMap<Socket, u32> {
@@ -106,7 +82,16 @@ impl Present {
     }
 }
 
-/// Brings the kernel tables to what `plan` wants, given what they hold, and returns that.
+/// What a reconciliation did.
+#[derive(Clone, Debug, Default)]
+pub struct Reconciled {
+    /// What the tables hold now, of what was planned.
+    pub wanted: Tables,
+    /// The entries that were others.
+    pub changed: BTreeSet<Entry>,
+}
+
+/// Brings the kernel tables to what `plan` wants, given what they hold.
 ///
 /// # Errors
 /// When a table cannot be read or written. What was done so far is a usable state, from which the
@@ -114,35 +99,57 @@ impl Present {
 pub fn reconcile<K: Kernel>(
     kernel: &mut K,
     plan: impl FnOnce(&Present) -> Tables,
-) -> Result<Tables, K::Error> {
+) -> Result<Reconciled, K::Error> {
+    let mut done = Reconciled::default();
     let mut present = kernel.present()?;
     let unsettled = services::unsettled(&present.held);
     if !unsettled.is_empty() {
-        settle(kernel, &unsettled)?;
+        done.settle(kernel, &unsettled)?;
         present = kernel.present()?;
     }
-    let wanted = plan(&present);
-    let steps = diff(&wanted, &present);
-    for change in &steps.additions {
-        kernel.apply(change)?;
+    done.wanted = plan(&present);
+    for range in done.wanted.services.slots.keys() {
+        if !present.held.slots.contains_key(range) {
+            present.held.slots.insert(*range, kernel.slots(*range)?);
+        }
     }
+    let steps = diff(&done.wanted, &present);
+    done.apply(kernel, &steps.additions)?;
     if !steps.unsettled.is_empty() {
-        settle(kernel, &steps.unsettled)?;
+        done.settle(kernel, &steps.unsettled)?;
     }
-    for change in &steps.removals {
-        kernel.apply(change)?;
-    }
-    Ok(wanted)
+    done.apply(kernel, &steps.removals)?;
+    Ok(done)
 }
 
-fn settle<K: Kernel>(kernel: &mut K, aliases: &BTreeSet<Socket>) -> Result<(), K::Error> {
-    // A connection that a processor begins by the old choice is in its table before this returns.
-    kernel.barrier()?;
-    let held = kernel.present()?.held;
-    for change in services::settle(&held, aliases) {
-        kernel.apply(&change)?;
+impl Reconciled {
+    fn apply<K: Kernel>(&mut self, kernel: &mut K, steps: &[Change]) -> Result<(), K::Error> {
+        for change in steps {
+            kernel.apply(change)?;
+            self.changed.insert(change.entry());
+        }
+        Ok(())
     }
-    Ok(())
+
+    fn settle<K: Kernel>(
+        &mut self,
+        kernel: &mut K,
+        aliases: &BTreeSet<Socket>,
+    ) -> Result<(), K::Error> {
+        // A connection that a processor begins by the old choice is in its table before this returns.
+        kernel.barrier()?;
+        let held = kernel.present()?.held;
+        let steps = services::settle(&held, aliases);
+        self.apply(kernel, &steps)?;
+        for change in steps {
+            if let Change::Service(alias, settled) = change
+                && let Some(wanted) = self.wanted.services.services.get_mut(&alias)
+            {
+                *wanted = settled;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The steps from `present` to `wanted`.

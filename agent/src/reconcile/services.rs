@@ -27,12 +27,19 @@ pub fn diff(wanted: &Services, held: &Held) -> Steps {
         }
     }
     for (range, contents) in &wanted.slots {
-        if held.slots.get(range) != Some(contents) {
-            let positions = range.first..;
-            let slots = positions.zip(contents);
-            let slots = slots.map(|(position, number)| Change::Slot(position, *number));
-            steps.additions.extend(slots);
+        let present = held.slots.get(range);
+        if present == Some(contents) {
+            continue;
         }
+        let now = |index: usize| present.and_then(|present| present.get(index));
+        let slots = (range.first..).zip(contents).enumerate();
+        let others = slots.filter(|(index, (_, number))| now(*index) != Some(number));
+        let steps_to = others.map(|(_, (position, number))| Change::Slot(position, *number));
+        steps.additions.extend(steps_to);
+        // Somebody else wrote slots that are in use: connections may have begun by them.
+        let in_use = held.services.iter();
+        let in_use = in_use.filter(|(_, service)| service.slots == *range);
+        steps.unsettled.extend(in_use.map(|(alias, _)| *alias));
     }
     if held.settings != wanted.settings {
         steps.additions.push(Change::Settings(wanted.settings));

@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -12,6 +15,7 @@ use super::{
     Control, Current,
     attachment::Attachment,
     flows,
+    retry::Problem,
     roles::Standing,
     sweep::{self, Sweeps},
     tables::KernelTables,
@@ -47,6 +51,10 @@ pub struct Watched {
     pub sweeps: Arc<Mutex<Sweeps>>,
     /// Connections that were refused, by service.
     pub refused: Arc<Mutex<BTreeMap<String, u64>>>,
+    /// What is tried again.
+    pub retried: [Problem; 2],
+    /// Entries of tables that somebody else changed and that were repaired.
+    pub repaired: Arc<AtomicU64>,
     /// What is known of the cluster.
     pub topology: watch::Receiver<Snapshot>,
     /// What is known of the roles that targets have.
@@ -274,6 +282,7 @@ impl Inner {
                 .iter()
                 .map(|error| format!("a new configuration is not used: {error}")),
         );
+        problems.extend(self.watched.retried.iter().filter_map(Problem::sentence));
         problems.extend(api::topology::problems(
             &self.watched.topology.borrow(),
             &Clock::read(),
@@ -307,6 +316,7 @@ impl Inner {
             connections,
             connection_capacity: services.capacity(),
             evicted: sweeps.evicted,
+            repaired: self.watched.repaired.load(Ordering::Relaxed),
             port_tries: services.tries()?,
             sweep: sweeps.last,
             flows: tables.flow_keys()?.len(),

@@ -66,6 +66,8 @@ pub struct Sweeper {
     pub full: Arc<Notify>,
     /// Is told what they did.
     pub sweeps: Arc<Mutex<Sweeps>>,
+    /// Is told when the tables may be half-way.
+    pub check: Arc<Notify>,
 }
 
 impl Sweeper {
@@ -135,7 +137,7 @@ impl Sweeper {
         forget_flows(&services, &mut tables, &mut sweep)?;
         forget_moves(&mut services, &mut sweep, &used)?;
         if sweep.moved > 0 || keeper.is_untidy(&used.targets) {
-            keeper.tidy()?;
+            keeper.tidy().inspect_err(|_| self.check.notify_one())?;
         }
         sweep.took = began.elapsed();
         Ok(sweep)
