@@ -48,12 +48,11 @@ impl ServiceTables {
         })
     }
 
-    /// Everything that a plan goes by.
-    pub fn held(&self) -> Result<Held, DatapathError> {
+    /// What the agent wrote that a plan goes by, but for where connections stay.
+    pub(super) fn owned(&self) -> Result<Held, DatapathError> {
         let mut held = Held {
             services: self.services()?.into_iter().collect(),
             targets: self.targets()?,
-            moved: entries(&self.moved, map::MOVED)?.into_iter().collect(),
             settings: self.settings()?,
             ..Held::default()
         };
@@ -64,10 +63,15 @@ impl ServiceTables {
                 }
             }
         }
+        Ok(held)
+    }
+
+    /// The rest that a plan goes by.
+    pub(super) fn add_connections(&self, held: &mut Held) -> Result<(), DatapathError> {
+        held.moved.extend(self.moved()?);
         self.visit_connections(|key, entry| {
             held.connections.insert(key, entry);
-        })?;
-        Ok(held)
+        })
     }
 
     /// Makes a change; those of other tables are none of this.

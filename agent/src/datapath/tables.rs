@@ -179,6 +179,12 @@ impl Kernel for TablesMut {
     type Error = DatapathError;
 
     fn present(&self) -> Result<Present, DatapathError> {
+        let mut present = self.owned()?;
+        self.services.add_connections(&mut present.held)?;
+        Ok(present)
+    }
+
+    fn owned(&self) -> Result<Present, DatapathError> {
         let mut present = Present {
             endpoints: entries(&self.endpoints, map::ENDPOINTS)?
                 .into_iter()
@@ -188,7 +194,7 @@ impl Kernel for TablesMut {
                 .into_iter()
                 .map(|(key, _)| (key.endpoint, key.alias))
                 .collect(),
-            held: self.services.held()?,
+            held: self.services.owned()?,
             ..Present::default()
         };
         batch::visit(&self.ports, map::PORTS, |port: u32, flags: u8| {

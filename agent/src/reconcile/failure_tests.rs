@@ -54,6 +54,13 @@ impl Kernel for Model {
         Ok(present)
     }
 
+    fn owned(&self) -> Result<Present, Refused> {
+        let mut present = self.present()?;
+        present.held.connections.clear();
+        present.held.moved.clear();
+        Ok(present)
+    }
+
     fn slots(&self, range: Slots) -> Result<Vec<u32>, Refused> {
         let positions = range.first..range.first + range.count;
         Ok(positions.map(|position| self.slot(position)).collect())
@@ -199,10 +206,12 @@ fn repaired(change: impl FnOnce(&mut Model)) -> BTreeSet<Entry> {
     let (present, slots) = (model.present.clone(), model.slots.clone());
     change(&mut model);
     let wanted = done.wanted;
+    let differs = differs(&model, &wanted).unwrap();
     let done = reconcile(&mut model, |_| wanted.clone()).unwrap();
     assert_eq!(done.wanted, wanted);
     assert_eq!(model.present, present);
     assert_eq!(model.slots, slots);
+    assert_eq!(differs, !done.changed.is_empty());
     done.changed
 }
 

@@ -53,6 +53,12 @@ pub trait Kernel {
     /// When one cannot be read.
     fn present(&self) -> Result<Present, Self::Error>;
 
+    /// The same without connections and where they stay, which may be many.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    fn owned(&self) -> Result<Present, Self::Error>;
+
     /// What some slots hold, also such as no service refers to.
     ///
     /// # Errors
@@ -108,11 +114,7 @@ pub fn reconcile<K: Kernel>(
         present = kernel.present()?;
     }
     done.wanted = plan(&present);
-    for range in done.wanted.services.slots.keys() {
-        if !present.held.slots.contains_key(range) {
-            present.held.slots.insert(*range, kernel.slots(*range)?);
-        }
-    }
+    read_slots(kernel, &done.wanted, &mut present)?;
     let steps = diff(&done.wanted, &present);
     done.apply(kernel, &steps.additions)?;
     if !steps.unsettled.is_empty() {
@@ -120,6 +122,31 @@ pub fn reconcile<K: Kernel>(
     }
     done.apply(kernel, &steps.removals)?;
     Ok(done)
+}
+
+/// Whether there is anything to do to bring the tables to what is wanted.
+///
+/// # Errors
+/// When a table cannot be read.
+pub fn differs<K: Kernel>(kernel: &K, wanted: &Tables) -> Result<bool, K::Error> {
+    let mut present = kernel.owned()?;
+    read_slots(kernel, wanted, &mut present)?;
+    let steps = diff(wanted, &present);
+    Ok(!steps.additions.is_empty() || !steps.removals.is_empty())
+}
+
+/// Reads the wanted slots that no service refers to yet.
+fn read_slots<K: Kernel>(
+    kernel: &K,
+    wanted: &Tables,
+    present: &mut Present,
+) -> Result<(), K::Error> {
+    for range in wanted.services.slots.keys() {
+        if !present.held.slots.contains_key(range) {
+            present.held.slots.insert(*range, kernel.slots(*range)?);
+        }
+    }
+    Ok(())
 }
 
 impl Reconciled {

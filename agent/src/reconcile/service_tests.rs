@@ -143,6 +143,10 @@ impl Kernel for Fake {
         Ok(present)
     }
 
+    fn owned(&self) -> Result<Present, Infallible> {
+        self.present()
+    }
+
     fn slots(&self, range: Slots) -> Result<Vec<u32>, Infallible> {
         let present = self.present.borrow();
         let slot = |position| {

@@ -100,6 +100,9 @@ impl Keeper {
         let Some(wanted) = self.wanted.clone() else {
             return self.tidy().map(|()| repaired);
         };
+        if !reconcile::differs(&self.tables, &wanted)? {
+            return Ok(repaired);
+        }
         // Not what would be planned now: a service, a target and an endpoint get back the number by which
         // connections know them.
         let done = reconcile::reconcile(&mut self.tables, |_| wanted)?;
