@@ -43,7 +43,7 @@ fn the_documented_example_is_valid_and_shown_as_it_is() {
     let checked = truename(&["config", "check", path]);
     assert_eq!(checked.status.code(), Some(0), "{}", stderr(&checked));
     assert_eq!(stderr(&checked), "");
-    assert!(stdout(&checked).ends_with("is valid: 2 endpoint(s), 2 service(s)\n"));
+    assert!(stdout(&checked).ends_with("is valid: 2 endpoint(s), 3 service(s)\n"));
 
     let shown = truename(&["config", "show", "--config", path]);
     let without_comments = |text: &str| -> toml::Table { text.parse().unwrap() };
@@ -139,7 +139,7 @@ fn services_that_contradict_each_other_are_refused() {
         ),
         (
             service("b", "10.0.0.11:80", "worker:1:80"),
-            "only fixed targets",
+            "set source or ha in [topology]",
         ),
     ] {
         fs::write(&path, format!("{first}{second}")).unwrap();

@@ -11,7 +11,7 @@ use proptest::{prelude::*, sample::Index, test_runner::TestRunner};
 use truename::{
     api::Clock,
     datapath::OBJECT,
-    explain::{Explanation, Outcome, Question, Source, Step, explain},
+    explain::{Begins, Explanation, Outcome, Question, Source, Step, explain},
 };
 use truename_common::{
     layout::{
@@ -247,12 +247,12 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// Services (where each alias leads), how many ports may be given away, and what happens then.
+/// Services (where each alias leads, and whether connections to former targets are reset), how many ports may be given away, and what happens then.
 #[derive(Clone, Debug)]
 struct Case {
     v6: bool,
     udp: bool,
-    services: Vec<Index>,
+    services: Vec<(Index, bool)>,
     ports: u16,
     events: Vec<Event>,
 }
@@ -261,7 +261,7 @@ fn case() -> impl Strategy<Value = Case> {
     (
         any::<bool>(),
         any::<bool>(),
-        prop::collection::vec(any::<Index>(), 4),
+        prop::collection::vec((any::<Index>(), prop::bool::weighted(0.3)), 4),
         prop::sample::select(vec![1, 2, 3, 40, 1000]),
         prop::collection::vec(event(), 1..24),
     )
@@ -313,9 +313,12 @@ impl<'h> Bench<'h> {
         let pool = &self.pools[usize::from(case.v6)];
         let protocol = if case.udp { UDP } else { TCP };
         let mut services = Vec::new();
-        for (number, (alias, slots)) in pool.aliases.iter().zip(&case.services).enumerate() {
+        for (number, (alias, (slots, resets))) in
+            pool.aliases.iter().zip(&case.services).enumerate()
+        {
             let service = Service {
                 id: number as u32 + 1,
+                flags: u32::from(*resets) * service_flags::RESET,
                 slots: *slots.get(&pool.slots),
                 ..Service::default()
             };
@@ -458,7 +461,7 @@ impl<'h> Bench<'h> {
         prop_assert_eq!(&fate, &expected, "{:#?}\n{:?}", explanation, packet);
         // A new connection may turn out to lead nowhere.
         if matches!(fate, Fate::Goes(_)) {
-            let begins = u64::from(what == "begins");
+            let begins = u64::from(["begins", "picked up"].contains(&what));
             let begun = self.count(Counter::NatNew) - begun;
             prop_assert_eq!(begun, begins, "{:#?}\n{:?}", explanation, packet);
         }
@@ -484,9 +487,9 @@ impl<'h> Bench<'h> {
     /// none, means for this one.
     fn expected(&self, explanation: &Explanation, packet: &Datagram) -> (&'static str, Fate) {
         let steps = &explanation.steps;
-        let can_begin = match packet.kind {
-            Kind::Tcp { flags, .. } => flags == flag::SYN,
-            _ => true,
+        let (is_first, is_rst) = match packet.kind {
+            Kind::Tcp { flags, .. } => (flags == flag::SYN, flags & flag::RST != 0),
+            _ => (true, false),
         };
         let known = steps.iter().find_map(|step| match step {
             Step::Connection { client, target, .. } => Some((*client, *target)),
@@ -495,6 +498,14 @@ impl<'h> Bench<'h> {
         let asks_for_new = steps
             .iter()
             .any(|step| matches!(step, Step::NoConnection { .. }));
+        // Where the service resets connections to former targets.
+        let is_picked_up = known.is_none()
+            && !is_rst
+            && steps.iter().any(|step| {
+                let begins = Begins::AnyButRst;
+                *step == Step::NoConnection { begins }
+            });
+        let can_begin = is_first || is_picked_up;
         let unchanged = Fate::Goes(packet.ip_bytes());
         let goes = |from, to, is_forwarded: bool| {
             let hops = packet.hop_limit - u8::from(is_forwarded && !is_own(packet.source.ip()));
@@ -517,7 +528,11 @@ impl<'h> Bench<'h> {
         match &explanation.outcome {
             Outcome::Unchanged => ("unchanged", unchanged),
             Outcome::Translated { from, to, begins } if can_begin || !begins && !asks_for_new => {
-                let what = if *begins { "begins" } else { "known" };
+                let what = match begins {
+                    true if is_first => "begins",
+                    true => "picked up",
+                    false => "known",
+                };
                 (what, goes(*from, *to, is_forwarded))
             }
             Outcome::Refused { counter } if can_begin || !is_of_new(counter) => {
@@ -603,6 +618,7 @@ fn explain_says_what_the_kernel_does() {
     let seen = agree(CASES, true);
     for (what, least) in [
         ("begins", 500),
+        ("picked up", 100),
         ("known", 500),
         ("refused", 100),
         ("unchanged", 500),

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use proptest::{prelude::*, test_runner::TestRunner};
 use truename::datapath::OBJECT;
 use truename_common::layout::{
-    Conntrack, ConntrackState, Counter, Service, Slots, TCP, UDP, conntrack_flags,
+    Conntrack, ConntrackState, Counter, Service, Slots, TCP, UDP, conntrack_flags, service_flags,
 };
 use truename_tests::prog_run::{
     CASES, Datagram, Host, IcmpError, Kind, Link, Nat, Place, Shape, Sockets, Verdict, check_sums,
@@ -232,6 +232,32 @@ fn error(about: &Datagram) -> Vec<u8> {
         quoted: about.ip_bytes(),
     }
     .bytes()
+}
+
+#[test]
+fn a_connection_on_its_way_is_picked_up_in_tc() {
+    let host = host();
+    host.run(|| {
+        let mut nat = Nat::new(OBJECT, Link::Ethernet).with_xdp(&[host.client, host.target]);
+        for v6 in [false, true] {
+            let sockets = sockets(v6);
+            let target = remote(sockets.remote, sockets.source.ip());
+            let service = nat.service(sockets.alias, TCP, &[target]);
+            let flags = service_flags::RESET;
+            nat.publish(sockets.alias, TCP, Service { flags, ..service });
+            let [(ask, asked), _] = packets(v6, TCP);
+            let asked = asked.with_hops(63);
+            nat.xdp_leaves(host.client, &ask.bytes());
+            nat.forwards(Place::arriving(host.client), &ask, &asked);
+            nat.xdp_forwards(host.client, &ask, &asked, (NEIGHBOUR, TARGET_SIDE));
+            let reset = Datagram::tcp(sockets.alias, sockets.client, flag::RST);
+            let from = reset.between(sockets.remote, sockets.source);
+            let to = reset.with_hops(63);
+            nat.xdp_forwards(host.target, &from, &to, (NEIGHBOUR, CLIENT_SIDE));
+            let state = ConntrackState::from_number(entry(&nat, v6, TCP).state);
+            assert_eq!(state, ConntrackState::Closed);
+        }
+    });
 }
 
 #[test]

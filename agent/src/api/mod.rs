@@ -23,7 +23,7 @@ pub use rows::{
 pub use server::{Server, ServerError, Service};
 pub use services::{FlowFilter, ServiceRow, SweepRow, TargetRow};
 pub use time::{Clock, Timestamp};
-pub use topology::TopologyRow;
+pub use topology::{ClusterRow, LeaderRow, SourceRow, TopologyRow};
 
 /// Version of requests and responses.
 pub const API_VERSION: u32 = 1;

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{SweepRow, Timestamp};
+use super::{ClusterRow, SweepRow, Timestamp};
 
 /// Whether everything works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +61,8 @@ pub struct Status {
     pub port_tries: Vec<u64>,
     /// The last sweep for connections that are over.
     pub sweep: Option<SweepRow>,
+    /// What is known of the cluster.
+    pub topology: ClusterRow,
     /// Number of flows.
     pub flows: usize,
     /// Flows that fit.

@@ -22,6 +22,81 @@ pub struct TopologyRow {
     pub note: Option<String>,
 }
 
+/// What is known of the cluster, in short. Field names are stable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterRow {
+    /// Grows whenever a source says something else than before.
+    pub generation: u64,
+    /// The generation that the kernel tables were made from.
+    pub applied: u64,
+    /// Who leads, as RPC names it.
+    pub leader_rpc: Option<LeaderRow>,
+    /// Where the leader's REST server is.
+    pub leader_rest: Option<LeaderRow>,
+    /// Workers that are known.
+    pub workers: usize,
+    /// Members of an actor cluster that are known.
+    pub members: usize,
+    /// Who is asked, in the order of precedence.
+    pub sources: Vec<SourceRow>,
+}
+
+/// A leader. Field names are stable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaderRow {
+    /// Where it announces itself.
+    pub address: String,
+    /// Who says so.
+    pub source: String,
+    /// When that was confirmed last.
+    pub last_seen: Option<Timestamp>,
+}
+
+/// A source. Field names are stable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceRow {
+    /// What and where it is.
+    pub name: String,
+    /// `starting`, `good`, `failing` or `degraded`.
+    pub state: String,
+    /// When its facts were confirmed last.
+    pub last_seen: Option<Timestamp>,
+    /// Why it fails.
+    pub error: Option<String>,
+}
+
+/// The cluster in short. `applied` is the generation that the kernel tables were made from.
+pub fn cluster(snapshot: &Snapshot, applied: u64, clock: &Clock) -> ClusterRow {
+    fn leader<T>(known: &Known<T>, address: impl ToString, clock: &Clock) -> LeaderRow {
+        LeaderRow {
+            address: address.to_string(),
+            source: known.source.kind.name().to_owned(),
+            last_seen: clock.at(known.at.ns()),
+        }
+    }
+    let now = Moment::from_ns(clock.monotonic_ns());
+    let topology = &snapshot.topology;
+    let (rpc, rest) = (&topology.leader_rpc, &topology.leader_rest);
+    ClusterRow {
+        generation: snapshot.generation,
+        applied,
+        leader_rpc: rpc.as_ref().map(|k| leader(k, &k.value.address, clock)),
+        leader_rest: rest.as_ref().map(|k| leader(k, &k.value.address, clock)),
+        workers: topology.workers.len(),
+        members: topology.members.len(),
+        sources: snapshot
+            .reports
+            .iter()
+            .map(|(id, Report { health, .. })| SourceRow {
+                name: id.to_string(),
+                state: health.state(now).name().to_owned(),
+                last_seen: health.success.and_then(|at| clock.at(at.ns())),
+                error: health.failure.as_ref().map(|(_, why)| why.clone()),
+            })
+            .collect(),
+    }
+}
+
 /// All rows: the facts that count before those that do not, then the sources.
 pub fn rows(snapshot: &Snapshot, clock: &Clock) -> Vec<TopologyRow> {
     let now = Moment::from_ns(clock.monotonic_ns());
@@ -258,6 +333,30 @@ mod tests {
             ]
         );
         assert!(problems(&snapshot, &Clock::read()).is_empty());
+    }
+
+    #[test]
+    fn the_cluster_in_short() {
+        let follower = Follower::new();
+        let source = follower.reporter(id(Kind::Zookeeper, "zk:2181"));
+        let mut facts = Facts::new();
+        facts.add(leader("jm"));
+        source.facts(facts, None);
+        source.failed("the session has ended", None);
+        let row = cluster(&follower.subscribe().borrow(), 0, &Clock::read());
+        assert_eq!((row.generation, row.applied, row.workers), (1, 0, 0));
+        let leader = row.leader_rpc.unwrap();
+        assert_eq!(leader.address, "pekko.tcp://flink@jm:6123");
+        assert_eq!(leader.source, "zookeeper");
+        assert!(leader.last_seen.is_some() && row.leader_rest.is_none());
+        let [source] = &row.sources[..] else {
+            panic!("one source")
+        };
+        assert_eq!(
+            (&*source.name, &*source.state),
+            ("zookeeper zk:2181", "failing")
+        );
+        assert_eq!(source.error.as_deref(), Some("the session has ended"));
     }
 
     #[test]

@@ -6,9 +6,12 @@ use super::{
     Exit,
     args::Global,
     ask,
-    output::{Output, Row, or_dash},
+    output::{Output, Row, ago, or_dash},
 };
-use crate::api::{InterfaceRow, Request, Response, State, Status};
+use crate::{
+    api::{ClusterRow, InterfaceRow, LeaderRow, Request, Response, SourceRow, State, Status},
+    topology::Kind,
+};
 
 impl Row for InterfaceRow {
     const HEADINGS: &'static [&'static str] = &["interface", "index", "program", "note"];
@@ -64,6 +67,7 @@ fn text(output: Output, status: &Status) -> String {
     for problem in &status.problems {
         let _ = writeln!(text, "  {problem}");
     }
+    text.push_str(&cluster(&status.topology));
     if !status.interfaces.is_empty() {
         let _ = writeln!(text, "\n{}", output.table(&status.interfaces));
     }
@@ -88,6 +92,44 @@ fn text(output: Output, status: &Status) -> String {
     }
     if !counted.is_empty() {
         let _ = writeln!(text, "\n{}", output.table(&counted));
+    }
+    text
+}
+
+/// What is known of the cluster: nothing if nobody is asked and nobody was heard of.
+fn cluster(row: &ClusterRow) -> String {
+    let mut text = String::new();
+    let leader = |leader: &Option<LeaderRow>| match leader {
+        Some(LeaderRow {
+            address,
+            source,
+            last_seen,
+        }) => format!("{address} ({source}, {} ago)", ago(*last_seen)),
+        None => "not known".to_owned(),
+    };
+    let is_asked = |source: &SourceRow| source.name != Kind::Learned.name();
+    if row.leader_rpc.is_none() && !row.sources.iter().any(is_asked) {
+        return text;
+    }
+    // Writing to a string does not fail.
+    let _ = writeln!(text, "\nleader   {}", leader(&row.leader_rpc));
+    let _ = writeln!(text, "REST     {}", leader(&row.leader_rest));
+    let _ = writeln!(
+        text,
+        "cluster  {} worker(s), {} member(s), generation {}, tables from {}",
+        row.workers, row.members, row.generation, row.applied
+    );
+    for source in row.sources.iter().filter(|source| is_asked(source)) {
+        let SourceRow {
+            name,
+            state,
+            last_seen,
+            error,
+        } = source;
+        let error = error.as_ref().map(|error| format!(": {error}"));
+        let error = error.unwrap_or_default();
+        let age = ago(*last_seen);
+        let _ = writeln!(text, "source   {name}: {state}, confirmed {age} ago{error}");
     }
     text
 }

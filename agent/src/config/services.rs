@@ -204,7 +204,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::config::{Config, File, Flags, Snat, to_toml};
+    use crate::config::{Config, File, Flags, OnChange, Place, Role, Snat, to_toml};
 
     /// A service, in four lines.
     fn service(name: &str, listen: &str, target: &str) -> String {
@@ -248,6 +248,34 @@ mod tests {
     }
 
     #[test]
+    fn targets_may_be_roles() {
+        let topology = "[topology]\nsource = \"flink\"\nurls = [\"http://jm:8081\"]\n";
+        let text = format!(
+            "{}{}{}on_change = \"reset\"\n{topology}",
+            service("rest", "10.0.0.10:8081", "\"leader:rest\""),
+            service("any", "10.0.0.10:81", "[\"leader:rpc\", \"10.0.0.1:6123\"]"),
+            service(
+                "all",
+                "*:9069",
+                "[{ address = \"workers:9069\", weight = 2 }]"
+            ),
+        );
+        let config = read(&text).unwrap();
+        let [rest, any, all] = &config.services[..] else {
+            panic!("three services")
+        };
+        assert_eq!(rest.targets[0].place, Place::Role(Role::LeaderRest));
+        assert_eq!((rest.slots(), all.slots()), (1, 1021));
+        assert_eq!(
+            [rest, any, all].map(|service| service.on_change),
+            [OnChange::Reset, OnChange::Drain, OnChange::Reset]
+        );
+        let shown = to_toml(&config).unwrap();
+        assert_eq!(to_toml(&read(&shown).unwrap()).unwrap(), shown);
+        assert!(shown.contains("address = \"workers:9069\""), "{shown}");
+    }
+
+    #[test]
     fn flags_are_services_too() {
         let flags = Flags {
             services: [
@@ -268,7 +296,10 @@ mod tests {
                 "sctp=10.0.0.10:80=10.0.0.1:80",
                 "\"sctp\": write tcp or udp",
             ),
-            ("tcp=10.0.0.10:80=leader:rest", "only fixed targets"),
+            (
+                "tcp=10.0.0.10:80=leader:web",
+                "write leader:rest, leader:rpc",
+            ),
             ("tcp=10.0.0.10:80=*:80", "a target is one address"),
         ] {
             let error = flag.parse::<crate::config::ServiceFlag>().unwrap_err();
@@ -331,10 +362,20 @@ mod tests {
 
     #[test]
     fn says_what_a_value_must_be() {
+        let text = service("a", "10.0.0.10:80", "\"leader:web\"");
+        assert_eq!(
+            message(&text),
+            "t.toml:4: target \"leader:web\": write leader:rest, leader:rpc, workers:PORT or worker:ID:PORT"
+        );
         let text = service("a", "10.0.0.10:80", "\"leader:rest\"");
         assert_eq!(
             message(&text),
-            "t.toml:4: target \"leader:rest\": this version has only fixed targets; write address:port, e.g. 10.0.0.1:8081"
+            "t.toml:4: the target leader:rest of the service \"a\" is found by the topology, of which nothing is configured: set source or ha in [topology]"
+        );
+        let text = service("a", "10.0.0.10:80", "\"10.0.0.1:80\"") + "on_change = \"cut\"\n";
+        assert_eq!(
+            message(&text),
+            "t.toml:6: on_change \"cut\": write drain or reset"
         );
         let text = service("a", "10.0.0.10:0", "\"10.0.0.1:80\"");
         assert!(message(&text).starts_with("t.toml:3: listen \"10.0.0.10:0\": the port must be"));

@@ -95,6 +95,12 @@ impl ServiceTables {
             Change::Move(original, number) => {
                 insert(&mut self.moved, &original, number, map::MOVED)
             }
+            Change::Forget(key) => {
+                if let Some(entry) = self.connection(&key)? {
+                    self.remove_moved(&entry.original(key.protocol))?;
+                }
+                self.remove_connection(&key).map(drop)
+            }
             Change::RemoveService(alias) => {
                 remove(&mut self.services, &alias, map::SERVICES).map(drop)
             }

@@ -56,6 +56,7 @@ pub struct TablesMut {
     endpoints: Table<Socket, Endpoint>,
     names: Table<Socket, Names>,
     listed: Table<ListedAlias, u8>,
+    flows: Table<FiveTuple, RpcFlow>,
     services: ServiceTables,
 }
 
@@ -170,6 +171,7 @@ impl TablesMut {
             endpoints: open(pins, map::ENDPOINTS)?,
             names: open(pins, map::NAMES)?,
             listed: open(pins, map::LISTED)?,
+            flows: open(pins, map::RPC_FLOWS)?,
             services: ServiceTables::open(pins)?,
         })
     }
@@ -225,6 +227,10 @@ impl Kernel for TablesMut {
             }
             Change::RemoveName(socket) => remove(&mut self.names, &socket, map::NAMES).map(drop),
             Change::Unlist(key) => remove(&mut self.listed, &key, map::LISTED).map(drop),
+            Change::Forget(key) => {
+                remove(&mut self.flows, &key, map::RPC_FLOWS)?;
+                self.services.apply(change)
+            }
             Change::Target(..)
             | Change::Slot(..)
             | Change::Settings(_)

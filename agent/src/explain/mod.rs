@@ -14,7 +14,7 @@ use truename_common::{
     nat,
 };
 
-pub use step::Step;
+pub use step::{Begins, Step};
 pub use walk::explain;
 
 /// The source port of a question that has none: an example of any.

@@ -69,9 +69,8 @@ pub enum Step {
     },
     /// No connection is known.
     NoConnection {
-        /// Whether a packet of this protocol begins one in any case, or only the first of a
-        /// connection.
-        any_begins: bool,
+        /// Which packets begin one.
+        begins: Begins,
     },
     /// A source port that may be given to a new connection.
     Candidate {
@@ -106,6 +105,18 @@ pub enum Step {
         /// The aliases that it answers to; all if absent.
         aliases: Option<Vec<String>>,
     },
+}
+
+/// Which packets to a service begin a connection if they have none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Begins {
+    /// UDP: all.
+    Any,
+    /// TCP, to a service that resets connections to former targets: all but a RST.
+    AnyButRst,
+    /// TCP: a SYN.
+    First,
 }
 
 impl Step {
@@ -208,12 +219,15 @@ impl fmt::Display for Step {
                 f,
                 "known: {client} to {target}, {state}, silent for {idle_s}s, candidate {candidate}"
             ),
-            Self::NoConnection { any_begins: true } => {
-                f.write_str("none is known: the packet begins one")
-            }
-            Self::NoConnection { any_begins: false } => f.write_str(
-                "none is known: a SYN begins one, another packet passes unchanged (nat_no_connection)",
-            ),
+            Self::NoConnection { begins } => f.write_str(match begins {
+                Begins::Any => "none is known: the packet begins one",
+                Begins::AnyButRst => {
+                    "none is known: any packet but a RST begins one"
+                }
+                Begins::First => {
+                    "none is known: a SYN begins one, another packet passes unchanged (nat_no_connection)"
+                }
+            }),
             Self::Candidate {
                 index,
                 client,

@@ -10,7 +10,7 @@ use truename_common::{
     nat::{self, Choice},
 };
 
-use super::{EXAMPLE_PORT, Explanation, Outcome, Question, Source, Step};
+use super::{Begins, EXAMPLE_PORT, Explanation, Outcome, Question, Source, Step};
 use crate::plan::bytes;
 
 /// Follows a packet. `is_own` tells the host's own addresses.
@@ -126,12 +126,19 @@ impl<S: Source> Walk<'_, S> {
                 return self.sent(&key, &target, false);
             }
         }
-        let any_begins = self.original.protocol == UDP;
-        let Some((number, target)) = self.choose(service, Choice::Current) else {
+        let begins = match self.original.protocol {
+            UDP => Begins::Any,
+            _ if service.flags & service_flags::RESET != 0 => Begins::AnyButRst,
+            _ => Begins::First,
+        };
+        let current = self.choose(service, Choice::Current);
+        if let Some((number, target)) = &current {
+            self.chosen(service, Choice::Current, *number, target);
+        }
+        self.steps.push(Step::NoConnection { begins });
+        let Some((_, target)) = current else {
             return refused(Counter::NatNoTarget);
         };
-        self.chosen(service, Choice::Current, number, &target);
-        self.steps.push(Step::NoConnection { any_begins });
         match self.allocate(&target, 0) {
             Some((key, begins)) => self.sent(&key, &target, begins),
             None => refused(Counter::NatPortsExhausted),

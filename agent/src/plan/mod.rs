@@ -1,6 +1,8 @@
 //! From the configuration to the contents of the kernel tables: a pure function.
 
 mod facts;
+#[cfg(test)]
+mod role_tests;
 pub mod roles;
 #[cfg(test)]
 mod service_tests;

@@ -19,7 +19,7 @@ use super::{
     roles::{self, Wanted},
     space::Space,
 };
-use crate::config::{self, Config, Snat, Transport};
+use crate::config::{self, Config, OnChange, Snat, Transport};
 
 /// The wanted contents of the tables of services.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -320,6 +320,9 @@ impl<'a> Plan<'a> {
             let mut flags = 0;
             if self.aliases_moved.contains(alias) {
                 flags |= service_flags::MOVED;
+            }
+            if service.on_change == OnChange::Reset {
+                flags |= service_flags::RESET;
             }
             self.out.services.insert(
                 *alias,

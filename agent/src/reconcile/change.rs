@@ -27,6 +27,8 @@ pub enum Change {
     Service(Socket, Service),
     /// Sets an entry of `MOVED`.
     Move(FiveTuple, u32),
+    /// Removes an entry of `CONNTRACK`, and those of `RPC_FLOWS` and `MOVED` of the connection.
+    Forget(FiveTuple),
     /// Removes an entry of `SERVICES`.
     RemoveService(Socket),
     /// Sets the flags of a port, 0 to remove it.
@@ -64,6 +66,8 @@ pub enum Entry {
     Service(Socket),
     /// Of `MOVED`.
     Moved(FiveTuple),
+    /// Of `CONNTRACK`.
+    Connection(FiveTuple),
 }
 
 impl Change {
@@ -78,6 +82,7 @@ impl Change {
             Self::Settings(_) => Entry::Settings,
             Self::Service(alias, _) | Self::RemoveService(alias) => Entry::Service(alias),
             Self::Move(original, _) => Entry::Moved(original),
+            Self::Forget(key) => Entry::Connection(key),
             Self::Port(port, _) => Entry::Port(port),
         }
     }
@@ -96,6 +101,7 @@ impl Entry {
             Self::Settings => map::SETTINGS,
             Self::Service(_) => map::SERVICES,
             Self::Moved(_) => map::MOVED,
+            Self::Connection(_) => map::CONNTRACK,
         }
     }
 }

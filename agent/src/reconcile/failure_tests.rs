@@ -1,7 +1,7 @@
 //! A step that fails, and entries that somebody else changed.
 
 use truename_common::{
-    layout::{FiveTuple, Service, Settings, Target, port_flags},
+    layout::{Conntrack, FiveTuple, Service, Settings, Target, port_flags, service_flags},
     nat::{self, Choice},
 };
 
@@ -92,6 +92,7 @@ impl Kernel for Model {
             Change::Service(alias, service) => drop(held.services.insert(alias, service)),
             Change::RemoveService(alias) => drop(held.services.remove(&alias)),
             Change::Move(original, number) => drop(held.moved.insert(original, number)),
+            Change::Forget(key) => drop(held.connections.remove(&key)),
         }
         Ok(())
     }
@@ -120,6 +121,22 @@ impl Model {
             held.settings.tag = 7;
             plan::plan(config, facts, &present.numbers(), &held)
         })
+    }
+
+    /// Begins a connection with a target.
+    fn connect(&mut self, original: &FiveTuple, target: u32) {
+        let held = &mut self.present.held;
+        let hash = nat::hash(original);
+        let key = nat::key(original, &held.targets[&target], &held.settings, hash, 0);
+        let entry = Conntrack {
+            client: original.client,
+            alias: original.endpoint,
+            client_port: original.client_port,
+            alias_port: original.endpoint_port,
+            service: held.services[&original.endpoint()].id,
+            ..Conntrack::default()
+        };
+        held.connections.insert(key, entry);
     }
 
     /// Where new connections of some clients go, by alias and port.
@@ -206,12 +223,10 @@ fn repaired(change: impl FnOnce(&mut Model)) -> BTreeSet<Entry> {
     let (present, slots) = (model.present.clone(), model.slots.clone());
     change(&mut model);
     let wanted = done.wanted;
-    let differs = differs(&model, &wanted).unwrap();
-    let done = reconcile(&mut model, |_| wanted.clone()).unwrap();
+    let done = repair(&mut model, wanted.clone()).unwrap();
     assert_eq!(done.wanted, wanted);
     assert_eq!(model.present, present);
     assert_eq!(model.slots, slots);
-    assert_eq!(differs, !done.changed.is_empty());
     done.changed
 }
 
@@ -298,28 +313,12 @@ fn connections_that_began_by_wrong_slots_stay_where_they_are() {
     let mut model = Model::default();
     let wanted = model.bring(&config, &facts(1)).unwrap().wanted;
     let (alias, service) = service(&model, 1);
-    let original: FiveTuple = original(7, alias);
+    let original = original(7, alias);
     let position = service.slots.first + (nat::hash(&original) as u32) % service.slots.count;
     let other = model.slot(position) ^ 1;
     model.set_slot(position, other);
-    let held = &mut model.present.held;
-    let key = nat::key(
-        &original,
-        &held.targets[&other],
-        &held.settings,
-        nat::hash(&original),
-        0,
-    );
-    let entry = truename_common::layout::Conntrack {
-        client: original.client,
-        alias: alias.address,
-        client_port: original.client_port,
-        alias_port: alias.port,
-        service: service.id,
-        ..Default::default()
-    };
-    held.connections.insert(key, entry);
-    let done = reconcile(&mut model, |_| wanted).unwrap();
+    model.connect(&original, other);
+    let done = repair(&mut model, wanted).unwrap();
     assert_eq!(model.present.held.moved, [(original, other)].into());
     let expected = [
         Entry::Slot(position),
@@ -328,6 +327,35 @@ fn connections_that_began_by_wrong_slots_stay_where_they_are() {
     ];
     assert_eq!(done.changed, expected.into());
     // What is returned is what the tables hold.
-    let again = reconcile(&mut model, |_| done.wanted).unwrap();
+    let again = repair(&mut model, done.wanted).unwrap();
     assert_eq!(again.changed, BTreeSet::new());
+}
+
+#[test]
+fn a_service_that_resets_its_connections_does_not_for_what_somebody_else_wrote() {
+    let (config, _) = two_generations();
+    let mut model = Model::default();
+    let plan = |present: &Present| {
+        let mut tables = plan::plan(&config, &facts(1), &present.numbers(), &present.held);
+        for service in tables.services.services.values_mut() {
+            service.flags |= service_flags::RESET;
+        }
+        tables
+    };
+    let wanted = reconcile(&mut model, plan).unwrap().wanted;
+    let (alias, right) = service(&model, 1);
+    for client in 1..20 {
+        let original = original(client, alias);
+        let index = (nat::hash(&original) as u32) % right.slots.count;
+        model.connect(&original, model.slot(right.slots.first + index));
+    }
+    let before = model.present.clone();
+    let wrong = Service {
+        slots: Slots::default(),
+        previous: Slots { first: 0, count: 1 },
+        ..right
+    };
+    model.present.held.services.insert(alias, wrong);
+    repair(&mut model, wanted).unwrap();
+    assert_eq!(model.present, before);
 }

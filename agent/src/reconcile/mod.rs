@@ -6,9 +6,10 @@
 //!
 //! When the targets of a service change, its connections stay where they are: the service looks
 //! through its old choice, too, until those that the new one would send elsewhere are listed in
-//! `MOVED`.
+//! `MOVED`. A service may reset those with former targets instead: they are forgotten, and what their
+//! clients send next goes to a present target, which knows nothing of them.
 //!
-//! The same repairs what somebody else changed: wanted is then what was wanted before.
+//! [`repair`] does the same to what somebody else changed: wanted is then what was wanted before.
 
 mod change;
 #[cfg(test)]
@@ -88,7 +89,7 @@ impl Present {
     }
 }
 
-/// What a reconciliation did.
+/// What was done.
 #[derive(Clone, Debug, Default)]
 pub struct Reconciled {
     /// What the tables hold now, of what was planned.
@@ -114,42 +115,42 @@ pub fn reconcile<K: Kernel>(
         present = kernel.present()?;
     }
     done.wanted = plan(&present);
-    read_slots(kernel, &done.wanted, &mut present)?;
-    let steps = diff(&done.wanted, &present);
-    done.apply(kernel, &steps.additions)?;
-    if !steps.unsettled.is_empty() {
-        done.settle(kernel, &steps.unsettled)?;
-    }
-    done.apply(kernel, &steps.removals)?;
+    done.bring(kernel, present)?;
     Ok(done)
 }
 
-/// Whether there is anything to do to bring the tables to what is wanted.
+/// Brings the kernel tables back to what a call before left there.
+///
+/// Nothing is planned or settled by what they hold: that is somebody else's. A service, a target and an
+/// endpoint keep the numbers by which connections know them.
 ///
 /// # Errors
-/// When a table cannot be read.
-pub fn differs<K: Kernel>(kernel: &K, wanted: &Tables) -> Result<bool, K::Error> {
-    let mut present = kernel.owned()?;
-    read_slots(kernel, wanted, &mut present)?;
-    let steps = diff(wanted, &present);
-    Ok(!steps.additions.is_empty() || !steps.removals.is_empty())
-}
-
-/// Reads the wanted slots that no service refers to yet.
-fn read_slots<K: Kernel>(
-    kernel: &K,
-    wanted: &Tables,
-    present: &mut Present,
-) -> Result<(), K::Error> {
-    for range in wanted.services.slots.keys() {
-        if !present.held.slots.contains_key(range) {
-            present.held.slots.insert(*range, kernel.slots(*range)?);
-        }
-    }
-    Ok(())
+/// As [`reconcile`].
+pub fn repair<K: Kernel>(kernel: &mut K, wanted: Tables) -> Result<Reconciled, K::Error> {
+    let mut done = Reconciled {
+        wanted,
+        ..Reconciled::default()
+    };
+    let present = kernel.owned()?;
+    done.bring(kernel, present)?;
+    Ok(done)
 }
 
 impl Reconciled {
+    fn bring<K: Kernel>(&mut self, kernel: &mut K, mut present: Present) -> Result<(), K::Error> {
+        for range in self.wanted.services.slots.keys() {
+            if !present.held.slots.contains_key(range) {
+                present.held.slots.insert(*range, kernel.slots(*range)?);
+            }
+        }
+        let steps = diff(&self.wanted, &present);
+        self.apply(kernel, &steps.additions)?;
+        if !steps.unsettled.is_empty() {
+            self.settle(kernel, &steps.unsettled)?;
+        }
+        self.apply(kernel, &steps.removals)
+    }
+
     fn apply<K: Kernel>(&mut self, kernel: &mut K, steps: &[Change]) -> Result<(), K::Error> {
         for change in steps {
             kernel.apply(change)?;
@@ -166,7 +167,7 @@ impl Reconciled {
         // A connection that a processor begins by the old choice is in its table before this returns.
         kernel.barrier()?;
         let held = kernel.present()?.held;
-        let steps = services::settle(&held, aliases);
+        let steps = services::settle(held, aliases);
         self.apply(kernel, &steps)?;
         for change in steps {
             if let Change::Service(alias, settled) = change

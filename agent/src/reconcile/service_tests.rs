@@ -4,7 +4,7 @@ use std::{cell::RefCell, convert::Infallible};
 
 use proptest::prelude::*;
 use truename_common::{
-    layout::{Conntrack, FiveTuple, Slots, TCP, service_flags, target_flags},
+    layout::{Conntrack, FiveTuple, Service, Slots, TCP, service_flags, target_flags},
     nat::{self, Choice},
 };
 
@@ -20,6 +20,8 @@ struct Fake {
     present: RefCell<Present>,
     /// Begins connections at every barrier: the first client that is not used yet.
     next_client: RefCell<u16>,
+    /// Services that reset connections to former targets, by the last byte of their alias.
+    resets: BTreeSet<u8>,
     writes: usize,
 }
 
@@ -91,9 +93,22 @@ fn found(held: &Held) -> BTreeMap<FiveTuple, FiveTuple> {
         .collect()
 }
 
+/// The sockets that new connections of a service go to.
+fn targets(held: &Held, alias: &Socket) -> BTreeSet<([u8; 16], u16)> {
+    let numbers = held.slots.get(&held.services[alias].slots);
+    let targets = numbers
+        .into_iter()
+        .flatten()
+        .map(|number| held.targets[number]);
+    targets
+        .map(|target| (target.address, target.port))
+        .collect()
+}
+
 impl Fake {
+    /// Begins connections through every service.
     fn connect(&self, count: u16, choice: Choice) {
-        let mut present = self.present.borrow_mut();
+        let mut present = self.shown();
         let aliases: Vec<_> = present.held.services.keys().copied().collect();
         for alias in aliases {
             for _ in 0..count {
@@ -102,27 +117,11 @@ impl Fake {
                 begin(&mut present.held, &original(*client, alias), choice);
             }
         }
+        self.present.borrow_mut().held.connections = present.held.connections;
     }
-
-    fn bring(&mut self, config: &Config, facts: &Facts) -> Tables {
-        let plan = |present: &Present| {
-            let mut held = present.held.clone();
-            held.settings.tag = 7;
-            plan::plan(config, facts, &present.numbers(), &held)
-        };
-        reconcile(self, plan).unwrap().wanted
-    }
-
-    fn held(&self) -> Held {
-        self.present.borrow().held.clone()
-    }
-}
-
-impl Kernel for Fake {
-    type Error = Infallible;
 
     /// Only the slots that services refer to are read.
-    fn present(&self) -> Result<Present, Infallible> {
+    fn shown(&self) -> Present {
         let mut present = self.present.borrow().clone();
         let all = std::mem::take(&mut present.held.slots);
         let slot = |position: u32| {
@@ -140,7 +139,46 @@ impl Kernel for Fake {
                 }
             }
         }
-        Ok(present)
+        present
+    }
+
+    fn bring(&mut self, config: &Config, facts: &Facts) -> Tables {
+        let resets = self.resets.clone();
+        let plan = |present: &Present| {
+            let mut held = present.held.clone();
+            held.settings.tag = 7;
+            let mut tables = plan::plan(config, facts, &present.numbers(), &held);
+            for (alias, service) in &mut tables.services.services {
+                service.flags &= !service_flags::RESET;
+                if resets.contains(&alias.address[15]) {
+                    service.flags |= service_flags::RESET;
+                }
+            }
+            tables
+        };
+        reconcile(self, plan).unwrap().wanted
+    }
+
+    /// Only a service that wants it so ends connections, and those of its targets go on.
+    fn check_end(&self, key: &FiveTuple) {
+        let held = self.shown().held;
+        let alias = held.connections[key].alias(key.protocol);
+        let flags = held.services[&alias].flags;
+        assert_ne!(flags & service_flags::RESET, 0, "{key:?}");
+        let target = (key.endpoint, key.endpoint_port);
+        assert!(!targets(&held, &alias).contains(&target), "{key:?}");
+    }
+
+    fn held(&self) -> Held {
+        self.present.borrow().held.clone()
+    }
+}
+
+impl Kernel for Fake {
+    type Error = Infallible;
+
+    fn present(&self) -> Result<Present, Infallible> {
+        Ok(self.shown())
     }
 
     fn owned(&self) -> Result<Present, Infallible> {
@@ -179,7 +217,11 @@ impl Kernel for Fake {
             present.held.slots.insert(one, vec![number]);
             return Ok(());
         }
-        let before = found(&self.present()?.held);
+        let mut before = found(&self.present()?.held);
+        if let Change::Forget(key) = change {
+            self.check_end(key);
+            before.retain(|_, of| of != key);
+        }
         {
             let mut present = self.present.borrow_mut();
             let held = &mut present.held;
@@ -191,6 +233,10 @@ impl Kernel for Fake {
                 Change::Settings(settings) => held.settings = settings,
                 Change::Service(alias, service) => drop(held.services.insert(alias, service)),
                 Change::Move(original, number) => drop(held.moved.insert(original, number)),
+                Change::Forget(key) => {
+                    let entry = held.connections.remove(&key).unwrap();
+                    held.moved.remove(&entry.original(key.protocol));
+                }
                 Change::RemoveService(alias) => drop(held.services.remove(&alias)),
                 Change::Port(port, 0) => drop(present.ports.remove(&port)),
                 Change::Port(port, flags) => drop(present.ports.insert(port, flags)),
@@ -215,11 +261,8 @@ impl Kernel for Fake {
 
     fn barrier(&self) -> Result<(), Infallible> {
         // A processor that still works with the old choice, and one that works with the new one.
-        let shown = self.present()?.held.slots;
-        let all = std::mem::replace(&mut self.present.borrow_mut().held.slots, shown);
         self.connect(2, Choice::Previous);
         self.connect(2, Choice::Current);
-        self.present.borrow_mut().held.slots = all;
         Ok(())
     }
 }
@@ -268,16 +311,44 @@ fn wanted() -> impl Strategy<Value = Wanted> {
     proptest::collection::btree_map(1..4_u8, targets, 0..4)
 }
 
+fn resets() -> impl Strategy<Value = BTreeSet<u8>> {
+    proptest::collection::btree_set(1..4_u8, 0..4)
+}
+
+/// Asserts that no connection is found at a former target of a service whose targets changed, if it
+/// resets those, and that nothing is listed there.
+fn assert_ended(held: &Held, before: &BTreeMap<Socket, Service>) {
+    for (original, key) in found(held) {
+        let alias = original.endpoint();
+        let service = held.services[&alias];
+        let has_changed = before.get(&alias).map(|before| before.slots) != Some(service.slots);
+        if service.flags & service_flags::RESET != 0 && has_changed {
+            let target = (key.endpoint, key.endpoint_port);
+            assert!(targets(held, &alias).contains(&target), "{original:?}");
+        }
+    }
+    for (alias, service) in &held.services {
+        let is_listed = held.moved.keys().any(|moved| moved.endpoint() == *alias);
+        let flags = service.flags & service_flags::MOVED;
+        assert_eq!(flags != 0, is_listed, "{alias:?}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn no_step_loses_a_connection(plans in proptest::collection::vec((wanted(), 1..3_u8, any::<bool>()), 1..5)) {
+    fn no_step_loses_a_connection(
+        plans in proptest::collection::vec((wanted(), resets(), 1..3_u8, any::<bool>()), 1..5)
+    ) {
         let mut fake = Fake::default();
-        for (wanted, source, reverse) in &plans {
+        for (wanted, resets, source, reverse) in &plans {
             let config = config(wanted, *reverse);
             let facts = facts(*source);
+            let before = fake.held().services;
+            fake.resets.clone_from(resets);
             fake.bring(&config, &facts);
+            assert_ended(&fake.shown().held, &before);
             let aliases: Vec<_> = fake.held().services.keys().copied().collect();
             prop_assert_eq!(aliases.len(), wanted.len());
             // Nothing is left to do but to free what connections used that are gone.
@@ -319,48 +390,35 @@ proptest! {
     }
 }
 
+/// The connections to a target.
+fn there<'a>(held: &'a Held, target: &str) -> Vec<&'a FiveTuple> {
+    let target = address(target);
+    let all = held.connections.keys();
+    all.filter(|key| key.endpoint == target).collect()
+}
+
 #[test]
 fn a_removed_target_keeps_its_connections_and_gets_no_new_ones() {
     let mut fake = Fake::default();
     let two: Wanted = [(1, [(2, 1), (3, 1)].into())].into();
     fake.bring(&config(&two, false), &facts(1));
-    fake.present.borrow_mut().held.slots = fake.present().unwrap().held.slots;
-    let all = fake.present.borrow().held.slots.clone();
     fake.connect(50, Choice::Current);
-    // The fake keeps single slots.
-    let mut single = BTreeMap::new();
-    for (range, contents) in all {
-        for (position, number) in (range.first..).zip(contents) {
-            single.insert(
-                Slots {
-                    first: position,
-                    count: 1,
-                },
-                vec![number],
-            );
-        }
-    }
-    fake.present.borrow_mut().held.slots = single;
-    let gone = address("10.0.0.3");
-    let there = |held: &Held| {
-        held.connections
-            .keys()
-            .filter(|key| key.endpoint == gone)
-            .count()
-    };
-    let before = there(&fake.held());
+    let gone = "10.0.0.3";
+    let before = there(&fake.held(), gone).len();
     assert!(before > 10, "{before}");
 
     let one: Wanted = [(1, [(2, 1)].into())].into();
     fake.bring(&config(&one, false), &facts(1));
-    let held = fake.present().unwrap().held;
+    let held = fake.shown().held;
     let begun_before_the_barrier = 2;
-    assert!(there(&held) <= before + begun_before_the_barrier);
-    assert_eq!(held.moved.len(), there(&held));
+    let after = there(&held, gone).len();
+    assert!(after <= before + begun_before_the_barrier);
+    assert_eq!(held.moved.len(), after);
     assert_eq!(found(&held).len(), held.connections.len());
     let service = held.services.values().next().unwrap();
     assert_eq!(service.previous.count, 0);
     assert_eq!(service.flags, service_flags::MOVED);
+    let gone = address(gone);
     assert!(held.targets.values().any(|target| target.address == gone));
     assert!(
         held.targets
@@ -368,4 +426,66 @@ fn a_removed_target_keeps_its_connections_and_gets_no_new_ones() {
             .all(|target| target.flags == target_flags::SNAT)
     );
     assert_eq!(held.services.keys().next().unwrap().protocol, TCP);
+}
+
+#[test]
+fn a_reset_ends_what_former_targets_kept() {
+    let mut fake = Fake::default();
+    let service = |targets: &[u8]| -> Wanted {
+        let targets = targets.iter().map(|target| (*target, 1)).collect();
+        [(1, targets)].into()
+    };
+    fake.bring(&config(&service(&[2, 3]), false), &facts(1));
+    fake.connect(50, Choice::Current);
+    fake.bring(&config(&service(&[2]), false), &facts(1));
+    let kept = there(&fake.held(), "10.0.0.3").len();
+    assert!(kept > 10, "{kept}");
+    let flags = |fake: &Fake| fake.held().services.values().next().unwrap().flags;
+    assert_eq!(flags(&fake), service_flags::MOVED);
+
+    // To be told so changes nothing for those that are there.
+    fake.resets.insert(1);
+    let writes = fake.writes;
+    fake.bring(&config(&service(&[2]), false), &facts(1));
+    assert_eq!(fake.writes, writes + 1);
+    assert_eq!(flags(&fake), service_flags::MOVED | service_flags::RESET);
+    assert_eq!(there(&fake.held(), "10.0.0.3").len(), kept);
+
+    // Those of 10.0.0.2 go on, listed where 10.0.0.4 has their slot now.
+    let stays = there(&fake.held(), "10.0.0.2").len();
+    fake.bring(&config(&service(&[2, 4]), false), &facts(1));
+    let held = fake.shown().held;
+    assert!(there(&held, "10.0.0.3").is_empty());
+    assert!(there(&held, "10.0.0.2").len() >= stays);
+    assert!(!held.moved.is_empty());
+    assert_eq!(flags(&fake), service_flags::MOVED | service_flags::RESET);
+    assert_eq!(found(&held).len(), held.connections.len());
+
+    // With another target alone nothing is left to be listed.
+    fake.bring(&config(&service(&[5]), false), &facts(1));
+    let held = fake.held();
+    let begun = there(&held, "10.0.0.5").len();
+    assert_eq!(held.connections.len(), begun);
+    assert_eq!(flags(&fake), service_flags::RESET);
+    assert!(held.moved.is_empty());
+
+    fake.resets.clear();
+    fake.bring(&config(&service(&[5]), false), &facts(1));
+    assert_eq!(flags(&fake), 0);
+    assert_eq!(there(&fake.held(), "10.0.0.5").len(), begun);
+}
+
+#[test]
+fn a_reset_spares_a_target_that_sees_another_source() {
+    let mut fake = Fake::default();
+    fake.resets.insert(1);
+    let service: Wanted = [(1, [(2, 1), (3, 1)].into())].into();
+    fake.bring(&config(&service, false), &facts(1));
+    fake.connect(50, Choice::Current);
+    let before = found(&fake.shown().held);
+    fake.bring(&config(&service, false), &facts(2));
+    let after = found(&fake.shown().held);
+    let is_there = |(original, key): (&FiveTuple, &FiveTuple)| after.get(original) == Some(key);
+    assert!(before.iter().all(is_there));
+    assert!(before.len() >= 50, "{}", before.len());
 }

@@ -1,8 +1,8 @@
 //! The difference between the wanted and the present tables of services.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use truename_common::layout::{Service, Slots, Socket, Target};
+use truename_common::layout::{FiveTuple, Service, Slots, Socket, Target, service_flags};
 
 use super::Change;
 use crate::plan::{Held, Services};
@@ -82,23 +82,27 @@ pub fn unsettled(held: &Held) -> BTreeSet<Socket> {
 }
 
 /// The steps after which these aliases need not look through what they chose before: connections
-/// that stay are listed first. To be called when every processor works with the services as they are
-/// in `held`.
-pub fn settle(held: &Held, aliases: &BTreeSet<Socket>) -> Vec<Change> {
+/// that end are forgotten, and those that stay are listed. To be called when every processor works with
+/// the services as they are in `held`.
+pub fn settle(mut held: Held, aliases: &BTreeSet<Socket>) -> Vec<Change> {
+    let mut steps = Vec::new();
+    for key in ended(&held, aliases) {
+        if let Some(entry) = held.connections.remove(&key) {
+            held.moved.remove(&entry.original(key.protocol));
+            steps.push(Change::Forget(key));
+        }
+    }
     let moves = held.moves(aliases);
-    let mut listed: BTreeSet<Socket> = moves.keys().map(|original| original.endpoint()).collect();
-    listed.extend(held.moved.keys().map(|original| original.endpoint()));
-    let mut steps: Vec<_> = moves
-        .into_iter()
-        .map(|(original, number)| Change::Move(original, number))
-        .collect();
+    let listed = moves.keys().chain(held.moved.keys());
+    let listed: BTreeSet<Socket> = listed.map(FiveTuple::endpoint).collect();
+    let moves = moves.into_iter();
+    steps.extend(moves.map(|(original, number)| Change::Move(original, number)));
     for (alias, service) in &held.services {
         if aliases.contains(alias) {
-            let flags = if listed.contains(alias) {
-                truename_common::layout::service_flags::MOVED
-            } else {
-                0
-            };
+            let mut flags = service.flags & !service_flags::MOVED;
+            if listed.contains(alias) {
+                flags |= service_flags::MOVED;
+            }
             let settled = Service {
                 flags,
                 previous: Slots::default(),
@@ -110,4 +114,39 @@ pub fn settle(held: &Held, aliases: &BTreeSet<Socket>) -> Vec<Change> {
         }
     }
     steps
+}
+
+/// The connections that end because their target gets no new ones, of those among these aliases that
+/// want it so.
+fn ended(held: &Held, aliases: &BTreeSet<Socket>) -> Vec<FiveTuple> {
+    let targets: BTreeMap<Socket, BTreeSet<Socket>> = held
+        .services
+        .iter()
+        .filter(|(alias, service)| {
+            aliases.contains(alias) && service.flags & service_flags::RESET != 0
+        })
+        .map(|(alias, service)| (*alias, targets(held, service, alias.protocol)))
+        .collect();
+    let connections = held.connections.iter();
+    connections
+        .filter(|(key, entry)| {
+            let targets = targets.get(&entry.alias(key.protocol));
+            targets.is_some_and(|targets| !targets.contains(&key.endpoint()))
+        })
+        .map(|(key, _)| *key)
+        .collect()
+}
+
+/// Where new connections of a service go, whatever the source address is.
+fn targets(held: &Held, service: &Service, protocol: u8) -> BTreeSet<Socket> {
+    let numbers = held.slots.get(&service.slots).into_iter().flatten();
+    numbers
+        .filter_map(|number| held.targets.get(number))
+        .map(|target| Socket {
+            address: target.address,
+            port: target.port,
+            protocol,
+            pad: 0,
+        })
+        .collect()
 }

@@ -79,12 +79,15 @@ impl Agent {
     async fn bring(&mut self) -> Result<(), RunError> {
         let inventory = self.links.inventory().await?;
         self.attachment.follow(&inventory);
-        let roles = Arc::clone(&self.standing.borrow_and_update().roles);
-        self.targets = translated_targets(&self.config.borrow(), &roles);
-        let facts = self.links.facts(&inventory, &self.targets, roles).await?;
+        let standing = self.standing.borrow_and_update().clone();
+        self.targets = translated_targets(&self.config.borrow(), &standing.roles);
+        let facts = self
+            .links
+            .facts(&inventory, &self.targets, standing.roles)
+            .await?;
         let wanted = facts.clone();
         let left_out = self.keep(move |keeper| keeper.follow(&wanted)).await?;
-        self.show(&facts, &left_out);
+        self.show(&facts, standing.generation, &left_out);
         Ok(())
     }
 
@@ -138,9 +141,12 @@ impl Agent {
             .cloned()
             .collect();
         links::check_named(&inventory, &new)?;
-        let roles = Arc::clone(&self.standing.borrow().roles);
-        let targets = translated_targets(&next, &roles);
-        let facts = self.links.facts(&inventory, &targets, roles).await?;
+        let standing = self.standing.borrow().clone();
+        let targets = translated_targets(&next, &standing.roles);
+        let facts = self
+            .links
+            .facts(&inventory, &targets, standing.roles)
+            .await?;
         let next = Arc::new(next);
         self.attachment
             .prepare(&next.datapath.interfaces, &inventory)?;
@@ -170,7 +176,7 @@ impl Agent {
         }
         self.targets = targets;
         self.config.send_replace(next);
-        self.show(&facts, &left_out);
+        self.show(&facts, standing.generation, &left_out);
         self.note(Ok(()));
         Ok(())
     }
@@ -206,9 +212,9 @@ impl Agent {
         Ok(left_out.await??)
     }
 
-    fn show(&self, facts: &Facts, left_out: &[String]) {
+    fn show(&self, facts: &Facts, generation: u64, left_out: &[String]) {
         self.service
-            .update(Live::new(&self.attachment, facts, left_out));
+            .update(Live::new(&self.attachment, facts, generation, left_out));
     }
 }
 

@@ -100,19 +100,14 @@ impl Keeper {
         let Some(wanted) = self.wanted.clone() else {
             return self.tidy().map(|()| repaired);
         };
-        if !reconcile::differs(&self.tables, &wanted)? {
-            return Ok(repaired);
-        }
-        // Not what would be planned now: a service, a target and an endpoint get back the number by which
-        // connections know them.
-        let done = reconcile::reconcile(&mut self.tables, |_| wanted)?;
+        let done = reconcile::repair(&mut self.tables, wanted)?;
         let names = &done.wanted.names;
         for entry in &done.changed {
             let is_foreign = match entry {
                 // The kernel program may have learned it when its endpoint was just being removed.
                 Entry::Name(socket) => names.contains_key(socket),
                 // Follows from the repair of a service.
-                Entry::Moved(_) => false,
+                Entry::Moved(_) | Entry::Connection(_) => false,
                 _ => true,
             };
             if is_foreign {

@@ -152,7 +152,7 @@ pub async fn run(
 
     let (events, _) = broadcast::channel(events::BACKLOG);
     let (control, mut controls) = mpsc::channel(4);
-    let live = Live::new(&attachment, &facts, keeper.left_out());
+    let live = Live::new(&attachment, &facts, 0, keeper.left_out());
     let keeper = Arc::new(Mutex::new(keeper));
     let sweeps = Arc::new(Mutex::new(Sweeps::default()));
     let full = Arc::new(Notify::new());

@@ -1,6 +1,6 @@
 //! From the topology to the sockets of the roles that services have targets for.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
@@ -105,10 +105,28 @@ impl Resolver {
             {
                 log::warn!("{problem}");
             }
+            for sentence in changes(&standing.roles, &next.roles) {
+                log::info!("{sentence}");
+            }
             *standing = next;
             is_new
         });
     }
+}
+
+/// What is another than before, a sentence for each role.
+fn changes(before: &Roles, after: &Roles) -> Vec<String> {
+    /// Sockets that are named; of more, their number is told.
+    const FEW: usize = 4;
+    let other = |(role, _): &(&Role, _)| before.get(*role) != after.get(*role);
+    let sentence = |(role, sockets): (&Role, &Vec<SocketAddr>)| match &sockets[..] {
+        few @ [_, ..] if few.len() <= FEW => {
+            let few: Vec<_> = few.iter().map(ToString::to_string).collect();
+            format!("{role} is {}", few.join(", "))
+        }
+        many => format!("{role} is {} sockets", many.len()),
+    };
+    after.iter().filter(other).map(sentence).collect()
 }
 
 /// Waits for a topology of another generation; for ever if there will be none.
@@ -167,5 +185,108 @@ fn stand(
         roles,
         problems,
         generation: before.generation,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::topology::{Claim, Component, Facts, Kind, SourceId, Worker, merge};
+
+    fn topology(claims: &[Claim]) -> Topology {
+        let id = SourceId {
+            kind: Kind::Flink,
+            place: String::new(),
+        };
+        let mut facts = Facts::new();
+        claims.iter().for_each(|claim| facts.add(claim.clone()));
+        merge([(&id, topology::Moment::from_ns(1), &facts)])
+    }
+
+    fn leader(host: &str) -> Claim {
+        Claim::LeaderRpc {
+            component: Component::JobManager,
+            address: format!("pekko.tcp://flink@{host}:6123").parse().unwrap(),
+            session: None,
+        }
+    }
+
+    fn worker(host: &str) -> Claim {
+        Claim::Worker(Worker {
+            id: host.parse().unwrap(),
+            rpc: format!("pekko.tcp://flink@{host}:6122").parse().unwrap(),
+            data_port: None,
+        })
+    }
+
+    fn sockets(standing: &Standing, role: &str) -> Vec<String> {
+        let sockets = standing.roles.get(&role.parse::<Role>().unwrap());
+        let sockets = sockets.map(Vec::as_slice).unwrap_or_default();
+        sockets.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn an_election_and_a_start_leave_the_last_ones() {
+        let lookup = Lookup::of_host();
+        let wanted = ["leader:rpc", "workers:80"].map(|role| role.parse().unwrap());
+        let wanted = wanted.into();
+        let stand = |before: &Standing, claims: &[Claim]| {
+            stand(before, &wanted, &topology(claims), &lookup)
+        };
+        let nobody = stand(&Standing::default(), &[]);
+        assert!(nobody.roles.is_empty(), "nobody was ever known");
+        assert_eq!(
+            nobody.problems,
+            [
+                "leader:rpc: no source says who leads; there is no target",
+                "workers:80: no worker is known; there is no target"
+            ]
+        );
+        let claims = [leader("10.0.0.1"), worker("10.0.0.5"), worker("10.0.0.6")];
+        let all = stand(&nobody, &claims);
+        assert_eq!(sockets(&all, "leader:rpc"), ["10.0.0.1:6123"]);
+        assert_eq!(sockets(&all, "workers:80"), ["10.0.0.5:80", "10.0.0.6:80"]);
+        assert_eq!(all.problems, [""; 0]);
+        assert_eq!(
+            changes(&nobody.roles, &all.roles),
+            [
+                "leader:rpc is 10.0.0.1:6123",
+                "workers:80 is 10.0.0.5:80, 10.0.0.6:80"
+            ]
+        );
+        let gap = stand(&all, &[]);
+        assert!(Arc::ptr_eq(&gap.roles, &all.roles), "nothing is done anew");
+        assert_eq!(
+            gap.problems[0],
+            "leader:rpc: no source says who leads; the last one known is kept"
+        );
+        let next = stand(&gap, &[leader("10.0.0.2"), worker("10.0.0.6")]);
+        assert_eq!(sockets(&next, "leader:rpc"), ["10.0.0.2:6123"]);
+        assert_eq!(sockets(&next, "workers:80"), ["10.0.0.6:80"]);
+        assert_eq!(next.problems, [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn names_that_are_looked_up_for_the_first_time_are_waited_for() {
+        let mut lookup = Lookup::of_host();
+        let wanted = ["workers:80".parse().unwrap()].into();
+        let both = topology(&[worker("localhost"), worker("nowhere.invalid")]);
+        let names = || ["localhost", "nowhere.invalid"].map(|name| (name, Duration::MAX));
+        lookup.want(names().into_iter());
+        let open = stand(&Standing::default(), &wanted, &both, &lookup);
+        assert_eq!(open, Standing::default());
+        while names().iter().any(|(name, _)| lookup.is_open(name)) {
+            lookup.answered().await;
+        }
+        let standing = stand(&open, &wanted, &both, &lookup);
+        assert!(sockets(&standing, "workers:80").contains(&"127.0.0.1:80".to_owned()));
+        let [problem] = &standing.problems[..] else {
+            panic!("{standing:?}")
+        };
+        assert!(
+            problem.starts_with("workers:80: nowhere.invalid:6122: it cannot be looked up")
+                && problem.ends_with("is left out"),
+            "{problem}"
+        );
     }
 }

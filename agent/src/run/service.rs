@@ -42,6 +42,8 @@ pub struct Live {
     left_out: Vec<String>,
     mode: &'static str,
     facts: Facts,
+    /// The generation of the topology that the tables are made from.
+    generation: u64,
 }
 
 /// What others count while the agent runs, and where the tables are.
@@ -78,13 +80,19 @@ struct Inner {
 
 impl Live {
     /// The state of an attachment, of the host and of the plan.
-    pub fn new(attachment: &Attachment, facts: &Facts, left_out: &[String]) -> Self {
+    pub fn new(
+        attachment: &Attachment,
+        facts: &Facts,
+        generation: u64,
+        left_out: &[String],
+    ) -> Self {
         Self {
             interfaces: attachment.rows(),
             missing: attachment.missing(),
             left_out: left_out.to_vec(),
             mode: attachment.mode().name(),
             facts: facts.clone(),
+            generation,
         }
     }
 }
@@ -263,6 +271,7 @@ impl Inner {
     }
 
     fn status(&self, tables: &Tables) -> Result<Status, DatapathError> {
+        let clock = Clock::read();
         let counters = tables.counters()?;
         let services = ServiceTables::open(&self.watched.pins)?;
         let mut connections = 0;
@@ -285,7 +294,7 @@ impl Inner {
         problems.extend(self.watched.retried.iter().filter_map(Problem::sentence));
         problems.extend(api::topology::problems(
             &self.watched.topology.borrow(),
-            &Clock::read(),
+            &clock,
         ));
         problems.extend_from_slice(&self.watched.standing.borrow().problems);
         problems.extend(service_problems(
@@ -319,6 +328,11 @@ impl Inner {
             repaired: self.watched.repaired.load(Ordering::Relaxed),
             port_tries: services.tries()?,
             sweep: sweeps.last,
+            topology: api::topology::cluster(
+                &self.watched.topology.borrow(),
+                live.generation,
+                &clock,
+            ),
             flows: tables.flow_keys()?.len(),
             flow_capacity: tables.flow_capacity(),
             counters: counters

@@ -4,7 +4,7 @@ use super::{FiveTuple, Socket, plain};
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ConntrackState {
-    /// TCP: the client sent a SYN.
+    /// TCP: the client sent a SYN, or anything else of a connection that is picked up on its way.
     SynSent = 0,
     /// TCP: the target answered it.
     SynReceived = 1,

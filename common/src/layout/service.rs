@@ -37,6 +37,10 @@ pub struct Service {
 pub mod service_flags {
     /// Some connections are listed in [`super::super::map::MOVED`].
     pub const MOVED: u32 = 1;
+    /// Connections to a former target end when the targets change: they are forgotten, and a TCP
+    /// packet without a connection begins one with the present target, whatever its flags but RST,
+    /// whose stack resets it.
+    pub const RESET: u32 = 2;
 }
 
 /// A socket that a service stands for. A target keeps its number while a connection goes to it.

@@ -15,7 +15,9 @@ pub use port::{TRIES, source_port};
 pub use slots::{Weighted, fill};
 pub use tcp::{Segment, next_state};
 
-use crate::layout::{Conntrack, ConntrackState, Settings, UDP, conntrack_flags};
+use crate::layout::{
+    Conntrack, ConntrackState, Service, Settings, TCP, UDP, conntrack_flags, service_flags,
+};
 
 /// Nanoseconds of a second.
 const SECOND_NS: u64 = 1_000_000_000;
@@ -45,6 +47,20 @@ pub fn is_left(state: u8, choice: Choice) -> bool {
     let state = ConntrackState::from_number(state);
     let is_over = matches!(state, ConntrackState::TimeWait | ConntrackState::Closed);
     is_over && !matches!(choice, Choice::Current)
+}
+
+/// Whether a packet is the first one of a connection, as its sender means it. `segment` is ignored for
+/// UDP.
+#[inline(always)]
+pub fn is_first(protocol: u8, segment: Segment) -> bool {
+    protocol != TCP || segment.syn && !(segment.ack || segment.rst || segment.fin)
+}
+
+/// Whether a packet to `service` that has no connection begins one.
+#[inline(always)]
+pub fn begins(service: &Service, protocol: u8, segment: Segment) -> bool {
+    let is_any = service.flags & service_flags::RESET != 0 && !segment.rst;
+    is_any || is_first(protocol, segment)
 }
 
 /// State and flags of a connection after a packet of it. `segment` is ignored for UDP.

@@ -12,7 +12,8 @@ pub struct Segment {
 /// State of a TCP connection and who sent a FIN, after a segment.
 ///
 /// As in Linux' conntrack, without its window check: a connection that a forged RST closed here
-/// keeps its entry while its packets go on.
+/// keeps its entry while its packets go on. One that is picked up on its way is established as soon as
+/// its target answers.
 #[inline(always)]
 pub fn next_state(state: State, fins: u8, from_client: bool, segment: Segment) -> (State, u8) {
     let is_over = matches!(state, State::TimeWait | State::Closed);
@@ -40,12 +41,16 @@ pub fn next_state(state: State, fins: u8, from_client: bool, segment: Segment) -
         state
     } else if fins & both == both {
         State::TimeWait
-    } else if fins != 0 {
-        State::HalfClosed
-    } else if matches!(state, State::SynReceived) && from_client && segment.ack {
-        State::Established
     } else {
-        state
+        match (state, from_client) {
+            // Nothing is known of it but what the client says.
+            (State::SynSent, true) => state,
+            _ if fins != 0 => State::HalfClosed,
+            (State::SynSent, false) | (State::SynReceived, true) if segment.ack => {
+                State::Established
+            }
+            _ => state,
+        }
     };
     (next, fins)
 }
@@ -116,6 +121,29 @@ mod tests {
                 State::SynReceived,
                 State::Established,
             ]
+        );
+    }
+
+    #[test]
+    fn one_picked_up_on_its_way_lives_as_its_target_says() {
+        for first in ["A", "FA", "", "SA"] {
+            assert_eq!(
+                walk([(true, first), (true, first), (false, "RA")]),
+                [State::SynSent, State::SynSent, State::Closed]
+            );
+        }
+        assert_eq!(
+            walk([(true, "A"), (false, "A"), (true, "FA"), (false, "FA")]),
+            [
+                State::SynSent,
+                State::Established,
+                State::HalfClosed,
+                State::TimeWait
+            ]
+        );
+        assert_eq!(
+            walk([(true, "FA"), (false, "A"), (false, "FA")]),
+            [State::SynSent, State::HalfClosed, State::TimeWait]
         );
     }
 

@@ -19,7 +19,7 @@ use truename_common::{
 use super::{Nat, forward, segment};
 use crate::{
     maps::{CONNTRACK, KernelTables, Scratch, TRIED, count, count_tries, target},
-    packet::{Headers, add, or, payload::repeat, tcp_flag},
+    packet::{Headers, add, or, payload::repeat},
 };
 
 /// How the search for a connection ended without one.
@@ -72,7 +72,8 @@ pub fn of_client(
     scratch: &mut Scratch,
     settings: &Settings,
 ) -> Option<*mut Conntrack> {
-    let begins = begins(&scratch.headers);
+    let headers = &scratch.headers;
+    let begins = nat::begins(&scratch.nat.service, headers.protocol, segment(headers));
     let Some(entry) = find(scratch, settings).filter(|entry| !is_left(*entry, scratch)) else {
         if !begins {
             scratch.nat.outcome = Outcome::NotBeginning as u32;
@@ -110,7 +111,7 @@ fn is_left(entry: *mut Conntrack, scratch: &Scratch) -> bool {
         1 => Choice::Current,
         _ => Choice::Previous,
     };
-    if !nat::is_left(state, choice) || !begins(&scratch.headers) {
+    if !nat::is_left(state, choice) || !is_first(&scratch.headers) {
         return false;
     }
     let _ = CONNTRACK.remove(&nat.key);
@@ -163,7 +164,7 @@ pub fn of_direct(
             return entry;
         }
     }
-    if !begins(&scratch.headers) {
+    if !is_first(&scratch.headers) {
         return None;
     }
     let nat = &mut scratch.nat;
@@ -178,11 +179,10 @@ pub fn of_direct(
     create(skb, scratch, conntrack_flags::DIRECT)
 }
 
-/// Whether a packet can begin a connection.
+/// Whether the packet is the first one of a connection.
 #[inline(always)]
-fn begins(headers: &Headers) -> bool {
-    headers.protocol != TCP
-        || headers.has(tcp_flag::SYN) && !headers.has(tcp_flag::ACK | tcp_flag::RST | tcp_flag::FIN)
+fn is_first(headers: &Headers) -> bool {
+    nat::is_first(headers.protocol, segment(headers))
 }
 
 /// Looks through the candidates of `nat.tried` for the client's connection to `nat.target`.

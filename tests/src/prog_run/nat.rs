@@ -221,6 +221,17 @@ impl Nat {
         self.insert(map::CONNTRACK, key, entry);
     }
 
+    /// Removes a connection.
+    ///
+    /// # Panics
+    /// It is not there, or the table cannot be written.
+    pub fn forget(&mut self, key: &FiveTuple) {
+        let table = self.program.map(map::CONNTRACK).expect("there is a table");
+        let mut table: HashMap<_, FiveTuple, Conntrack> =
+            HashMap::try_from(table).expect("it is a hash");
+        table.remove(key).expect("it can be removed");
+    }
+
     /// All connections, by their keys.
     ///
     /// # Panics
