@@ -88,6 +88,7 @@ fn facts() -> Facts {
         addresses: ["10.99.0.1".parse().unwrap_or_else(|_| unreachable!())].into(),
         loopback: 1,
         sources: BTreeMap::new(),
+        roles: std::sync::Arc::default(),
     }
 }
 
