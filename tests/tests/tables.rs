@@ -150,7 +150,7 @@ fn what_is_read_at_once_is_what_single_reads_find() -> Result<()> {
         used.collect::<Result<BTreeMap<_, _>>>()
     };
     let tables = TablesMut::open(&pins)?;
-    compare(map::PORTS, read_ports, || Ok(tables.present()?.ports))?;
+    compare(map::PORTS, read_ports, || Ok(tables.owned()?.ports))?;
     // Any part of an array, and what is beyond its end.
     for (first, count) in [
         (0, 1),

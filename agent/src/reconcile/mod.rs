@@ -115,7 +115,7 @@ pub fn reconcile<K: Kernel>(
         present = kernel.present()?;
     }
     done.wanted = plan(&present);
-    done.bring(kernel, present)?;
+    done.bring(kernel, &present)?;
     Ok(done)
 }
 
@@ -131,19 +131,20 @@ pub fn repair<K: Kernel>(kernel: &mut K, wanted: Tables) -> Result<Reconciled, K
         wanted,
         ..Reconciled::default()
     };
-    let present = kernel.owned()?;
-    done.bring(kernel, present)?;
+    let mut present = kernel.owned()?;
+    for range in done.wanted.services.slots.keys() {
+        // The service that refers to it was changed; it may be as it was.
+        if !present.held.slots.contains_key(range) {
+            present.held.slots.insert(*range, kernel.slots(*range)?);
+        }
+    }
+    done.bring(kernel, &present)?;
     Ok(done)
 }
 
 impl Reconciled {
-    fn bring<K: Kernel>(&mut self, kernel: &mut K, mut present: Present) -> Result<(), K::Error> {
-        for range in self.wanted.services.slots.keys() {
-            if !present.held.slots.contains_key(range) {
-                present.held.slots.insert(*range, kernel.slots(*range)?);
-            }
-        }
-        let steps = diff(&self.wanted, &present);
+    fn bring<K: Kernel>(&mut self, kernel: &mut K, present: &Present) -> Result<(), K::Error> {
+        let steps = diff(&self.wanted, present);
         self.apply(kernel, &steps.additions)?;
         if !steps.unsettled.is_empty() {
             self.settle(kernel, &steps.unsettled)?;
