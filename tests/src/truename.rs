@@ -278,13 +278,17 @@ impl Truename {
     /// # Errors
     /// The verb failed or did not answer in JSON.
     pub fn json(&self, verb: &str) -> Result<Value> {
-        let output = self.ask(&[verb, "-o", "json"])?;
-        serde_json::from_slice(&output.stdout).with_context(|| {
-            format!(
-                "{verb} answered {}",
-                String::from_utf8_lossy(&output.stdout)
-            )
-        })
+        self.answer(&[verb, "-o", "json"])
+    }
+
+    /// Has the agent forget all connections and flows; how many.
+    ///
+    /// # Errors
+    /// The agent does not answer.
+    pub fn flush(&self) -> Result<u64> {
+        let answer = self.answer(&["flows", "flush", "--yes", "-o", "json"])?;
+        let count = answer["flushed"].as_u64();
+        count.with_context(|| format!("no number in {answer}"))
     }
 
     /// A counter of the kernel program, by its label.
@@ -320,6 +324,14 @@ impl Truename {
         let mut command = self.namespace.command(program, &[])?;
         command.args(words);
         Ok(command)
+    }
+
+    fn answer(&self, arguments: &[&str]) -> Result<Value> {
+        let output = self.ask(arguments)?;
+        serde_json::from_slice(&output.stdout).with_context(|| {
+            let answer = String::from_utf8_lossy(&output.stdout);
+            format!("{arguments:?} answered {answer}")
+        })
     }
 
     fn ask(&self, arguments: &[&str]) -> Result<Output> {

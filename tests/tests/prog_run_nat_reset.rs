@@ -1,11 +1,13 @@
 //! Services that reset connections to former targets: what has no connection begins one, whatever it is.
 
+use std::net::{SocketAddr, TcpListener, TcpStream};
+
 use truename::datapath::OBJECT;
 use truename_common::layout::{
     ConntrackState as State, Counter, Service, TCP, UDP, conntrack_flags, map, service_flags,
 };
 use truename_tests::prog_run::{
-    CASES, Datagram, Host, Link, Nat, OUTSIDE, Place, Sockets, flag, local, remote, tuple,
+    CASES, Datagram, Host, Link, Nat, OUTSIDE, Place, Sockets, Verdict, flag, local, remote, tuple,
 };
 
 const SYN: u8 = flag::SYN;
@@ -142,6 +144,31 @@ fn a_connection_is_picked_up_where_it_was() {
             }
         }
         nat.assert_count(Counter::NatNew, 6);
+    });
+}
+
+#[test]
+fn a_socket_that_expects_other_bytes_is_another_connections() {
+    let host = Host::new(1500);
+    host.run(|| {
+        for v6 in [false, true] {
+            let (nat, sockets) = service(v6);
+            let listener = TcpListener::bind(sockets.local).unwrap();
+            // Directly to the target, from this host.
+            let stream = TcpStream::connect(sockets.local).unwrap();
+            let (accepted, client) = listener.accept().unwrap();
+            let packet = Datagram::tcp(client, sockets.alias, ACK);
+            let verdict = nat.run(OUTSIDE, &packet.bytes());
+            let [(key, _)] = nat.connections()[..] else {
+                panic!("{:?}", nat.connections());
+            };
+            assert_ne!(key.client_port, client.port());
+            let source = SocketAddr::new(client.ip(), key.client_port);
+            let expected = packet.between(source, sockets.local).bytes();
+            assert_eq!(verdict, Verdict::Next(expected));
+            nat.assert_count(Counter::NatRemapped, 1);
+            drop((stream, accepted));
+        }
     });
 }
 

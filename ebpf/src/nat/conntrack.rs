@@ -3,9 +3,10 @@
 use core::ptr;
 
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_NOEXIST, bpf_sock_tuple},
+    bindings::{__sk_buff, BPF_NOEXIST, bpf_sock, bpf_sock_tuple},
     helpers::generated::{
         bpf_ktime_get_coarse_ns, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp,
+        bpf_tcp_sock,
     },
 };
 use truename_common::{
@@ -19,7 +20,7 @@ use truename_common::{
 use super::{Nat, forward, segment};
 use crate::{
     maps::{CONNTRACK, KernelTables, Scratch, TRIED, count, count_tries, target},
-    packet::{Headers, add, or, payload::repeat},
+    packet::{Headers, add, or, payload::repeat, tcp_flag},
 };
 
 /// How the search for a connection ended without one.
@@ -312,20 +313,22 @@ pub fn allocate(skb: *mut __sk_buff, scratch: &mut Scratch, settings: &Settings,
     // A direct connection comes here because its own port is taken.
     nat.index = u32::from(flags & conntrack_flags::DIRECT != 0);
     nat.outcome = Outcome::Exhausted as u32;
+    let end = if is_local {
+        End::Target
+    } else if nat.target.flags & target_flags::SNAT != 0 {
+        End::Source
+    } else {
+        End::Elsewhere
+    };
     let mut allocation = Allocation {
         skb,
-        nat: ptr::from_mut(nat),
+        scratch: ptr::from_mut(scratch),
         settings,
-        end: if is_local {
-            End::Target
-        } else if nat.target.flags & target_flags::SNAT != 0 {
-            End::Source
-        } else {
-            End::Elsewhere
-        },
+        end,
     };
     // A candidate whose leftover was removed is tried again.
     repeat(&mut allocation, 2 * TRIES);
+    let nat = &scratch.nat;
     let tries = match Outcome::from_number(nat.outcome) {
         Outcome::Found => u32::from(nat.entry.tries),
         Outcome::Exhausted => TRIES,
@@ -343,7 +346,7 @@ pub fn allocate(skb: *mut __sk_buff, scratch: &mut Scratch, settings: &Settings,
 /// A step of [`allocate`].
 struct Allocation<'a> {
     skb: *mut __sk_buff,
-    nat: *mut Nat,
+    scratch: *mut Scratch,
     settings: &'a Settings,
     end: End,
 }
@@ -360,14 +363,14 @@ impl Steps for Allocation<'_> {
     #[inline(always)]
     fn step(&mut self) -> bool {
         // SAFETY: `allocate` lends it for the loop.
-        let nat = unsafe { &mut *self.nat };
+        let Scratch { headers, nat, .. } = unsafe { &mut *self.scratch };
         let index = nat.index;
         if index >= TRIES {
             return false;
         }
         nat.index += 1;
         set_key(nat, self.settings, index);
-        if has_socket(self.skb, &nat.key, self.end) {
+        if has_socket(self.skb, headers, &nat.key, self.end) {
             return true;
         }
         nat.entry.tries = index as u8;
@@ -416,11 +419,12 @@ fn taken(nat: &mut Nat, settings: &Settings) -> bool {
     true
 }
 
-/// Whether the host's stack has a socket for the connection. At the target's end even one in TIME_WAIT:
-/// a SYN with other sequence numbers would be answered with an old acknowledgement. At the source's end it
-/// is the host's own connection to the target, whose answers would be taken for the other's.
+/// Whether the host's stack has a socket for another connection with this key. At the target's end even
+/// one in TIME_WAIT: a SYN with other sequence numbers would be answered with an old acknowledgement. At
+/// the source's end it is the host's own connection to the target, whose answers would be taken for the
+/// other's.
 #[inline(always)]
-fn has_socket(skb: *mut __sk_buff, key: &FiveTuple, end: End) -> bool {
+fn has_socket(skb: *mut __sk_buff, headers: &Headers, key: &FiveTuple, end: End) -> bool {
     const LISTEN: u32 = 10;
     let is_udp = key.protocol != TCP;
     // Of the packet that the socket would receive: its source first.
@@ -469,9 +473,30 @@ fn has_socket(skb: *mut __sk_buff, key: &FiveTuple, end: End) -> bool {
         if socket.is_null() {
             return false;
         }
+        let is_its = end == End::Target && expects(socket, headers);
         let state = (*socket).state;
         bpf_sk_release(socket.cast());
-        state != LISTEN
+        state != LISTEN && !is_its
+    }
+}
+
+/// Whether a socket may be that of a segment, which is not the first one of its connection.
+///
+/// # Safety
+/// The socket is one that a helper found, and not released.
+#[inline(always)]
+unsafe fn expects(socket: *mut bpf_sock, headers: &Headers) -> bool {
+    const WINDOW: u32 = 1 << 16;
+    let is_near = |a: u32, b: u32| a.wrapping_sub(b).wrapping_add(WINDOW) < 2 * WINDOW;
+    if is_first(headers) || !headers.has(tcp_flag::ACK) {
+        return false;
+    }
+    // SAFETY: as the caller says; the helper answers null for one that is not connected.
+    unsafe {
+        let tcp = bpf_tcp_sock(socket);
+        !tcp.is_null()
+            && is_near(headers.seq, (*tcp).rcv_nxt)
+            && is_near(headers.ack, (*tcp).snd_una)
     }
 }
 

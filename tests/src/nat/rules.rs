@@ -52,6 +52,8 @@ pub struct Service {
     pub targets: Vec<Target>,
     /// Whether clients are hidden from the targets.
     pub snat: Snat,
+    /// What becomes of connections to a former target: a word of truename's configuration.
+    pub on_change: Option<&'static str>,
 }
 
 impl Service {
@@ -71,6 +73,7 @@ impl Service {
             listen,
             targets,
             snat: Snat::Auto,
+            on_change: None,
         }
     }
 }
@@ -178,6 +181,9 @@ fn write_service(text: &mut String, number: usize, service: &Service) -> std::fm
     if service.snat == Snat::Never {
         writeln!(text, "snat = \"never\"")?;
     }
+    if let Some(on_change) = service.on_change {
+        writeln!(text, "on_change = \"{on_change}\"")?;
+    }
     Ok(())
 }
 
@@ -194,6 +200,7 @@ mod tests {
             Service::weighted(Protocol::Tcp, alias, &[(one, 1), (two, 3)]),
         ]);
         rules.services[1].snat = Snat::Never;
+        rules.services[1].on_change = Some("reset");
         rules.snat_ports = Some(61_000..=61_003);
         rules.max_flows = Some(16);
         rules.when_full = Some("evict");
@@ -221,6 +228,7 @@ target = [
   { address = "10.0.0.3:8080", weight = 3 },
 ]
 snat = "never"
+on_change = "reset"
 "#;
         assert_eq!(rules.configuration(&["c0", "lo"]), expected);
     }

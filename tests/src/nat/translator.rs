@@ -1,11 +1,11 @@
 //! Who translates in a lab.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{collections::HashMap, fs, net::IpAddr, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 
 use super::{beside::By, family::Family, lab::Lab, nftables, rules::Rules};
-use crate::truename::Truename;
+use crate::{traffic::DEADLINE, truename::Truename};
 
 /// A translator at work on a lab's node.
 #[derive(Debug)]
@@ -50,6 +50,22 @@ impl Translator {
         }
     }
 
+    /// Goes on with other rules. truename's agent goes on, too, and reads its configuration again.
+    ///
+    /// # Errors
+    /// The rules are refused.
+    pub fn reload(&self, lab: &Lab, rules: &Rules) -> Result<()> {
+        match self {
+            Self::Nftables => load(lab, rules),
+            Self::Truename(truename) => {
+                let agent = truename.agent()?;
+                let mark = agent.mark();
+                configure(lab, rules)?;
+                agent.wait_line(mark, &["Reloaded"], DEADLINE).map(drop)
+            }
+        }
+    }
+
     /// truename, if it is that.
     pub fn truename(&mut self) -> Option<&mut Truename> {
         match self {
@@ -59,9 +75,13 @@ impl Translator {
     }
 }
 
-fn configure(lab: &Lab, rules: &Rules) -> Result<std::path::PathBuf> {
-    lab.scratch
-        .write("truename.toml", &rules.configuration(&lab.interfaces()))
+/// Puts a file in the place of the present one, as editors do.
+fn configure(lab: &Lab, rules: &Rules) -> Result<PathBuf> {
+    let text = rules.configuration(&lab.interfaces());
+    let new = lab.scratch.write("truename.toml.new", &text)?;
+    let file = new.with_extension("");
+    fs::rename(new, &file).context("replace the configuration")?;
+    Ok(file)
 }
 
 fn load(lab: &Lab, rules: &Rules) -> Result<()> {
