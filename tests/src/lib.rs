@@ -8,6 +8,7 @@ pub mod flink;
 pub mod kubernetes_mock;
 pub mod namespace;
 pub mod nat;
+pub mod pinned;
 pub mod process;
 pub mod prog_run;
 pub mod random;

@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -13,6 +16,7 @@ use super::{
     attachment::Attachment,
     flows,
     names::Names,
+    retry::Problem,
     roles::Standing,
     sweep::{self, Sweeps},
     tables::KernelTables,
@@ -50,6 +54,10 @@ pub struct Watched {
     pub sweeps: Arc<Mutex<Sweeps>>,
     /// Connections that were refused, by service.
     pub refused: Arc<Mutex<BTreeMap<String, u64>>>,
+    /// What is tried again.
+    pub retried: [Problem; 2],
+    /// Entries of tables that somebody else changed and that were repaired.
+    pub repaired: Arc<AtomicU64>,
     /// What is known of the cluster.
     pub topology: watch::Receiver<Snapshot>,
     /// What is known of the roles that targets have.
@@ -305,6 +313,7 @@ impl Inner {
                 .iter()
                 .map(|error| format!("a new configuration is not used: {error}")),
         );
+        problems.extend(self.watched.retried.iter().filter_map(Problem::sentence));
         problems.extend(api::topology::problems(
             &self.watched.topology.borrow(),
             &clock,
@@ -338,6 +347,7 @@ impl Inner {
             connections,
             connection_capacity: services.capacity(),
             evicted: sweeps.evicted,
+            repaired: self.watched.repaired.load(Ordering::Relaxed),
             port_tries: services.tries()?,
             sweep: sweeps.last,
             topology: api::topology::cluster(
