@@ -7,6 +7,7 @@
 //! `/proc/sys`.
 
 pub mod api;
+mod backoff;
 pub mod cli;
 pub mod config;
 pub mod datapath;

@@ -174,6 +174,8 @@ fn without_an_agent_verbs_fail_with_one_line() {
         "flows",
         "services",
         "peers",
+        "topology",
+        "names",
         "monitor",
     ] {
         let output = truename(&[verb, "--control-socket", socket]);

@@ -84,7 +84,7 @@ pub struct Truename {
     /// What starts the agent, with its arguments; nothing if it is started directly.
     launcher: Vec<String>,
     environment: Vec<(String, OsString)>,
-    /// What stands in the place of others for agents.
+    /// What stands in the place of files of this host.
     files: Vec<(PathBuf, PathBuf)>,
     agent: Option<Process>,
 }
@@ -198,9 +198,9 @@ impl Truename {
         self.environment.push((name.to_owned(), value.into()));
     }
 
-    /// Gives agents files in the place of others: `(private file, path it stands for)`.
-    pub fn put_files(&mut self, files: &[(PathBuf, PathBuf)]) {
-        self.files.extend_from_slice(files);
+    /// Puts a file in the place of one of this host, for agents.
+    pub fn put_file(&mut self, private: impl Into<PathBuf>, public: impl Into<PathBuf>) {
+        self.files.push((private.into(), public.into()));
     }
 
     /// Starts an agent on the same pins and the same socket.

@@ -88,6 +88,7 @@ fn facts() -> Facts {
         addresses: ["10.99.0.1".parse().unwrap_or_else(|_| unreachable!())].into(),
         loopback: 1,
         sources: BTreeMap::new(),
+        roles: std::sync::Arc::default(),
     }
 }
 
@@ -103,10 +104,10 @@ fn read(file: &Path) -> Result<Config> {
 fn write_tables(pins: &Path, file: &Path) -> Result<(Present, plan::Tables)> {
     let config = read(file)?;
     let mut tables = TablesMut::open(&Pins::new(pins))?;
-    let wanted = reconcile::reconcile(&mut tables, |present| {
+    let done = reconcile::reconcile(&mut tables, |present| {
         plan::plan(&config, &facts(), &present.numbers(), &present.held)
     })?;
-    Ok((tables.present()?, wanted))
+    Ok((tables.present()?, done.wanted))
 }
 
 /// The tables hold what is wanted, and nothing besides but what the kernel learned.

@@ -1,8 +1,14 @@
 //! What a running agent tells of the cluster.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    net::UdpSocket,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
 use truename_tests::{
     namespace::Namespace,
     scratch::Scratch,
@@ -29,7 +35,15 @@ fn handshakes_that_were_seen_are_facts() {
         let found = wait_until(PATIENCE, name, || truename.rows("topology", &wanted)).unwrap();
         assert_eq!(found[0]["address"], address);
         assert!(found[0]["last_seen"].is_string(), "{found:?}");
+        let named = truename
+            .rows("names", &[("name", name), ("how", "seen")])
+            .unwrap();
+        assert_eq!(named[0]["addresses"], json!([address]));
     }
+    let peer = truename
+        .rows("names", &[("name", "taskmanager:6122")])
+        .unwrap();
+    assert_eq!(peer[0]["what"], json!(["peer"]));
 }
 
 /// A server inside a namespace that says who leads: a host of this name.
@@ -142,4 +156,150 @@ fn another_topology_needs_no_restart() -> Result<()> {
     );
     ensure!(first.requests().len() == asked, "the first is still asked");
     Ok(())
+}
+
+/// An agent that knows what the file says, on a host with these hosts and the name server 127.0.0.1.
+fn knowing(space: &Namespace, scratch: &Scratch, facts: &str, hosts: &str) -> Result<Truename> {
+    let facts = scratch.write("facts.toml", facts)?;
+    let text = format!(
+        "[datapath]\ninterfaces = [\"lo\"]\n[[endpoint]]\nname = \"jobs\"\nprotocol = \"pekko\"\nlisten = \"*:6123\"\n\
+         canonical = \"jobmanager:6123\"\n[topology]\nsource = \"file\"\npath = \"{}\"\n",
+        facts.display()
+    );
+    let file = scratch.write("truename.toml", &text)?;
+    let arguments = vec!["--config".to_owned(), file.display().to_string()];
+    let binary = truename_tests::truename::binary()?;
+    let mut truename = Truename::prepared(binary, space, scratch, arguments)?;
+    let resolver = "nameserver 127.0.0.1\noptions timeout:30 attempts:1\n";
+    truename.put_file(scratch.write("hosts", hosts)?, "/etc/hosts");
+    truename.put_file(scratch.write("resolv.conf", resolver)?, "/etc/resolv.conf");
+    truename.start_agent()?;
+    Ok(truename)
+}
+
+/// Where a name is by the hosts file, as the C library reads it.
+fn by_hosts_file(space: &Namespace, file: &Path, name: &str) -> Result<Vec<String>> {
+    let files = [(file.to_owned(), PathBuf::from("/etc/hosts"))];
+    let mut getent = space.command(Path::new("getent"), &files)?;
+    let output = getent.args(["-s", "files", "ahosts", name]).output()?;
+    let text = String::from_utf8(output.stdout)?;
+    let lines = text.lines().filter(|line| line.contains("STREAM"));
+    let addresses = lines.filter_map(|line| line.split(' ').next());
+    Ok(addresses.map(str::to_owned).collect())
+}
+
+#[test]
+fn names_have_addresses_by_the_file_by_look_up_and_by_themselves() {
+    let (space, scratch) = (
+        Namespace::new("names").unwrap(),
+        Scratch::new("names").unwrap(),
+    );
+    let facts = r#"
+        [leader]
+        rpc = "pekko.tcp://flink@jobmanager:6123"
+        rest = "http://10.0.0.1:8081"
+        [[worker]]
+        id = "tm-1"
+        rpc = "pekko.tcp://flink@stated:6122"
+        [[worker]]
+        id = "tm-2"
+        rpc = "pekko.tcp://flink@worker.invalid:6122"
+        [[address]]
+        name = "stated:6122"
+        address = "10.0.0.3"
+    "#;
+    let hosts = "127.0.0.1 localhost\n10.0.0.1 jobmanager\n10.9.9.9 stated\n";
+    let truename = knowing(&space, &scratch, facts, hosts).unwrap();
+    wait_until(PATIENCE, "the facts", || {
+        truename.rows("topology", &[("kind", "worker"), ("name", "tm-1")])
+    })
+    .unwrap();
+
+    let names = truename.json("names").unwrap();
+    let short: Vec<_> = names
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| json!([row["name"], row["what"], row["addresses"], row["how"]]))
+        .collect();
+    assert_eq!(
+        short,
+        [
+            json!([
+                "jobmanager:6123",
+                ["leader rpc", "endpoint jobs"],
+                ["10.0.0.1"],
+                "lookup"
+            ]),
+            json!(["10.0.0.1:8081", ["leader rest"], ["10.0.0.1"], "address"]),
+            json!(["stated:6122", ["worker tm-1"], ["10.0.0.3"], "file"]),
+            json!(["worker.invalid:6122", ["worker tm-2"], [], null]),
+        ]
+    );
+    let why = names[3]["note"].as_str().unwrap();
+    assert!(why.contains("cannot be looked up"), "{why}");
+    let table = truename.text("names").unwrap();
+    assert!(table.contains("leader rpc, endpoint jobs"), "{table}");
+
+    let lines = truename.words(&["names", "--format", "hosts"]).unwrap();
+    let file = scratch.write("new-hosts", &lines).unwrap();
+    for (name, addresses) in [
+        ("jobmanager", &["10.0.0.1"][..]),
+        ("stated", &["10.0.0.3"]),
+        ("worker.invalid", &[]),
+        ("leader", &[]),
+    ] {
+        let found = by_hosts_file(&space, &file, name).unwrap();
+        assert_eq!(found, addresses, "{lines}");
+    }
+    assert!(
+        lines.contains("\n# worker.invalid (worker tm-2): "),
+        "{lines}"
+    );
+    let block = truename.words(&["names", "--format", "coredns"]).unwrap();
+    let start = "hosts {\n    10.0.0.1 jobmanager  # leader rpc, endpoint jobs\n";
+    assert!(
+        block.starts_with(start) && block.ends_with("    fallthrough\n}\n"),
+        "{block}"
+    );
+}
+
+#[test]
+fn a_name_server_that_hangs_holds_up_neither_the_answer_nor_the_end() {
+    let (space, scratch) = (
+        Namespace::new("names").unwrap(),
+        Scratch::new("names").unwrap(),
+    );
+    // It takes questions and answers none.
+    let _server = space
+        .run(|| UdpSocket::bind("127.0.0.1:53"))
+        .unwrap()
+        .unwrap();
+    let workers = (0..2000).map(|n| {
+        format!("[[worker]]\nid = \"tm-{n:04}\"\nrpc = \"pekko.tcp://flink@tm-{n}.invalid:6122\"\n")
+    });
+    let facts = workers.collect::<String>();
+    let hosts = "127.0.0.1 localhost\n10.0.0.1 jobmanager\n";
+    let mut truename = knowing(&space, &scratch, &facts, hosts).unwrap();
+    wait_until(PATIENCE, "the facts", || {
+        truename.rows("topology", &[("kind", "worker"), ("name", "tm-1999")])
+    })
+    .unwrap();
+    let begin = Instant::now();
+    let names = truename.json("names").unwrap();
+    let took = begin.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    let names = names.as_array().unwrap();
+    assert_eq!(names.len(), 2001);
+    assert_eq!(names[0]["addresses"], json!(["10.0.0.1"]));
+    let late = names[1..].iter().filter(|row| {
+        let note = row["note"].as_str().unwrap_or_default();
+        note.starts_with("no answer within 5 s")
+    });
+    assert_eq!(late.count(), 2000);
+    // The threads that look names up hang for longer.
+    let begin = Instant::now();
+    truename.stop_agent().unwrap();
+    let took = begin.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}");
 }

@@ -17,9 +17,9 @@ use serde_json::Value;
 use truename_tests::{
     namespace::Namespace,
     nat,
+    pinned::ServiceTables,
     process::Process,
     scratch::Scratch,
-    tables::ServiceTables,
     topology::{Request, Server, flink},
     truename::Truename,
     wait::wait_until,
@@ -60,7 +60,7 @@ fn a_source_that_is_gone_for_long_makes_status_degraded_and_nothing_else() -> Re
         );
     let file = scratch.write("truename.toml", &text)?;
     let truename = Truename::start_file(&space, &scratch, &file)?;
-    let tables = ServiceTables::open(truename.bpffs())?;
+    let tables = ServiceTables::open(&truename)?;
     wait_until(PATIENCE, "the leader in the tables", || {
         let now = tables.targets(alias)?;
         ensure!(now == [target].into(), "{now:?}");

@@ -13,8 +13,8 @@ use truename_tests::{
     http::Http,
     hub::Hub,
     namespace::Namespace,
+    pinned::ServiceTables,
     scratch::Scratch,
-    tables::ServiceTables,
     timeline::Timeline,
     truename::{self, Truename},
     wait::wait_until,
@@ -55,10 +55,12 @@ impl Place {
         let arguments = vec!["--config".to_owned(), file.display().to_string()];
         let mut truename =
             Truename::prepared(truename::binary()?, hub.space(), scratch, arguments)?;
-        truename.put_files(cluster.files());
+        for (private, public) in cluster.files() {
+            truename.put_file(private, public);
+        }
         truename.start_agent()?;
         Ok(Self {
-            tables: ServiceTables::open(truename.bpffs())?,
+            tables: ServiceTables::open(&truename)?,
             truename,
             cluster,
             client,

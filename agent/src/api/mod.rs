@@ -5,6 +5,7 @@
 //! carry the version of the API. Field names are stable.
 
 mod client;
+mod names;
 mod rows;
 mod server;
 mod services;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::explain::{Explanation, Question};
 
 pub use client::{Client, ClientError, Events};
+pub use names::NameRow;
 pub use rows::{
     AliasRow, Aliases, CanonicalSource, EndpointRow, EventRow, FlowRow, FlowState, InterfaceRow,
     PeerRow, State, Status,
@@ -50,6 +52,8 @@ pub enum Request {
     Peers,
     /// What is known of the cluster.
     Topology,
+    /// The canonical names, and what they resolve to.
+    Names,
     /// Events from now on.
     Monitor,
     /// Remove every trace and exit.
@@ -78,6 +82,8 @@ pub enum Response {
     Peers(Vec<PeerRow>),
     /// To [`Request::Topology`].
     Topology(Vec<TopologyRow>),
+    /// To [`Request::Names`].
+    Names(Vec<NameRow>),
     /// After [`Request::Monitor`].
     Event(EventRow),
     /// After [`Request::Monitor`]: the client was too slow for this many events.

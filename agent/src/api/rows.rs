@@ -54,6 +54,8 @@ pub struct Status {
     pub connection_capacity: u32,
     /// Connections that were evicted since the agent started.
     pub evicted: u64,
+    /// Entries of tables that somebody else changed and that were repaired since the agent started.
+    pub repaired: u64,
     /// Connections by the tries that finding a source port took, from 1; the last counts those that
     /// got none.
     pub port_tries: Vec<u64>,

@@ -94,6 +94,8 @@ pub enum Verb {
     Peers,
     /// Show what is known of the cluster: who leads, who works, by whose word, how long ago
     Topology(Topology),
+    /// Show the canonical names, whose they are, and what they resolve to from here
+    Names(Names),
     /// Print events as they happen
     Monitor(Monitor),
     /// Show the frames of a recording, and what would be rewritten
@@ -275,6 +277,41 @@ pub struct Topology {
     pub watch: bool,
 }
 
+/// Arguments of `names`.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = NAMES_HELP)]
+pub struct Names {
+    /// Print in this format, whatever --output says
+    #[arg(long, value_enum)]
+    pub format: Option<NameFormat>,
+}
+
+/// How to print names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum NameFormat {
+    /// Lines for /etc/hosts; names without an address are comments
+    Hosts,
+    /// A hosts block for a Corefile
+    Coredns,
+    /// One JSON document
+    Json,
+}
+
+const NAMES_HELP: &str = "How an address was found, the first that tells one:
+  address  it is the name
+  file     the operator's file says so
+  lookup   this host's hosts file or DNS says so
+  seen     a handshake came from there
+
+Names are looked up when they are asked for, which takes 5 s at the most. The verb only reports:
+that a name has no address is no failure. It exits with 1 if the agent cannot be asked.
+
+Examples:
+  truename names
+  truename names --format hosts                        10.0.0.3 taskmanager  # worker tm-1
+  truename names --format coredns
+  truename names -o jsonl | jq -r 'select(.how == null) | .name'";
+
 /// Arguments of `decode`.
 #[derive(Debug, ClapArgs)]
 pub struct Decode {
@@ -378,6 +415,8 @@ mod tests {
         assert!(parse(&["flows", "--state", "nonsense"]).is_err());
         assert!(parse(&["flows", "--totals", "--rates"]).is_err());
         assert!(parse(&["flows", "flush", "--client", "10.0.0.1", "-y"]).is_ok());
+        assert!(parse(&["names", "--format", "hosts"]).is_ok());
+        assert!(parse(&["names", "--format", "bind"]).is_err());
         assert!(parse(&["explain", "fd00::1", "[fd00::2]:80"]).is_ok());
         assert!(parse(&["explain", "[fd00::1]:5", "[fd00::2]:80"]).is_ok());
         assert!(parse(&["explain", "10.0.0.1", "10.0.0.2"]).is_err());

@@ -10,8 +10,10 @@ mod doctor;
 mod endpoints;
 mod explain;
 mod flows;
+mod hosts;
 mod man;
 mod monitor;
+mod names;
 mod output;
 mod peers;
 mod run;
@@ -94,6 +96,7 @@ fn dispatch(args: Args) -> anyhow::Result<Exit> {
         Verb::Explain(verb) => explain::run(&global, verb),
         Verb::Peers => peers::run(&global),
         Verb::Topology(verb) => topology::run(&global, &verb),
+        Verb::Names(verb) => names::run(&global, &verb),
         Verb::Monitor(verb) => monitor::run(&global, &verb),
         Verb::Decode(verb) => decode::run(&global, verb),
         Verb::Doctor => doctor::run(&global),

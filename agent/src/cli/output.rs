@@ -42,6 +42,11 @@ impl Output {
         self.format
     }
 
+    /// The same in another format.
+    pub const fn with(self, format: Format) -> Self {
+        Self { format, ..self }
+    }
+
     /// Prints rows; `nothing` is what people see if there are none.
     pub fn rows<R: Row>(self, rows: &[R], nothing: &str) -> anyhow::Result<()> {
         let text = match self.format {

@@ -1,5 +1,7 @@
 //! `truename run`
 
+use std::time::Duration;
+
 use anyhow::Context as _;
 
 use super::{
@@ -12,6 +14,9 @@ use crate::{
     datapath::Mode,
     logging, sysctl,
 };
+
+/// How long what is under way may take when the agent has ended. A look-up that hangs is not waited for.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 pub fn run(global: Global, verb: Run) -> anyhow::Result<Exit> {
     let flags = Flags {
@@ -37,7 +42,9 @@ pub fn run(global: Global, verb: Run) -> anyhow::Result<Exit> {
         .enable_all()
         .build()
         .context("cannot start threads")?;
-    runtime.block_on(crate::run::run(sources, config, mode, ready))?;
+    let ended = runtime.block_on(crate::run::run(sources, config, mode, ready));
+    runtime.shutdown_timeout(GOODBYE);
+    ended?;
     Ok(Exit::Success)
 }
 

@@ -83,6 +83,13 @@ fn text(output: Output, status: &Status) -> String {
     if status.evicted > 0 {
         let _ = writeln!(text, "\n{} connection(s) were evicted", status.evicted);
     }
+    if status.repaired > 0 {
+        let _ = writeln!(
+            text,
+            "\n{} table entries that somebody else changed were repaired",
+            status.repaired
+        );
+    }
     if !counted.is_empty() {
         let _ = writeln!(text, "\n{}", output.table(&counted));
     }

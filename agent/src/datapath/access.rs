@@ -7,7 +7,7 @@ use aya::{
     maps::{HashMap, Map, MapData, MapError},
 };
 
-use super::{Pins, error::DatapathError};
+use super::{Pins, batch, error::DatapathError};
 
 /// A hash table.
 pub type Table<K, V> = HashMap<MapData, K, V>;
@@ -34,19 +34,13 @@ pub fn open<T: TryFrom<Map, Error = MapError>>(
     T::try_from(map).map_err(foreign)
 }
 
-/// The entries of a table. One that vanishes while they are listed is left out.
+/// The entries of a table, as [`batch::visit`] shows them.
 pub fn entries<K: Pod, V: Pod>(
     table: &Table<K, V>,
     name: &'static str,
 ) -> Result<Vec<(K, V)>, DatapathError> {
     let mut all = Vec::new();
-    for entry in table.iter() {
-        match entry {
-            Ok(entry) => all.push(entry),
-            Err(MapError::KeyNotFound) => {}
-            Err(error) => return Err(DatapathError::table("list", name)(error)),
-        }
-    }
+    batch::visit(table, name, |key, value| all.push((key, value)))?;
     Ok(all)
 }
 

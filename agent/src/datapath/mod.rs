@@ -8,6 +8,7 @@
 
 mod access;
 mod attach;
+mod batch;
 mod clsact;
 mod detach;
 mod error;

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use aya::maps::{Array, MapData, MapError, PerCpuArray};
 use truename_common::{
-    layout::{Conntrack, FiveTuple, Service, Settings, Slots, Socket, TARGETS_MAX, Target, map},
+    layout::{Conntrack, FiveTuple, Service, Settings, Slots, Socket, Target, map},
     nat,
 };
 
 use super::{
     Pins,
     access::{Table, capacity, entries, get, insert, open, remove},
+    batch,
     error::DatapathError,
 };
 use crate::{plan::Held, reconcile::Change};
@@ -47,12 +48,11 @@ impl ServiceTables {
         })
     }
 
-    /// Everything that a plan goes by.
-    pub fn held(&self) -> Result<Held, DatapathError> {
+    /// What the agent wrote that a plan goes by, but for where connections stay.
+    pub(super) fn owned(&self) -> Result<Held, DatapathError> {
         let mut held = Held {
             services: self.services()?.into_iter().collect(),
             targets: self.targets()?,
-            moved: entries(&self.moved, map::MOVED)?.into_iter().collect(),
             settings: self.settings()?,
             ..Held::default()
         };
@@ -63,10 +63,15 @@ impl ServiceTables {
                 }
             }
         }
+        Ok(held)
+    }
+
+    /// The rest that a plan goes by.
+    pub(super) fn add_connections(&self, held: &mut Held) -> Result<(), DatapathError> {
+        held.moved.extend(self.moved()?);
         self.visit_connections(|key, entry| {
             held.connections.insert(key, entry);
-        })?;
-        Ok(held)
+        })
     }
 
     /// Makes a change; those of other tables are none of this.
@@ -116,22 +121,18 @@ impl ServiceTables {
     /// Targets that are in use, by number.
     pub fn targets(&self) -> Result<BTreeMap<u32, Target>, DatapathError> {
         let mut targets = BTreeMap::new();
-        for number in 0..TARGETS_MAX {
-            let target = self.targets.get(&number, 0);
-            let target = target.map_err(DatapathError::table("read", map::TARGETS))?;
+        batch::visit(&self.targets, map::TARGETS, |number, target: Target| {
             if target.port != 0 {
                 targets.insert(number, target);
             }
-        }
+        })?;
         Ok(targets)
     }
 
-    /// Some slots.
+    /// Some slots, as far as the table has them.
     pub fn slots(&self, range: Slots) -> Result<Vec<u32>, DatapathError> {
-        (range.first..range.first.saturating_add(range.count))
-            .map(|position| self.slots.get(&position, 0))
-            .collect::<Result<_, _>>()
-            .map_err(DatapathError::table("read", map::SLOTS))
+        let positions = range.first..range.first.saturating_add(range.count);
+        batch::range(&self.slots, positions, map::SLOTS)
     }
 
     /// What the kernel program goes by.
@@ -151,23 +152,13 @@ impl ServiceTables {
         get(&self.connections, key, map::CONNTRACK)
     }
 
-    /// Shows every connection that is there all the time, if it returns true. One that comes or goes
-    /// meanwhile may be shown, and while connections go, others may be shown twice.
+    /// Shows every connection that is there all the time, once. One that comes or goes meanwhile is shown
+    /// once or not at all.
     pub fn visit_connections(
         &self,
-        mut visit: impl FnMut(FiveTuple, Conntrack),
-    ) -> Result<bool, DatapathError> {
-        // Where the connection is gone that was shown last, the kernel begins again; under heavy
-        // change that must have an end.
-        let most = 4 * (self.capacity as usize + 1024);
-        let mut keys = self.connections.keys();
-        for key in keys.by_ref().take(most) {
-            let key = key.map_err(DatapathError::table("list", map::CONNTRACK))?;
-            if let Some(entry) = self.connection(&key)? {
-                visit(key, entry);
-            }
-        }
-        Ok(keys.next().is_none())
+        visit: impl FnMut(FiveTuple, Conntrack),
+    ) -> Result<(), DatapathError> {
+        batch::visit(&self.connections, map::CONNTRACK, visit)
     }
 
     /// Forgets a connection; whether it was there.

@@ -1,19 +1,21 @@
-//! What aya does not ask of the kernel: where a pinned link hangs, to detach it at once, and to wait for
-//! running programs.
+//! What aya does not ask of the kernel: where a pinned link hangs, to detach it at once, to wait for
+//! running programs, and to read many entries of a table at a time.
 
 use std::{
     ffi::CString,
     fs, io,
     os::{
-        fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
+        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
         unix::ffi::OsStrExt as _,
     },
     path::Path,
 };
 
+use aya::Pod;
 use rustix::thread::{MembarrierCommand, membarrier};
 
 const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_LINK_DETACH: libc::c_long = 34;
 
 /// The part of `union bpf_attr` that `BPF_OBJ_GET` reads.
@@ -22,6 +24,19 @@ struct ObjGet {
     pathname: u64,
     bpf_fd: u32,
     file_flags: u32,
+}
+
+/// The part of `union bpf_attr` that `BPF_MAP_LOOKUP_BATCH` reads and writes.
+#[repr(C)]
+struct LookupBatch {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
 }
 
 /// The interface number that a pinned tcx link hangs on: 0 if the interface is gone.
@@ -61,6 +76,60 @@ pub fn detach_link(path: &Path) -> io::Result<()> {
 /// which programs run.
 pub fn wait_for_programs() -> io::Result<()> {
     Ok(membarrier(MembarrierCommand::Global)?)
+}
+
+/// Reads as many entries as both vectors have capacity for, in place of what they hold, beginning at a
+/// place in the table; where the next ones are, or None if these are the last.
+///
+/// The place in an array is the position before; that in a hash table, the number of a bucket, of which
+/// entries are read all or none: `ENOSPC` if not even one bucket fits.
+///
+/// # Safety
+/// The table is an array or a hash table with one value a key, whose keys have the size of `K` and whose
+/// values have that of `V`.
+pub unsafe fn lookup_batch<K: Pod, V: Pod>(
+    table: BorrowedFd<'_>,
+    from: Option<u32>,
+    keys: &mut Vec<K>,
+    values: &mut Vec<V>,
+) -> io::Result<Option<u32>> {
+    keys.clear();
+    values.clear();
+    let capacity = keys.capacity().min(values.capacity());
+    let mut next = 0_u32;
+    let mut attr = LookupBatch {
+        in_batch: from.as_ref().map_or(0, |from| &raw const *from as u64),
+        out_batch: &raw mut next as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count: u32::try_from(capacity).unwrap_or(u32::MAX),
+        map_fd: table.as_raw_fd() as u32,
+        elem_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: attr has the layout that the command reads and writes; the places are of four bytes, as
+    // both kinds of tables have them; and at most `count` entries of the table's sizes are written,
+    // for which both vectors have the capacity.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_MAP_LOOKUP_BATCH,
+            &raw mut attr,
+            size_of::<LookupBatch>(),
+        )
+    };
+    let is_last = match (result, io::Error::last_os_error()) {
+        (0.., _) => false,
+        (_, error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+        (_, error) => return Err(error),
+    };
+    let count = (attr.count as usize).min(capacity);
+    // SAFETY: the kernel wrote so many, and any bytes are a value of either type.
+    unsafe {
+        keys.set_len(count);
+        values.set_len(count);
+    }
+    Ok((!is_last).then_some(next))
 }
 
 fn obj_get(path: &Path) -> io::Result<OwnedFd> {

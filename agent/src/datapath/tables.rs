@@ -3,12 +3,13 @@
 use aya::maps::{Array, MapData, PerCpuArray, RingBuf};
 use truename_common::layout::{
     AliasKey, AliasStat, Conntrack, Counter, Endpoint, FiveTuple, ListedAlias, Names, Peer,
-    PeerKey, RpcFlow, Service, Settings, Socket, Target, map,
+    PeerKey, RpcFlow, Service, Settings, Slots, Socket, Target, map,
 };
 
 use super::{
     Pins, ServiceTables,
     access::{Table, capacity, entries, get, insert, open, remove},
+    batch,
     error::DatapathError,
     sys,
 };
@@ -96,8 +97,8 @@ impl Tables {
 
     /// The aliases that endpoints with a list answer to.
     pub fn listed(&self) -> Result<Vec<ListedAlias>, DatapathError> {
-        let keys: Result<Vec<_>, _> = self.listed.keys().collect();
-        keys.map_err(DatapathError::table("list", map::LISTED))
+        let listed = entries(&self.listed, map::LISTED)?;
+        Ok(listed.into_iter().map(|(alias, _)| alias).collect())
     }
 
     /// Names, configured and learned.
@@ -180,6 +181,12 @@ impl Kernel for TablesMut {
     type Error = DatapathError;
 
     fn present(&self) -> Result<Present, DatapathError> {
+        let mut present = self.owned()?;
+        self.services.add_connections(&mut present.held)?;
+        Ok(present)
+    }
+
+    fn owned(&self) -> Result<Present, DatapathError> {
         let mut present = Present {
             endpoints: entries(&self.endpoints, map::ENDPOINTS)?
                 .into_iter()
@@ -189,17 +196,19 @@ impl Kernel for TablesMut {
                 .into_iter()
                 .map(|(key, _)| (key.endpoint, key.alias))
                 .collect(),
-            held: self.services.held()?,
+            held: self.services.owned()?,
             ..Present::default()
         };
-        for port in 0..=u16::MAX {
-            let flags = self.ports.get(&u32::from(port), 0);
-            match flags.map_err(DatapathError::table("read", map::PORTS))? {
-                0 => {}
-                flags => drop(present.ports.insert(port, flags)),
+        batch::visit(&self.ports, map::PORTS, |port: u32, flags: u8| {
+            if let (Ok(port), 1..) = (u16::try_from(port), flags) {
+                present.ports.insert(port, flags);
             }
-        }
+        })?;
         Ok(present)
+    }
+
+    fn slots(&self, range: Slots) -> Result<Vec<u32>, DatapathError> {
+        self.services.slots(range)
     }
 
     fn apply(&mut self, change: &Change) -> Result<(), DatapathError> {

@@ -1,6 +1,6 @@
 //! `host:port` as written in a name.
 
-use std::{fmt, net::Ipv4Addr, net::Ipv6Addr, str::FromStr};
+use std::{borrow::Borrow, fmt, net::Ipv4Addr, net::Ipv6Addr, str::FromStr};
 
 use truename_common::layout::{self, AUTHORITY_MAX};
 
@@ -73,6 +73,13 @@ impl Authority {
 impl fmt::Display for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+/// Authorities are ordered as their texts are, so that a map of them is searched by a text.
+impl Borrow<str> for Authority {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

@@ -8,7 +8,12 @@
 //! through its old choice, too, until those that the new one would send elsewhere are listed in
 //! `MOVED`. A service may reset those with former targets instead: they are forgotten, and what their
 //! clients send next goes to a present target, which knows nothing of them.
+//!
+//! [`repair`] does the same to what somebody else changed: wanted is then what was wanted before.
 
+mod change;
+#[cfg(test)]
+mod failure_tests;
 #[cfg(test)]
 mod service_tests;
 mod services;
@@ -17,11 +22,11 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use truename_common::layout::{
-    Authority, Endpoint, FiveTuple, ListedAlias, Names, Service, Settings, Socket, Target,
-};
+use truename_common::layout::{Authority, Endpoint, Names, Slots, Socket};
 
 use crate::plan::{Held, Tables, listed_key};
+
+pub use change::{Change, Entry};
 
 /// The present contents of the kernel tables.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,6 +54,18 @@ pub trait Kernel {
     /// When one cannot be read.
     fn present(&self) -> Result<Present, Self::Error>;
 
+    /// The same without connections and where they stay, which may be many.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    fn owned(&self) -> Result<Present, Self::Error>;
+
+    /// What some slots hold, also such as no service refers to.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn slots(&self, range: Slots) -> Result<Vec<u32>, Self::Error>;
+
     /// Makes a change.
     ///
     /// # Errors
@@ -62,43 +79,6 @@ pub trait Kernel {
     fn barrier(&self) -> Result<(), Self::Error>;
 }
 
-/// One step.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[allow(
-    clippy::large_enum_variant,
-    reason = "there are few steps and they live briefly"
-)]
-pub enum Change {
-    /// Sets an entry of `LISTED`.
-    List(ListedAlias),
-    /// Sets an entry of `NAMES`.
-    Name(Socket, Names),
-    /// Sets an entry of `ENDPOINTS`.
-    Endpoint(Socket, Endpoint),
-    /// Sets an entry of `TARGETS`; port 0 frees it.
-    Target(u32, Target),
-    /// Sets an entry of `SLOTS`.
-    Slot(u32, u32),
-    /// Sets `SETTINGS`.
-    Settings(Settings),
-    /// Sets an entry of `SERVICES`.
-    Service(Socket, Service),
-    /// Sets an entry of `MOVED`.
-    Move(FiveTuple, u32),
-    /// Removes an entry of `CONNTRACK`, and those of `RPC_FLOWS` and `MOVED` of the connection.
-    Forget(FiveTuple),
-    /// Removes an entry of `SERVICES`.
-    RemoveService(Socket),
-    /// Sets the flags of a port, 0 to remove it.
-    Port(u16, u8),
-    /// Removes an entry of `ENDPOINTS`.
-    RemoveEndpoint(Socket),
-    /// Removes an entry of `NAMES`.
-    RemoveName(Socket),
-    /// Removes an entry of `LISTED`.
-    Unlist(ListedAlias),
-}
-
 impl Present {
     /// The numbers of the endpoints, for [`crate::plan::plan`].
     pub fn numbers(&self) -> BTreeMap<Socket, u32> {
@@ -109,7 +89,16 @@ impl Present {
     }
 }
 
-/// Brings the kernel tables to what `plan` wants, given what they hold, and returns that.
+/// What was done.
+#[derive(Clone, Debug, Default)]
+pub struct Reconciled {
+    /// What the tables hold now, of what was planned.
+    pub wanted: Tables,
+    /// The entries that were others.
+    pub changed: BTreeSet<Entry>,
+}
+
+/// Brings the kernel tables to what `plan` wants, given what they hold.
 ///
 /// # Errors
 /// When a table cannot be read or written. What was done so far is a usable state, from which the
@@ -117,35 +106,79 @@ impl Present {
 pub fn reconcile<K: Kernel>(
     kernel: &mut K,
     plan: impl FnOnce(&Present) -> Tables,
-) -> Result<Tables, K::Error> {
+) -> Result<Reconciled, K::Error> {
+    let mut done = Reconciled::default();
     let mut present = kernel.present()?;
     let unsettled = services::unsettled(&present.held);
     if !unsettled.is_empty() {
-        settle(kernel, &unsettled)?;
+        done.settle(kernel, &unsettled)?;
         present = kernel.present()?;
     }
-    let wanted = plan(&present);
-    let steps = diff(&wanted, &present);
-    for change in &steps.additions {
-        kernel.apply(change)?;
-    }
-    if !steps.unsettled.is_empty() {
-        settle(kernel, &steps.unsettled)?;
-    }
-    for change in &steps.removals {
-        kernel.apply(change)?;
-    }
-    Ok(wanted)
+    done.wanted = plan(&present);
+    done.bring(kernel, &present)?;
+    Ok(done)
 }
 
-fn settle<K: Kernel>(kernel: &mut K, aliases: &BTreeSet<Socket>) -> Result<(), K::Error> {
-    // A connection that a processor begins by the old choice is in its table before this returns.
-    kernel.barrier()?;
-    let held = kernel.present()?.held;
-    for change in services::settle(held, aliases) {
-        kernel.apply(&change)?;
+/// Brings the kernel tables back to what a call before left there.
+///
+/// Nothing is planned or settled by what they hold: that is somebody else's. A service, a target and an
+/// endpoint keep the numbers by which connections know them.
+///
+/// # Errors
+/// As [`reconcile`].
+pub fn repair<K: Kernel>(kernel: &mut K, wanted: Tables) -> Result<Reconciled, K::Error> {
+    let mut done = Reconciled {
+        wanted,
+        ..Reconciled::default()
+    };
+    let mut present = kernel.owned()?;
+    for range in done.wanted.services.slots.keys() {
+        // The service that refers to it was changed; it may be as it was.
+        if !present.held.slots.contains_key(range) {
+            present.held.slots.insert(*range, kernel.slots(*range)?);
+        }
     }
-    Ok(())
+    done.bring(kernel, &present)?;
+    Ok(done)
+}
+
+impl Reconciled {
+    fn bring<K: Kernel>(&mut self, kernel: &mut K, present: &Present) -> Result<(), K::Error> {
+        let steps = diff(&self.wanted, present);
+        self.apply(kernel, &steps.additions)?;
+        if !steps.unsettled.is_empty() {
+            self.settle(kernel, &steps.unsettled)?;
+        }
+        self.apply(kernel, &steps.removals)
+    }
+
+    fn apply<K: Kernel>(&mut self, kernel: &mut K, steps: &[Change]) -> Result<(), K::Error> {
+        for change in steps {
+            kernel.apply(change)?;
+            self.changed.insert(change.entry());
+        }
+        Ok(())
+    }
+
+    fn settle<K: Kernel>(
+        &mut self,
+        kernel: &mut K,
+        aliases: &BTreeSet<Socket>,
+    ) -> Result<(), K::Error> {
+        // A connection that a processor begins by the old choice is in its table before this returns.
+        kernel.barrier()?;
+        let held = kernel.present()?.held;
+        let steps = services::settle(held, aliases);
+        self.apply(kernel, &steps)?;
+        for change in steps {
+            if let Change::Service(alias, settled) = change
+                && let Some(wanted) = self.wanted.services.services.get_mut(&alias)
+            {
+                *wanted = settled;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The steps from `present` to `wanted`.

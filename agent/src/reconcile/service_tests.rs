@@ -4,7 +4,7 @@ use std::{cell::RefCell, convert::Infallible};
 
 use proptest::prelude::*;
 use truename_common::{
-    layout::{Conntrack, Slots, TCP, service_flags, target_flags},
+    layout::{Conntrack, FiveTuple, Service, Slots, TCP, service_flags, target_flags},
     nat::{self, Choice},
 };
 
@@ -29,7 +29,7 @@ fn address(text: &str) -> [u8; 16] {
     bytes(text.parse().unwrap())
 }
 
-fn original(client: u16, alias: Socket) -> FiveTuple {
+pub(super) fn original(client: u16, alias: Socket) -> FiveTuple {
     FiveTuple {
         client: address("10.9.0.1"),
         endpoint: alias.address,
@@ -156,7 +156,7 @@ impl Fake {
             }
             tables
         };
-        reconcile(self, plan).unwrap()
+        reconcile(self, plan).unwrap().wanted
     }
 
     /// Only a service that wants it so ends connections, and those of its targets go on.
@@ -179,6 +179,22 @@ impl Kernel for Fake {
 
     fn present(&self) -> Result<Present, Infallible> {
         Ok(self.shown())
+    }
+
+    fn owned(&self) -> Result<Present, Infallible> {
+        self.present()
+    }
+
+    fn slots(&self, range: Slots) -> Result<Vec<u32>, Infallible> {
+        let present = self.present.borrow();
+        let slot = |position| {
+            let one = Slots {
+                first: position,
+                count: 1,
+            };
+            present.held.slots.get(&one).map_or(0, |slot| slot[0])
+        };
+        Ok((range.first..range.first + range.count).map(slot).collect())
     }
 
     fn apply(&mut self, change: &Change) -> Result<(), Infallible> {
@@ -251,7 +267,7 @@ impl Kernel for Fake {
     }
 }
 
-fn facts(sources: u8) -> Facts {
+pub(super) fn facts(sources: u8) -> Facts {
     let ip = |n: u8| format!("10.0.0.{n}").parse().unwrap();
     Facts {
         addresses: [ip(1), ip(10)].into(),
@@ -262,9 +278,9 @@ fn facts(sources: u8) -> Facts {
 }
 
 /// Services by the last byte of their alias, with the last bytes and weights of their targets.
-type Wanted = BTreeMap<u8, BTreeMap<u8, u32>>;
+pub(super) type Wanted = BTreeMap<u8, BTreeMap<u8, u32>>;
 
-fn config(wanted: &Wanted, reverse: bool) -> Config {
+pub(super) fn config(wanted: &Wanted, reverse: bool) -> Config {
     let mut text = String::new();
     let mut services: Vec<_> = wanted.iter().collect();
     if reverse {

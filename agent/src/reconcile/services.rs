@@ -26,14 +26,23 @@ pub fn diff(wanted: &Services, held: &Held) -> Steps {
             steps.additions.push(Change::Target(*number, *target));
         }
     }
+    let mut rewritten = BTreeSet::new();
     for (range, contents) in &wanted.slots {
-        if held.slots.get(range) != Some(contents) {
-            let positions = range.first..;
-            let slots = positions.zip(contents);
-            let slots = slots.map(|(position, number)| Change::Slot(position, *number));
-            steps.additions.extend(slots);
+        let present = held.slots.get(range);
+        if present == Some(contents) {
+            continue;
         }
+        rewritten.insert(*range);
+        let now = |index: usize| present.and_then(|present| present.get(index));
+        let slots = (range.first..).zip(contents).enumerate();
+        let others = slots.filter(|(index, (_, number))| now(*index) != Some(number));
+        let others = others.map(|(_, (position, number))| Change::Slot(position, *number));
+        steps.additions.extend(others);
     }
+    // Somebody else wrote slots that are in use: connections may have begun by them.
+    let services = held.services.iter();
+    let in_use = services.filter(|(_, service)| rewritten.contains(&service.slots));
+    steps.unsettled.extend(in_use.map(|(alias, _)| *alias));
     if held.settings != wanted.settings {
         steps.additions.push(Change::Settings(wanted.settings));
     }

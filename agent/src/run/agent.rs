@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::{
     RunError,
@@ -14,6 +14,7 @@ use super::{
     detach,
     keeper::{Keeper, translated_targets},
     notify,
+    retry::Retry,
     roles::Standing,
     service::{AgentService, Live},
 };
@@ -55,11 +56,30 @@ pub struct Agent {
     pub targets: BTreeSet<IpAddr>,
     /// Why the configuration that was read last is not in force.
     pub refused: Option<String>,
+    /// When [`Self::follow`] is tried again.
+    pub retry: Retry,
+    /// Is told when the tables shall be checked.
+    pub check: Arc<Notify>,
 }
 
 impl Agent {
-    /// Brings attachments and tables to what the host is like now.
-    pub async fn follow(&mut self) -> Result<(), RunError> {
+    /// Brings attachments and tables to what the host is like now. What fails is told, and tried again.
+    pub async fn follow(&mut self) {
+        let brought = self.bring().await;
+        self.note(brought);
+    }
+
+    /// Has what failed tried again.
+    pub fn note(&mut self, brought: Result<(), RunError>) {
+        match brought {
+            Err(error) => self.retry.failed(Some(error.to_string())),
+            // They tell themselves why.
+            Ok(()) if self.attachment.is_incomplete() => self.retry.failed(None),
+            Ok(()) => self.retry.succeeded(),
+        }
+    }
+
+    async fn bring(&mut self) -> Result<(), RunError> {
         let inventory = self.links.inventory().await?;
         self.attachment.follow(&inventory);
         let standing = self.standing.borrow_and_update().clone();
@@ -76,6 +96,9 @@ impl Agent {
 
     /// Reads the configuration again. A bad one is told, and leaves the one before in force.
     pub async fn reload(&mut self, occasion: Occasion) {
+        if occasion == Occasion::Signal {
+            self.check.notify_one();
+        }
         let read = self.sources.read(sysctl::timeouts());
         let current = Arc::clone(&self.config.borrow());
         if read.as_ref().is_ok_and(|config| *config == *current) && self.refused.is_none() {
@@ -158,6 +181,7 @@ impl Agent {
         self.follower.follow(&next.topology).await;
         self.config.send_replace(next);
         self.show(&facts, standing.generation, &left_out);
+        self.note(Ok(()));
         Ok(())
     }
 

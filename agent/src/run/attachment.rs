@@ -170,6 +170,11 @@ impl Attachment {
         }
     }
 
+    /// Whether a wanted interface could not be attached.
+    pub fn is_incomplete(&self) -> bool {
+        !self.failed.is_empty()
+    }
+
     /// How the programs are attached.
     pub const fn mode(&self) -> Mode {
         self.programs.mode()

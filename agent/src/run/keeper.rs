@@ -2,7 +2,7 @@
 //! is over.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     io::{self, Read as _},
     net::IpAddr,
@@ -13,7 +13,7 @@ use crate::{
     config::{Config, Snat},
     datapath::{DatapathError, Pins, TablesMut},
     plan::{self, Facts, Roles, roles},
-    reconcile,
+    reconcile::{self, Entry},
 };
 
 /// Keeps the tables as they are wanted.
@@ -22,8 +22,10 @@ pub struct Keeper {
     tables: TablesMut,
     /// For the first start: marks packets that are translated.
     tag: u16,
-    /// What the tables were made from last.
+    /// What the host was like the last time.
     facts: Option<Facts>,
+    /// What the tables hold since then. None: bringing them to it failed.
+    wanted: Option<plan::Tables>,
     left_out: Vec<String>,
     is_waiting: bool,
     /// Addresses and ports of the targets that are kept for connections only.
@@ -41,6 +43,7 @@ impl Keeper {
             tables: TablesMut::open(pins)?,
             tag: random_tag(),
             facts: None,
+            wanted: None,
             left_out: Vec::new(),
             is_waiting: false,
             kept: BTreeSet::new(),
@@ -53,13 +56,11 @@ impl Keeper {
     /// # Errors
     /// When a table cannot be read or written; the next call tries again.
     pub fn follow(&mut self, facts: &Facts) -> Result<(), DatapathError> {
-        if self.facts.as_ref() == Some(facts) {
+        if self.wanted.is_some() && self.facts.as_ref() == Some(facts) {
             return Ok(());
         }
-        self.facts = None;
-        self.bring(facts)?;
         self.facts = Some(facts.clone());
-        Ok(())
+        self.tidy()
     }
 
     /// Goes on with another configuration; if the tables cannot be brought to it, with the one before.
@@ -68,7 +69,7 @@ impl Keeper {
     /// As [`Self::follow`].
     pub fn change(&mut self, config: Arc<Config>, facts: &Facts) -> Result<(), DatapathError> {
         let before = std::mem::replace(&mut self.config, config);
-        self.facts = None;
+        self.wanted = None;
         self.follow(facts).inspect_err(|_| {
             self.config = before;
             if let Err(error) = self.follow(facts) {
@@ -77,15 +78,44 @@ impl Keeper {
         })
     }
 
-    /// The same, although the host is as it was: connections ended that something was kept for.
+    /// The same, although the host is as it was: connections ended that something was kept for, or it
+    /// failed the last time.
     ///
     /// # Errors
     /// As [`Self::follow`].
     pub fn tidy(&mut self) -> Result<(), DatapathError> {
-        match self.facts.take() {
-            Some(facts) => self.follow(&facts),
+        self.wanted = None;
+        match self.facts.clone() {
+            Some(facts) => self.bring(&facts),
             None => Ok(()),
         }
+    }
+
+    /// Repairs what somebody else changed in the tables; how many entries of which table that were.
+    ///
+    /// # Errors
+    /// When a table cannot be read or written; the next call tries again.
+    pub fn repair(&mut self) -> Result<BTreeMap<&'static str, u64>, DatapathError> {
+        let mut repaired = BTreeMap::new();
+        let Some(wanted) = self.wanted.clone() else {
+            return self.tidy().map(|()| repaired);
+        };
+        let done = reconcile::repair(&mut self.tables, wanted)?;
+        let names = &done.wanted.names;
+        for entry in &done.changed {
+            let is_foreign = match entry {
+                // The kernel program may have learned it when its endpoint was just being removed.
+                Entry::Name(socket) => names.contains_key(socket),
+                // Follows from the repair of a service.
+                Entry::Moved(_) | Entry::Connection(_) => false,
+                _ => true,
+            };
+            if is_foreign {
+                *repaired.entry(entry.table()).or_default() += 1;
+            }
+        }
+        self.wanted = Some(done.wanted);
+        Ok(repaired)
     }
 
     /// What of the configuration is left out, a sentence each.
@@ -95,18 +125,19 @@ impl Keeper {
 
     /// Whether [`Self::tidy`] has something to do, now that connections go to the targets at `used`.
     pub fn is_untidy(&self, used: &BTreeSet<([u8; 16], u16)>) -> bool {
-        self.is_waiting || !self.kept.is_subset(used)
+        self.wanted.is_none() || self.is_waiting || !self.kept.is_subset(used)
     }
 
     fn bring(&mut self, facts: &Facts) -> Result<(), DatapathError> {
         let (config, tag) = (&self.config, self.tag);
-        let wanted = reconcile::reconcile(&mut self.tables, |present| {
+        let done = reconcile::reconcile(&mut self.tables, |present| {
             let mut held = present.held.clone();
             if held.settings.tag == 0 {
                 held.settings.tag = tag;
             }
             plan::plan(config, facts, &present.numbers(), &held)
         })?;
+        let wanted = done.wanted;
         self.is_waiting = wanted.services.is_waiting;
         let listed: BTreeSet<_> = wanted.services.slots.values().flatten().collect();
         let targets = wanted.services.targets.iter();
@@ -114,11 +145,12 @@ impl Keeper {
             .filter(|(number, _)| !listed.contains(number))
             .map(|(_, target)| (target.address, target.port))
             .collect();
-        let left_out = wanted.services.left_out;
+        let left_out = wanted.services.left_out.clone();
         for sentence in left_out.iter().filter(|s| !self.left_out.contains(s)) {
             log::warn!("{sentence}");
         }
         self.left_out = left_out;
+        self.wanted = Some(wanted);
         Ok(())
     }
 }

@@ -6,6 +6,7 @@
 
 mod agent;
 mod attachment;
+mod check;
 mod collect;
 mod events;
 mod file;
@@ -13,7 +14,9 @@ mod flows;
 mod keeper;
 mod learn;
 mod limit;
+mod names;
 mod notify;
+mod retry;
 mod roles;
 mod service;
 mod signals;
@@ -51,9 +54,11 @@ use crate::{
 };
 use agent::{Agent, Occasion};
 use attachment::Attachment;
+use check::Checker;
 use file::Watch;
 use keeper::{Keeper, translated_targets};
 use learn::Learner;
+use retry::Retry;
 use roles::Resolver;
 use service::{AgentService, Live, Watched};
 use signals::{Signal, Signals};
@@ -153,6 +158,14 @@ pub async fn run(
     let sweeps = Arc::new(Mutex::new(Sweeps::default()));
     let full = Arc::new(Notify::new());
     let refused = Arc::new(Mutex::new(BTreeMap::new()));
+    let retry = Retry::new("the tables and interfaces are not up to date");
+    let checker = Checker {
+        keeper: Arc::clone(&keeper),
+        asked: Arc::new(Notify::new()),
+        retry: Retry::new("the tables cannot be checked"),
+        repaired: Arc::default(),
+    };
+    let check = Arc::clone(&checker.asked);
     let follower = Follower::configured(&current.borrow().topology);
     let resolver = Resolver::new(current.clone(), follower.subscribe());
     let standing = resolver.subscribe();
@@ -162,6 +175,8 @@ pub async fn run(
             pins: pins.clone(),
             sweeps: Arc::clone(&sweeps),
             refused: Arc::clone(&refused),
+            retried: [retry.problem(), checker.retry.problem()],
+            repaired: Arc::clone(&checker.repaired),
             topology: follower.subscribe(),
             standing: standing.clone(),
         },
@@ -192,8 +207,10 @@ pub async fn run(
         events,
         full,
         sweeps,
+        check: Arc::clone(&check),
     };
     tasks.spawn(sweeper.run(stop.clone()));
+    tasks.spawn(checker.run(stop.clone()));
     let stopped = stop.clone();
     let serving = tokio::spawn(server.serve(Arc::clone(&service), async move {
         stopped.cancelled().await;
@@ -211,7 +228,10 @@ pub async fn run(
         standing,
         targets,
         refused: None,
+        retry,
+        check,
     };
+    agent.note(Ok(()));
     log::info!("{}", agent.sentence());
     ready();
     notify::ready(&agent.sentence());
@@ -231,21 +251,12 @@ pub async fn run(
                 if let Err(error) = changed {
                     break Err(RunError::from(error));
                 }
-                if let Err(error) = agent.follow().await {
-                    log::warn!("{error}");
-                }
+                agent.follow().await;
             }
-            Ok(()) = agent.standing.changed() => {
-                if let Err(error) = agent.follow().await {
-                    log::warn!("{error}");
-                }
-            }
+            Ok(()) = agent.standing.changed() => agent.follow().await,
+            () = agent.retry.due() => agent.follow().await,
             // Nothing tells when another route is taken to a target.
-            _ = ticks.tick(), if !agent.targets.is_empty() => {
-                if let Err(error) = agent.follow().await {
-                    log::warn!("{error}");
-                }
-            }
+            _ = ticks.tick(), if !agent.targets.is_empty() => agent.follow().await,
             Some(Control::Detach(done)) = controls.recv() => {
                 let result = agent.detach().await;
                 let failed = result.is_err();

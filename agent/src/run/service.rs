@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -12,6 +15,8 @@ use super::{
     Control, Current,
     attachment::Attachment,
     flows,
+    names::Names,
+    retry::Problem,
     roles::Standing,
     sweep::{self, Sweeps},
     tables::KernelTables,
@@ -27,7 +32,7 @@ use crate::{
     explain::{Explanation, Question, explain},
     plan::Facts,
     sysctl,
-    topology::Snapshot,
+    topology::{Snapshot, inquiry::Inquiry},
 };
 
 /// What changes while the agent runs.
@@ -49,6 +54,10 @@ pub struct Watched {
     pub sweeps: Arc<Mutex<Sweeps>>,
     /// Connections that were refused, by service.
     pub refused: Arc<Mutex<BTreeMap<String, u64>>>,
+    /// What is tried again.
+    pub retried: [Problem; 2],
+    /// Entries of tables that somebody else changed and that were repaired.
+    pub repaired: Arc<AtomicU64>,
     /// What is known of the cluster.
     pub topology: watch::Receiver<Snapshot>,
     /// What is known of the roles that targets have.
@@ -58,6 +67,7 @@ pub struct Watched {
 /// Reads the kernel tables for clients.
 pub struct AgentService {
     inner: Arc<Inner>,
+    inquiry: Inquiry,
     events: broadcast::Sender<EventRow>,
     control: mpsc::Sender<Control>,
 }
@@ -104,6 +114,7 @@ impl AgentService {
         };
         Self {
             inner: Arc::new(inner),
+            inquiry: Inquiry::of_host(),
             events,
             control,
         }
@@ -128,6 +139,23 @@ impl AgentService {
         *refused = reason;
     }
 
+    /// Reads tables where that may take its time.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Inner) -> Result<T, DatapathError> + Send + 'static,
+    ) -> Result<T, String> {
+        let inner = Arc::clone(&self.inner);
+        let read = tokio::task::spawn_blocking(move || read(&inner)).await;
+        read.map_err(|error| error.to_string())?
+            .map_err(|error| error.to_string())
+    }
+
+    async fn names(&self) -> Result<Response, String> {
+        let names = self.blocking(Inner::names).await?;
+        let found = self.inquiry.all(names.hosts()).await;
+        Ok(Response::Names(names.rows(&found)))
+    }
+
     async fn detach(&self) -> Response {
         let (done, answer) = oneshot::channel();
         if self.control.send(Control::Detach(done)).await.is_err() {
@@ -143,15 +171,12 @@ impl AgentService {
 
 impl Service for AgentService {
     async fn answer(&self, request: Request) -> Response {
-        if request == Request::Detach {
-            return self.detach().await;
-        }
-        let inner = Arc::clone(&self.inner);
-        match tokio::task::spawn_blocking(move || inner.read(&request)).await {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) => Response::Error(error.to_string()),
-            Err(error) => Response::Error(error.to_string()),
-        }
+        let answer = match request {
+            Request::Detach => return self.detach().await,
+            Request::Names => self.names().await,
+            request => self.blocking(move |inner| inner.read(&request)).await,
+        };
+        answer.unwrap_or_else(Response::Error)
     }
 
     fn subscribe(&self) -> broadcast::Receiver<EventRow> {
@@ -199,10 +224,15 @@ impl Inner {
                 let snapshot = self.watched.topology.borrow().clone();
                 Response::Topology(api::topology::rows(&snapshot, &clock))
             }
-            Request::Monitor | Request::Detach => {
+            Request::Names | Request::Monitor | Request::Detach => {
                 Response::Error("this is no question about tables".to_owned())
             }
         })
+    }
+
+    fn names(&self) -> Result<Names, DatapathError> {
+        let topology = Arc::clone(&self.watched.topology.borrow().topology);
+        Names::read(&self.watched.pins, &self.config(), topology)
     }
 
     fn services(&self) -> Result<Vec<ServiceRow>, DatapathError> {
@@ -283,6 +313,7 @@ impl Inner {
                 .iter()
                 .map(|error| format!("a new configuration is not used: {error}")),
         );
+        problems.extend(self.watched.retried.iter().filter_map(Problem::sentence));
         problems.extend(api::topology::problems(
             &self.watched.topology.borrow(),
             &clock,
@@ -316,6 +347,7 @@ impl Inner {
             connections,
             connection_capacity: services.capacity(),
             evicted: sweeps.evicted,
+            repaired: self.watched.repaired.load(Ordering::Relaxed),
             port_tries: services.tries()?,
             sweep: sweeps.last,
             topology: api::topology::cluster(

@@ -66,6 +66,8 @@ pub struct Sweeper {
     pub full: Arc<Notify>,
     /// Is told what they did.
     pub sweeps: Arc<Mutex<Sweeps>>,
+    /// Is told when the tables may be half-way.
+    pub check: Arc<Notify>,
 }
 
 impl Sweeper {
@@ -135,7 +137,7 @@ impl Sweeper {
         forget_flows(&services, &mut tables, &mut sweep)?;
         forget_moves(&mut services, &mut sweep, &used)?;
         if sweep.moved > 0 || keeper.is_untidy(&used.targets) {
-            keeper.tidy()?;
+            keeper.tidy().inspect_err(|_| self.check.notify_one())?;
         }
         sweep.took = began.elapsed();
         Ok(sweep)
@@ -211,8 +213,6 @@ struct Used {
     keys: BTreeMap<FiveTuple, FiveTuple>,
     /// Whether there is anything in `MOVED`.
     any_moved: bool,
-    /// Whether all connections are noted.
-    is_complete: bool,
 }
 
 impl Used {
@@ -239,7 +239,7 @@ fn forget_connections(
     let mut over = Vec::new();
     // The clock is read before the entry, so that a packet in between makes it younger.
     let now = Clock::read().monotonic_ns();
-    used.is_complete = services.visit_connections(|key, entry| {
+    services.visit_connections(|key, entry| {
         sweep.scanned += 1;
         match verdict(&entry, now, &settings) {
             Verdict::Keep => used.note(&key, &entry),
@@ -304,7 +304,7 @@ fn forget_moves(
     sweep: &mut Sweep,
     used: &Used,
 ) -> Result<(), DatapathError> {
-    if !used.any_moved || !used.is_complete {
+    if !used.any_moved {
         return Ok(());
     }
     let targets = services.targets()?;

@@ -9,9 +9,9 @@ use tokio::{
 };
 
 /// Look-ups at a time: each has a thread of its own while it waits.
-const AT_ONCE: usize = 32;
+pub(super) const AT_ONCE: usize = 32;
 /// How long a look-up may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// An answer is asked for again after this time, or later if there are many names:
 const REFRESH: Duration = Duration::from_secs(10);
 /// no more than one in this time.
@@ -19,7 +19,8 @@ const PACE: Duration = Duration::from_millis(10);
 
 /// The addresses of a name, or why there are none.
 pub type Found = Result<Vec<IpAddr>, String>;
-type Answering = Pin<Box<dyn Future<Output = Found> + Send>>;
+/// An answer that is awaited.
+pub(super) type Answering = Pin<Box<dyn Future<Output = Found> + Send>>;
 
 /// Looks names up, again and again, and remembers the last good answers.
 pub struct Lookup {

@@ -1,12 +1,15 @@
-//! From a role such as `leader:rest` to socket addresses. Pure: whoever calls says how names are
-//! looked up.
+//! From an announced name to addresses, and from a role such as `leader:rest` to sockets. Pure: whoever
+//! calls says how names are looked up.
 
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    ops::Bound,
 };
 
-use super::{Kind, Topology};
+use serde::{Deserialize, Serialize};
+
+use super::{Kind, Known, Topology};
 use crate::{config::Role, name::Authority};
 
 /// What a role is now.
@@ -18,12 +21,36 @@ pub struct Resolution {
     pub unresolved: Vec<String>,
 }
 
-/// Resolves a role. `look_up` finds the addresses of a host name, by hosts file or DNS; its error
-/// says why there are none.
-///
-/// The host of an announced name is, in this order: an address itself; what a file of the operator
-/// says; what `look_up` finds; where the name, or another port of its host, was seen. Names that
-/// lead nowhere by themselves are the reason for the last.
+/// How the addresses of a name were found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum How {
+    /// Its host is written as an address.
+    Address,
+    /// The file of the operator says so.
+    File,
+    /// This host's name service says so: its hosts file, or DNS.
+    Lookup,
+    /// A handshake came from there.
+    Seen,
+}
+
+/// Where the host of an announced name is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Location {
+    /// Never empty.
+    pub addresses: Vec<IpAddr>,
+    /// How they were found.
+    pub how: How,
+    /// Why it had to be [`How::Seen`]: one sentence.
+    pub failure: Option<String>,
+    /// Other addresses that the name was seen at. Not of [`How::Seen`]: where it was before, it may be no
+    /// longer.
+    pub elsewhere: Vec<IpAddr>,
+}
+
+/// Resolves a role by [`locate`]. `look_up` finds the addresses of a host name, by hosts file or DNS; its
+/// error says why there are none.
 pub fn resolve(
     role: &Role,
     topology: &Topology,
@@ -34,9 +61,10 @@ pub fn resolve(
     match names(role, topology) {
         Ok(names) => {
             for (name, port) in names {
-                match host(name, topology, &mut look_up) {
-                    Ok(addresses) => {
-                        let sockets = addresses.into_iter().map(|ip| SocketAddr::new(ip, port));
+                match locate(name, topology, &mut look_up) {
+                    Ok(location) => {
+                        let addresses = location.addresses.into_iter();
+                        let sockets = addresses.map(|ip| SocketAddr::new(ip, port));
                         out.addresses
                             .extend(sockets.filter(|socket| seen.insert(*socket)));
                     }
@@ -92,16 +120,27 @@ fn literal(host: &str) -> Option<IpAddr> {
     host.trim_matches(['[', ']']).parse().ok()
 }
 
-/// The addresses of the host of a name; never empty.
-fn host(
+/// Finds the host of an announced name, which is, in this order: an address itself; what a file of the
+/// operator says; what `look_up` finds; where the name, or another port of its host, was seen. Names that
+/// lead nowhere by themselves are the reason for the last.
+///
+/// # Errors
+/// It is nowhere to be found: one sentence.
+pub fn locate(
     name: &Authority,
     topology: &Topology,
-    look_up: &mut impl FnMut(&str) -> Result<Vec<IpAddr>, String>,
-) -> Result<Vec<IpAddr>, String> {
+    look_up: impl FnOnce(&str) -> Result<Vec<IpAddr>, String>,
+) -> Result<Location, String> {
     let host = name.host();
+    let found = |addresses: Vec<IpAddr>, how| Location {
+        elsewhere: elsewhere(name, topology, &addresses),
+        addresses,
+        how,
+        failure: None,
+    };
     if let Some(address) = literal(host) {
         return connectable(address)
-            .then(|| vec![address])
+            .then(|| found(vec![address], How::Address))
             .ok_or_else(|| "nobody can be reached at this address".to_owned());
     }
     let known = known(name, topology);
@@ -111,41 +150,62 @@ fn host(
         .map(|(_, address)| *address)
         .collect();
     if !stated.is_empty() {
-        return Ok(stated);
+        return Ok(found(stated, How::File));
     }
     let why = match look_up(host) {
-        Ok(mut found) => {
-            found.retain(|address| connectable(*address));
-            if !found.is_empty() {
-                return Ok(found);
+        Ok(mut addresses) => {
+            addresses.retain(|address| connectable(*address));
+            if !addresses.is_empty() {
+                return Ok(found(addresses, How::Lookup));
             }
             "it resolves to no address that can be reached".to_owned()
         }
         Err(why) => why,
     };
-    // The best evidence only: where it was seen before, it may be no longer.
-    known
-        .first()
-        .map(|(_, address)| vec![*address])
-        .ok_or_else(|| format!("{why}, and it was not seen at any address"))
+    match known.first() {
+        // The best evidence only.
+        Some((_, address)) => Ok(Location {
+            addresses: vec![*address],
+            how: How::Seen,
+            failure: Some(why),
+            elsewhere: Vec::new(),
+        }),
+        None => Err(format!("{why}, and it was not seen at any address")),
+    }
+}
+
+/// Addresses at which a name was seen, other than these.
+fn elsewhere(name: &Authority, topology: &Topology, addresses: &[IpAddr]) -> Vec<IpAddr> {
+    let known = topology.addresses.get(name).into_iter().flatten();
+    let seen = known.filter(|known| known.source.kind != Kind::File && connectable(known.value));
+    let seen = seen.map(|known| known.value);
+    seen.filter(|address| !addresses.contains(address))
+        .collect()
 }
 
 /// Where a name is known to be, the best evidence first: the name itself, then the host with other
 /// ports.
 fn known(name: &Authority, topology: &Topology) -> Vec<(Kind, IpAddr)> {
     let exact = topology.addresses.get(name).into_iter().flatten();
-    let others = topology
-        .addresses
-        .iter()
-        .filter(|(other, _)| *other != name && other.host() == name.host())
-        .flat_map(|(_, known)| known);
+    let others = ports(name.host(), topology).filter(|(other, _)| *other != name);
     let mut all: Vec<_> = exact
-        .chain(others)
+        .chain(others.flat_map(|(_, known)| known))
         .filter(|known| connectable(known.value))
         .map(|known| (known.source.kind, known.value))
         .collect();
     all.dedup_by_key(|(_, address)| *address);
     all
+}
+
+/// The names with this host.
+fn ports<'a>(
+    host: &str,
+    topology: &'a Topology,
+) -> impl Iterator<Item = (&'a Authority, &'a Vec<Known<IpAddr>>)> {
+    let prefix = format!("{host}:");
+    let from = (Bound::Included(prefix.as_str()), Bound::Unbounded);
+    let names = topology.addresses.range::<str, _>(from);
+    names.take_while(move |(name, _)| name.as_str().starts_with(&prefix))
 }
 
 /// Whether one host can be meant by it.
@@ -216,6 +276,40 @@ mod tests {
         let resolution = resolve(&target.parse().unwrap(), topology, hosts);
         let addresses = resolution.addresses.iter().map(ToString::to_string);
         (addresses.collect(), resolution.unresolved)
+    }
+
+    #[test]
+    fn it_is_told_how_a_name_was_found() {
+        let learned = [
+            at("seen:6122", "10.0.0.6"),
+            at("jm:6123", "10.9.9.9"),
+            at("stated:6122", "10.0.0.7"),
+            at("stated:6122", "10.9.9.9"),
+            at("10.0.0.5:6122", "10.9.9.9"),
+            at("seen-too:1", "10.9.9.9"),
+        ];
+        let stated = [at("stated:1", "10.0.0.7")];
+        let topology = topology(&[(Kind::Learned, &learned), (Kind::File, &stated)]);
+        for (text, address, how, failure, elsewhere) in [
+            ("10.0.0.5:6122", "10.0.0.5", How::Address, None, true),
+            ("stated:6122", "10.0.0.7", How::File, None, true),
+            ("stated:1", "10.0.0.7", How::File, None, false),
+            ("jm:6123", "10.0.0.1", How::Lookup, None, true),
+            ("jm:8081", "10.0.0.1", How::Lookup, None, false),
+            ("seen:1", "10.0.0.6", How::Seen, Some("no such host"), false),
+        ] {
+            let location = locate(&name(text), &topology, hosts).unwrap();
+            assert_eq!(location.addresses, [address.parse::<IpAddr>().unwrap()]);
+            assert_eq!(location.how, how, "{text}");
+            assert_eq!(location.failure.as_deref(), failure, "{text}");
+            let other: &[IpAddr] = &["10.9.9.9".parse().unwrap()];
+            let other = if elsewhere { other } else { &[] };
+            assert_eq!(location.elsewhere, other, "{text}");
+        }
+        assert_eq!(
+            locate(&name("lost:1"), &topology, hosts),
+            Err("no such host, and it was not seen at any address".to_owned())
+        );
     }
 
     #[test]

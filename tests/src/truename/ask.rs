@@ -13,7 +13,15 @@ impl Truename {
     /// # Errors
     /// The verb failed.
     pub fn text(&self, verb: &str) -> Result<String> {
-        let output = self.ask(&[verb])?;
+        self.words(&[verb])
+    }
+
+    /// The same for a verb with flags.
+    ///
+    /// # Errors
+    /// The verb failed.
+    pub fn words(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.ask(arguments)?;
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 

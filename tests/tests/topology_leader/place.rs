@@ -13,8 +13,8 @@ use truename_tests::{
     http::Http,
     hub::Hub,
     namespace::Namespace,
+    pinned::ServiceTables,
     scratch::Scratch,
-    tables::ServiceTables,
     timeline::Timeline,
     truename::{self, Truename},
     wait::wait_until,
@@ -99,9 +99,11 @@ impl Place {
         let arguments = vec!["--config".to_owned(), file.display().to_string()];
         let mut truename =
             Truename::prepared(truename::binary()?, hub.space(), &scratch, arguments)?;
-        truename.put_files(pair.files());
+        for (private, public) in pair.files() {
+            truename.put_file(private, public);
+        }
         truename.start_agent()?;
-        let tables = ServiceTables::open(truename.bpffs())?;
+        let tables = ServiceTables::open(&truename)?;
         ensure!(
             tables.targets(REST.alias)?.is_empty(),
             "nobody leads, and there is a target"

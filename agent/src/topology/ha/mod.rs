@@ -8,12 +8,10 @@ mod java;
 pub mod kubernetes;
 pub mod zookeeper;
 
-use std::{iter, time::Duration};
-
-use backon::{BackoffBuilder as _, ExponentialBuilder};
+use std::time::Duration;
 
 use super::{Claim, Component, Facts};
-use crate::name::Session;
+use crate::{backoff::delays, name::Session};
 
 /// How often a source that waits for changes says that it still does.
 const CONFIRM: Duration = Duration::from_secs(10);
@@ -63,32 +61,8 @@ impl Part {
     }
 }
 
-/// Times to wait between tries: growing, with jitter, for ever.
+/// Times to wait between tries.
 fn retries() -> impl Iterator<Item = Duration> + Send {
     let (shortest, longest) = RETRY;
-    ExponentialBuilder::default()
-        .with_min_delay(shortest)
-        .with_max_delay(longest)
-        .with_jitter()
-        .without_max_times()
-        .build()
-        .chain(iter::repeat(longest))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn retries_grow_and_never_end() {
-        let (shortest, longest) = RETRY;
-        let times: Vec<Duration> = retries().take(100).collect();
-        assert_eq!(times.len(), 100);
-        assert!(
-            times
-                .iter()
-                .all(|&time| time >= shortest && time <= 2 * longest)
-        );
-        assert!(times[99] >= longest);
-    }
+    delays(shortest, longest)
 }

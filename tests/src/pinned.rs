@@ -1,16 +1,27 @@
-//! The kernel tables as they are now, read beside the agent.
+//! The pinned tables, behind the agent's back.
 
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv6Addr, SocketAddr},
-    path::Path,
+    path::PathBuf,
 };
 
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use truename_common::layout::{Service, Socket, TCP, Target, VERSION, map};
 
-use crate::prog_run::address_of;
+use crate::{prog_run::address_of, truename::Truename};
+
+/// Opens a table of an installation.
+///
+/// # Errors
+/// It is not pinned, or of another type.
+pub fn table<T: TryFrom<Map, Error = MapError>>(truename: &Truename, name: &str) -> Result<T> {
+    let version = PathBuf::from(format!("v{VERSION}"));
+    let path = truename.bpffs().join(version).join("maps").join(name);
+    let opened = || T::try_from(Map::from_map_data(MapData::from_pin(&path)?)?);
+    opened().with_context(|| format!("open {}", path.display()))
+}
 
 /// What services stand for, by the word of the kernel tables alone.
 pub struct ServiceTables {
@@ -20,19 +31,15 @@ pub struct ServiceTables {
 }
 
 impl ServiceTables {
-    /// Opens the tables that are pinned below `bpffs`.
+    /// Opens the tables of an installation.
     ///
     /// # Errors
-    /// They are not.
-    pub fn open(bpffs: &Path) -> Result<Self> {
-        let pinned = |name: &str| {
-            let path = bpffs.join(format!("v{VERSION}/maps/{name}"));
-            MapData::from_pin(&path).with_context(|| format!("open {}", path.display()))
-        };
+    /// They are not pinned.
+    pub fn open(truename: &Truename) -> Result<Self> {
         Ok(Self {
-            services: HashMap::try_from(Map::HashMap(pinned(map::SERVICES)?))?,
-            slots: Array::try_from(Map::Array(pinned(map::SLOTS)?))?,
-            targets: Array::try_from(Map::Array(pinned(map::TARGETS)?))?,
+            services: table(truename, map::SERVICES)?,
+            slots: table(truename, map::SLOTS)?,
+            targets: table(truename, map::TARGETS)?,
         })
     }
 

@@ -1,0 +1,24 @@
+//! The rows of `truename names`.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::topology::How;
+
+/// A canonical name: one by which a node announces itself. Field names are stable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NameRow {
+    /// `host:port`, as announced; the host is a DNS name, or an address.
+    pub name: String,
+    /// Whose it is: `leader rpc`, `leader rest`, `endpoint NAME`, `worker ID`, `member`, `peer`, or
+    /// `address` if there is nothing to say but where it is.
+    pub what: Vec<String>,
+    /// Where that is, seen from the agent's host; none if it is not known.
+    pub addresses: Vec<IpAddr>,
+    /// How the addresses were found: `address` if the name says it, `file` of the operator, `lookup` by the
+    /// hosts file or DNS of the agent's host, `seen` in a handshake.
+    pub how: Option<How>,
+    /// Why there is no address or no better one, or where else the name was seen.
+    pub note: Option<String>,
+}
