@@ -101,15 +101,6 @@ impl Ensemble {
             .collect()
     }
 
-    /// A server that runs.
-    ///
-    /// # Errors
-    /// It does not.
-    pub fn server(&self, number: usize) -> Result<&Process> {
-        let process = self.servers[number].process.as_ref();
-        process.with_context(|| format!("server {number} does not run"))
-    }
-
     /// Kills a server (SIGKILL).
     pub fn kill(&mut self, number: usize) {
         self.servers[number].process = None;
@@ -170,11 +161,15 @@ impl Ensemble {
     }
 
     fn wait(&self, number: usize) -> Result<()> {
+        let process = self.servers[number].process.as_ref();
         let ready: &[&str] = if self.servers.len() > 1 {
             &["Peer state changed", "broadcast"]
         } else {
             &["PrepRequestProcessor", "started"]
         };
-        self.server(number)?.wait_line(0, ready, START).map(drop)
+        process
+            .with_context(|| format!("server {number} is not started"))?
+            .wait_line(0, ready, START)
+            .map(drop)
     }
 }

@@ -1,6 +1,7 @@
 //! Services follow the leader of a real Flink, under load: two JobManagers elect it on a real ZooKeeper.
 
 mod place;
+mod services;
 mod visits;
 #[path = "../zookeeper/mod.rs"]
 mod zookeeper;
@@ -10,7 +11,8 @@ use std::{sync::Mutex, time::Duration};
 use anyhow::{Result, ensure};
 use truename_tests::{flink::Pair, wait::wait_until};
 
-use place::{Place, SERVICES};
+use place::Place;
+use services::SERVICES;
 
 /// Clusters have deadlines: they get the machine for themselves, one after the other.
 static MACHINE: Mutex<()> = Mutex::new(());
