@@ -52,6 +52,9 @@ fn the_documented_example_is_valid_and_shown_as_it_is() {
     for (kind, index, key, value) in [
         ("endpoint", 1, "aliases", "any"),
         ("service", 0, "snat", "auto"),
+        ("service", 0, "on_change", "drain"),
+        ("service", 2, "snat", "auto"),
+        ("service", 2, "on_change", "reset"),
     ] {
         let table = expected[kind][index].as_table_mut().unwrap();
         table.insert(key.to_owned(), value.into());
@@ -79,6 +82,7 @@ fn every_key_is_documented() {
         "established",
         "target",
         "snat",
+        "on_change",
     ] {
         assert!(text.contains(&format!("\n{key} = ")), "{key}");
     }

@@ -36,5 +36,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if arguments.quick {
         bench.arg("--quick");
     }
-    run_command(bench).context("run the benchmark")
+    run_command(bench).context("run the benchmark")?;
+    let cluster = [
+        "bench",
+        "--quiet",
+        "--package",
+        "truename",
+        "--bench",
+        "cluster",
+    ];
+    run_command(cargo(&cluster)).context("run the benchmark of the agent")
 }

@@ -16,6 +16,9 @@ use crate::{
     lint,
 };
 
+/// The tests of what the agent has a feature for, which is built for them alone.
+const NEEDS_KUBERNETES: &str = "topology_kubernetes";
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Run only tests whose names contain this
@@ -160,11 +163,16 @@ fn suites() -> Result<Vec<Suite>> {
         }
     }
     topics.sort_by_key(|name| (name.starts_with("flink"), name.clone()));
-    suites.extend(
-        topics
-            .iter()
-            .map(|name| Suite::new(name, &["--package", "truename-tests", "--test", name])),
-    );
+    suites.extend(topics.iter().map(|name| {
+        let arguments = ["--package", "truename-tests", "--test", name];
+        let mut suite = Suite::new(name, &arguments);
+        if name == NEEDS_KUBERNETES {
+            suite
+                .arguments
+                .extend(["--features", "kubernetes"].map(str::to_owned));
+        }
+        suite
+    }));
     Ok(suites)
 }
 
