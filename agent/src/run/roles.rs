@@ -226,7 +226,7 @@ mod tests {
     fn topology(claims: &[Claim]) -> Topology {
         let id = SourceId {
             kind: Kind::Flink,
-            place: String::new(),
+            place: "http://127.0.0.1:8081".to_owned(),
         };
         let mut facts = Facts::new();
         claims.iter().for_each(|claim| facts.add(claim.clone()));
