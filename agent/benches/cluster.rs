@@ -169,7 +169,12 @@ fn roles(config: &Config, topology: &Topology) -> Roles {
     });
     let no_names = |_: &str| Err("there are no names here".to_owned());
     roles
-        .map(|role| (role.clone(), resolve(role, topology, no_names).addresses))
+        .map(|role| {
+            (
+                role.clone(),
+                resolve(role, topology, no_names, |_| true).addresses,
+            )
+        })
         .collect()
 }
 

@@ -145,7 +145,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     })
 }
 
-/// Unit tests first, then one suite per file of integration tests, real Flink last.
+/// Unit tests first, then one suite per file, or directory, of integration tests, real Flink last.
 fn suites() -> Result<Vec<Suite>> {
     let mut suites = vec![
         Suite::new("common", &["--package", "truename-common"]),
@@ -156,7 +156,8 @@ fn suites() -> Result<Vec<Suite>> {
     let mut topics = Vec::new();
     for entry in fs::read_dir(root().join("tests/tests")).context("list the integration tests")? {
         let path = entry.context("list the integration tests")?.path();
-        if path.extension().is_some_and(|extension| extension == "rs")
+        let is_file = path.extension().is_some_and(|extension| extension == "rs");
+        if (is_file || path.join("main.rs").is_file())
             && let Some(name) = path.file_stem().and_then(|name| name.to_str())
         {
             topics.push(name.to_owned());

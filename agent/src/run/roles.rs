@@ -1,6 +1,11 @@
 //! From the topology to the sockets of the roles that services have targets for.
 
-use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr, UdpSocket},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     sync::watch,
@@ -12,7 +17,7 @@ use super::{Current, RunError};
 use crate::{
     config::{Config, Place, Role},
     plan::Roles,
-    topology::{self, Snapshot, Topology, lookup::Lookup},
+    topology::{self, Kind, Snapshot, SourceId, Topology, lookup::Lookup},
 };
 
 /// What is known of roles.
@@ -72,7 +77,10 @@ impl Resolver {
                 let hosts = topology::hosts(role, &snapshot.topology);
                 hosts.map(move |host| (host, max_age))
             });
-            self.lookup.want(names);
+            let sources = snapshot.reports.keys().flat_map(SourceId::hosts);
+            let sources = sources.filter(|host| topology::literal(host).is_none());
+            let sources = sources.map(|host| (host, refresh));
+            self.lookup.want(sources.chain(names));
             self.stand(&wanted, &snapshot);
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
@@ -166,7 +174,12 @@ fn stand(
             roles.extend(known.map(|known| (role.clone(), known.clone())));
             continue;
         }
-        let found = topology::resolve(role, topology, |host| lookup.find(host));
+        let found = topology::resolve(
+            role,
+            topology,
+            |host| lookup.find(host),
+            |source| is_here(source, lookup),
+        );
         let (sockets, what) = match known {
             _ if !found.addresses.is_empty() => (Some(found.addresses), "is left out"),
             Some(known) => (Some(known.clone()), "the last one known is kept"),
@@ -188,15 +201,32 @@ fn stand(
     }
 }
 
+/// Whether all servers of a source are on this host.
+fn is_here(source: &SourceId, lookup: &Lookup) -> bool {
+    let is_own = |address: IpAddr| UdpSocket::bind((address, 0)).is_ok();
+    let is_host_here = |host: &str| match topology::literal(host) {
+        Some(address) => is_own(address),
+        None => lookup
+            .find(host)
+            .is_ok_and(|all| all.into_iter().all(is_own)),
+    };
+    match source.kind {
+        // Nobody but this host says so.
+        Kind::File | Kind::Learned => true,
+        Kind::Kubernetes => false,
+        Kind::Zookeeper | Kind::Management | Kind::Flink => source.hosts().all(is_host_here),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::topology::{Claim, Component, Facts, Kind, SourceId, Worker, merge};
+    use crate::topology::{Claim, Component, Facts, Worker, merge};
 
     fn topology(claims: &[Claim]) -> Topology {
         let id = SourceId {
             kind: Kind::Flink,
-            place: String::new(),
+            place: "http://127.0.0.1:8081".to_owned(),
         };
         let mut facts = Facts::new();
         claims.iter().for_each(|claim| facts.add(claim.clone()));

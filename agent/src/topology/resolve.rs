@@ -2,14 +2,14 @@
 //! calls says how names are looked up.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     ops::Bound,
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::{Kind, Known, Topology};
+use super::{Kind, Known, SourceId, Topology};
 use crate::{config::Role, name::Authority};
 
 /// What a role is now.
@@ -51,19 +51,24 @@ pub struct Location {
 
 /// Resolves a role by [`locate`]. `look_up` finds the addresses of a host name, by hosts file or DNS; its
 /// error says why there are none.
+///
+/// A node that calls itself `localhost` is on the same host as whoever says so, and on no other. `is_here`
+/// tells whether a source is on this host.
 pub fn resolve(
     role: &Role,
     topology: &Topology,
     mut look_up: impl FnMut(&str) -> Result<Vec<IpAddr>, String>,
+    is_here: impl Fn(&SourceId) -> bool,
 ) -> Resolution {
     let mut out = Resolution::default();
     let mut seen = BTreeSet::new();
     match names(role, topology) {
         Ok(names) => {
-            for (name, port) in names {
-                match locate(name, topology, &mut look_up) {
-                    Ok(location) => {
-                        let addresses = location.addresses.into_iter();
+            for (name, port, source) in names {
+                let located = locate(name, topology, &mut look_up);
+                match located.and_then(|location| elsewhere_than_here(location, source, &is_here)) {
+                    Ok(addresses) => {
+                        let addresses = addresses.into_iter();
                         let sockets = addresses.map(|ip| SocketAddr::new(ip, port));
                         out.addresses
                             .extend(sockets.filter(|socket| seen.insert(*socket)));
@@ -77,46 +82,74 @@ pub fn resolve(
     out
 }
 
+/// The addresses of a location, without this host's loopback addresses if the source is on another host.
+fn elsewhere_than_here(
+    location: Location,
+    source: &SourceId,
+    is_here: impl Fn(&SourceId) -> bool,
+) -> Result<Vec<IpAddr>, String> {
+    let mut addresses = location.addresses;
+    if !matches!(location.how, How::Address | How::Lookup)
+        || !addresses.iter().any(IpAddr::is_loopback)
+        || is_here(source)
+    {
+        return Ok(addresses);
+    }
+    addresses.retain(|address| !address.is_loopback());
+    if addresses.is_empty() {
+        addresses.extend(location.elsewhere.first());
+    }
+    if addresses.is_empty() {
+        return Err(format!(
+            "it is this host by its name, but {source} is not on this host, and it was not seen at any address; have the node announce a name that other hosts know"
+        ));
+    }
+    Ok(addresses)
+}
+
 /// The host names that [`resolve`] looks up for a role.
 pub fn hosts<'a>(role: &Role, topology: &'a Topology) -> impl Iterator<Item = &'a str> {
     let names = names(role, topology).unwrap_or_default();
-    let hosts = names.into_iter().map(|(name, _)| name.host());
+    let hosts = names.into_iter().map(|(name, ..)| name.host());
     hosts.filter(|host| literal(host).is_none())
 }
 
-/// The announced names that a role stands for, each with the port that is meant; or why there are none.
-fn names<'a>(
-    role: &Role,
-    topology: &'a Topology,
-) -> Result<Vec<(&'a Authority, u16)>, &'static str> {
-    let whole = |name: &'a Authority| vec![(name, name.port())];
+/// An announced name, the port that is meant, and who says so.
+type Said<'a> = (&'a Authority, u16, &'a SourceId);
+
+/// The announced names that a role stands for; or why there are none.
+fn names<'a>(role: &Role, topology: &'a Topology) -> Result<Vec<Said<'a>>, &'static str> {
+    let whole = |name: &'a Authority, source| vec![(name, name.port(), source)];
     match role {
         Role::LeaderRest => match &topology.leader_rest {
-            Some(known) => Ok(whole(known.value.address.authority())),
+            Some(known) => Ok(whole(known.value.address.authority(), &known.source)),
             None => Err("no source says where the leader's REST server is"),
         },
         Role::LeaderRpc => match &topology.leader_rpc {
-            Some(known) => Ok(whole(known.value.address.authority())),
+            Some(known) => Ok(whole(known.value.address.authority(), &known.source)),
             None => Err("no source says who leads"),
         },
         Role::Workers(port) => {
             // Workers on one host share its port.
-            let names = topology.workers.values();
-            let names: BTreeSet<_> = names.map(|known| known.value.rpc.authority()).collect();
+            let workers = topology.workers.values();
+            let names: BTreeMap<_, _> = workers
+                .map(|known| (known.value.rpc.authority(), &known.source))
+                .collect();
             if names.is_empty() {
                 return Err("no worker is known");
             }
-            Ok(names.into_iter().map(|name| (name, *port)).collect())
+            let names = names.into_iter();
+            Ok(names.map(|(name, source)| (name, *port, source)).collect())
         }
         Role::Worker(id, port) => match topology.workers.get(id) {
-            Some(known) => Ok(vec![(known.value.rpc.authority(), *port)]),
+            Some(known) => Ok(vec![(known.value.rpc.authority(), *port, &known.source)]),
             None => Err("no worker with this identifier is known"),
         },
     }
 }
 
 /// The address that a host is written as.
-fn literal(host: &str) -> Option<IpAddr> {
+pub fn literal(host: &str) -> Option<IpAddr> {
     host.trim_matches(['[', ']']).parse().ok()
 }
 
@@ -273,7 +306,7 @@ mod tests {
     }
 
     fn addresses(target: &str, topology: &Topology) -> (Vec<String>, Vec<String>) {
-        let resolution = resolve(&target.parse().unwrap(), topology, hosts);
+        let resolution = resolve(&target.parse().unwrap(), topology, hosts, |_| false);
         let addresses = resolution.addresses.iter().map(ToString::to_string);
         (addresses.collect(), resolution.unresolved)
     }
@@ -332,6 +365,29 @@ mod tests {
             why,
             ["leader:rest: no source says where the leader's REST server is"]
         );
+    }
+
+    #[test]
+    fn localhost_is_where_it_was_said() {
+        let here = worker("a", "localhost");
+        let alone = topology(&[(Kind::Flink, std::slice::from_ref(&here))]);
+        let role = "workers:80".parse().unwrap();
+        let local = |_: &str| Ok(vec![[127, 0, 0, 1].into()]);
+        let on_this_host = resolve(&role, &alone, local, |_| true);
+        assert_eq!(on_this_host.addresses, ["127.0.0.1:80".parse().unwrap()]);
+        let elsewhere = resolve(&role, &alone, local, |_| false);
+        assert_eq!(elsewhere.addresses, []);
+        assert!(
+            elsewhere.unresolved[0]
+                .starts_with("workers:80: localhost:6122: it is this host by its name, but flink"),
+            "{elsewhere:?}"
+        );
+        let seen = topology(&[
+            (Kind::Flink, &[here]),
+            (Kind::Learned, &[at("localhost:6122", "10.0.0.6")]),
+        ]);
+        let seen = resolve(&role, &seen, local, |_| false);
+        assert_eq!(seen.addresses, ["10.0.0.6:80".parse().unwrap()]);
     }
 
     #[test]

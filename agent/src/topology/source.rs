@@ -52,6 +52,22 @@ pub struct SourceId {
     pub place: String,
 }
 
+impl SourceId {
+    /// The hosts of the servers that are asked; none if there are none.
+    pub fn hosts(&self) -> impl Iterator<Item = &str> {
+        let asks_servers = matches!(self.kind, Kind::Zookeeper | Kind::Management | Kind::Flink);
+        let servers = self.place.split([' ', ',']).filter(move |_| asks_servers);
+        servers.map(|server| {
+            let (_, server) = server.split_once("://").unwrap_or(("", server));
+            let (server, _) = server.split_once('/').unwrap_or((server, ""));
+            match server.rsplit_once(':') {
+                Some((host, port)) if !port.ends_with(']') => host,
+                _ => server,
+            }
+        })
+    }
+}
+
 impl fmt::Display for SourceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.kind.name())?;
@@ -255,6 +271,16 @@ mod tests {
             place: "http://jm:8081".to_owned(),
         };
         assert_eq!(id.to_string(), "flink http://jm:8081");
+        let hosts = |kind, place: &str| {
+            let place = place.to_owned();
+            let id = SourceId { kind, place };
+            id.hosts().map(str::to_owned).collect::<Vec<_>>()
+        };
+        let urls = "http://jm:8081 https://[fd00::1]/flink http://10.0.0.1:80/";
+        assert_eq!(hosts(Kind::Flink, urls), ["jm", "[fd00::1]", "10.0.0.1"]);
+        let quorum = "zk1:2181,[fd00::2]:2181/flink/default";
+        assert_eq!(hosts(Kind::Zookeeper, quorum), ["zk1", "[fd00::2]"]);
+        assert_eq!(hosts(Kind::File, "/etc/topology.toml"), [""; 0]);
         assert!(Kind::File < Kind::Zookeeper && Kind::Flink < Kind::Learned);
     }
 }
