@@ -2,6 +2,9 @@
 
 use std::time::Instant;
 
+/// How lines begin that tell what a test measured.
+pub const MEASURED: &str = "measured: ";
+
 /// Prints to standard output, or nowhere.
 #[derive(Debug)]
 pub struct Timeline {
@@ -30,6 +33,13 @@ impl Timeline {
     pub fn say(&self, what: &str) {
         if !self.silent {
             println!("{:6.1} s  {what}", self.start.elapsed().as_secs_f64());
+        }
+    }
+
+    /// Prints a line that tells what was measured, which is shown also where the test succeeds.
+    pub fn measured(&self, what: &str) {
+        if !self.silent {
+            println!("{MEASURED}{what}");
         }
     }
 

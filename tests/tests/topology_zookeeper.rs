@@ -167,7 +167,7 @@ fn follows_the_leader(version: &str) {
     let election = written.duration_since(killed).unwrap();
     // The record's time has milliseconds only.
     let delay = reported.duration_since(written).unwrap_or_default();
-    timeline.say(&format!(
+    timeline.measured(&format!(
         "Flink {version}: killed; {} had written its records after {:.3} s (Flink's own election, with a \
          session of {} s); the source reported them {:.3} s later",
         Pair::name(1),

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use truename_tests::is_root;
+use truename_tests::{is_root, timeline::MEASURED};
 
 use crate::{
     build,
@@ -183,6 +183,7 @@ fn run_suite(suite: &Suite, filter: Option<&str>, binary: &Path) -> Result<(Coun
     let mut test = cargo(&["test", "--no-fail-fast"]);
     test.args(&suite.arguments)
         .args(filter)
+        .args(["--", "--show-output"])
         .env("TRUENAME_BIN", binary);
     let output = test
         .output()
@@ -190,7 +191,11 @@ fn run_suite(suite: &Suite, filter: Option<&str>, binary: &Path) -> Result<(Coun
     let text = String::from_utf8_lossy(&output.stdout);
     let count = Count::parse(&text);
     let good = output.status.success();
-    if !good {
+    if good {
+        for measured in text.lines().filter_map(|line| line.strip_prefix(MEASURED)) {
+            println!("           {measured}");
+        }
+    } else {
         print!("{text}{}", String::from_utf8_lossy(&output.stderr));
     }
     line(

@@ -46,6 +46,7 @@ pub struct Place {
     /// Logs and configurations.
     pub scratch: Scratch,
     timeline: Timeline,
+    version: String,
 }
 
 /// When the tables began to name another leader.
@@ -97,6 +98,7 @@ impl Place {
             client,
             scratch,
             timeline,
+            version: version.to_owned(),
         };
         wait_until(SOON, "the first leader", || place.check_targets(0))?;
         place.wait_status(0)?;
@@ -215,9 +217,10 @@ impl Place {
                 .unwrap_or(&waited[0]);
             let (_, after) = waited[waited.len() - 1];
             let waited = after.saturating_sub(*before);
-            self.say(&format!(
-                "{what}: {} had written its record after {:.3} s (Flink's own election, with a session of \
+            self.timeline.measured(&format!(
+                "Flink {}, {what}: {} had written its record after {:.3} s (Flink's own election, with a session of \
                  {} s); {} in the kernel's tables {:.3} s later (the agent waited for a processor for {:.3} s)",
+                self.version,
                 Pair::name(new),
                 election.as_secs_f64(),
                 Pair::SESSION.as_secs(),
@@ -254,7 +257,8 @@ impl Place {
             let visits = load.visits();
             visits::check(&visits, (old, new), tells, &changed)
                 .with_context(|| format!("clients in {}", space.name()))?;
-            self.say(&visits::gap(&visits, (old, new), &changed));
+            self.timeline
+                .measured(&visits::gap(&visits, (old, new), &changed));
         }
         self.reaches_rpc(new)?;
         self.wait_status(new)
