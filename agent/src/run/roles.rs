@@ -43,6 +43,9 @@ pub struct Resolver {
 /// leader that was moved keeps its name.
 const FRESH: Duration = Duration::from_secs(1);
 
+/// Problems that are told one by one.
+const PROBLEMS_MAX: usize = 16;
+
 impl Resolver {
     /// Looks names up by the name service of this host.
     pub fn new(config: Current, topology: watch::Receiver<Snapshot>) -> Self {
@@ -64,9 +67,13 @@ impl Resolver {
         let (mut generation, mut changed) = (0, Instant::now());
         loop {
             let wanted = roles(&self.config.borrow_and_update());
-            let snapshot = self.topology.borrow_and_update().clone();
-            if snapshot.generation != generation {
-                (generation, changed) = (snapshot.generation, Instant::now());
+            let (now, topology, sources) = {
+                let snapshot = self.topology.borrow_and_update();
+                let sources: Vec<_> = snapshot.reports.keys().cloned().collect();
+                (snapshot.generation, Arc::clone(&snapshot.topology), sources)
+            };
+            if now != generation {
+                (generation, changed) = (now, Instant::now());
             }
             let refresh = self.lookup.refresh();
             let names = wanted.iter().flat_map(|role| {
@@ -74,14 +81,14 @@ impl Resolver {
                     Role::LeaderRest | Role::LeaderRpc => refresh.min(changed.elapsed() + FRESH),
                     Role::Workers(_) | Role::Worker(..) => refresh,
                 };
-                let hosts = topology::hosts(role, &snapshot.topology);
+                let hosts = topology::hosts(role, &topology);
                 hosts.map(move |host| (host, max_age))
             });
-            let sources = snapshot.reports.keys().flat_map(SourceId::hosts);
+            let sources = sources.iter().flat_map(SourceId::hosts);
             let sources = sources.filter(|host| topology::literal(host).is_none());
             let sources = sources.map(|host| (host, refresh));
             self.lookup.want(sources.chain(names));
-            self.stand(&wanted, &snapshot);
+            self.stand(&wanted, &topology, generation);
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 () = another(&mut self.topology, generation) => {}
@@ -93,17 +100,9 @@ impl Resolver {
     }
 
     /// Tells what the roles stand for now, if that is not what was told before.
-    fn stand(&self, wanted: &BTreeSet<Role>, snapshot: &Snapshot) {
-        let next = stand(
-            &self.standing.borrow(),
-            wanted,
-            &snapshot.topology,
-            &self.lookup,
-        );
-        let next = Standing {
-            generation: snapshot.generation,
-            ..next
-        };
+    fn stand(&self, wanted: &BTreeSet<Role>, topology: &Topology, generation: u64) {
+        let next = stand(&self.standing.borrow(), wanted, topology, &self.lookup);
+        let next = Standing { generation, ..next };
         self.standing.send_if_modified(|standing| {
             let is_new = *standing != next;
             for problem in next
@@ -188,6 +187,13 @@ fn stand(
         let unresolved = found.unresolved.into_iter();
         problems.extend(unresolved.map(|why| format!("{why}; {what}")));
         roles.extend(sockets.map(|sockets| (role.clone(), sockets)));
+    }
+    let more = problems.len().saturating_sub(PROBLEMS_MAX);
+    if more > 0 {
+        problems.truncate(PROBLEMS_MAX);
+        problems.push(format!(
+            "{more} more names or roles are not resolved; `truename names` has all"
+        ));
     }
     let roles = if roles == *before.roles {
         Arc::clone(&before.roles)
@@ -294,6 +300,15 @@ mod tests {
         assert_eq!(sockets(&next, "leader:rpc"), ["10.0.0.2:6123"]);
         assert_eq!(sockets(&next, "workers:80"), ["10.0.0.6:80"]);
         assert_eq!(next.problems, [""; 0]);
+
+        let many: Vec<_> = (1..100).map(|n| worker(&format!("224.0.0.{n}"))).collect();
+        let lost = stand(&next, &many);
+        assert_eq!(sockets(&lost, "workers:80"), ["10.0.0.6:80"]);
+        assert_eq!(lost.problems.len(), PROBLEMS_MAX + 1);
+        assert!(
+            lost.problems[PROBLEMS_MAX].starts_with("84 more names"),
+            "{lost:?}"
+        );
     }
 
     #[tokio::test]

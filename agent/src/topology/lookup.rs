@@ -1,15 +1,23 @@
 //! The addresses of host names, as this host finds them: in its hosts file, by DNS, or by whatever else
 //! its name service is configured to ask.
 
-use std::{collections::BTreeMap, future::Future, net::IpAddr, pin::Pin, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    future::Future,
+    net::IpAddr,
+    pin::Pin,
+    time::Duration,
+};
 
 use tokio::{
     task::JoinSet,
-    time::{Instant, timeout},
+    time::{Instant, timeout, timeout_at},
 };
 
 /// Look-ups at a time: each has a thread of its own while it waits.
 pub(super) const AT_ONCE: usize = 32;
+/// Answers that come within this time of each other are told together.
+const GATHER: Duration = Duration::from_millis(50);
 /// How long a look-up may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// An answer is asked for again after this time, or later if there are many names:
@@ -26,6 +34,8 @@ pub(super) type Answering = Pin<Box<dyn Future<Output = Found> + Send>>;
 pub struct Lookup {
     ask: fn(String) -> Answering,
     names: BTreeMap<String, Name>,
+    /// Names that are to be asked for when there is room.
+    waiting: VecDeque<String>,
     running: JoinSet<(String, Found)>,
 }
 
@@ -37,7 +47,8 @@ struct Name {
     error: Option<String>,
     /// When it was answered last.
     answered: Option<Instant>,
-    is_running: bool,
+    /// Whether an answer is awaited, or will be.
+    is_asked: bool,
 }
 
 impl Lookup {
@@ -50,44 +61,64 @@ impl Lookup {
         Self {
             ask,
             names: BTreeMap::new(),
+            waiting: VecDeque::new(),
             running: JoinSet::new(),
         }
     }
 
     /// Looks for these names from now on, and no others. An answer that is older than the time beside the
-    /// name is asked for again. In a Tokio runtime.
+    /// name is asked for again, those with the shortest time first. In a Tokio runtime.
     pub fn want<'a>(&mut self, names: impl Iterator<Item = (&'a str, Duration)>) {
         let wanted: BTreeMap<&str, Duration> = names.collect();
         self.names
             .retain(|name, _| wanted.contains_key(name.as_str()));
         let now = Instant::now();
+        let mut old = Vec::new();
         for (name, max_age) in wanted {
             let known = self.names.entry(name.to_owned()).or_default();
             let is_old = known.answered.is_none_or(|at| now - at >= max_age);
-            if self.running.len() < AT_ONCE && is_old && !known.is_running {
-                known.is_running = true;
-                let (name, answer) = (name.to_owned(), (self.ask)(name.to_owned()));
-                self.running.spawn(async move {
-                    let answer = timeout(PATIENCE, answer).await;
-                    let slow = |_| Err(format!("no answer within {} s", PATIENCE.as_secs()));
-                    (name, answer.unwrap_or_else(slow))
-                });
+            if is_old && !known.is_asked {
+                known.is_asked = true;
+                old.push((max_age, name));
             }
+        }
+        old.sort_by_key(|(max_age, _)| *max_age);
+        let names = old.into_iter().map(|(_, name)| name.to_owned());
+        self.waiting.extend(names);
+        self.ask_more();
+    }
+
+    fn ask_more(&mut self) {
+        while self.running.len() < AT_ONCE
+            && let Some(name) = self.waiting.pop_front()
+        {
+            if !self.names.contains_key(&name) {
+                continue;
+            }
+            let answer = (self.ask)(name.clone());
+            self.running.spawn(async move {
+                let answer = timeout(PATIENCE, answer).await;
+                let slow = |_| Err(format!("no answer within {} s", PATIENCE.as_secs()));
+                (name, answer.unwrap_or_else(slow))
+            });
         }
     }
 
-    /// Waits for answers; for ever if none is awaited. Cancel-safe.
+    /// Waits for answers, and for those that come soon after the first one; for ever if none is awaited.
+    /// Cancel-safe.
     pub async fn answered(&mut self) {
         let Some(mut joined) = self.running.join_next().await else {
             return std::future::pending().await;
         };
+        let soon = Instant::now() + GATHER;
         loop {
             if let Ok((name, found)) = joined {
                 self.note(&name, found);
             }
-            match self.running.try_join_next() {
-                Some(next) => joined = next,
-                None => return,
+            self.ask_more();
+            match timeout_at(soon, self.running.join_next()).await {
+                Ok(Some(next)) => joined = next,
+                Ok(None) | Err(_) => return,
             }
         }
     }
@@ -96,7 +127,7 @@ impl Lookup {
         let Some(known) = self.names.get_mut(name) else {
             return;
         };
-        known.is_running = false;
+        known.is_asked = false;
         known.answered = Some(Instant::now());
         known.error = None;
         match found {
@@ -225,7 +256,13 @@ mod tests {
         assert_eq!(lookup.refresh(), PACE * 2000);
         while names.iter().any(|name| lookup.is_open(name)) {
             lookup.answered().await;
-            lookup.want(wanted());
         }
+        // One that is not wanted any more is not asked for.
+        lookup.want(names.iter().map(|name| (name.as_str(), Duration::ZERO)));
+        lookup.want([("n7", REFRESH)].into_iter());
+        while !lookup.running.is_empty() {
+            lookup.answered().await;
+        }
+        assert!(lookup.waiting.is_empty() && lookup.names.len() == 1);
     }
 }
