@@ -299,7 +299,7 @@ pub enum NameFormat {
 
 const NAMES_HELP: &str = "How an address was found, the first that tells one:
   address  it is the name
-  file     the operator's file says so
+  file     the operator says so: the topology file, or an endpoint's canonical name
   lookup   this host's hosts file or DNS says so
   seen     a handshake came from there
 

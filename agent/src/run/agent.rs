@@ -25,7 +25,7 @@ use crate::{
     logging,
     plan::Facts,
     sysctl,
-    topology::Follower,
+    topology::{Follower, Reporter, configured},
 };
 
 /// Why the configuration is read again.
@@ -50,6 +50,8 @@ pub struct Agent {
     pub service: Arc<AgentService>,
     /// The sources of the topology; they end when it is dropped.
     pub follower: Follower,
+    /// Tells what the configuration says of the cluster.
+    pub configured: Reporter,
     /// What is known of the roles that targets have.
     pub standing: watch::Receiver<Standing>,
     /// The targets whose packets get another source address.
@@ -179,6 +181,7 @@ impl Agent {
         }
         self.targets = targets;
         self.follower.follow(&next.topology).await;
+        self.configured.facts(configured::facts(&next), None);
         self.config.send_replace(next);
         self.show(&facts, standing.generation, &left_out);
         self.note(Ok(()));

@@ -50,7 +50,7 @@ use crate::{
     },
     plan::Facts,
     sysctl,
-    topology::{Follower, learned},
+    topology::{self, Follower, learned},
 };
 use agent::{Agent, Occasion};
 use attachment::Attachment;
@@ -167,6 +167,8 @@ pub async fn run(
     };
     let check = Arc::clone(&checker.asked);
     let follower = Follower::configured(&current.borrow().topology);
+    let configured = follower.reporter(topology::configured::id());
+    configured.facts(topology::configured::facts(&current.borrow()), None);
     let resolver = Resolver::new(current.clone(), follower.subscribe());
     let standing = resolver.subscribe();
     let service = Arc::new(AgentService::new(
@@ -225,6 +227,7 @@ pub async fn run(
         keeper,
         service,
         follower,
+        configured,
         standing,
         targets,
         refused: None,

@@ -218,7 +218,7 @@ fn is_here(source: &SourceId, lookup: &Lookup) -> bool {
     };
     match source.kind {
         // Nobody but this host says so.
-        Kind::File | Kind::Learned => true,
+        Kind::Configured | Kind::File | Kind::Learned => true,
         Kind::Kubernetes => false,
         Kind::Zookeeper | Kind::Management | Kind::Flink => source.hosts().all(is_host_here),
     }

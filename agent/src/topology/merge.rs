@@ -171,7 +171,8 @@ mod tests {
     use super::*;
     use crate::topology::{Kind, MemberStatus};
 
-    const KINDS: [Kind; 6] = [
+    const KINDS: [Kind; 7] = [
+        Kind::Configured,
         Kind::File,
         Kind::Zookeeper,
         Kind::Kubernetes,

@@ -10,6 +10,7 @@
 //! socket addresses. A source that cannot be reached keeps its last good facts; their age and its
 //! [`Health`] tell. Nothing from outside gets in unless it passed a parser of [`crate::name`].
 
+pub mod configured;
 pub mod fact;
 pub mod file;
 pub mod flink;

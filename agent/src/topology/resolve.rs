@@ -27,7 +27,7 @@ pub struct Resolution {
 pub enum How {
     /// Its host is written as an address.
     Address,
-    /// The file of the operator says so.
+    /// The operator says so, in the topology file or by an endpoint with a canonical name.
     File,
     /// This host's name service says so: its hosts file, or DNS.
     Lookup,
@@ -153,8 +153,8 @@ pub fn literal(host: &str) -> Option<IpAddr> {
     host.trim_matches(['[', ']']).parse().ok()
 }
 
-/// Finds the host of an announced name, which is, in this order: an address itself; what a file of the
-/// operator says; what `look_up` finds; where the name, or another port of its host, was seen. Names that
+/// Finds the host of an announced name, which is, in this order: an address itself; what the operator
+/// says; what `look_up` finds; where the name, or another port of its host, was seen. Names that
 /// lead nowhere by themselves are the reason for the last.
 ///
 /// # Errors
@@ -179,7 +179,7 @@ pub fn locate(
     let known = known(name, topology);
     let stated: Vec<_> = known
         .iter()
-        .filter(|(kind, _)| *kind == Kind::File)
+        .filter(|(kind, _)| kind.is_stated())
         .map(|(_, address)| *address)
         .collect();
     if !stated.is_empty() {
@@ -210,7 +210,7 @@ pub fn locate(
 /// Addresses at which a name was seen, other than these.
 fn elsewhere(name: &Authority, topology: &Topology, addresses: &[IpAddr]) -> Vec<IpAddr> {
     let known = topology.addresses.get(name).into_iter().flatten();
-    let seen = known.filter(|known| known.source.kind != Kind::File && connectable(known.value));
+    let seen = known.filter(|known| !known.source.kind.is_stated() && connectable(known.value));
     let seen = seen.map(|known| known.value);
     seen.filter(|address| !addresses.contains(address))
         .collect()

@@ -15,6 +15,8 @@ pub const PATIENCE: Duration = Duration::from_secs(15);
 /// another, then what one server says, then what was merely seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
+    /// The agent's own configuration.
+    Configured,
     /// A file of the operator's.
     File,
     /// Leader records in ZooKeeper.
@@ -30,9 +32,15 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Whether an operator says so.
+    pub const fn is_stated(self) -> bool {
+        matches!(self, Self::Configured | Self::File)
+    }
+
     /// The word in the configuration and on the screen.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Configured => "configuration",
             Self::File => "file",
             Self::Zookeeper => "zookeeper",
             Self::Kubernetes => "kubernetes",
