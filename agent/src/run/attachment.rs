@@ -158,7 +158,12 @@ impl Attachment {
         };
         for problem in &problems {
             if !self.xdp_problems.contains(problem) {
-                log::warn!("{problem}; tc forwards there instead");
+                // Many drivers have no XDP, and "auto" does not ask for it everywhere.
+                let level = match self.xdp {
+                    config::Xdp::Auto => log::Level::Debug,
+                    _ => log::Level::Warn,
+                };
+                log::log!(level, "{problem}; tc forwards there instead");
             }
         }
         self.xdp_problems = problems;
