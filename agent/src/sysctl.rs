@@ -52,7 +52,7 @@ pub fn prepare(elsewhere: impl Iterator<Item = SocketAddr>) {
             Ok(true) => log::info!("Set {} to 1: services need it", dotted(name)),
             Ok(false) => {}
             Err(error) => log::warn!(
-                "Cannot set {} to 1: {error}; this host's own connections through services will not work",
+                "Cannot set {0} to 1: {error}; this host's own connections through services will not work; on the host, sysctl -w {0}=1",
                 dotted(name)
             ),
         }

@@ -96,6 +96,7 @@ fn three_capabilities_are_enough_and_none_is_too_many() -> Result<()> {
     let (status, code) = truename.status()?;
     ensure!(code == 0, "{status}");
     // Another agent takes over, and everything can be removed, with no more.
+    truename.stop_agent()?;
     truename.start_agent()?;
     truename.agent()?.wait_line(0, &["Took over"], SOON)?;
     let before = fs::read_dir(truename.bpffs())?.count();
@@ -305,6 +306,44 @@ fn leader_records_may_be_listed_and_no_more() -> Result<()> {
     Ok(())
 }
 
+/// What a probe, run with a `truename` that exits with a code, makes of it.
+fn probed(command: &[String], exit: i32) -> Result<bool> {
+    let scratch = Scratch::new("homes")?;
+    let stub = scratch.write("truename", &format!("#!/bin/sh\nexit {exit}\n"))?;
+    fs::set_permissions(&stub, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let (program, arguments) = command.split_first().context("a command")?;
+    let status = Command::new(program)
+        .args(arguments)
+        .env("PATH", scratch.path())
+        .status()?;
+    Ok(status.success())
+}
+
+#[test]
+fn the_image_asks_for_no_more_than_it_needs() -> Result<()> {
+    let file = deploy("docker/Dockerfile")?;
+    let words: Vec<&str> = file.split_whitespace().collect();
+    let mut added: Vec<String> = words
+        .windows(2)
+        .filter(|pair| pair[0] == "--cap-add")
+        .map(|pair| pair[1].to_lowercase())
+        .collect();
+    added.sort();
+    ensure!(added == CAPABILITIES, "{added:?}");
+    let (_, check) = file
+        .split_once("\nHEALTHCHECK ")
+        .context("no HEALTHCHECK")?;
+    let command = check
+        .lines()
+        .next()
+        .and_then(|line| line.split_once("CMD "));
+    let command: Vec<String> = serde_json::from_str(command.context("a command")?.1)?;
+    for (exit, good) in [(0, true), (3, true), (1, false), (127, false)] {
+        ensure!(probed(&command, exit)? == good, "{exit} is taken wrongly");
+    }
+    Ok(())
+}
+
 #[test]
 fn the_probes_go_by_the_exit_codes_of_status() -> Result<()> {
     let objects = objects()?;
@@ -320,14 +359,10 @@ fn the_probes_go_by_the_exit_codes_of_status() -> Result<()> {
     ] {
         let command: Vec<String> =
             serde_json::from_value(container[probe]["exec"]["command"].clone())?;
-        let scratch = Scratch::new("homes")?;
-        let stub = scratch.write("truename", &format!("#!/bin/sh\nexit {exit}\n"))?;
-        fs::set_permissions(&stub, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-        let status = Command::new(&command[0])
-            .args(&command[1..])
-            .env("PATH", scratch.path())
-            .status()?;
-        ensure!(status.success() == good, "{probe}: {exit} became {status}");
+        ensure!(
+            probed(&command, exit)? == good,
+            "{probe}: {exit} is taken wrongly"
+        );
     }
     let ready = &container["readinessProbe"]["exec"]["command"];
     ensure!(

@@ -1,10 +1,11 @@
 //! Services whose target is another host, and clients that are where the target is.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use anyhow::ensure;
 use truename_tests::nat::{
-    Alias, Client, Family, Lab, Protocol, Rules, Seen, Service, Shape, Snat, Translator, Web,
-    beside, visit,
+    Alias, By, Client, Family, Lab, Listener, Protocol, Rules, Seen, Service, Shape, Snat,
+    Translator, Web, alone, beside, connect, syn_repeats, visit,
 };
 
 /// The port that the web server listens on.
@@ -117,5 +118,42 @@ fn clients_are_not_hidden_when_nobody_wants_it() {
             }
         }
         Ok(seen)
+    });
+}
+
+#[test]
+fn a_node_need_not_know_its_target_as_a_neighbour() {
+    alone(|| {
+        let lab = Lab::new()?;
+        let aliases = aliases(&lab);
+        let rules = Rules::aliases(Protocol::Tcp, &aliases);
+        let _translator = Translator::start(By::Truename, &lab, &rules)?;
+        let listen = |family| {
+            let target = SocketAddr::new(lab.target(family, 0), PORT);
+            Listener::start(&lab.target, target)
+        };
+        let _listeners = (listen(Family::V4)?, listen(Family::V6)?);
+        for Alias {
+            what,
+            family,
+            listen,
+            ..
+        } in aliases
+        {
+            for (who, namespace) in [("the node itself", &lab.node), ("client", &lab.client)] {
+                lab.node.ip("neighbour flush dev t0")?;
+                let any = match family {
+                    Family::V4 => (Ipv4Addr::UNSPECIFIED, 0).into(),
+                    Family::V6 => (Ipv6Addr::UNSPECIFIED, 0).into(),
+                };
+                let stream = connect(namespace, any, listen)?;
+                let repeats = syn_repeats(&stream)?;
+                ensure!(
+                    repeats == 0,
+                    "{what} ({listen}), {who}: {repeats} SYN(s) were lost"
+                );
+            }
+        }
+        Ok(())
     });
 }

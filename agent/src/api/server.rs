@@ -48,7 +48,7 @@ pub enum ServerError {
     #[error("{} exists and is not a socket; choose another path with --control-socket", .0.display())]
     NotASocket(PathBuf),
     /// The file system or the kernel refused.
-    #[error("cannot listen at {}: {source}", path.display())]
+    #[error("cannot listen at {}: {source}; make its directory writable (in a container, by a volume), or choose another socket with --control-socket", path.display())]
     Listen {
         /// The socket.
         path: PathBuf,

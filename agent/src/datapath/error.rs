@@ -30,7 +30,7 @@ pub enum DatapathError {
     },
     /// The standard place could not be mounted.
     #[error(
-        "cannot mount the BPF file system at /sys/fs/bpf: {0}; mount it (mount -t bpf bpf /sys/fs/bpf)"
+        "cannot mount the BPF file system at /sys/fs/bpf: {0}; mount it (mount -t bpf bpf /sys/fs/bpf), and give a container the host's (--volume /sys/fs/bpf:/sys/fs/bpf)"
     )]
     Mount(io::Error),
     /// Another agent holds the pins.

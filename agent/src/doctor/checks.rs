@@ -83,7 +83,7 @@ fn capability() -> Check {
     Check::failure(
         "capabilities",
         format!("the process lacks {}", missing.join(", ")),
-        "run as root, or give the service these capabilities (AmbientCapabilities= in systemd)",
+        "run as root, or give the service these capabilities (AmbientCapabilities= in systemd, --cap-add in Docker)",
     )
 }
 

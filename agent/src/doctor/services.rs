@@ -71,6 +71,6 @@ pub fn loopback() -> Check {
     Check::warning(
         "loopback",
         format!("off: {}", off.join(", ")),
-        "`truename run` sets it where /proc/sys can be written; without it the host's own connections through services do not work",
+        "`truename run` sets it where /proc/sys can be written, elsewhere (in a container) use sysctl -w on the host; without it the host's own connections through services do not work",
     )
 }

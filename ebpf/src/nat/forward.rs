@@ -1,5 +1,7 @@
 //! Where a translated packet goes: to the host's stack, or on to the next hop.
 
+use core::ptr;
+
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_INGRESS},
     helpers::generated::{bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head},
@@ -9,7 +11,7 @@ use truename_common::layout::{Counter, FiveTuple, Settings, conntrack_flags};
 use super::{icmp_error, stages};
 use crate::{
     maps::{SETTINGS, Scratch, count},
-    packet::{Buffer, DROP, Headers, NEXT, rewrite::Packet as _},
+    packet::{Buffer, DROP, Headers, NEXT, rewrite::Packet as _, tcp_flag},
 };
 
 /// Where the packet goes at the end of its way.
@@ -62,6 +64,11 @@ pub struct Fib {
 pub struct Neighbour {
     family: u32,
     address: [u8; 16],
+}
+
+impl Neighbour {
+    /// The family of none: the kernel finds route and next hop.
+    const UNKNOWN: u32 = 0;
 }
 
 const _: () = assert!(size_of::<Fib>() == 64 && size_of::<Neighbour>() == 20);
@@ -140,6 +147,12 @@ pub fn is_own(skb: *mut __sk_buff) -> bool {
     unsafe { (*skb).ingress_ifindex == 0 }
 }
 
+/// Whether the packet is the first of a TCP connection.
+#[inline(always)]
+fn is_first(headers: &Headers) -> bool {
+    headers.has(tcp_flag::SYN) && !headers.has(tcp_flag::ACK)
+}
+
 /// Whether the packet is on the loopback interface.
 #[inline(always)]
 pub fn is_loopback(skb: *mut __sk_buff, settings: &Settings) -> bool {
@@ -215,7 +228,15 @@ pub fn route(skb: *mut __sk_buff, scratch: &mut Scratch) -> Result<(), i32> {
         kind: Route::FORWARD,
         interface: nat.fib.interface,
     };
-    nat.neighbour.family = u32::from(nat.fib.family);
+    // A packet that waits until its next hop is found leaves by the route that it has then: on ingress none, so that
+    // the next hop counts that it is given here; for one of the host's own the route to the alias, by which it gets
+    // nowhere. That one gets a new route. Only a SYN is sure to have borrowed its old one, which older kernels leak.
+    let is_lost = result == NO_NEIGHBOUR && is_own(skb) && is_first(headers);
+    nat.neighbour.family = if is_lost {
+        Neighbour::UNKNOWN
+    } else {
+        u32::from(nat.fib.family)
+    };
     nat.neighbour.address = nat.fib.destination;
     Ok(())
 }
@@ -261,6 +282,10 @@ pub fn finish(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     if scratch.headers.network == 0 && !add_ethernet(skb, scratch.headers.version) {
         count(Counter::NatStore, 1);
         return DROP;
+    }
+    if route.is_forward() && scratch.nat.neighbour.family == Neighbour::UNKNOWN {
+        // SAFETY: the helper takes none for the next hop.
+        return unsafe { bpf_redirect_neigh(route.interface, ptr::null_mut(), 0, 0) } as i32;
     }
     if route.is_forward() {
         let neighbour = &raw mut scratch.nat.neighbour;
