@@ -27,11 +27,26 @@ fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// The example in the manual.
-fn documented() -> String {
-    let text = fs::read_to_string(repository().join("docs/configuration.md")).unwrap();
+/// The first example of a configuration in a document.
+fn example(document: &str) -> String {
+    let text = fs::read_to_string(repository().join(document)).unwrap();
     let (_, rest) = text.split_once("```toml\n").unwrap();
     rest.split_once("```").unwrap().0.to_owned()
+}
+
+/// The example in the manual.
+fn documented() -> String {
+    example("docs/configuration.md")
+}
+
+#[test]
+fn the_example_for_newcomers_is_valid() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("truename.toml");
+    fs::write(&path, example("README.md")).unwrap();
+    let checked = truename(&["config", "check", path.to_str().unwrap()]);
+    assert_eq!(checked.status.code(), Some(0), "{}", stderr(&checked));
+    assert!(stdout(&checked).ends_with("is valid: 0 endpoint(s), 1 service(s)\n"));
 }
 
 #[test]
