@@ -66,3 +66,21 @@ fn retries() -> impl Iterator<Item = Duration> + Send {
     let (shortest, longest) = RETRY;
     delays(shortest, longest)
 }
+
+/// What leaders say of themselves, in short.
+#[cfg(test)]
+fn said(facts: &Facts) -> Vec<String> {
+    let short = |claim: &Claim| match claim {
+        Claim::LeaderRpc {
+            component,
+            address,
+            session: Some(_),
+        } => format!("{} {address}", component.name()),
+        Claim::LeaderRest {
+            address,
+            session: Some(_),
+        } => format!("REST {address}"),
+        other => panic!("{other:?}"),
+    };
+    facts.claims().map(short).collect()
+}

@@ -85,7 +85,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::topology::Claim;
+    use crate::topology::ha::said;
 
     const SESSION: &str = "158812b7-2660-42c4-9340-67f792684dfb";
 
@@ -103,24 +103,6 @@ mod tests {
                 let name = object["metadata"]["name"].as_str().unwrap();
                 let data = serde_json::from_value(object["data"].clone()).unwrap();
                 (Map::named("flink-one", name).unwrap(), data)
-            })
-            .collect()
-    }
-
-    fn said(facts: &Facts) -> Vec<String> {
-        facts
-            .claims()
-            .map(|claim| match claim {
-                Claim::LeaderRpc {
-                    component,
-                    address,
-                    session: Some(_),
-                } => format!("{} {address}", component.name()),
-                Claim::LeaderRest {
-                    address,
-                    session: Some(_),
-                } => format!("REST {address}"),
-                other => panic!("{other:?}"),
             })
             .collect()
     }

@@ -73,7 +73,7 @@ pub(super) fn facts(nodes: &Nodes) -> Facts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::topology::{Claim, ha::java::tests::encode};
+    use crate::topology::ha::{java::tests::encode, said};
 
     /// Records of real clusters on one host.
     const RECORDED: [(&str, Layout, &str); 5] = [
@@ -109,7 +109,7 @@ mod tests {
             .collect();
             let facts = facts(&nodes);
             assert_eq!(facts.refused(), [], "{version}");
-            let said: Vec<String> = facts.claims().map(show).collect();
+            let said = said(&facts);
             let rpc = format!("{scheme}://flink@localhost:6123");
             assert_eq!(
                 said,
@@ -120,21 +120,6 @@ mod tests {
                 ],
                 "{version}"
             );
-        }
-    }
-
-    fn show(claim: &Claim) -> String {
-        match claim {
-            Claim::LeaderRpc {
-                component,
-                address,
-                session: Some(_),
-            } => format!("{} {address}", component.name()),
-            Claim::LeaderRest {
-                address,
-                session: Some(_),
-            } => format!("REST {address}"),
-            other => panic!("{other:?}"),
         }
     }
 
@@ -152,7 +137,7 @@ mod tests {
         let leader = |nodes: &Nodes| {
             let facts = facts(nodes);
             assert_eq!(facts.refused(), []);
-            facts.claims().map(show).collect::<Vec<_>>()
+            said(&facts)
         };
         assert_eq!(leader(&nodes), ["dispatcher akka.tcp://flink@new:6123"]);
         nodes.insert(new, Some(Vec::new()));
