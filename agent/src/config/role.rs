@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use crate::name::{Id, NameError};
+use crate::name::{Id, NameError, parse_port};
 
 /// Targets that the topology decides: who has this role now.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -40,14 +40,15 @@ impl FromStr for Role {
             "leader:rpc" => return Ok(Self::LeaderRpc),
             _ => {}
         }
-        if let Some(port) = text.strip_prefix("workers:") {
-            return parse_port(port).map(Self::Workers);
+        let port = |text: &str| parse_port(text).map_err(|_| RoleError::Port);
+        if let Some(text) = text.strip_prefix("workers:") {
+            return port(text).map(Self::Workers);
         }
         let rest = text.strip_prefix("worker:").ok_or(RoleError::Unknown)?;
         // An identifier may have colons itself.
-        let (id, port) = rest.rsplit_once(':').ok_or(RoleError::Port)?;
+        let (id, number) = rest.rsplit_once(':').ok_or(RoleError::Port)?;
         let id = id.parse().map_err(RoleError::Id)?;
-        Ok(Self::Worker(id, parse_port(port)?))
+        Ok(Self::Worker(id, port(number)?))
     }
 }
 
@@ -60,14 +61,6 @@ impl fmt::Display for Role {
             Self::Worker(id, port) => write!(f, "worker:{id}:{port}"),
         }
     }
-}
-
-fn parse_port(text: &str) -> Result<u16, RoleError> {
-    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    text.parse()
-        .ok()
-        .filter(|port| digits && *port > 0)
-        .ok_or(RoleError::Port)
 }
 
 #[cfg(test)]
