@@ -158,7 +158,7 @@ fn services_that_contradict_each_other_are_refused() {
         ),
         (
             service("b", "10.0.0.11:80", "worker:1:80"),
-            "set source or ha in [topology]",
+            "no source tells who has",
         ),
     ] {
         fs::write(&path, format!("{first}{second}")).unwrap();

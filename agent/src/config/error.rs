@@ -102,7 +102,7 @@ pub enum ConfigError {
     },
     /// A target that nobody can ever tell where it is.
     #[error(
-        "{origin}: the target {target} of the service \"{name}\" is found by the topology, of which nothing is configured: set source or ha in [topology]"
+        "{origin}: no source tells who has the target {target} of the service \"{name}\": set source or ha in [topology] (workers are told by source = \"flink\" or \"file\")"
     )]
     NoTopology {
         /// Where the target is.

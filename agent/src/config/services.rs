@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use truename_common::layout::{SERVICES_MAX, SLOTS_MAX, TARGETS_MAX};
 
 use super::{
-    ConfigError, Listen, Service, Target, Transport,
+    ConfigError, Listen, Place, Service, Target, Transport,
     error::{Clash, Overlap},
     service::family,
     topology::Topology,
@@ -23,13 +23,16 @@ pub(super) fn check(services: &[Service]) -> Result<(), ConfigError> {
     check_counts(services)
 }
 
-/// That there is a topology to look for roles in.
+/// That somebody can tell who has the roles.
 pub(super) fn check_roles(services: &[Service], topology: &Topology) -> Result<(), ConfigError> {
     let mut targets = services
         .iter()
         .flat_map(|service| service.targets.iter().map(move |target| (service, target)));
-    let role = targets.find(|(_, target)| target.place.fixed().is_none());
-    match role.filter(|_| !topology.has_source()) {
+    let untold = |target: &Target| match &target.place {
+        Place::Role(role) => !topology.tells(role),
+        Place::Fixed(_) => false,
+    };
+    match targets.find(|(_, target)| untold(target)) {
         Some((service, target)) => Err(ConfigError::NoTopology {
             origin: target.origin.clone(),
             name: service.name.clone(),
@@ -204,7 +207,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::config::{Config, File, Flags, OnChange, Place, Role, Snat, to_toml};
+    use crate::config::{Config, File, Flags, OnChange, Role, Snat, to_toml};
 
     /// A service, in four lines.
     fn service(name: &str, listen: &str, target: &str) -> String {
@@ -370,8 +373,16 @@ mod tests {
         let text = service("a", "10.0.0.10:80", "\"leader:rest\"");
         assert_eq!(
             message(&text),
-            "t.toml:4: the target leader:rest of the service \"a\" is found by the topology, of which nothing is configured: set source or ha in [topology]"
+            "t.toml:4: no source tells who has the target leader:rest of the service \"a\": set source or ha in [topology] (workers are told by source = \"flink\" or \"file\")"
         );
+        let records =
+            "[topology]\nha = \"zookeeper\"\n[topology.zookeeper]\nquorum = [\"zk:2181\"]\n";
+        read(&(service("a", "10.0.0.10:80", "\"leader:rest\"") + records)).unwrap();
+        for untold in ["workers:80", "worker:tm:80"] {
+            let text = service("a", "10.0.0.10:80", &format!("\"{untold}\"")) + records;
+            let expected = format!("t.toml:4: no source tells who has the target {untold}");
+            assert!(message(&text).starts_with(&expected));
+        }
         let text = service("a", "10.0.0.10:80", "\"10.0.0.1:80\"") + "on_change = \"cut\"\n";
         assert_eq!(
             message(&text),

@@ -5,7 +5,7 @@ use std::{fmt::Display, path::PathBuf, str::FromStr, time::Duration};
 use serde::{Serialize, Serializer, ser::SerializeStruct as _};
 
 use super::{
-    ConfigError, Origin,
+    ConfigError, Origin, Role,
     ha::{self, Ha},
     reader::{Entry, Section},
 };
@@ -80,9 +80,15 @@ impl Source {
 }
 
 impl Topology {
-    /// Whether there is anybody to ask who is where in the cluster.
-    pub(super) fn has_source(&self) -> bool {
-        self.source != Source::None || self.ha != Ha::None
+    /// Whether a source is configured that may say who has a role.
+    pub(super) fn tells(&self, role: &Role) -> bool {
+        match (&self.source, role) {
+            (Source::File { .. } | Source::Flink(_), _)
+            | (Source::Management(_), Role::LeaderRpc) => true,
+            // Leader records say nothing of workers.
+            (_, Role::LeaderRest | Role::LeaderRpc) => self.ha != Ha::None,
+            (_, Role::Workers(_) | Role::Worker(..)) => false,
+        }
     }
 
     /// Whether it says nothing that an empty section does not.
