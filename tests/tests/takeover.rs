@@ -1,8 +1,12 @@
 //! The agent ends, is replaced, and goes: the kernel side stays, stays, and goes.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Instant,
+};
 
 use truename_tests::{
+    timeline::Timeline,
     traffic::{Connection, Dial, Lab, Pace},
     wire::{Names, Spec},
 };
@@ -57,7 +61,16 @@ fn translation_outlives_a_killed_agent_and_a_new_one_takes_over_without_a_gap() 
 #[test]
 fn detach_removes_every_trace() {
     let lab = Lab::direct().unwrap();
+    let begin = Instant::now();
     let mut truename = lab.truename(Some(CANONICAL_AUTHORITY)).unwrap();
+    let first = begin.elapsed().as_secs_f64();
+    truename.kill_agent();
+    let begin = Instant::now();
+    truename.start_agent().unwrap();
+    let next = begin.elapsed().as_secs_f64();
+    Timeline::new().measured(&format!(
+        "from start to ready: {first:.2} s, taking over: {next:.2} s (with debug assertions)"
+    ));
     let connection = lab.connect(Dial::default()).unwrap();
     exchange(&connection, &Spec::mixed(&names(), 1, 20), "before");
     truename.detach().unwrap();
