@@ -149,7 +149,7 @@ pub fn is_own(skb: *mut __sk_buff) -> bool {
 
 /// Whether the packet is the first of a TCP connection.
 #[inline(always)]
-fn is_first(headers: &Headers) -> bool {
+fn is_syn(headers: &Headers) -> bool {
     headers.has(tcp_flag::SYN) && !headers.has(tcp_flag::ACK)
 }
 
@@ -231,7 +231,7 @@ pub fn route(skb: *mut __sk_buff, scratch: &mut Scratch) -> Result<(), i32> {
     // A packet that waits until its next hop is found leaves by the route that it has then: on ingress none, so that
     // the next hop counts that it is given here; for one of the host's own the route to the alias, by which it gets
     // nowhere. That one gets a new route. Only a SYN is sure to have borrowed its old one, which older kernels leak.
-    let is_lost = result == NO_NEIGHBOUR && is_own(skb) && is_first(headers);
+    let is_lost = result == NO_NEIGHBOUR && is_own(skb) && is_syn(headers);
     nat.neighbour.family = if is_lost {
         Neighbour::UNKNOWN
     } else {
