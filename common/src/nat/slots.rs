@@ -42,7 +42,11 @@ fn score(target: &Weighted, slot: u64) -> u64 {
     let zeros = fraction.leading_zeros();
     let mantissa = (fraction << zeros << 1) >> (64 - FRACTION);
     let log = (u64::from(zeros) << FRACTION) + (1 << FRACTION) - mantissa;
-    (log << 24) / u64::from(target.weight)
+    match target.weight {
+        // A division is as dear as all the rest, and few targets have another weight.
+        1 => log << 24,
+        weight => (log << 24) / u64::from(weight),
+    }
 }
 
 #[cfg(test)]
