@@ -163,10 +163,7 @@ fn merged(said: &Said) -> Topology {
 
 fn roles(config: &Config, topology: &Topology) -> Roles {
     let targets = config.services.iter().flat_map(|service| &service.targets);
-    let roles = targets.filter_map(|target| match &target.place {
-        truename::config::Place::Role(role) => Some(role),
-        truename::config::Place::Fixed(_) => None,
-    });
+    let roles = targets.filter_map(|target| target.place.role());
     let no_names = |_: &str| Err("there are no names here".to_owned());
     roles
         .map(|role| {

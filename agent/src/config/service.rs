@@ -116,6 +116,14 @@ impl Place {
             Self::Role(_) => None,
         }
     }
+
+    /// The role of one that the topology finds.
+    pub const fn role(&self) -> Option<&Role> {
+        match self {
+            Self::Role(role) => Some(role),
+            Self::Fixed(_) => None,
+        }
+    }
 }
 
 impl OnChange {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use truename_common::layout::{SERVICES_MAX, SLOTS_MAX, TARGETS_MAX};
 
 use super::{
-    ConfigError, Listen, Place, Service, Target, Transport,
+    ConfigError, Listen, Service, Target, Transport,
     error::{Clash, Overlap},
     service::family,
     topology::Topology,
@@ -28,9 +28,11 @@ pub(super) fn check_roles(services: &[Service], topology: &Topology) -> Result<(
     let mut targets = services
         .iter()
         .flat_map(|service| service.targets.iter().map(move |target| (service, target)));
-    let untold = |target: &Target| match &target.place {
-        Place::Role(role) => !topology.tells(role),
-        Place::Fixed(_) => false,
+    let untold = |target: &Target| {
+        target
+            .place
+            .role()
+            .is_some_and(|role| !topology.tells(role))
     };
     match targets.find(|(_, target)| untold(target)) {
         Some((service, target)) => Err(ConfigError::NoTopology {
@@ -207,7 +209,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::config::{Config, File, Flags, OnChange, Role, Snat, to_toml};
+    use crate::config::{Config, File, Flags, OnChange, Place, Role, Snat, to_toml};
 
     /// A service, in four lines.
     fn service(name: &str, listen: &str, target: &str) -> String {

@@ -1,6 +1,9 @@
 //! The sockets that the targets of services are now.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::SocketAddr,
+};
 
 use crate::config::{Config, Place, Role, Service};
 
@@ -37,18 +40,15 @@ pub fn targets<'a>(service: &'a Service, roles: &Roles) -> Vec<Wanted<'a>> {
     let address = service.listen.address;
     let address = address.or_else(|| wanted.first().map(|first| first.socket.ip()));
     let is_v4 = address.is_some_and(|address| address.is_ipv4());
-    let mut seen = std::collections::HashSet::new();
+    let mut seen = HashSet::new();
     wanted.retain(|wanted| wanted.socket.is_ipv4() == is_v4 && seen.insert(wanted.socket));
     wanted
 }
 
 /// The roles of a service that were never known.
 pub fn unknown<'a>(service: &'a Service, roles: &Roles) -> impl Iterator<Item = &'a Role> {
-    let of_target = |target: &'a crate::config::Target| match &target.place {
-        Place::Role(role) => Some(role),
-        Place::Fixed(_) => None,
-    };
-    let wanted = service.targets.iter().filter_map(of_target);
+    let targets = service.targets.iter();
+    let wanted = targets.filter_map(|target| target.place.role());
     wanted.filter(|role| !roles.contains_key(role))
 }
 

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Current, RunError};
 use crate::{
-    config::{Config, Place, Role},
+    config::{Config, Role},
     plan::Roles,
     topology::{self, Kind, Snapshot, SourceId, Topology, lookup::Lookup},
 };
@@ -148,10 +148,7 @@ async fn another(topology: &mut watch::Receiver<Snapshot>, generation: u64) {
 fn roles(config: &Config) -> BTreeSet<Role> {
     let targets = config.services.iter().flat_map(|service| &service.targets);
     targets
-        .filter_map(|target| match &target.place {
-            Place::Role(role) => Some(role.clone()),
-            Place::Fixed(_) => None,
-        })
+        .filter_map(|target| target.place.role().cloned())
         .collect()
 }
 
