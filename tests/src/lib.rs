@@ -3,6 +3,7 @@
 
 pub mod bench;
 pub mod budget;
+pub mod cache;
 pub mod cleanup;
 pub mod flink;
 pub mod http;

@@ -132,6 +132,12 @@ impl Process {
         }
     }
 
+    /// The lines after `mark`.
+    pub fn lines(&self, mark: usize) -> Vec<String> {
+        let lines = self.log.lock();
+        lines.lines[mark.min(lines.lines.len())..].to_vec()
+    }
+
     /// How many lines after `mark` contain all of `words`.
     pub fn count_lines(&self, mark: usize, words: &[&str]) -> usize {
         let lines = self.log.lock();

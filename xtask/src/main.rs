@@ -8,6 +8,7 @@ mod demo;
 mod lint;
 mod setup;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 

@@ -8,19 +8,16 @@ mod apt;
 mod linker;
 mod toolchain;
 
-use std::{
-    fs::File,
-    path::{Path, PathBuf},
-};
+use std::{fs::File, path::Path};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use truename_tests::is_root;
+use truename_tests::{cache, is_root};
 
 use crate::command::{self, cargo, command, find, succeeds};
 use toolchain::Way;
 
-/// Programs the tests and the demo call, and the package of Debian that has each.
-const TOOLS: [(&str, &str); 13] = [
+/// Programs the tests, the demo and the virtual machine need, and the package of Debian that has each.
+const TOOLS: [(&str, &str); 20] = [
     ("ip", "iproute2"),
     ("ss", "iproute2"),
     ("tc", "iproute2"),
@@ -34,6 +31,13 @@ const TOOLS: [(&str, &str); 13] = [
     ("java", "openjdk-17-jdk-headless"),
     ("c++", "g++"),
     ("pip3", "python3-pip"),
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("busybox", "busybox-static"),
+    ("cpio", "cpio"),
+    ("depmod", "kmod"),
+    ("setpriv", "util-linux"),
+    ("strip", "binutils"),
+    ("xz", "xz-utils"),
 ];
 
 /// The library that the tests run ZooKeeper from, and the package of Debian that has it.
@@ -153,12 +157,7 @@ fn install_tools() -> Result<()> {
 
 /// Held while something is installed.
 fn lock() -> Result<File> {
-    let directory = PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?)
-        .join(".cache")
-        .join("truename");
-    std::fs::create_dir_all(&directory)
-        .with_context(|| format!("create {}", directory.display()))?;
-    let path = directory.join("setup.lock");
+    let path = cache::directory()?.join("setup.lock");
     let file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
     if file.try_lock().is_err() {
         println!("setup: waiting for another setup to end");

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::timeline::Timeline;
+use crate::{cache, timeline::Timeline};
 
 /// The release that is used when none is named.
 pub const DEFAULT_VERSION: &str = "1.20.5";
@@ -36,32 +36,13 @@ impl Flink {
         if !version.chars().all(|c| c.is_ascii_digit() || c == '.') || version.is_empty() {
             bail!("{version:?} is not a Flink version; known to work: {VERSIONS:?}");
         }
-        let cache = cache_directory()?;
-        fs::create_dir_all(&cache).with_context(|| format!("create {}", cache.display()))?;
-        let flink = Self {
+        let libraries = cache::entry(&format!("flink-{version}"), |directory| {
+            fetch_into(directory, version, timeline)
+        })?;
+        Ok(Self {
             version: version.to_owned(),
-            libraries: cache.join(format!("flink-{version}")),
-        };
-        if flink.libraries.is_dir() {
-            return Ok(flink);
-        }
-        let lock_path = cache.join(format!("flink-{version}.lock"));
-        let lock =
-            File::create(&lock_path).with_context(|| format!("create {}", lock_path.display()))?;
-        lock.lock()
-            .context("wait for another fetch of this Flink")?;
-        // Whoever held the lock may have fetched it.
-        if !flink.libraries.is_dir() {
-            let partial = cache.join(format!("flink-{version}.partial"));
-            // Left by a fetch that was interrupted; nobody else works there, the lock is ours.
-            let _ = fs::remove_dir_all(&partial);
-            let fetched = fetch_into(&partial, version, timeline)
-                .and_then(|libraries| Ok(fs::rename(libraries, &flink.libraries)?))
-                .with_context(|| format!("fetch Flink {version}"));
-            let _ = fs::remove_dir_all(&partial);
-            fetched?;
-        }
-        Ok(flink)
+            libraries,
+        })
     }
 
     /// Its version.
@@ -82,14 +63,6 @@ impl Flink {
     pub(crate) fn class_path(&self) -> String {
         format!("{}/*", self.libraries.display())
     }
-}
-
-fn cache_directory() -> Result<PathBuf> {
-    let base = match std::env::var_os("XDG_CACHE_HOME") {
-        Some(base) if !base.is_empty() => PathBuf::from(base),
-        _ => PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?).join(".cache"),
-    };
-    Ok(base.join("truename"))
 }
 
 /// The package that carries the jars of a release.

@@ -96,7 +96,7 @@ impl Program {
 
     /// As above, with tables of other sizes than the object says, and with or without the RPC
     /// translator.
-    pub(super) fn limited(
+    pub(crate) fn limited(
         object: &[u8],
         name: &'static str,
         entries: &[(&'static str, u32)],
