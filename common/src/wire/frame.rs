@@ -127,6 +127,12 @@ impl Walker {
         self.phase == phase::LENGTH && self.count == 0
     }
 
+    /// Forgets what the frame was, once all of it is known: two ways of reading a frame leave one state.
+    #[inline(always)]
+    pub fn rest(&mut self) {
+        *self = Self::at(self.resume);
+    }
+
     /// Whether bytes that were read may have to be overwritten, which only bytes still to come tell:
     /// from the end of the scheme word to the end of the authority.
     #[inline(always)]
@@ -140,8 +146,9 @@ impl Walker {
         self.phase == phase::SCHEME && self.count > self.word_len()
     }
 
+    /// Length of the scheme word.
     #[inline(always)]
-    const fn word_len(&self) -> u8 {
+    pub const fn word_len(&self) -> u8 {
         if self.flags & flag::PEKKO != 0 { 5 } else { 4 }
     }
 
@@ -201,6 +208,16 @@ impl Walker {
     #[inline(always)]
     pub const fn is_own_system(&self) -> bool {
         self.flags & flag::SYSTEM != 0
+    }
+
+    /// Whether the recipient, of which the bytes before `position` were read, can become the flow's alias.
+    #[inline(always)]
+    pub fn may_be_alias(&self, position: u32, names: &Recipients<'_>) -> bool {
+        let len = position.wrapping_sub(self.authority);
+        self.phase == phase::AUTHORITY
+            && len > 0
+            && self.flags & (flag::ALIAS | flag::SYSTEM) == flag::ALIAS | flag::SYSTEM
+            && len <= u32::from(names.alias.len)
     }
 
     /// The comparison of the recipient's authority, after [`Step::Recipient`].

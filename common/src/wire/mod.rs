@@ -18,3 +18,4 @@ pub mod frame;
 pub mod pattern;
 pub mod seq;
 pub mod stream;
+pub mod varint;
