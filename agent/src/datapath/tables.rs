@@ -16,12 +16,15 @@ use super::{
 use crate::reconcile::{Change, Kernel, Present};
 
 /// Every pinned table, in the order of the catalogue.
-pub const PINNED: [&str; 18] = [
+pub const PINNED: [&str; 21] = [
     map::PORTS,
     map::ENDPOINTS,
     map::NAMES,
     map::LISTED,
     map::RPC_FLOWS,
+    map::ONE_SIDED_FLOWS,
+    map::HANDSHAKES,
+    map::PAGES,
     map::PEERS,
     map::ALIASES,
     map::SERVICES,

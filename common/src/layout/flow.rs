@@ -129,6 +129,8 @@ pub struct Direction {
     /// Since the cursor moved: how often a segment was held, and how often memory was short.
     pub held_drops: u32,
     pub memory_drops: u32,
+    /// Ranges beyond holes that are in use.
+    pub islands: u32,
     /// Where the captured authority begins, to know whose it is.
     pub captured_at: u32,
     /// The oldest page that may exist.
@@ -139,6 +141,7 @@ pub struct Direction {
     /// pattern itself was seen there.
     pub near: [u16; 2],
     pub hits: [u16; 2],
+    pub pad: u32,
     /// Which pages have edits, by kind: a bit for the number modulo 1024.
     pub pages: [[u64; PAGE_BITS]; 2],
     /// [`MAIN`] first.
@@ -200,7 +203,8 @@ pub struct FlowNames {
     pub scheme: u32,
     /// By how much an edit of a whole name at an even offset changes the checksum, by [`EditKind`].
     pub sums: [u32; 4],
-    pub pad: u32,
+    /// 1 if the system can stand in the host position of a URI, as the local form needs it.
+    pub is_local: u32,
     /// `<scheme>.tcp://<system>@<alias>/`, and the same with the canonical authority.
     pub front: Needle,
     pub front_canonical: Needle,
@@ -328,7 +332,7 @@ pub struct AliasStat {
 const RANGE: usize = 4 + 4 + 32 + 4 + 6 * 2 + 8 * NEEDLE_WORDS;
 /// Bytes of a [`Direction`].
 const DIRECTION: usize =
-    6 * 8 + 10 * 4 + 4 * 2 + 2 * 8 * PAGE_BITS + RANGE * RANGES + 4 + 258 + 66;
+    6 * 8 + 11 * 4 + 4 * 2 + 2 * 8 * PAGE_BITS + RANGE * RANGES + 4 + 258 + 66 + 4;
 /// Bytes of [`FlowNames`].
 const NAMES: usize =
     258 * 4 + 66 + 514 * 5 + 3 * 4 + 4 * 4 + 3 * (8 * NEEDLE_WORDS + 8) + 8 * NEEDLE_WORDS;
@@ -441,11 +445,24 @@ impl Direction {
     pub const NO_SCALE: u32 = 255;
     /// Where [`Self::position`] begins.
     pub const ORIGIN: u64 = 1 << 32;
+    /// The page of the first byte of the stream.
+    pub const FIRST_PAGE: u32 = (Self::ORIGIN / PAGE_BYTES) as u32;
 
     /// Range `index`, modulo [`RANGES`].
     #[inline(always)]
     pub fn range(&mut self, index: usize) -> &mut Range {
         &mut self.ranges[index & (RANGES - 1)]
+    }
+
+    /// Makes all ranges unused.
+    #[inline(always)]
+    pub fn clear_ranges(&mut self) {
+        for range in &mut self.ranges {
+            range.start = 0;
+            range.end = 0;
+            range.flags = 0;
+        }
+        self.islands = 0;
     }
 
     /// Sequence number of the first byte that has not been walked.
@@ -496,11 +513,13 @@ impl Default for Direction {
             hole_drops: 0,
             held_drops: 0,
             memory_drops: 0,
+            islands: 0,
             captured_at: 0,
-            oldest_page: (Self::ORIGIN / PAGE_BYTES) as u32,
+            oldest_page: Self::FIRST_PAGE,
             careful: 0,
             near: [0; 2],
             hits: [0; 2],
+            pad: 0,
             pages: [[0; PAGE_BITS]; 2],
             ranges: [Range::default(); RANGES],
             scale: Self::NO_SCALE,

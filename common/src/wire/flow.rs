@@ -91,7 +91,7 @@ impl FlowNames {
     /// Whether the local form can be written for the endpoint's system.
     #[inline(always)]
     pub fn has_local(&self) -> bool {
-        authority::is_uri_host(&self.system)
+        self.is_local != 0
     }
 }
 
@@ -135,6 +135,7 @@ impl<'a> Prepare<'a> {
     pub fn finish(self) {
         let names = self.names;
         names.prepared = 1;
+        names.is_local = u32::from(authority::is_uri_host(&names.system));
         if names.system.is_empty() {
             return;
         }

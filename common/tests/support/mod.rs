@@ -66,12 +66,7 @@ impl Packet for Memory<'_> {
     }
 
     fn load_block(&mut self, offset: u32, len: u32, block: &mut Block) -> bool {
-        let bytes = &self.bytes[offset as usize..(offset + len) as usize];
-        for (word, eight) in block.words_mut().iter_mut().zip(bytes.chunks(8)) {
-            let mut le = [0; 8];
-            le[..eight.len()].copy_from_slice(eight);
-            *word = u64::from_le_bytes(le).to_le();
-        }
+        block.fill(&self.bytes[offset as usize..(offset + len) as usize]);
         true
     }
 

@@ -93,7 +93,7 @@ impl<P: Packet> Job<'_, P> {
         if len != 0
             && front.path + len <= room
             && front.path_len >= len
-            && front::equal(self.work.chunk.words(), text, &self.names.front.words, 0, len) == len
+            && P::equal(&self.work.chunk, text, &self.names.front, 0, len) == len
         {
             if !self.push_whole(at.wrapping_add(front.path), len) {
                 return false;
@@ -102,11 +102,10 @@ impl<P: Packet> Job<'_, P> {
             return true;
         }
         let len = self.names.front_canonical.len;
-        let words = &self.names.front_canonical.words;
         if len != 0
             && front.path + len <= room
             && front.path_len >= len
-            && front::equal(self.work.chunk.words(), text, words, 0, len) == len
+            && P::equal(&self.work.chunk, text, &self.names.front_canonical, 0, len) == len
         {
             self.canonical_used();
             self.passes(1, end);
@@ -268,6 +267,7 @@ impl<P: Packet> Job<'_, P> {
         }
         if self.names.system.is_empty() {
             self.names.system = self.direction.captured_system;
+            self.names.is_local = u32::from(walker.is_uri_host());
             self.names.prepared = 0;
         } else if !walker.is_own_system() {
             self.work.found |= found::OTHER_SYSTEM;

@@ -4,7 +4,13 @@
 //! another (`WireFormats.proto`, protobuf-java). Whatever looks different is left to the walker of `frame`,
 //! which reads a byte at a time and comes to the same.
 
-use crate::wire::{chunk::Chunk, frame::FRAME_MAX, varint::varint};
+use crate::{
+    layout::{NEEDLE_WORDS, Needle},
+    wire::{
+        chunk::Chunk,
+        frame::{FRAME_MAX, Fields},
+    },
+};
 
 /// Bytes that [`read`] looks at: the frame's length, four tags and lengths.
 pub(super) const FRONT: u32 = 4 + 16;
@@ -19,36 +25,12 @@ pub(super) struct Front {
     pub path_len: u32,
 }
 
-/// The next tag and length of what lies in `low` and `high`.
-struct Field {
-    tag: u8,
-    value: u32,
-    /// Bytes of both; 0 if they cannot be read here.
-    len: u32,
-}
-
-#[inline(always)]
-fn field(low: &mut u64, high: &mut u64) -> Field {
-    let tag = *low as u8;
-    let (value, bytes) = varint(*low >> 8);
-    let len = bytes + 1;
-    let shift = 8 * len;
-    *low = *low >> shift | *high << (64 - shift);
-    *high >>= shift;
-    Field {
-        tag,
-        value,
-        len: if bytes == 0 { 0 } else { len },
-    }
-}
-
 /// Reads the front at `index`, with [`FRONT`] bytes behind it in the window.
 #[inline(always)]
 pub(super) fn read(chunk: &Chunk, index: usize) -> Option<Front> {
     let len = (chunk.word(index) as u32).swap_bytes();
-    let mut low = chunk.word(index + 4);
-    let mut high = chunk.word(index + 12);
-    if len == 4 && low as u16 == 0x0212 {
+    let mut fields = Fields::at(chunk, index + 4);
+    if len == 4 && fields.two() == 0x0212 {
         // A control message without a handshake.
         return Some(Front {
             len,
@@ -59,10 +41,10 @@ pub(super) fn read(chunk: &Chunk, index: usize) -> Option<Front> {
     if len > FRAME_MAX {
         return None;
     }
-    let payload = field(&mut low, &mut high);
-    let envelope = field(&mut low, &mut high);
-    let recipient = field(&mut low, &mut high);
-    let path = field(&mut low, &mut high);
+    let payload = fields.next();
+    let envelope = fields.next();
+    let recipient = fields.next();
+    let path = fields.next();
     let is_minimal = payload.len != 0
         && envelope.len != 0
         && recipient.len != 0
@@ -88,21 +70,14 @@ pub(super) fn read(chunk: &Chunk, index: usize) -> Option<Front> {
 /// How many bytes of `window` from `at` on equal those of `text` from `from` on, up to `len`. Both have so
 /// many.
 #[inline(always)]
-pub(super) fn equal(
-    window: &[u64; crate::layout::NEEDLE_WORDS],
-    at: u32,
-    text: &[u64; crate::layout::NEEDLE_WORDS],
-    from: u32,
-    len: u32,
-) -> u32 {
+pub fn equal(window: &Chunk, at: u32, text: &Needle, from: u32, len: u32) -> u32 {
     let mut done = 0;
     let mut words = 0;
-    while words < crate::layout::NEEDLE_WORDS {
+    while words < NEEDLE_WORDS {
         if done >= len {
             return len;
         }
-        let differ = crate::layout::word(window, (at + done) as usize)
-            ^ crate::layout::word(text, (from + done) as usize);
+        let differ = window.word((at + done) as usize) ^ text.word((from + done) as usize);
         if differ != 0 {
             let same = done + first_byte(differ);
             return if same < len { same } else { len };
@@ -119,38 +94,29 @@ pub(super) fn first_byte(word: u64) -> u32 {
     first_bit(word) / 8
 }
 
-/// The index of the lowest bit of `word`, which is not zero. BPF has no instruction for it.
+/// The index of the lowest bit of `word`, which is not zero. BPF has no instruction for it, and the verifier follows
+/// every branch: so a table tells.
 #[inline(always)]
 pub(super) fn first_bit(word: u64) -> u32 {
-    let mut rest = word;
-    let mut at = 0;
-    if rest as u32 == 0 {
-        at += 32;
-        rest >>= 32;
-    }
-    if rest as u16 == 0 {
-        at += 16;
-        rest >>= 16;
-    }
-    if rest as u8 == 0 {
-        at += 8;
-        rest >>= 8;
-    }
-    if rest & 15 == 0 {
-        at += 4;
-        rest >>= 4;
-    }
-    if rest & 3 == 0 {
-        at += 2;
-        rest >>= 2;
-    }
-    at + (rest & 1 == 0) as u32
+    let lowest = word & word.wrapping_neg();
+    u32::from(BITS[(lowest.wrapping_mul(DE_BRUIJN) >> 58) as usize & 63])
 }
+
+/// Every six bits of it are another number.
+const DE_BRUIJN: u64 = 0x03f7_9d71_b4cb_0a89;
+
+/// By the six bits that a bit shifts to the top.
+#[rustfmt::skip]
+static BITS: [u8; 64] = [
+    0, 1, 48, 2, 57, 49, 28, 3, 61, 58, 50, 42, 38, 29, 17, 4,
+    62, 55, 59, 36, 53, 51, 43, 22, 45, 39, 33, 30, 24, 18, 12, 5,
+    63, 47, 56, 27, 60, 41, 37, 16, 54, 35, 52, 21, 44, 32, 23, 11,
+    46, 26, 40, 15, 34, 20, 31, 10, 25, 14, 19, 9, 13, 8, 7, 6,
+];
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layout::NEEDLE_WORDS;
 
     #[test]
     fn the_first_bit_is_found() {
@@ -162,11 +128,14 @@ mod tests {
 
     #[test]
     fn equal_bytes_are_counted() {
-        let a = *Chunk::new(b"....pekko.tcp://flink@jm:6123/user").words();
-        let b = *Chunk::new(b"pekko.tcp://flink@jm:6124/").words();
+        let a = Chunk::new(b"....pekko.tcp://flink@jm:6123/user");
+        let mut b = Needle::default();
+        for (index, byte) in b"pekko.tcp://flink@jm:6124/".iter().enumerate() {
+            b.set(index, *byte);
+        }
         assert_eq!(equal(&a, 4, &b, 0, 26), 24);
         assert_eq!(equal(&a, 4, &b, 0, 20), 20);
         assert_eq!(equal(&a, 10, &b, 6, 18), 18);
-        assert_eq!(equal(&[0; NEEDLE_WORDS], 0, &[0; NEEDLE_WORDS], 0, 120), 120);
+        assert_eq!(equal(&Chunk::EMPTY, 0, &Needle::default(), 0, 120), 120);
     }
 }

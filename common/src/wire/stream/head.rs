@@ -9,11 +9,10 @@
 
 use super::{
     Packet, Steps,
-    front::equal,
     job::{Job, Work, range_flag, reset, step},
 };
 use crate::{
-    layout::{Counter, Edit, EditKind, NEEDLE_WORDS},
+    layout::{Counter, Edit, EditKind},
     wire::{
         chunk::{CHUNK, Chunk},
         frame,
@@ -38,11 +37,13 @@ const BEFORE_PATH: u32 = 18;
 const TAIL: u32 = 20;
 
 impl<P: Packet> Job<'_, P> {
-    /// Looks at the bytes from `at` to `stop`: [`Work::head`], `first` and the rest of a name.
+    /// See [`super::Stage::Head`]: looks at the bytes from `at` to `stop` for a frame: [`Work::head`], `first`.
     #[inline(always)]
-    pub(super) fn read_head(&mut self, at: u32, stop: u32) {
+    pub(super) fn read_head(&mut self) {
+        let (at, stop) = (self.work.at, self.work.stop);
         self.work.head = 0;
         self.work.rest_len = 0;
+        self.work.first = at;
         if !self.load_chunk(at) {
             return;
         }
@@ -52,23 +53,26 @@ impl<P: Packet> Job<'_, P> {
         }
         if frame::plausible(&self.work.chunk, self.work.chunk_len) {
             self.work.head = FRAMED;
-            self.work.first = at;
             if self.work.chunk.byte(4) == 0x12 {
                 self.work.head |= CONTROL;
             }
+        } else if self.work.is_inbound() {
+            self.find_frame(at, stop);
+        }
+    }
+
+    /// See [`super::Stage::Rest`]: decides whether what lies before the first frame is the rest of a name.
+    #[inline(always)]
+    pub(super) fn look_at_rest(&mut self) {
+        let (at, stop) = (self.work.at, self.work.stop);
+        let is_framed = self.work.head & FRAMED != 0;
+        if self.work.drop != 0 || is_framed && self.work.first == at || !self.load_chunk(at) {
             return;
         }
-        if self.work.is_inbound() {
-            self.find_frame(at, stop);
-            if self.work.drop != 0 || !self.load_chunk(at) {
-                return;
-            }
-        }
-        // What lies before the first frame is looked at.
-        let left = if self.work.head & FRAMED != 0 {
+        let left = if is_framed {
             self.work.first.wrapping_sub(at)
         } else {
-            left
+            stop.wrapping_sub(at)
         };
         if left < self.work.chunk_len {
             self.work.chunk_len = left;
@@ -372,10 +376,10 @@ impl<P: Packet> Job<'_, P> {
         if len == 0 {
             return None;
         }
-        let words: &[u64; NEEDLE_WORDS] = match which {
-            Which::Pattern => &self.names.needle.words,
-            Which::Front => &self.names.front.words,
-            Which::FrontCanonical => &self.names.front_canonical.words,
+        let text = match which {
+            Which::Pattern => &self.names.needle,
+            Which::Front => &self.names.front,
+            Which::FrontCanonical => &self.names.front_canonical,
         };
         let seen = slash + 1;
         let (at, from, count) = if seen >= len {
@@ -387,7 +391,7 @@ impl<P: Packet> Job<'_, P> {
         if from + count != len || count < 2 {
             return None;
         }
-        let same = equal(self.work.chunk.words(), at, words, from, count);
+        let same = P::equal(&self.work.chunk, at, text, from, count);
         (same == count).then_some((at, from))
     }
 

@@ -6,7 +6,8 @@ use super::super::{
     seq::after,
 };
 use crate::layout::{
-    Authority, Counter, Direction, Edit, FlowNames, LongText, Page, PageKey, Range, RpcFlow, Walker,
+    Authority, Counter, Direction, Edit, FlowNames, LongText, Needle, Page, PageKey, Range, RpcFlow,
+    Walker,
 };
 
 /// Bits of [`Direction::flags`].
@@ -89,6 +90,17 @@ impl Block {
     pub fn words_mut(&mut self) -> &mut [u64; BLOCK_WORDS] {
         &mut self.words
     }
+
+    /// Takes the first bytes of `bytes`; what is behind them is not changed.
+    pub fn fill(&mut self, bytes: &[u8]) {
+        for (word, eight) in self.words.iter_mut().zip(bytes.chunks(8)) {
+            let mut le = [0; 8];
+            for (to, from) in le.iter_mut().zip(eight) {
+                *to = *from;
+            }
+            *word = u64::from_le_bytes(le).to_le();
+        }
+    }
 }
 
 /// A computation that is repeated until it returns false.
@@ -131,6 +143,11 @@ pub trait Packet {
     /// Whether the endpoint's list admits `alias`.
     fn admits(&mut self, alias: &Authority) -> bool;
 
+    /// [`super::equal`], which the kernel calls through a function of its own.
+    fn equal(window: &Chunk, at: u32, text: &Needle, from: u32, len: u32) -> u32 {
+        super::equal(window, at, text, from, len)
+    }
+
     /// Calls `state.step()` until it returns false, at most `times` times.
     fn repeat<S: Steps>(state: &mut S, times: u32);
 
@@ -144,10 +161,16 @@ pub trait Packet {
 pub enum Stage {
     /// Composes the texts that the known names allow.
     Prepare,
+    /// Walks what of the segment was not walked, and applies the edits.
+    Walk,
     /// Finds the range that the next byte of the segment belongs to.
     Place,
-    /// Decides whether the bytes beyond a hole can be read alone.
+    /// Looks for a frame in bytes of which nothing is known.
     Head,
+    /// Decides whether such bytes can be read alone.
+    Rest,
+    /// Begins a range with them.
+    Open,
     /// Reads frames up to the end of the walk.
     Frames,
     /// Searches the pattern up to the end of the walk.
@@ -223,6 +246,8 @@ pub struct Work {
     /// `CLOCK_MONOTONIC` nanoseconds, set by the caller.
     pub now_ns: u64,
     pub(super) walker: Walker,
+    /// A word of the segment that may lie in a name.
+    pub(super) word: u64,
     /// Payload offset and length of the bytes in `chunk`, and in `block`.
     pub(super) chunk_offset: u32,
     pub(super) chunk_len: u32,
@@ -237,6 +262,15 @@ pub struct Work {
     /// The range that is walked, and the one that the walk may meet.
     pub(super) range: u32,
     pub(super) next: u32,
+    /// The other ranges that concern `at`: the one that has it, those that end there, an unused one, and the first
+    /// one in the hole before it; and how far away `next` and that one begin.
+    pub(super) holder: u32,
+    pub(super) follower: u32,
+    pub(super) lost: u32,
+    pub(super) free: u32,
+    pub(super) first_range: u32,
+    pub(super) nearest: u32,
+    pub(super) nearest_first: u32,
     /// What is to be done at `at`: [`step`].
     pub(super) step: u32,
     /// Ranges that the round has walked or joined.
@@ -253,7 +287,9 @@ pub struct Work {
     pub(super) is_open: u32,
     /// The kind of edits that is marked or recalled.
     pub(super) kind: u32,
-    /// First byte of the page that is marked or recalled.
+    /// The page that is marked or recalled, the last one, and the first byte of the page.
+    pub(super) page: u32,
+    pub(super) last_page: u32,
     pub(super) base: u32,
     /// End of the last edit, and the kinds that there are, a bit each.
     pub(super) edited_to: u32,
@@ -306,6 +342,7 @@ impl Default for Work {
             saved: Range::default(),
             now_ns: 0,
             walker: Walker::default(),
+            word: 0,
             chunk_offset: 0,
             chunk_len: 0,
             block_offset: 0,
@@ -316,6 +353,13 @@ impl Default for Work {
             stop: 0,
             range: 0,
             next: 0,
+            holder: 0,
+            follower: 0,
+            lost: 0,
+            free: 0,
+            first_range: 0,
+            nearest: 0,
+            nearest_first: 0,
             step: 0,
             touched: 0,
             replayed: 0,
@@ -326,6 +370,8 @@ impl Default for Work {
             run: 0,
             is_open: 0,
             kind: 0,
+            page: 0,
+            last_page: 0,
             base: 0,
             edited_to: 0,
             kinds: 0,
@@ -408,6 +454,12 @@ impl Work {
             }
         }
         Some(Counter::DroppedStore)
+    }
+
+    /// Whether the segment cannot pass.
+    #[inline(always)]
+    pub(super) fn is_over(&self) -> bool {
+        self.reset | self.drop != 0
     }
 
     /// The sequence number behind the segment.

@@ -72,43 +72,64 @@ impl Direction {
 /// See [`super::Stage::Mark`].
 #[inline(always)]
 pub(super) fn mark<P: Packet>(packet: &mut P, flow: &mut RpcFlow, work: &mut Work) {
-    let id = flow.id;
-    let first = work.edits[0].at;
+    let (first, end) = (work.edits[0].at, work.edited_to);
     for kind in kinds(work.is_inbound()) {
         if work.kinds & (1 << kind as u32) == 0 {
             continue;
         }
+        let direction = Job::new(packet, flow, work).direction;
+        let page = number(direction.position_of(first));
+        let last = number(direction.position_of(end.wrapping_sub(1)));
         work.kind = kind as u32;
-        let job = Job::new(packet, flow, work);
-        let mut page = number(job.direction.position_of(first));
-        let last = number(job.direction.position_of(job.work.edited_to.wrapping_sub(1)));
-        let mut touched = 0;
-        while touched < TOUCHED && page <= last {
-            let job = Job::new(packet, flow, work);
-            job.work.base = job.direction.page_begin(page);
-            job.direction.set_page(kind as u32, page, true);
-            work.index = 0;
-            let key = PageKey {
-                flow: id,
-                page,
-                kind: kind as u32,
-            };
-            let Some(marks) = packet.page(&key, true) else {
-                no_memory(packet, flow, work);
-                return;
-            };
-            P::repeat(&mut Mark { marks, work }, EDITS as u32);
-            page += 1;
-            touched += 1;
-        }
+        work.page = page;
+        work.last_page = last;
+        P::repeat(&mut MarkPages { packet, flow, work }, TOUCHED);
     }
-    Job::new(packet, flow, work).direction.memory_drops = 0;
+    if work.found & found::NO_MEMORY != 0 {
+        no_memory(packet, flow, work);
+    } else {
+        Job::new(packet, flow, work).direction.memory_drops = 0;
+    }
+}
+
+/// Marks the edits of one page a step.
+struct MarkPages<'a, P> {
+    packet: &'a mut P,
+    flow: &'a mut RpcFlow,
+    work: &'a mut Work,
+}
+
+impl<P: Packet> Steps for MarkPages<'_, P> {
+    #[inline(always)]
+    fn step(&mut self) -> bool {
+        let (page, kind) = (self.work.page, self.work.kind);
+        if page > self.work.last_page {
+            return false;
+        }
+        let direction = Job::new(self.packet, self.flow, self.work).direction;
+        direction.set_page(kind, page, true);
+        let base = direction.page_begin(page);
+        self.work.base = base;
+        self.work.index = 0;
+        self.work.page = page + 1;
+        let key = PageKey {
+            flow: self.flow.id,
+            page,
+            kind,
+        };
+        let Some(marks) = self.packet.page(&key, true) else {
+            self.work.found |= found::NO_MEMORY;
+            return false;
+        };
+        let work = &mut *self.work;
+        P::repeat(&mut Mark { marks, work }, EDITS as u32);
+        true
+    }
 }
 
 /// There is no page for the marks of a round: the round has not been, or the connection is reset.
 #[inline(always)]
 fn no_memory<P: Packet>(packet: &mut P, flow: &mut RpcFlow, work: &mut Work) {
-    work.found |= found::NO_MEMORY;
     let index = work.range as usize;
     let job = Job::new(packet, flow, work);
     job.direction.memory_drops += 1;
@@ -136,8 +157,6 @@ impl<P: Packet> Job<'_, P> {
 /// those that are far behind.
 #[inline(always)]
 pub(super) fn sweep<P: Packet>(packet: &mut P, flow: &mut RpcFlow, work: &mut Work) {
-    let id = flow.id;
-    let is_inbound = work.is_inbound();
     let direction = Job::new(packet, flow, work).direction;
     direction.sweep_at = direction.position.wrapping_add(PAGE_BYTES / 2);
     let cursor = number(direction.position);
@@ -148,26 +167,44 @@ pub(super) fn sweep<P: Packet>(packet: &mut P, flow: &mut RpcFlow, work: &mut Wo
             keep = acked;
         }
     }
-    let mut looked = 0;
-    while looked < LET_GO {
-        let direction = Job::new(packet, flow, work).direction;
+    work.last_page = keep;
+    P::repeat(&mut SweepPages { packet, flow, work }, LET_GO);
+}
+
+/// Lets go one page a step, of both kinds.
+struct SweepPages<'a, P> {
+    packet: &'a mut P,
+    flow: &'a mut RpcFlow,
+    work: &'a mut Work,
+}
+
+impl<P: Packet> Steps for SweepPages<'_, P> {
+    #[inline(always)]
+    fn step(&mut self) -> bool {
+        let direction = Job::new(self.packet, self.flow, self.work).direction;
         let page = direction.oldest_page;
-        if page >= keep {
-            return;
+        if page >= self.work.last_page {
+            return false;
         }
+        let direction = Job::new(self.packet, self.flow, self.work).direction;
         direction.oldest_page = page + 1;
-        for kind in kinds(is_inbound) {
-            let direction = Job::new(packet, flow, work).direction;
-            if direction.has_page(kind as u32, page) {
-                direction.set_page(kind as u32, page, false);
-                packet.forget(&PageKey {
-                    flow: id,
-                    page,
-                    kind: kind as u32,
-                });
-            }
+        let has = [0, 1].map(|kind| direction.has_page(kind, page));
+        direction.set_page(0, page, false);
+        direction.set_page(1, page, false);
+        let [first, second] = kinds(self.work.is_inbound());
+        let mut key = PageKey {
+            flow: self.flow.id,
+            page,
+            kind: first as u32,
+        };
+        if has[first as usize & 1] {
+            self.packet.forget(&key);
         }
-        looked += 1;
+        if has[second as usize & 1] {
+            key.kind = second as u32;
+            self.packet.forget(&key);
+        }
+        true
     }
 }
 
@@ -216,67 +253,86 @@ impl Steps for Mark<'_> {
 /// See [`super::Stage::Recall`].
 #[inline(always)]
 pub(super) fn recall<P: Packet>(packet: &mut P, flow: &mut RpcFlow, work: &mut Work) {
-    let id = flow.id;
     // Edits of the walk are there already; those of the marks come once more, which changes nothing.
+    let (seq, end) = (work.recalled, work.end());
+    let direction = Job::new(packet, flow, work).direction;
+    let begin = match direction.acknowledged() {
+        // What was acknowledged nobody reads again.
+        Some(acked) if after(acked, seq) && !after(acked, direction.high) => acked,
+        _ => seq,
+    };
+    if !before(begin, end) {
+        return;
+    }
+    let from = number(direction.position_of(begin.wrapping_sub(EDIT_MAX)));
+    let last = number(direction.position_of(end.wrapping_sub(1)));
+    work.recalled = begin;
     for kind in kinds(work.is_inbound()) {
         work.kind = kind as u32;
         work.is_open = 0;
-        let (seq, end) = (work.recalled, work.end());
-        let direction = Job::new(packet, flow, work).direction;
-        let begin = match direction.acknowledged() {
-            // What was acknowledged nobody reads again.
-            Some(acked) if after(acked, seq) && !after(acked, direction.high) => acked,
-            _ => seq,
-        };
-        if !before(begin, end) {
-            return;
+        work.page = from;
+        work.last_page = last;
+        if work.more == 0 && work.reset == 0 {
+            P::repeat(&mut RecallPages { packet, flow, work }, TOUCHED);
         }
-        let from = direction.position_of(begin.wrapping_sub(EDIT_MAX));
-        let mut page = number(from);
-        let last = number(direction.position_of(end.wrapping_sub(1)));
-        let mut touched = 0;
-        while touched < TOUCHED && page <= last {
-            let direction = Job::new(packet, flow, work).direction;
-            let has = direction.has_page(kind as u32, page);
-            let base = direction.page_begin(page);
-            let is_gone = page.wrapping_add(PAGES_KEPT) < number(direction.position);
-            work.base = base;
-            work.index = 0;
-            work.bit = 0;
-            if is_gone && before(begin, base.wrapping_add(PAGE_BYTES as u32)) {
-                // Nobody knows any more what was written there.
-                work.found |= found::LOST_MARKS;
-                work.reset = reset::MARKS;
-                return;
-            }
-            if has {
-                let begin = begin.wrapping_sub(EDIT_MAX).wrapping_sub(base);
-                if begin < PAGE_BYTES as u32 {
-                    work.index = begin / 64;
-                }
-                let key = PageKey {
-                    flow: id,
-                    page,
-                    kind: kind as u32,
-                };
-                let Some(marks) = packet.page(&key, false) else {
-                    work.found |= found::LOST_MARKS;
-                    work.reset = reset::MARKS;
-                    return;
-                };
-                P::repeat(&mut Recall { marks, work }, 2 * PAGE_WORDS as u32 * 8);
-                if work.more != 0 {
-                    return;
-                }
-            } else if work.is_open != 0 {
-                close(work, base);
-            }
-            page += 1;
-            touched += 1;
-        }
-        if work.is_open != 0 {
+        if work.is_open != 0 && work.more == 0 {
             close(work, end);
         }
+    }
+}
+
+/// Reads the marks of one page a step.
+struct RecallPages<'a, P> {
+    packet: &'a mut P,
+    flow: &'a mut RpcFlow,
+    work: &'a mut Work,
+}
+
+impl<P: Packet> Steps for RecallPages<'_, P> {
+    #[inline(always)]
+    fn step(&mut self) -> bool {
+        let (page, kind) = (self.work.page, self.work.kind);
+        if page > self.work.last_page {
+            return false;
+        }
+        let direction = Job::new(self.packet, self.flow, self.work).direction;
+        let has = direction.has_page(kind, page);
+        let base = direction.page_begin(page);
+        let is_gone = page.wrapping_add(PAGES_KEPT) < number(direction.position);
+        let work = &mut *self.work;
+        let begin = work.recalled;
+        work.base = base;
+        work.index = 0;
+        work.bit = 0;
+        work.page = page + 1;
+        if is_gone && before(begin, base.wrapping_add(PAGE_BYTES as u32)) {
+            // Nobody knows any more what was written there.
+            work.found |= found::LOST_MARKS;
+            work.reset = reset::MARKS;
+            return false;
+        }
+        if !has {
+            if work.is_open != 0 {
+                close(work, base);
+            }
+            return work.more == 0;
+        }
+        let ahead = begin.wrapping_sub(EDIT_MAX).wrapping_sub(base);
+        if ahead < PAGE_BYTES as u32 {
+            work.index = ahead / 64;
+        }
+        let key = PageKey {
+            flow: self.flow.id,
+            page,
+            kind,
+        };
+        let Some(marks) = self.packet.page(&key, false) else {
+            work.found |= found::LOST_MARKS;
+            work.reset = reset::MARKS;
+            return false;
+        };
+        P::repeat(&mut Recall { marks, work }, 16 * PAGE_WORDS as u32);
+        self.work.more == 0
     }
 }
 

@@ -32,6 +32,7 @@ mod place;
 mod search;
 pub mod window;
 
+pub use front::equal;
 pub use head::begins_frame;
 pub use job::{BLOCK, Block, EDITS, Packet, Stage, Steps, Verdict, Way, Work, flag, found, reset};
 pub use window::acknowledge;
@@ -54,10 +55,23 @@ const MEMORY_DROPS: u32 = 8;
 pub fn run<P: Packet>(stage: Stage, packet: &mut P, flow: &mut RpcFlow, work: &mut Work) {
     match stage {
         Stage::Prepare => prepare::<P>(&mut flow.names, work),
+        Stage::Walk => round(packet, flow, work),
         Stage::Place => Job::new(packet, flow, work).place(),
-        Stage::Head => Job::new(packet, flow, work).look(),
-        Stage::Frames => P::repeat(&mut frames::Frames(Job::new(packet, flow, work)), WALK_STEPS),
-        Stage::Search => P::repeat(&mut search::Search(Job::new(packet, flow, work)), WALK_STEPS),
+        Stage::Head => Job::new(packet, flow, work).read_head(),
+        Stage::Rest => Job::new(packet, flow, work).look_at_rest(),
+        Stage::Open => Job::new(packet, flow, work).look(),
+        Stage::Frames => {
+            let job = Job::new(packet, flow, work);
+            if job.reads_frames() {
+                P::repeat(&mut frames::Frames(job), WALK_STEPS);
+            }
+        }
+        Stage::Search => {
+            let mut job = Job::new(packet, flow, work);
+            if job.must_search() {
+                P::repeat(&mut search::Search(job), WALK_STEPS);
+            }
+        }
         Stage::Arrive => Job::new(packet, flow, work).arrive(),
         Stage::Join => Job::new(packet, flow, work).join(),
         Stage::Settle => Job::new(packet, flow, work).settle(),
@@ -104,17 +118,53 @@ pub fn process<P: Packet>(
     }
     let mut rounds = 0;
     while rounds < ROUNDS {
-        if work.more != more::RECALL {
-            walk(packet, flow, work);
-        }
-        work.more &= more::WALK;
-        let verdict = finish_round(packet, flow, work);
-        if work.more == 0 || verdict != Verdict::Pass {
-            return verdict;
+        packet.stage(Stage::Walk, flow, work);
+        if work.more == 0 {
+            break;
         }
         rounds += 1;
     }
-    Verdict::Drop(Counter::DroppedStore)
+    if work.reset != 0 {
+        Verdict::Reset
+    } else if work.more != 0 {
+        Verdict::Drop(Counter::DroppedStore)
+    } else {
+        match work.dropped() {
+            None => Verdict::Pass,
+            Some(why) => Verdict::Drop(why),
+        }
+    }
+}
+
+/// A round: walks what was not walked, until there is no room for more edits; then marks and applies the edits, and
+/// those that were made before.
+#[inline(always)]
+fn round<P: Packet>(packet: &mut P, flow: &mut RpcFlow, work: &mut Work) {
+    if work.more != more::RECALL {
+        walk(packet, flow, work);
+    }
+    work.more &= more::WALK;
+    if !work.is_over() && work.more == 0 {
+        packet.stage(Stage::Settle, flow, work);
+    }
+    if work.count != 0 && work.reset == 0 {
+        packet.stage(Stage::Mark, flow, work);
+    }
+    flow.flags |= work.state;
+    if !work.is_over() && work.more == 0 && work.replayed != 0 {
+        packet.stage(Stage::Recall, flow, work);
+    }
+    if work.found & found::ALIAS != 0 && flow.names.prepared == 0 {
+        packet.stage(Stage::Prepare, flow, work);
+    }
+    if !work.is_over() && work.count != 0 {
+        packet.stage(Stage::Apply, flow, work);
+    }
+    work.count = 0;
+    work.kinds = 0;
+    if work.is_over() {
+        work.more = 0;
+    }
 }
 
 /// Walks what of the segment was not walked, until there is no room for more edits.
@@ -127,15 +177,19 @@ fn walk<P: Packet>(packet: &mut P, flow: &mut RpcFlow, work: &mut Work) {
         packet.stage(Stage::Place, flow, work);
         if work.step == step::LOOK {
             packet.stage(Stage::Head, flow, work);
+            packet.stage(Stage::Rest, flow, work);
+            packet.stage(Stage::Open, flow, work);
         }
         if work.step == step::DONE {
             return;
         }
         if work.step == step::WALK {
-            read(packet, flow, work);
+            packet.stage(Stage::Frames, flow, work);
+            packet.stage(Stage::Search, flow, work);
             packet.stage(Stage::Arrive, flow, work);
             if work.step == step::CHECK {
-                read(packet, flow, work);
+                packet.stage(Stage::Frames, flow, work);
+                packet.stage(Stage::Search, flow, work);
                 packet.stage(Stage::Join, flow, work);
             }
             if work.more != 0 {
@@ -145,56 +199,6 @@ fn walk<P: Packet>(packet: &mut P, flow: &mut RpcFlow, work: &mut Work) {
         places += 1;
     }
     work.drop_for(Counter::DroppedHole);
-}
-
-/// Reads from `at` to `stop`.
-#[inline(always)]
-fn read<P: Packet>(packet: &mut P, flow: &mut RpcFlow, work: &mut Work) {
-    if Job::new(packet, flow, work).reads_frames() {
-        packet.stage(Stage::Frames, flow, work);
-    }
-    if Job::new(packet, flow, work).must_search() {
-        packet.stage(Stage::Search, flow, work);
-    }
-}
-
-/// Marks and applies the edits of a round, and those that were made before.
-#[inline(always)]
-fn finish_round<P: Packet>(packet: &mut P, flow: &mut RpcFlow, work: &mut Work) -> Verdict {
-    if work.reset == 0 && work.more == 0 && work.drop == 0 {
-        packet.stage(Stage::Settle, flow, work);
-    }
-    if work.reset != 0 {
-        return Verdict::Reset;
-    }
-    if work.count != 0 {
-        packet.stage(Stage::Mark, flow, work);
-        if work.reset != 0 {
-            return Verdict::Reset;
-        }
-    }
-    flow.flags |= work.state;
-    if let Some(why) = work.dropped() {
-        return Verdict::Drop(why);
-    }
-    if work.more == 0 && work.replayed != 0 {
-        packet.stage(Stage::Recall, flow, work);
-        if work.reset != 0 {
-            return Verdict::Reset;
-        }
-    }
-    if work.found & found::ALIAS != 0 && flow.names.prepared == 0 {
-        packet.stage(Stage::Prepare, flow, work);
-    }
-    if work.count != 0 {
-        packet.stage(Stage::Apply, flow, work);
-        work.count = 0;
-        work.kinds = 0;
-    }
-    match work.dropped() {
-        None => Verdict::Pass,
-        Some(why) => Verdict::Drop(why),
-    }
 }
 
 /// Composes the texts that the known names allow.

@@ -1,16 +1,16 @@
 //! Finds where in the stream the bytes of a segment belong, and joins ranges as holes are filled.
 
 use super::{
-    Packet, Way, flag, found, head,
+    Packet, Steps, Way, flag, found, head,
     job::{Job, range_flag, reset, step},
     search,
 };
 use crate::{
-    layout::{Counter, Direction, MAIN, PAGE_BYTES, RANGES, Range, Walker},
+    layout::{Counter, Direction, MAIN, RANGES, Range, Walker},
     wire::{
         flow::state,
         frame,
-        seq::{after, before, distance},
+        seq::{after, before},
     },
 };
 
@@ -28,6 +28,7 @@ impl<P: Packet> Job<'_, P> {
         if self.work.drop != 0 || self.work.reset != 0 {
             return;
         }
+        self.scan(at, end);
         if was == step::JOINED && self.meets_another() {
             return;
         }
@@ -40,7 +41,7 @@ impl<P: Packet> Job<'_, P> {
             self.work.stop = end;
             return;
         }
-        if self.seek(at, end) {
+        if self.is_known(at, end) {
             return;
         }
         if self.must_give_up(at) {
@@ -56,62 +57,60 @@ impl<P: Packet> Job<'_, P> {
         self.work.step = step::LOOK;
     }
 
-    /// Whether another range begins just where the one ends that has grown.
+    /// Looks at all ranges: which of them has the byte at `at`, goes on with it, or begins behind it.
     #[inline(always)]
-    fn meets_another(&mut self) -> bool {
-        let reached = self.range().end;
-        let mut index = MAIN + 1;
-        while index < RANGES {
-            let range = &self.direction.ranges[index];
-            if range.start != range.end
-                && range.start == reached
-                && index != self.work.range as usize
-            {
-                self.work.next = index as u32;
-                self.work.walker = self.range().walker;
-                self.work.at = reached;
-                self.work.stop = reached;
-                self.work.step = step::WALK;
-                return true;
-            }
-            index += 1;
+    fn scan(&mut self, at: u32, end: u32) {
+        let main = &self.direction.ranges[MAIN];
+        let none = RANGES as u32;
+        let work = &mut *self.work;
+        work.holder = if before(at, main.end) { MAIN as u32 } else { none };
+        work.follower = if at == main.end { MAIN as u32 } else { none };
+        work.next = none;
+        work.free = MAIN as u32 + 1;
+        work.lost = none;
+        work.first_range = none;
+        work.nearest = end.wrapping_sub(at);
+        work.nearest_first = at.wrapping_sub(main.end);
+        if self.direction.islands != 0 {
+            self.work.free = none;
+            self.work.index = MAIN as u32 + 1;
+            self.work.cursor = at;
+            let mut scan = Scan(Job {
+                packet: &mut *self.packet,
+                direction: &mut *self.direction,
+                names: &mut *self.names,
+                work: &mut *self.work,
+            });
+            P::repeat(&mut scan, RANGES as u32);
         }
-        false
+        self.work.stop = if self.work.next == none {
+            end
+        } else {
+            self.direction.range(self.work.next as usize).start
+        };
     }
 
-    /// Looks for the range that has, or goes on with, the byte at `at`, and for the next one behind it.
-    /// False if there is none.
+    /// Whether another range begins just where the one ends that has grown: `at`.
     #[inline(always)]
-    fn seek(&mut self, at: u32, end: u32) -> bool {
-        let (mut holder, mut follower, mut next) = (RANGES, RANGES, RANGES);
-        let mut nearest = distance(end, at);
-        let mut index = MAIN;
-        while index < RANGES {
-            let range = &self.direction.ranges[index];
-            let is_main = index == MAIN;
-            let is_used = is_main || range.start != range.end;
-            let begun = is_main || !before(at, range.start);
-            if is_used && begun && before(at, range.end) {
-                holder = index;
-            } else if is_used && at == range.end {
-                follower = index;
-            } else if is_used && !begun {
-                let far = distance(range.start, at);
-                if far <= nearest {
-                    nearest = far;
-                    next = index;
-                }
-            }
-            index += 1;
+    fn meets_another(&mut self) -> bool {
+        let (holder, grown) = (self.work.holder as usize, self.work.range as usize);
+        let at = self.work.at;
+        if holder == RANGES || holder == grown || self.direction.range(holder).start != at {
+            return false;
         }
-        self.work.next = next as u32;
-        self.work.stop = if next < RANGES {
-            self.direction.range(next).start
-        } else {
-            end
-        };
-        if holder < RANGES
-            && follower < RANGES
+        self.work.next = holder as u32;
+        self.work.walker = self.range().walker;
+        self.work.stop = at;
+        self.work.step = step::WALK;
+        true
+    }
+
+    /// Whether a range has the byte at `at`, or goes on with it.
+    #[inline(always)]
+    fn is_known(&mut self, at: u32, end: u32) -> bool {
+        let (holder, follower) = (self.work.holder as usize, self.work.follower as usize);
+        if holder != RANGES
+            && follower != RANGES
             && self.direction.range(holder).start == at
             && self.direction.range(follower).flags & range_flag::LOST == 0
         {
@@ -121,7 +120,7 @@ impl<P: Packet> Job<'_, P> {
             self.go_on(follower);
             return true;
         }
-        if holder < RANGES {
+        if holder != RANGES {
             let known = self.direction.range(holder).end;
             self.work.replayed = 1;
             self.work.at = if before(known, end) { known } else { end };
@@ -129,7 +128,7 @@ impl<P: Packet> Job<'_, P> {
             self.work.step = step::KNOWN;
             return true;
         }
-        if follower < RANGES {
+        if follower != RANGES {
             self.go_on(follower);
             return true;
         }
@@ -141,20 +140,13 @@ impl<P: Packet> Job<'_, P> {
     #[inline(always)]
     fn is_covered(&mut self, at: u32) -> bool {
         let main = &self.direction.ranges[MAIN];
+        // A range in the hole would have its own frames.
         if !self.work.is_inbound()
             || main.flags & range_flag::LOST != 0
             || after(at, main.walker.resume)
+            || self.work.first_range as usize != RANGES
         {
             return false;
-        }
-        // A range in the hole would have its own frames.
-        let mut index = MAIN + 1;
-        while index < RANGES {
-            let range = &self.direction.ranges[index];
-            if range.start != range.end && before(range.start, at) {
-                return false;
-            }
-            index += 1;
         }
         self.save(MAIN);
         self.direction.set_cursor(at);
@@ -201,37 +193,25 @@ impl<P: Packet> Job<'_, P> {
         self.direction.flags &= !flag::HANDSHAKE;
         self.direction.hole_drops = 0;
         self.work.touched = RANGES as u32;
-        let cursor = self.direction.cursor();
-        let (mut first, mut nearest) = (RANGES, distance(at, cursor));
-        let mut index = MAIN + 1;
-        while index < RANGES {
-            let range = &self.direction.ranges[index];
-            let far = distance(range.start, cursor);
-            if range.start != range.end && far < nearest {
-                nearest = far;
-                first = index;
-            }
-            index += 1;
-        }
-        if first < RANGES {
+        let first = self.work.first_range as usize;
+        if first != RANGES {
             let to = self.direction.range(first).end;
             self.direction.set_cursor(to);
             let range = *self.direction.range(first);
             self.direction.ranges[MAIN] = range;
-            *self.direction.range(first) = Range::default();
+            self.leave(first);
         } else {
             self.direction.set_cursor(at);
             self.direction.ranges[MAIN] = lost(at);
         }
     }
 
-    /// See [`super::Stage::Head`]: begins a range at `at`, goes on with one that is lost, or drops.
+    /// See [`super::Stage::Open`]: begins a range at `at`, goes on with one that is lost, or drops.
     #[inline(always)]
     pub(super) fn look(&mut self) {
         let (at, stop) = (self.work.at, self.work.stop);
         let is_synced = self.is(flag::SYNCED);
         let is_main = !is_synced || self.direction.cursor() == at;
-        self.read_head(at, stop);
         if self.work.drop != 0 {
             return;
         }
@@ -251,14 +231,13 @@ impl<P: Packet> Job<'_, P> {
                 self.hole(at);
                 return;
             }
-            let index = self.lost_or_free(at);
+            let index = self.lost_or_free();
             if index == RANGES {
                 self.hole(at);
                 return;
             }
             self.work.range = index as u32;
-            let range = self.direction.range(index);
-            is_new = range.start == range.end;
+            is_new = index == self.work.free as usize;
         }
         self.open(at, stop, is_new);
     }
@@ -266,32 +245,30 @@ impl<P: Packet> Job<'_, P> {
     /// The lost range that ends at `at`, if nothing was written into what goes on with it; else a free one;
     /// [`RANGES`] if there is none.
     #[inline(always)]
-    fn lost_or_free(&self, at: u32) -> usize {
-        let (mut lost, mut free, mut index) = (RANGES, RANGES, MAIN + 1);
-        while index < RANGES {
-            let range = &self.direction.ranges[index];
-            if range.start == range.end {
-                free = index;
-            } else if range.end == at && range.flags & range_flag::LOST != 0 {
-                lost = index;
-            }
-            index += 1;
-        }
-        if lost < RANGES && self.work.head & head::REST == 0 {
-            lost
+    fn lost_or_free(&self) -> usize {
+        if self.work.lost as usize != RANGES && self.work.head & head::REST == 0 {
+            self.work.lost as usize
         } else {
-            free
+            self.work.free as usize
         }
+    }
+
+    /// Range `index` is not used any more.
+    #[inline(always)]
+    fn leave(&mut self, index: usize) {
+        let range = self.direction.range(index);
+        range.start = 0;
+        range.end = 0;
+        self.direction.islands = self.direction.islands.saturating_sub(1);
     }
 
     /// The flow is found in the middle.
     #[inline(always)]
     fn adopt(&mut self, at: u32) {
-        self.direction.ranges = [Range::default(); RANGES];
+        self.direction.clear_ranges();
         self.direction.ranges[MAIN] = lost(at);
         self.direction.position = Direction::ORIGIN;
-        self.direction.oldest_page =
-            (Direction::ORIGIN / PAGE_BYTES) as u32;
+        self.direction.oldest_page = Direction::FIRST_PAGE;
         self.direction.high = at;
         self.direction.hole_drops = 0;
         self.direction.careful = search::CAREFUL;
@@ -312,6 +289,7 @@ impl<P: Packet> Job<'_, P> {
         self.save(self.work.range as usize);
         if is_new {
             self.keep_head(at);
+            self.direction.islands += 1;
         }
         let floor = if is_new && head & head::REST != 0 {
             self.push_rest(at)
@@ -371,17 +349,21 @@ impl<P: Packet> Job<'_, P> {
         if self.work.drop != 0 || self.work.more != 0 || !before(self.work.at, self.work.stop) {
             return false;
         }
-        let at = self.work.at;
-        if self.work.checks == 0
-            && at == self.work.seq
-            && !self.work.walker.is_framed()
-            && self.load_chunk(at)
-            && frame::plausible(&self.work.chunk, self.work.chunk_len)
-        {
-            // Where frames begin is known again.
-            self.work.walker.frame_begins();
+        let is_lost = !self.work.walker.is_framed();
+        if is_lost && self.work.checks == 0 && self.work.at == self.work.seq {
+            self.find_framing();
         }
         true
+    }
+
+    /// Where frames begin is known again, if the segment begins with one.
+    #[inline(never)]
+    fn find_framing(&mut self) {
+        if self.load_chunk(self.work.at)
+            && frame::plausible(&self.work.chunk, self.work.chunk_len)
+        {
+            self.work.walker.frame_begins();
+        }
     }
 
     /// See [`super::Stage::Arrive`].
@@ -457,7 +439,7 @@ impl<P: Packet> Job<'_, P> {
         } else {
             joined.inherit_framing(&walker, end);
         }
-        *self.direction.range(next) = Range::default();
+        self.leave(next);
         if index == MAIN {
             self.direction.set_cursor(end);
         }
@@ -478,6 +460,49 @@ impl<P: Packet> Job<'_, P> {
         } else {
             Way::Outbound
         }
+    }
+}
+
+/// Looks at one range a step; see [`Job::scan`].
+struct Scan<'a, P>(Job<'a, P>);
+
+impl<P: Packet> Steps for Scan<'_, P> {
+    #[inline(always)]
+    fn step(&mut self) -> bool {
+        let job = &mut self.0;
+        let index = job.work.index;
+        let at = job.work.cursor;
+        if index >= RANGES as u32 {
+            return false;
+        }
+        job.work.index = index + 1;
+        let cursor = job.direction.cursor();
+        let range = job.direction.range(index as usize);
+        let (start, end, flags) = (range.start, range.end, range.flags);
+        if start == end {
+            job.work.free = index;
+            return true;
+        }
+        if before(at, start) {
+            let far = start.wrapping_sub(at);
+            if far <= job.work.nearest {
+                job.work.nearest = far;
+                job.work.next = index;
+            }
+        } else if before(at, end) {
+            job.work.holder = index;
+        } else if at == end {
+            job.work.follower = index;
+            if flags & range_flag::LOST != 0 {
+                job.work.lost = index;
+            }
+        }
+        let far = start.wrapping_sub(cursor);
+        if far < job.work.nearest_first {
+            job.work.nearest_first = far;
+            job.work.first_range = index;
+        }
+        true
     }
 }
 

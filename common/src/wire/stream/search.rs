@@ -81,6 +81,9 @@ impl<P: Packet> Steps for Search<'_, P> {
                     return true;
                 }
             } else if job.samples() {
+                if job.work.is_open != 0 {
+                    job.follow();
+                }
                 return job.work.drop == 0;
             }
         }
@@ -127,6 +130,40 @@ impl<P: Packet> Steps for Search<'_, P> {
     }
 }
 
+/// Compares what stands around a word of the pattern, one place of the pattern a step.
+struct Align<'a, P>(Job<'a, P>);
+
+impl<P: Packet> Steps for Align<'_, P> {
+    #[inline(always)]
+    fn step(&mut self) -> bool {
+        let job = &mut self.0;
+        let (index, len) = (job.work.index, job.names.needle.len);
+        if index + 8 > len {
+            return false;
+        }
+        job.work.index = index + 1;
+        if job.names.needle.word(index as usize) != job.work.word {
+            return true;
+        }
+        let begin = job.work.cursor.wrapping_sub(index);
+        let behind = begin.wrapping_add(len);
+        if before(begin, job.work.floor) || after(behind, job.work.cursor_end) {
+            return true;
+        }
+        let Some(found) = job.compare(begin, len) else {
+            return false;
+        };
+        if found != len {
+            job.near_miss(found as u16, OTHER);
+            return true;
+        }
+        job.whole_match(begin, len, OTHER);
+        job.work.floor = behind;
+        job.work.is_open = 1;
+        false
+    }
+}
+
 impl<P: Packet> Job<'_, P> {
     /// The round ends here. Samples are ahead of what is known: a name may have begun before.
     #[inline(always)]
@@ -167,7 +204,7 @@ impl<P: Packet> Job<'_, P> {
     }
 
     /// Reads the front of a frame at once, and looks at its recipient. False if it has to be read byte by byte.
-    #[inline(always)]
+    #[inline(never)]
     fn whole_front(&mut self) -> bool {
         let at = self.work.at;
         let left = self.work.stop.wrapping_sub(at);
@@ -210,8 +247,7 @@ impl<P: Packet> Job<'_, P> {
         if begin + len > room {
             return true;
         }
-        let words = &self.names.needle.words;
-        let same = front::equal(self.work.chunk.words(), index as u32 + begin, words, 0, len);
+        let same = P::equal(&self.work.chunk, index as u32 + begin, &self.names.needle, 0, len);
         let position = at.wrapping_add(begin);
         if same == len {
             self.whole_match(position, len, RECIPIENT);
@@ -228,8 +264,9 @@ impl<P: Packet> Job<'_, P> {
     }
 
     /// Looks at some words of the frame, or of the segment. False if what is left has to be read byte by byte.
-    #[inline(always)]
+    #[inline(never)]
     fn samples(&mut self) -> bool {
+        self.work.is_open = 0;
         let stop = self.work.stop;
         let needle = self.names.needle.len;
         let left = stop.wrapping_sub(self.work.at);
@@ -274,17 +311,12 @@ impl<P: Packet> Job<'_, P> {
             let word = self.work.block.word((index / 8) as usize);
             let bit = filter_bit(word);
             if self.names.filter[(bit / 64) as usize & (NEEDLE_WORDS - 1)] >> (bit & 63) & 1 != 0 {
-                let at = self.work.at.wrapping_add(ahead);
-                self.work.cursor = at;
+                self.work.word = word;
+                self.work.cursor = self.work.at.wrapping_add(ahead);
                 self.work.cursor_end = end;
-                if self.candidate(word) {
-                    // The next sample is the first word of the block behind the name.
-                    let behind = self.work.floor.wrapping_sub(at);
-                    let step = (behind + 7) & !7;
-                    self.work.at = at.wrapping_add(step);
-                    self.clamp(end, is_frame_end);
-                    return true;
-                }
+                self.work.bit = u32::from(is_frame_end);
+                self.work.is_open = 1;
+                return true;
             }
             ahead += stride;
             index += stride;
@@ -293,6 +325,24 @@ impl<P: Packet> Job<'_, P> {
         self.work.at = self.work.at.wrapping_add(ahead);
         self.clamp(end, is_frame_end);
         true
+    }
+
+    /// The sample at `cursor` may lie in a name: goes behind it.
+    #[inline(never)]
+    fn follow(&mut self) {
+        let (at, end) = (self.work.cursor, self.work.cursor_end);
+        let is_frame_end = self.work.bit != 0;
+        self.candidate();
+        let behind = self.work.floor.wrapping_sub(at);
+        let step = if self.work.is_open != 0 {
+            // The next sample is the first word of the block behind the name.
+            (behind + 7) & !7
+        } else {
+            (self.names.needle.len - 7) & !7
+        };
+        self.work.is_open = 0;
+        self.work.at = at.wrapping_add(step);
+        self.clamp(end, is_frame_end);
     }
 
     /// No sample lies behind the end of the frame.
@@ -333,35 +383,19 @@ impl<P: Packet> Job<'_, P> {
         true
     }
 
-    /// The word at `cursor` may lie in a name, which ends before `cursor_end`. True if it does: the name is
-    /// translated, and `floor` is behind it.
-    #[inline(never)]
-    fn candidate(&mut self, word: u64) -> bool {
-        let (at, end) = (self.work.cursor, self.work.cursor_end);
-        let len = self.names.needle.len;
-        let mut index = 0;
-        while index < CHUNK as u32 {
-            if index + 8 > len {
-                return false;
-            }
-            if self.names.needle.word(index as usize) == word {
-                let begin = at.wrapping_sub(index);
-                let behind = begin.wrapping_add(len);
-                if !before(begin, self.work.floor) && !after(behind, end) {
-                    let Some(found) = self.compare(begin, len) else {
-                        return false;
-                    };
-                    if found == len {
-                        self.whole_match(begin, len, OTHER);
-                        self.work.floor = behind;
-                        return true;
-                    }
-                    self.near_miss(found as u16, OTHER);
-                }
-            }
-            index += 1;
-        }
-        false
+    /// Whether `word` at `cursor` lies in a name that ends before `cursor_end`: `is_open`. The name is translated then,
+    /// and `floor` is behind it.
+    #[inline(always)]
+    fn candidate(&mut self) {
+        self.work.index = 0;
+        self.work.is_open = 0;
+        let mut align = Align(Job {
+            packet: &mut *self.packet,
+            direction: &mut *self.direction,
+            names: &mut *self.names,
+            work: &mut *self.work,
+        });
+        P::repeat(&mut align, CHUNK as u32);
     }
 
     /// How many bytes from `begin` on are those of the pattern.
@@ -376,8 +410,7 @@ impl<P: Packet> Job<'_, P> {
                 0
             }
         };
-        let words = &self.names.needle.words;
-        Some(front::equal(self.work.chunk.words(), index as u32, words, 0, len))
+        Some(P::equal(&self.work.chunk, index as u32, &self.names.needle, 0, len))
     }
 
     /// Bytes from `work.at` that are certainly not the first of the pattern, at least one: the first is
