@@ -67,7 +67,7 @@ pub fn rpc(ctx: &TcContext) -> i32 {
     let Some(scratch) = (unsafe { scratch() }) else {
         return NEXT;
     };
-    if rpc::stages::tn_find(scratch) == 0 {
+    if !rpc::stages::find(scratch) {
         return nat::finish(ctx.skb.skb, scratch);
     }
     count(Counter::RpcPackets, 1);

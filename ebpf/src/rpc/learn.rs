@@ -24,18 +24,21 @@ fn now() -> u64 {
 
 /// Fills the names that the flow lacks from what is known of the endpoint and of the client.
 #[inline(always)]
-pub fn names(flow: &mut RpcFlow, key: &FiveTuple, way: Way) {
+pub fn names(flow: &mut RpcFlow, scratch: &mut Scratch) {
+    let (key, way) = (&scratch.found.key, scratch.found.way);
     if flow.names.canonical.is_empty() || flow.names.system.is_empty() {
         let endpoint = key.endpoint();
         // SAFETY: names are replaced whole; a torn read is possible only while an endpoint changes
         // its name, which ends its flows.
         let found = unsafe { NAMES.get(&endpoint).or_else(|| NAMES.get(&endpoint.any())) };
         if let Some(found) = found {
-            if flow.names.canonical.is_empty() {
+            if flow.names.canonical.is_empty() && !found.canonical.is_empty() {
                 flow.names.canonical = found.canonical;
+                flow.names.prepared = 0;
             }
-            if flow.names.system.is_empty() {
+            if flow.names.system.is_empty() && !found.system.is_empty() {
                 flow.names.system = found.system;
+                flow.names.prepared = 0;
             }
         }
     }
@@ -55,6 +58,7 @@ pub fn names(flow: &mut RpcFlow, key: &FiveTuple, way: Way) {
             && !peer.alias.is_empty()
         {
             flow.names.peer_alias = peer.alias;
+            flow.names.prepared = 0;
         }
     }
 }
@@ -76,6 +80,10 @@ pub fn announced(entry: &mut RpcFlow, way: Way, scratch: &mut Scratch) {
         }
         Way::Outbound => {
             flow::learn_canonical(entry);
+            if entry.flags & state::CONFIRMED == 0 {
+                // Whoever makes up what the endpoint says teaches others nothing.
+                return;
+            }
             let endpoint = scratch.found.key.endpoint();
             let names = &mut scratch.names;
             names.canonical = entry.outbound.captured;
@@ -139,9 +147,19 @@ pub fn alias(entry: &mut RpcFlow, scratch: &mut Scratch) {
     }
 }
 
-/// Names were translated.
+/// How often the statistics of an alias are brought up to date.
+const REPORT_NS: u64 = 100_000_000;
+
+/// Names were translated. The flow keeps count, and reports now and then; the agent adds up what is not reported.
 #[inline(never)]
 pub fn used(entry: &mut RpcFlow, way: Way, edits: u32, scratch: &mut Scratch) {
+    match way {
+        Way::Inbound => entry.unreported[0] += edits,
+        Way::Outbound => entry.unreported[1] += edits,
+    }
+    if entry.seen_ns.wrapping_sub(entry.reported_ns) < REPORT_NS {
+        return;
+    }
     if entry.alias_hash == 0 {
         // On a connection of replies the alias is the one of the client's other connection.
         if entry.names.alias.is_empty() && entry.names.peer_alias.is_empty() {
@@ -153,15 +171,16 @@ pub fn used(entry: &mut RpcFlow, way: Way, edits: u32, scratch: &mut Scratch) {
             hash(&entry.names.alias, scratch)
         };
     }
+    let [inbound, outbound] = entry.unreported;
     if let Some(stat) = ALIASES.get_ptr_mut(alias_key(entry, &scratch.found.key)) {
         // SAFETY: the pointer is to a map value. Two flows of one client may count at once and lose a
         // count; these are statistics.
         let stat = unsafe { &mut *stat };
         stat.seen_ns = entry.seen_ns;
-        match way {
-            Way::Inbound => stat.inbound += u64::from(edits),
-            Way::Outbound => stat.outbound += u64::from(edits),
-        }
+        stat.inbound += u64::from(inbound);
+        stat.outbound += u64::from(outbound);
+        entry.unreported = [0; 2];
+        entry.reported_ns = entry.seen_ns;
     }
 }
 

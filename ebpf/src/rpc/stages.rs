@@ -23,9 +23,6 @@ use crate::{
     },
 };
 
-#[unsafe(no_mangle)]
-static SKIP: u32 = 0;
-
 /// A stage that reads or writes the packet.
 macro_rules! packet_stage {
     ($($name:ident = $stage:ident),+ $(,)?) => { $(
@@ -41,7 +38,6 @@ macro_rules! packet_stage {
             if flow.is_null() || work.is_null() || buffers.is_null() {
                 return 0;
             }
-            if unsafe { core::ptr::read_volatile(&raw const SKIP) } & (1 << Stage::$stage as u32) != 0 { return 0; }
             // SAFETY: the caller lends its exclusive references for the time of the call.
             let (flow, work, buffers) = unsafe { (&mut *flow, &mut *work, &mut *buffers) };
             stream::run(Stage::$stage, &mut Payload { skb, buffers }, flow, work);
@@ -60,7 +56,6 @@ macro_rules! flow_stage {
             if flow.is_null() || work.is_null() {
                 return 0;
             }
-            if unsafe { core::ptr::read_volatile(&raw const SKIP) } & (1 << Stage::$stage as u32) != 0 { return 0; }
             // SAFETY: the caller lends its exclusive references for the time of the call.
             let (flow, work) = unsafe { (&mut *flow, &mut *work) };
             stream::run(Stage::$stage, &mut Pages, flow, work);
@@ -125,7 +120,6 @@ macro_rules! packet_part {
             let Some(scratch) = (unsafe { scratch() }) else {
                 return $nothing;
             };
-            if unsafe { core::ptr::read_volatile(&raw const SKIP) } & bit(stringify!($name)) != 0 { return 0; }
             $part(&TcContext::new(skb), scratch)
         }
     )+ };
@@ -150,12 +144,28 @@ macro_rules! flow_part {
             let Some(scratch) = (unsafe { scratch() }) else {
                 return 0;
             };
-            if unsafe { core::ptr::read_volatile(&raw const SKIP) } & bit(stringify!($name)) != 0 { return 0; }
             // SAFETY: as above.
             $part(unsafe { &mut *flow }, scratch);
             0
         }
     )+ };
+}
+
+/// [`tn_find`], which is lent the working memory.
+#[inline(always)]
+pub fn find(_: &mut Scratch) -> bool {
+    tn_find() != 0
+}
+
+/// [`direction::find`]; 1 if a flow or an endpoint is found.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tn_find() -> i32 {
+    // SAFETY: `find`, the only caller, lends it.
+    let Some(scratch) = (unsafe { scratch() }) else {
+        return 0;
+    };
+    i32::from(direction::find(&scratch.headers, &mut scratch.found))
 }
 
 packet_part!(
@@ -172,37 +182,8 @@ flow_part!(
     begin, tn_begin = translate::begin;
     /// [`translate::confirm`].
     confirm, tn_confirm = translate::confirm;
+    /// [`learn::names`].
+    names, tn_names = learn::names;
     /// [`translate::account`].
     account, tn_account = translate::account;
 );
-
-/// [`direction::find`]; 1 if an endpoint is found.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn tn_find(scratch: *mut Scratch) -> i32 {
-    if scratch.is_null() {
-        return 0;
-    }
-    // SAFETY: as above.
-    let scratch = unsafe { &mut *scratch };
-    i32::from(direction::find(&scratch.headers, &mut scratch.found))
-}
-
-/// [`learn::names`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn tn_names(flow: *mut RpcFlow, scratch: *mut Scratch) -> i32 {
-    if flow.is_null() || scratch.is_null() {
-        return 0;
-    }
-    // SAFETY: as above.
-    let (flow, scratch) = unsafe { (&mut *flow, &mut *scratch) };
-    learn::names(flow, &scratch.found.key, scratch.found.way);
-    0
-}
-
-
-const fn bit(name: &str) -> u32 {
-    let b = name.as_bytes();
-    match b[0] { b't' => 1 << 13, b'c' if b[1] == b'r' => 1 << 14, b's' => 1 << 15, b'b' => 1 << 16, b'c' => 1 << 17, _ => 1 << 18 }
-}

@@ -235,7 +235,7 @@ fn locked(ctx: &TcContext, flow: &mut RpcFlow, scratch: &mut Scratch) -> i32 {
         flow.policy = u32::from(scratch.found.endpoint.policy);
     }
     if flow.names.prepared == 0 || flow.names.alias.is_empty() {
-        stages::tn_names(flow, scratch);
+        stages::names(flow, scratch);
     }
     let seq = first_byte(&scratch.headers);
     let Scratch {
@@ -459,7 +459,13 @@ pub fn confirm(flow: &mut RpcFlow, scratch: &mut Scratch) {
     }
     flow.flags |= state::CONFIRMED;
     flow.lock = 0;
-    let is_moved = RPC_FLOWS.insert(&scratch.found.key, &*flow, 0).is_ok();
+    let key = &scratch.found.key;
+    // The same entry once more: the verifier of Linux 6.1 takes no value from memory behind an argument.
+    let is_moved = match ONE_SIDED_FLOWS.get_ptr(key) {
+        // SAFETY: the pointer is to a map value, which this CPU has the lock of.
+        Some(entry) => RPC_FLOWS.insert(key, unsafe { &*entry }, 0).is_ok(),
+        None => return,
+    };
     flow.lock = 1;
     if is_moved {
         let _ = ONE_SIDED_FLOWS.remove(&scratch.found.key);

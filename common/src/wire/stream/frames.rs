@@ -54,7 +54,7 @@ impl<P: Packet> Steps for Frames<'_, P> {
 
 impl<P: Packet> Job<'_, P> {
     /// Reads the front of a whole frame at once. False if it has to be read byte by byte.
-    #[inline(always)]
+    #[inline(never)]
     fn whole_frame(&mut self) -> bool {
         let at = self.work.at;
         let left = self.work.stop.wrapping_sub(at);
@@ -78,9 +78,10 @@ impl<P: Packet> Job<'_, P> {
             self.passes(frames, at.wrapping_add(4 * frames));
             return true;
         }
-        let Some(front) = front::read(&self.work.chunk, index) else {
+        if !front::read(&self.work.chunk, index, &mut self.work.front) {
             return false;
-        };
+        }
+        let front = self.work.front;
         let end = at.wrapping_add(4).wrapping_add(front.len);
         if front.path == 0 {
             self.passes(1, end);
@@ -88,27 +89,44 @@ impl<P: Packet> Job<'_, P> {
         }
         let known = self.work.chunk_len.wrapping_sub(index as u32);
         let room = if known < left { known } else { left };
-        let text = index as u32 + front.path;
+        // What of the path lies in the window, and where.
+        self.work.index = index as u32 + front.path;
+        self.work.bit = if front.path < room {
+            room - front.path
+        } else {
+            0
+        };
+        self.work.cursor = at.wrapping_add(front.path);
+        self.work.cursor_end = end;
+        if front.path_len < self.work.bit {
+            self.work.bit = front.path_len;
+        }
+        self.whole_recipient()
+    }
+
+    /// Compares the path in the window with the names that the flow knows. False if it is none of them, or not
+    /// there as a whole.
+    #[inline(always)]
+    fn whole_recipient(&mut self) -> bool {
+        let (text, room) = (self.work.index, self.work.bit);
         let len = self.names.front.len;
         if len != 0
-            && front.path + len <= room
-            && front.path_len >= len
+            && len <= room
             && P::equal(&self.work.chunk, text, &self.names.front, 0, len) == len
         {
-            if !self.push_whole(at.wrapping_add(front.path), len) {
+            if !self.push_whole(self.work.cursor, len) {
                 return false;
             }
-            self.passes(1, end);
+            self.passes(1, self.work.cursor_end);
             return true;
         }
         let len = self.names.front_canonical.len;
         if len != 0
-            && front.path + len <= room
-            && front.path_len >= len
+            && len <= room
             && P::equal(&self.work.chunk, text, &self.names.front_canonical, 0, len) == len
         {
             self.canonical_used();
-            self.passes(1, end);
+            self.passes(1, self.work.cursor_end);
             return true;
         }
         false

@@ -16,18 +16,32 @@ use crate::{
 pub(super) const FRONT: u32 = 4 + 16;
 
 /// What a frame begins with.
-#[derive(Clone, Copy)]
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Front {
     /// Bytes of the frame behind its length.
     pub len: u32,
     /// Where the recipient's path begins, counted from the frame's first byte; 0 if there is none to look at.
     pub path: u32,
     pub path_len: u32,
+    pub pad: u32,
 }
 
-/// Reads the front at `index`, with [`FRONT`] bytes behind it in the window.
+/// Reads the front at `index`, with [`FRONT`] bytes behind it in the window. A call of its own, because the stack is
+/// small: of the callers, whose chain of calls is the deepest one.
+#[inline(never)]
+pub(super) fn read(chunk: &Chunk, index: usize, front: &mut Front) -> bool {
+    match look(chunk, index) {
+        Some(found) => {
+            *front = found;
+            true
+        }
+        None => false,
+    }
+}
+
 #[inline(always)]
-pub(super) fn read(chunk: &Chunk, index: usize) -> Option<Front> {
+fn look(chunk: &Chunk, index: usize) -> Option<Front> {
     let len = (chunk.word(index) as u32).swap_bytes();
     let mut fields = Fields::at(chunk, index + 4);
     if len == 4 && fields.two() == 0x0212 {
@@ -36,6 +50,7 @@ pub(super) fn read(chunk: &Chunk, index: usize) -> Option<Front> {
             len,
             path: 0,
             path_len: 0,
+            pad: 0,
         });
     }
     if len > FRAME_MAX {
@@ -64,6 +79,7 @@ pub(super) fn read(chunk: &Chunk, index: usize) -> Option<Front> {
         len,
         path: 4 + payload.len + envelope.len + recipient.len + path.len,
         path_len: path.value,
+        pad: 0,
     })
 }
 

@@ -399,8 +399,10 @@ impl<P: Packet> Job<'_, P> {
     /// or lie in the hole.
     #[inline(always)]
     fn is_recipient(&self, at: u32) -> bool {
-        let byte = |back: u32| self.work.chunk.byte(at.wrapping_sub(back) as usize);
-        at <= BEFORE_PATH && (at < 2 || byte(2) == 0x0a || at > 2 && byte(3) == 0x0a)
+        // Both bytes are read before `at` is known to be small, for the same reason as in `FindFrame`.
+        let short = self.work.chunk.byte(at.wrapping_sub(2) as usize) == 0x0a;
+        let long = self.work.chunk.byte(at.wrapping_sub(3) as usize) == 0x0a;
+        (at < 2 || short || at > 2 && long) && at <= BEFORE_PATH
     }
 
     /// The part of a name from byte `from` on lies at `at` of the window; its bytes from `begin` to the one
@@ -465,7 +467,10 @@ impl<P: Packet> Steps for FindFrame<'_, P> {
         // The first byte of a length is zero: eight bytes are looked at together.
         let zero = job.work.chunk.find_in_word(index, 0);
         let skip = zero.wrapping_sub(index) as u32;
-        if zero >= CHUNK || job.work.chunk.byte(zero) != 0 || zero as u32 >= job.work.chunk_len {
+        // Read before it is known to lie in the window: else the compiler drops the mask, and the verifier of
+        // Linux 6.1 the bound.
+        let is_zero = job.work.chunk.byte(zero) == 0;
+        if !is_zero || zero >= CHUNK || zero as u32 >= job.work.chunk_len {
             let known = job.work.chunk_len.wrapping_sub(index as u32);
             let skip = if skip < known { skip } else { known };
             job.work.cursor = at.wrapping_add(if skip == 0 { 1 } else { skip });

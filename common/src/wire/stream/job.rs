@@ -246,6 +246,8 @@ pub struct Work {
     /// `CLOCK_MONOTONIC` nanoseconds, set by the caller.
     pub now_ns: u64,
     pub(super) walker: Walker,
+    /// The front of the frame that is read.
+    pub(super) front: super::front::Front,
     /// A word of the segment that may lie in a name.
     pub(super) word: u64,
     /// Payload offset and length of the bytes in `chunk`, and in `block`.
@@ -342,6 +344,7 @@ impl Default for Work {
             saved: Range::default(),
             now_ns: 0,
             walker: Walker::default(),
+            front: super::front::Front::default(),
             word: 0,
             chunk_offset: 0,
             chunk_len: 0,
@@ -577,8 +580,10 @@ impl<'a, P: Packet> Job<'a, P> {
         if after(end, self.work.edited_to) {
             self.work.edited_to = end;
         }
-        self.work.made += 1;
-        self.direction.edits += 1;
+        // A name that is cut is written in pieces, and counted once.
+        let begun = u32::from(edit.from() == 0);
+        self.work.made += begun;
+        self.direction.edits += u64::from(begun);
     }
 
     /// Whether another byte might find no room for its edits.

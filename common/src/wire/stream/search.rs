@@ -222,9 +222,10 @@ impl<P: Packet> Job<'_, P> {
                 0
             }
         };
-        let Some(front) = front::read(&self.work.chunk, index) else {
+        if !front::read(&self.work.chunk, index, &mut self.work.front) {
             return false;
-        };
+        }
+        let front = self.work.front;
         let behind = at.wrapping_add(4);
         self.work.walker.frame_in_body(behind, front.len);
         self.work.at = behind;
@@ -277,6 +278,8 @@ impl<P: Packet> Job<'_, P> {
             return false;
         }
         let end = self.work.at.wrapping_add(left);
+        self.work.cursor_end = end;
+        self.work.bit = u32::from(is_frame_end);
         if left < 8 {
             if is_frame_end {
                 self.work.at = end;
@@ -301,11 +304,10 @@ impl<P: Packet> Job<'_, P> {
         }
         // Whole words between two samples, so that the block is read aligned.
         let stride = (needle - 7) & !7;
-        let room = self.work.block_len;
         let mut samples = 0;
         let mut ahead = 0;
         while samples < SAMPLES {
-            if ahead + 8 > left || index + 8 > room {
+            if ahead + 8 > left || index + 8 > self.work.block_len {
                 break;
             }
             let word = self.work.block.word((index / 8) as usize);
@@ -313,8 +315,6 @@ impl<P: Packet> Job<'_, P> {
             if self.names.filter[(bit / 64) as usize & (NEEDLE_WORDS - 1)] >> (bit & 63) & 1 != 0 {
                 self.work.word = word;
                 self.work.cursor = self.work.at.wrapping_add(ahead);
-                self.work.cursor_end = end;
-                self.work.bit = u32::from(is_frame_end);
                 self.work.is_open = 1;
                 return true;
             }
@@ -323,15 +323,14 @@ impl<P: Packet> Job<'_, P> {
             samples += 1;
         }
         self.work.at = self.work.at.wrapping_add(ahead);
-        self.clamp(end, is_frame_end);
+        self.clamp();
         true
     }
 
     /// The sample at `cursor` may lie in a name: goes behind it.
     #[inline(never)]
     fn follow(&mut self) {
-        let (at, end) = (self.work.cursor, self.work.cursor_end);
-        let is_frame_end = self.work.bit != 0;
+        let at = self.work.cursor;
         self.candidate();
         let behind = self.work.floor.wrapping_sub(at);
         let step = if self.work.is_open != 0 {
@@ -342,16 +341,17 @@ impl<P: Packet> Job<'_, P> {
         };
         self.work.is_open = 0;
         self.work.at = at.wrapping_add(step);
-        self.clamp(end, is_frame_end);
+        self.clamp();
     }
 
     /// No sample lies behind the end of the frame.
     #[inline(always)]
-    fn clamp(&mut self, end: u32, is_frame_end: bool) {
+    fn clamp(&mut self) {
+        let end = self.work.cursor_end;
         if before(self.work.at, end) {
             return;
         }
-        if is_frame_end {
+        if self.work.bit != 0 {
             self.work.at = end;
             self.work.walker.frame_may_end(end);
         } else {
