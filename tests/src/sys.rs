@@ -2,6 +2,7 @@
 
 mod error_queue;
 mod instructions;
+mod tap;
 
 use std::{
     ffi::CString,
@@ -21,6 +22,7 @@ use std::{
 pub use error_queue::NetworkError;
 pub(crate) use error_queue::take_error;
 pub(crate) use instructions::{Instruction, pin_classifier};
+pub(crate) use tap::{VIRTIO_HEADER, tap};
 
 /// Turns the `-1` of libc into the error it stands for.
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
@@ -383,30 +385,6 @@ pub(crate) fn listen(socket: &OwnedFd, backlog: libc::c_int) -> io::Result<()> {
     check(unsafe { libc::listen(socket.as_raw_fd(), backlog) }).map(drop)
 }
 
-/// A packet socket that receives every frame arriving at an interface of the thread's namespace.
-pub(crate) fn packet_socket(interface: &str) -> io::Result<OwnedFd> {
-    /// Not in libc: `PACKET_IGNORE_OUTGOING` of linux/if_packet.h.
-    const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
-    let every = (libc::ETH_P_ALL as u16).to_be();
-    // Protocol 0 receives nothing until it is bound to the interface.
-    let socket = socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_NONBLOCK, 0)?;
-    set_option(&socket, libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)?;
-    // Best effort: a larger buffer loses fewer frames in bursts, which TCP would repair.
-    set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 64 << 20)?;
-    set_option(&socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, 64 << 20)?;
-    let address = SocketAddress::new(libc::sockaddr_ll {
-        sll_family: libc::AF_PACKET as u16,
-        sll_protocol: every,
-        sll_ifindex: interface_index(interface)?,
-        sll_hatype: 0,
-        sll_pkttype: 0,
-        sll_halen: 0,
-        sll_addr: [0; 8],
-    });
-    bind_address(&socket, &address)?;
-    Ok(socket)
-}
-
 pub(crate) fn interface_index(interface: &str) -> io::Result<libc::c_int> {
     let name = CString::new(interface).map_err(io::Error::other)?;
     // SAFETY: the name is a NUL-terminated string that lives for the whole call.
@@ -414,52 +392,6 @@ pub(crate) fn interface_index(interface: &str) -> io::Result<libc::c_int> {
         0 => Err(io::Error::last_os_error()),
         index => libc::c_int::try_from(index).map_err(io::Error::other),
     }
-}
-
-/// Receives one frame, or `None` when there is none now.
-pub(crate) fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-    // SAFETY: pointer and length describe the buffer.
-    let length = unsafe {
-        libc::recv(
-            socket.as_raw_fd(),
-            buffer.as_mut_ptr().cast(),
-            buffer.len(),
-            libc::MSG_DONTWAIT,
-        )
-    };
-    match usize::try_from(length) {
-        Ok(length) => Ok(Some(length)),
-        Err(_) => match io::Error::last_os_error() {
-            error if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            error => Err(error),
-        },
-    }
-}
-
-/// Sends one frame; `false` when the queue is full.
-pub(crate) fn send(socket: &OwnedFd, frame: &[u8]) -> io::Result<bool> {
-    // SAFETY: pointer and length describe the frame.
-    let length = unsafe {
-        libc::send(
-            socket.as_raw_fd(),
-            frame.as_ptr().cast(),
-            frame.len(),
-            libc::MSG_DONTWAIT,
-        )
-    };
-    if length >= 0 {
-        return Ok(true);
-    }
-    let error = io::Error::last_os_error();
-    match error.raw_os_error() {
-        Some(libc::EAGAIN | libc::ENOBUFS) => Ok(false),
-        _ => Err(error),
-    }
-}
-
-/// Waits until one of the descriptors can be read, or the time is over.
-pub(crate) fn wait_readable(descriptors: &[&OwnedFd], timeout: Duration) -> io::Result<()> {
-    wait(descriptors, libc::POLLIN, timeout)
 }
 
 /// Waits until one of `events` (of poll) happens to one of the descriptors, or an error, or the time is over.
@@ -476,12 +408,35 @@ pub(crate) fn wait(
             revents: 0,
         })
         .collect();
-    let timeout = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
-    // SAFETY: pointer and count describe the vector.
-    match check(unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, timeout) }) {
+    let timeout = libc::timespec {
+        tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_nsec: timeout.subsec_nanos().into(),
+    };
+    // SAFETY: pointer and count describe the vector, the time outlives the call, and no mask is given.
+    match check(unsafe {
+        libc::ppoll(
+            polled.as_mut_ptr(),
+            polled.len() as libc::nfds_t,
+            &raw const timeout,
+            ptr::null(),
+        )
+    }) {
         Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
         _ => Ok(()),
     }
+}
+
+/// A request about an interface, by its name.
+fn interface_request(interface: &str) -> io::Result<libc::ifreq> {
+    // SAFETY: ifreq is plain data, for which all zeroes is a value.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    if interface.len() >= request.ifr_name.len() {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
+        *to = from as libc::c_char;
+    }
+    Ok(request)
 }
 
 /// An ethtool switch of an interface in the thread's namespace (`ETHTOOL_S…` of linux/ethtool.h).
@@ -496,14 +451,7 @@ pub(crate) fn ethtool_switch(interface: &str, command: u32, on: bool) -> io::Res
         command,
         data: u32::from(on),
     };
-    // SAFETY: ifreq is plain data, for which all zeroes is a value.
-    let mut request: libc::ifreq = unsafe { mem::zeroed() };
-    if interface.len() >= request.ifr_name.len() {
-        return Err(io::Error::from(io::ErrorKind::InvalidInput));
-    }
-    for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
-        *to = from as libc::c_char;
-    }
+    let mut request = interface_request(interface)?;
     request.ifr_ifru.ifru_data = (&raw mut value).cast();
     let socket = socket(libc::AF_INET, libc::SOCK_DGRAM, 0)?;
     // SAFETY: the request and the value it points to live for the whole call and have the layout

@@ -8,8 +8,8 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use super::{
-    bridge::{Bridge, Impairment},
     connection::Connection,
+    line::{Impairment, Line},
 };
 use crate::{
     namespace::{Namespace, Offload, link},
@@ -27,7 +27,7 @@ const CLIENTS: u8 = 8;
 #[derive(Debug)]
 pub struct Lab {
     // Dropped in this order: what uses a namespace goes first.
-    bridge: Option<Bridge>,
+    line: Option<Line>,
     listener: TcpListener,
     client: Namespace,
     server: Namespace,
@@ -121,34 +121,52 @@ impl Lab {
         Self::finish(client, server, None, server_v4(), vec!["lo"])
     }
 
-    /// A bridge in the middle that treats packets badly; truename is on the server's interface.
+    /// A line between the two that delays packets and treats them badly; truename is on the server's
+    /// interface.
     ///
     /// # Errors
     /// Not root.
     pub fn impaired(impairment: Impairment, seed: u64) -> Result<Self> {
-        let (client, server, middle) = (
-            Namespace::new("c")?,
-            Namespace::new("s")?,
-            Namespace::new("m")?,
-        );
-        link((&client, "c0"), (&middle, "m0"))?;
-        link((&server, "s0"), (&middle, "m1"))?;
-        for (namespace, interface) in [
-            (&client, "c0"),
-            (&server, "s0"),
-            (&middle, "m0"),
-            (&middle, "m1"),
-        ] {
-            for offload in Offload::SEGMENTATION {
-                namespace.offload(interface, offload, false)?;
+        let (client, server) = (Namespace::new("c")?, Namespace::new("s")?);
+        let line = Line::start([(&client, "c0"), (&server, "s0")], &[], impairment, seed)?;
+        for namespace in [&client, &server] {
+            // A long delay needs as much under way as fits into it.
+            for (key, largest) in [("tcp_rmem", 32), ("tcp_wmem", 32)] {
+                let value = format!("4096 131072 {}", largest << 20);
+                namespace.sysctl(&format!("net/ipv4/{key}"), &value)?;
             }
-            namespace.offload(interface, Offload::TransmitChecksum, false)?;
         }
         address_v4(&client, &server)?;
-        let bridge = Bridge::start(&middle, ["m0", "m1"], impairment, seed)?;
-        let mut lab = Self::finish(client, server, Some(middle), server_v4(), vec!["s0"])?;
-        lab.bridge = Some(bridge);
+        let mut lab = Self::finish(client, server, None, server_v4(), vec!["s0"])?;
+        lab.line = Some(line);
         Ok(lab)
+    }
+
+    /// Two cables: the client sends by one and the server by the other. truename is on the server's
+    /// interface of the first only, so that it sees what the client sends and no answer.
+    ///
+    /// # Errors
+    /// Not root.
+    pub fn asymmetric() -> Result<Self> {
+        let (client, server) = (Namespace::new("c")?, Namespace::new("s")?);
+        link((&client, "c0"), (&server, "s0"))?;
+        link((&client, "c1"), (&server, "s1"))?;
+        address_v4(&client, &server)?;
+        client.ip("address add 10.98.0.2/24 dev c1")?;
+        server.ip("address add 10.98.0.1/24 dev s1")?;
+        for (namespace, interfaces) in [(&client, ["c0", "c1"]), (&server, ["s0", "s1"])] {
+            for interface in ["all"].into_iter().chain(interfaces) {
+                namespace.sysctl(&format!("net/ipv4/conf/{interface}/rp_filter"), "0")?;
+            }
+        }
+        let own = server_v4().ip();
+        for number in 0..CLIENTS {
+            let back = client_v4(number);
+            server.ip(&format!(
+                "route add {back}/32 via 10.98.0.2 dev s1 src {own}"
+            ))?;
+        }
+        Self::finish(client, server, None, server_v4(), vec!["s0"])
     }
 
     fn finish(
@@ -162,7 +180,7 @@ impl Lab {
             .run(|| socket::listen(address))?
             .context("listen as the server")?;
         Ok(Self {
-            bridge: None,
+            line: None,
             listener,
             client,
             server,
@@ -194,10 +212,7 @@ impl Lab {
             listen: self.address,
             canonical: canonical.map(str::to_owned),
         };
-        let namespace = match (&self.bridge, &self.middle) {
-            (None, Some(middle)) => middle,
-            _ => &self.server,
-        };
+        let namespace = self.middle.as_ref().unwrap_or(&self.server);
         let services: Vec<_> = aliases.iter().map(|alias| (*alias, self.address)).collect();
         Truename::start_services(
             namespace,
@@ -223,9 +238,9 @@ impl Lab {
         self.address
     }
 
-    /// The bridge of an impaired lab.
-    pub fn bridge(&self) -> Option<&Bridge> {
-        self.bridge.as_ref()
+    /// The line of an impaired lab.
+    pub fn line(&self) -> Option<&Line> {
+        self.line.as_ref()
     }
 
     /// Switches segmentation offloads of the two ends on or off.
@@ -307,7 +322,7 @@ impl Lab {
         let number = dial.from % CLIENTS;
         let address = match self.address.ip() {
             IpAddr::V6(_) => IpAddr::V6(client_v6(number)),
-            IpAddr::V4(_) if self.middle.is_some() && self.bridge.is_none() => {
+            IpAddr::V4(_) if self.middle.is_some() => {
                 IpAddr::V4(Ipv4Addr::new(10, 98, 0, number + 2))
             }
             IpAddr::V4(_) => IpAddr::V4(client_v4(number)),

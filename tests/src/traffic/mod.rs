@@ -1,10 +1,11 @@
-//! Real TCP between namespaces: places to run it in, connections that check every byte, and a bridge
-//! that loses, doubles and reorders packets.
+//! Real TCP between namespaces: places to run it in, connections that check every byte, and a line
+//! that delays, loses, doubles and reorders packets.
 
-mod bridge;
 mod connection;
+mod frame;
 mod lab;
+mod line;
 
-pub use bridge::{Bridge, Impairment, Impairments};
 pub use connection::{Connection, DEADLINE, Pace};
 pub use lab::{Dial, Lab};
+pub use line::{Frames, Impairment, Impairments, Line};
