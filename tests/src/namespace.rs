@@ -1,7 +1,7 @@
 //! Network namespaces, the links between them, and code and processes that run inside.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
@@ -64,7 +64,7 @@ impl Namespace {
     /// The kernel does not have it or refuses the value.
     pub fn sysctl(&self, key: &str, value: &str) -> Result<()> {
         let path = Path::new("/proc/sys").join(key);
-        self.run(|| std::fs::write(&path, value).with_context(|| format!("sysctl {key}={value}")))?
+        self.run(|| fs::write(&path, value).with_context(|| format!("sysctl {key}={value}")))?
     }
 
     /// Runs a closure in a thread inside the namespace; sockets it makes stay inside.
@@ -121,6 +121,30 @@ impl Namespace {
                 Ok(SocketAddr::new(peer.ip().to_canonical(), peer.port()))
             })
             .collect()
+    }
+
+    /// A number that the kernel counts for TCP in the namespace: `name` of `group` in /proc/net/`file`.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn tcp_count(&self, file: &str, group: &str, name: &str) -> Result<u64> {
+        // Not /proc/net, which is that of the process.
+        let path = format!("/proc/thread-self/net/{file}");
+        let text = self
+            .run(|| fs::read_to_string(&path))?
+            .with_context(|| format!("read {path}"))?;
+        let prefix = format!("{group}: ");
+        let mut lines = text.lines().filter_map(|line| line.strip_prefix(&prefix));
+        let (labels, values) = (lines.next(), lines.next());
+        let (_, value) = labels
+            .unwrap_or_default()
+            .split(' ')
+            .zip(values.unwrap_or_default().split(' '))
+            .find(|(label, _)| *label == name)
+            .with_context(|| format!("{path} has no {group} {name}"))?;
+        value
+            .parse()
+            .with_context(|| format!("{name} in {path}: {value}"))
     }
 
     /// Sets an offload of an interface.

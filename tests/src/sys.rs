@@ -534,20 +534,14 @@ pub(crate) fn test_run(
     Ok((attributes.value, attributes.data_size_out as usize))
 }
 
-/// Keeps the calling thread, and those that it starts, on one CPU.
-///
-/// # Errors
-/// There is no such CPU.
-pub fn pin_to_cpu(cpu: usize) -> io::Result<()> {
+/// Keeps the calling thread, and those that it starts, on these CPUs.
+pub(crate) fn pin_to_cpus(cpus: &[usize]) -> io::Result<()> {
     // SAFETY: all bits zero is an empty set.
-    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: the macro's function checks the number against the set's size.
-    unsafe { libc::CPU_SET(cpu, &mut set) };
-    // SAFETY: the set outlives the call, and its size is the one given.
-    let result = unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
+    let mut set: libc::cpu_set_t = unsafe { mem::zeroed() };
+    for cpu in cpus {
+        // SAFETY: the macro's function checks the number against the set's size.
+        unsafe { libc::CPU_SET(*cpu, &mut set) };
     }
+    // SAFETY: the set outlives the call, and its size is the one given.
+    check(unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) }).map(drop)
 }

@@ -35,7 +35,7 @@ enum Verb {
     /// Check the formatting and the lints
     Lint,
     /// Measure what truename costs, beside nothing and beside a relay in user space
-    Bench(bench::Arguments),
+    Bench(Box<truename_tests::bench::Options>),
     /// Show what the kernel's verifier does for each program, and check it against its ceiling
     Budget(budget::Arguments),
 }
@@ -54,7 +54,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         Verb::Demo(arguments) => demo::run(arguments)?,
         Verb::Test(arguments) => return test::run(arguments),
         Verb::Lint => lint::run()?,
-        Verb::Bench(arguments) => bench::run(arguments)?,
+        Verb::Bench(options) => bench::run(options)?,
         Verb::Budget(arguments) => return budget::run(arguments),
     }
     Ok(ExitCode::SUCCESS)

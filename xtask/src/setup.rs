@@ -20,12 +20,13 @@ use crate::command::{self, cargo, command, find, succeeds};
 use toolchain::Way;
 
 /// Programs the tests and the demo call, and the package of Debian that has each.
-const TOOLS: [(&str, &str); 13] = [
+const TOOLS: [(&str, &str); 14] = [
     ("ip", "iproute2"),
     ("ss", "iproute2"),
     ("tc", "iproute2"),
     ("nft", "nftables"),
     ("nginx", "nginx"),
+    ("haproxy", "haproxy"),
     ("dnsmasq", "dnsmasq-base"),
     ("curl", "curl"),
     ("dig", "bind9-dnsutils"),

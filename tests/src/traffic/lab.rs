@@ -3,6 +3,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     os::fd::OwnedFd,
+    path::PathBuf,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -35,6 +36,26 @@ pub struct Lab {
     address: SocketAddr,
     interfaces: Vec<&'static str>,
     scratch: Scratch,
+}
+
+/// What TCP had to send again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Repetitions {
+    /// Segments.
+    pub segments: u64,
+    /// Times that the retransmission timer ran out.
+    pub timeouts: u64,
+}
+
+impl std::ops::Sub for Repetitions {
+    type Output = Self;
+
+    fn sub(self, before: Self) -> Self {
+        Self {
+            segments: self.segments - before.segments,
+            timeouts: self.timeouts - before.timeouts,
+        }
+    }
 }
 
 /// How a client connects.
@@ -199,6 +220,29 @@ impl Lab {
         self.truename_services(canonical, &[])
     }
 
+    /// The same with a given binary.
+    ///
+    /// # Errors
+    /// It did not become ready.
+    pub fn truename_of(&self, binary: PathBuf, canonical: Option<&str>) -> Result<Truename> {
+        let endpoint = self.endpoint(canonical);
+        let namespace = self.middle.as_ref().unwrap_or(&self.server);
+        Truename::start_binary(
+            binary,
+            namespace,
+            &self.scratch,
+            &self.interfaces,
+            &[endpoint],
+        )
+    }
+
+    fn endpoint(&self, canonical: Option<&str>) -> Endpoint {
+        Endpoint {
+            listen: self.address,
+            canonical: canonical.map(str::to_owned),
+        }
+    }
+
     /// The same, and the server has other addresses too.
     ///
     /// # Errors
@@ -208,10 +252,7 @@ impl Lab {
         canonical: Option<&str>,
         aliases: &[SocketAddr],
     ) -> Result<Truename> {
-        let endpoint = Endpoint {
-            listen: self.address,
-            canonical: canonical.map(str::to_owned),
-        };
+        let endpoint = self.endpoint(canonical);
         let namespace = self.middle.as_ref().unwrap_or(&self.server);
         let services: Vec<_> = aliases.iter().map(|alias| (*alias, self.address)).collect();
         Truename::start_services(
@@ -241,6 +282,19 @@ impl Lab {
     /// The line of an impaired lab.
     pub fn line(&self) -> Option<&Line> {
         self.line.as_ref()
+    }
+
+    /// What both ends have sent again so far.
+    ///
+    /// # Errors
+    /// The kernel does not count it.
+    pub fn repetitions(&self) -> Result<Repetitions> {
+        let mut sum = Repetitions::default();
+        for namespace in [&self.client, &self.server] {
+            sum.segments += namespace.tcp_count("snmp", "Tcp", "RetransSegs")?;
+            sum.timeouts += namespace.tcp_count("netstat", "TcpExt", "TCPTimeouts")?;
+        }
+        Ok(sum)
     }
 
     /// Switches segmentation offloads of the two ends on or off.

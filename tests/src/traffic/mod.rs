@@ -7,5 +7,5 @@ mod lab;
 mod line;
 
 pub use connection::{Connection, DEADLINE, Pace};
-pub use lab::{Dial, Lab};
+pub use lab::{Dial, Lab, Repetitions};
 pub use line::{Frames, Impairment, Impairments, Line};
