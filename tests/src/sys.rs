@@ -250,6 +250,17 @@ pub(crate) fn set_repaired_options(
     )
 }
 
+/// Has a TCP socket use a congestion control; an error of kind `NotFound` if the kernel has none of this name.
+pub(crate) fn set_congestion(socket: &impl AsFd, name: &str) -> io::Result<()> {
+    // The size is `TCP_CA_NAME_MAX` of net/tcp.h.
+    let mut value = [0u8; 16];
+    if name.len() >= value.len() {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    }
+    value[..name.len()].copy_from_slice(name.as_bytes());
+    set_option_value(socket, libc::IPPROTO_TCP, libc::TCP_CONGESTION, &value)
+}
+
 /// Makes the next close of the socket a reset.
 pub(crate) fn reset_on_close(socket: &TcpStream) -> io::Result<()> {
     set_linger(socket, Duration::ZERO)
@@ -383,6 +394,34 @@ pub(crate) fn connect(socket: &impl AsFd, address: std::net::SocketAddr) -> io::
 pub(crate) fn listen(socket: &OwnedFd, backlog: libc::c_int) -> io::Result<()> {
     // SAFETY: listen takes integers only.
     check(unsafe { libc::listen(socket.as_raw_fd(), backlog) }).map(drop)
+}
+
+/// A packet socket that sends frames by an interface of the thread's namespace, and receives none.
+pub(crate) fn packet_socket(interface: &str) -> io::Result<OwnedFd> {
+    // Protocol 0 receives nothing.
+    let socket = socket(libc::AF_PACKET, libc::SOCK_RAW, 0)?;
+    let address = SocketAddress::new(libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_protocol: 0,
+        sll_ifindex: interface_index(interface)?,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    });
+    bind_address(&socket, &address)?;
+    Ok(socket)
+}
+
+/// Sends one frame.
+pub(crate) fn send(socket: &OwnedFd, frame: &[u8]) -> io::Result<()> {
+    // SAFETY: pointer and length describe the frame.
+    let length = unsafe { libc::send(socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
+    if length < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 pub(crate) fn interface_index(interface: &str) -> io::Result<libc::c_int> {

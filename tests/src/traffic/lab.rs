@@ -2,7 +2,6 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
-    os::fd::OwnedFd,
     path::PathBuf,
 };
 
@@ -10,7 +9,9 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{
     connection::Connection,
-    line::{Impairment, Line},
+    line::{Impairment, Line, link_address},
+    repair,
+    stranger::Stranger,
 };
 use crate::{
     namespace::{Namespace, Offload, link},
@@ -21,6 +22,8 @@ use crate::{
 
 /// The port of the endpoint.
 const PORT: u16 = 6123;
+/// The number of the server's end of a line.
+const SERVER_END: usize = 1;
 /// How many addresses the client has.
 const CLIENTS: u8 = 8;
 
@@ -29,6 +32,8 @@ const CLIENTS: u8 = 8;
 pub struct Lab {
     // Dropped in this order: what uses a namespace goes first.
     line: Option<Line>,
+    /// A third host on the line.
+    stranger: Option<Namespace>,
     listener: TcpListener,
     client: Namespace,
     server: Namespace,
@@ -73,6 +78,8 @@ pub struct Dial {
     pub sequence: Option<u32>,
     /// The size of the receive buffers.
     pub buffer: Option<usize>,
+    /// The congestion control of both ends, if the kernel has it.
+    pub congestion: Option<&'static str>,
 }
 
 impl Lab {
@@ -143,13 +150,19 @@ impl Lab {
     }
 
     /// A line between the two that delays packets and treats them badly; truename is on the server's
-    /// interface.
+    /// interface. A third host is on the same network.
     ///
     /// # Errors
     /// Not root.
     pub fn impaired(impairment: Impairment, seed: u64) -> Result<Self> {
         let (client, server) = (Namespace::new("c")?, Namespace::new("s")?);
-        let line = Line::start([(&client, "c0"), (&server, "s0")], &[], impairment, seed)?;
+        let stranger = Namespace::new("x")?;
+        let line = Line::start(
+            [(&client, "c0"), (&server, "s0")],
+            &[(&stranger, Stranger::INTERFACE)],
+            impairment,
+            seed,
+        )?;
         for namespace in [&client, &server] {
             // A long delay needs as much under way as fits into it.
             for (key, largest) in [("tcp_rmem", 32), ("tcp_wmem", 32)] {
@@ -160,6 +173,7 @@ impl Lab {
         address_v4(&client, &server)?;
         let mut lab = Self::finish(client, server, None, server_v4(), vec!["s0"])?;
         lab.line = Some(line);
+        lab.stranger = Some(stranger);
         Ok(lab)
     }
 
@@ -202,6 +216,7 @@ impl Lab {
             .context("listen as the server")?;
         Ok(Self {
             line: None,
+            stranger: None,
             listener,
             client,
             server,
@@ -284,6 +299,15 @@ impl Lab {
         self.line.as_ref()
     }
 
+    /// The third host of an impaired lab.
+    ///
+    /// # Errors
+    /// The lab has none.
+    pub fn stranger(&self) -> Result<Stranger> {
+        let namespace = self.stranger.as_ref().context("no third host")?;
+        Stranger::new(namespace, link_address(SERVER_END))
+    }
+
     /// What both ends have sent again so far.
     ///
     /// # Errors
@@ -330,6 +354,9 @@ impl Lab {
         if let Some(segment) = dial.segment {
             set_segment(&self.listener, segment)?;
         }
+        if let Some(congestion) = dial.congestion {
+            set_congestion(&self.listener, congestion)?;
+        }
         let from = self.client_address(&dial);
         let to = dial.to.unwrap_or(self.address);
         let client = self
@@ -358,16 +385,15 @@ impl Lab {
         let to = self.address;
         let client = self
             .client
-            .run(|| restore(from, to, sequences))?
+            .run(|| repair::restore(from, to, sequences))?
             .context("restore the client's socket")?;
         let server = self
             .server
-            .run(|| restore(to, from, (sequences.1, sequences.0)))?
+            .run(|| repair::restore(to, from, (sequences.1, sequences.0)))?
             .context("restore the server's socket")?;
         // Both exist: now they may speak.
         for socket in [&client, &server] {
-            sys::set_option(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR, 0)
-                .context("end the repair of the socket")?;
+            repair::speak(socket).context("end the repair of the socket")?;
         }
         Connection::new(TcpStream::from(client), TcpStream::from(server))
     }
@@ -420,45 +446,23 @@ fn open(from: SocketAddr, to: SocketAddr, dial: &Dial) -> std::io::Result<TcpStr
     if let Some(segment) = dial.segment {
         set_segment(&socket, segment)?;
     }
+    if let Some(congestion) = dial.congestion {
+        set_congestion(&socket, congestion)?;
+    }
     if let Some(sequence) = dial.sequence {
-        /// Ends the repair without sending a window probe.
-        const TCP_REPAIR_OFF_NO_WP: libc::c_int = -1;
-        sys::set_option(&socket, libc::IPPROTO_TCP, libc::TCP_REPAIR, 1)?;
-        set_queue(&socket, SEND_QUEUE, sequence)?;
-        sys::set_option(
-            &socket,
-            libc::IPPROTO_TCP,
-            libc::TCP_REPAIR,
-            TCP_REPAIR_OFF_NO_WP,
-        )?;
+        repair::begin_at(&socket, sequence)?;
     }
     sys::bind(&socket, from)?;
     sys::connect(&socket, to)?;
     Ok(TcpStream::from(socket))
 }
 
-fn restore(from: SocketAddr, to: SocketAddr, sequences: (u32, u32)) -> std::io::Result<OwnedFd> {
-    let socket = socket::stream(from)?;
-    sys::set_option(&socket, libc::IPPROTO_TCP, libc::TCP_REPAIR, 1)?;
-    set_queue(&socket, SEND_QUEUE, sequences.0)?;
-    set_queue(&socket, RECEIVE_QUEUE, sequences.1)?;
-    sys::bind(&socket, from)?;
-    sys::connect(&socket, to)?;
-    // What a handshake would have agreed on.
-    const SEGMENT: u32 = 1460;
-    const WINDOW_SCALE: u32 = 7;
-    sys::set_repaired_options(&socket, SEGMENT, WINDOW_SCALE)?;
-    Ok(socket)
-}
-
-/// `TCP_RECV_QUEUE` and `TCP_SEND_QUEUE` of linux/tcp.h.
-const RECEIVE_QUEUE: libc::c_int = 1;
-const SEND_QUEUE: libc::c_int = 2;
-
-fn set_queue(socket: &OwnedFd, queue: libc::c_int, sequence: u32) -> std::io::Result<()> {
-    sys::set_option(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR_QUEUE, queue)?;
-    let sequence = sequence.cast_signed();
-    sys::set_option(socket, libc::IPPROTO_TCP, libc::TCP_QUEUE_SEQ, sequence)
+/// A kernel that has no such congestion control goes on with its own.
+fn set_congestion(socket: &impl std::os::fd::AsFd, name: &str) -> std::io::Result<()> {
+    match sys::set_congestion(socket, name) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        set => set,
+    }
 }
 
 fn set_segment(socket: &impl std::os::fd::AsFd, segment: u16) -> std::io::Result<()> {

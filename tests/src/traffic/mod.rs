@@ -5,7 +5,10 @@ mod connection;
 mod frame;
 mod lab;
 mod line;
+mod repair;
+mod stranger;
 
-pub use connection::{Connection, DEADLINE, Pace};
+pub use connection::{Connection, DEADLINE, Pace, Progress, ResetInFrame};
 pub use lab::{Dial, Lab, Repetitions};
 pub use line::{Frames, Impairment, Impairments, Line};
+pub use stranger::{Forged, Stranger};

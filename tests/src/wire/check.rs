@@ -30,6 +30,8 @@ pub struct Checker<'p> {
     partial: Vec<u8>,
     done: usize,
     position: usize,
+    missing: usize,
+    wrong: Option<usize>,
 }
 
 impl<'p> Checker<'p> {
@@ -40,12 +42,19 @@ impl<'p> Checker<'p> {
             partial: Vec::new(),
             done: 0,
             position: 0,
+            missing: pieces.iter().map(Piece::len).sum(),
+            wrong: None,
         }
     }
 
     /// How many bytes were right so far.
     pub fn position(&self) -> usize {
         self.position
+    }
+
+    /// Where the first wrong byte is, or the piece that is wrong ends.
+    pub fn wrong(&self) -> Option<usize> {
+        self.wrong
     }
 
     /// Did everything arrive?
@@ -55,7 +64,7 @@ impl<'p> Checker<'p> {
 
     /// How many bytes are still to come.
     pub fn missing(&self) -> usize {
-        self.pieces.iter().map(Piece::len).sum::<usize>() - self.done - self.partial.len()
+        self.missing
     }
 
     /// Compares what arrived next.
@@ -74,6 +83,7 @@ impl<'p> Checker<'p> {
                     let expected = &bytes[self.done..self.done + now.len()];
                     if let Some(at) = now.iter().zip(expected).position(|(a, b)| a != b) {
                         let from = at.saturating_sub(EXCERPT / 2);
+                        self.wrong = Some(self.position + at);
                         bail!(
                             "wrong byte at {}: expected {}, arrived {}",
                             self.position + at,
@@ -85,6 +95,7 @@ impl<'p> Checker<'p> {
                 }
                 Piece::OneOf(forms) => {
                     self.partial.extend_from_slice(now);
+                    self.wrong = Some(self.position + now.len() - 1);
                     ensure!(
                         self.partial.len() < piece.len() || forms.contains(&self.partial),
                         "wrong translation at {}: expected one of {}, arrived {}",
@@ -96,9 +107,11 @@ impl<'p> Checker<'p> {
                             .join(" or "),
                         excerpt(&self.partial)
                     );
+                    self.wrong = None;
                 }
             }
             self.position += now.len();
+            self.missing -= now.len();
             if self.done + self.partial.len() == piece.len() {
                 self.pieces = rest;
                 self.done = 0;
