@@ -147,6 +147,27 @@ impl Namespace {
             .with_context(|| format!("{name} in {path}: {value}"))
     }
 
+    /// Bytes and packets that have arrived at an interface.
+    ///
+    /// # Errors
+    /// There is no such interface.
+    pub fn arrived(&self, interface: &str) -> Result<(u64, u64)> {
+        let path = "/proc/thread-self/net/dev";
+        let text = self
+            .run(|| fs::read_to_string(path))?
+            .with_context(|| format!("read {path}"))?;
+        let prefix = format!("{interface}:");
+        let line = text
+            .lines()
+            .find_map(|line| line.trim_start().strip_prefix(&prefix))
+            .with_context(|| format!("{} has no interface {interface}", self.name()))?;
+        let mut numbers = line.split_whitespace().map(str::parse);
+        match (numbers.next(), numbers.next()) {
+            (Some(Ok(bytes)), Some(Ok(packets))) => Ok((bytes, packets)),
+            _ => bail!("{path} says {line:?} of {interface}"),
+        }
+    }
+
     /// Sets an offload of an interface.
     ///
     /// # Errors

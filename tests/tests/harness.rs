@@ -72,13 +72,7 @@ fn acknowledgements_may_take_another_path() {
     let lab = Lab::asymmetric().unwrap();
     let connection = lab.connect(Dial::default()).unwrap();
     exchange(&connection, &Spec::mixed(&same(), 8, 50), Pace::default());
-    let arrived = |name| {
-        let shown = lab.server().ip(&format!("-s link show {name}")).unwrap();
-        let mut lines = shown.lines().skip_while(|line| !line.contains("RX:"));
-        let numbers = lines.nth(1).unwrap_or_default();
-        let bytes = numbers.split_whitespace().next().unwrap_or_default();
-        bytes.parse::<u64>().unwrap()
-    };
+    let arrived = |name| lab.server().arrived(name).unwrap().0;
     let (by_first, by_second) = (arrived("s0"), arrived("s1"));
     assert!(
         by_first > 10_000 && by_second < 2_000,

@@ -349,43 +349,32 @@ fn read(
         }
         let begun = Instant::now();
         if let Err(error) = read_once(stream, &mut buffer, &mut checker, deadline) {
-            return match checker.wrong() {
-                Some(wrong)
-                    if is_reset_before(
-                        stream,
-                        &mut buffer,
-                        half.frame_end(wrong) - checker.position(),
-                        deadline,
-                    ) =>
-                {
-                    Err(error.context(ResetInFrame))
-                }
-                _ => Err(error),
+            let Some(wrong) = checker.wrong() else {
+                return Err(error);
             };
+            let left = half.frame_end(wrong).saturating_sub(checker.arrived());
+            return Err(if is_reset_before(stream, left, deadline) {
+                error.context(ResetInFrame)
+            } else {
+                error
+            });
         }
         progress.longest_gap = progress.longest_gap.max(begun.elapsed());
     }
 }
 
-/// Whether the connection is reset before `bytes` more than what was right have arrived. What was read with
-/// the wrong byte may have been as long as the buffer.
-fn is_reset_before(
-    mut stream: &TcpStream,
-    buffer: &mut [u8],
-    bytes: usize,
-    deadline: Instant,
-) -> bool {
-    let mut arrived = 0;
-    while arrived < bytes {
-        let Ok(timeout) = left(deadline) else {
-            return false;
-        };
-        if stream.set_read_timeout(Some(timeout)).is_err() {
+/// Whether the connection is reset before `bytes` more have arrived.
+fn is_reset_before(mut stream: &TcpStream, mut bytes: usize, deadline: Instant) -> bool {
+    let mut buffer = [0; 4096];
+    while bytes > 0 {
+        let timeout = left(deadline).and_then(|left| Ok(stream.set_read_timeout(Some(left))?));
+        if timeout.is_err() {
             return false;
         }
-        match stream.read(buffer) {
+        let length = bytes.min(buffer.len());
+        match stream.read(&mut buffer[..length]) {
             Ok(0) => return false,
-            Ok(length) => arrived += length,
+            Ok(length) => bytes -= length,
             Err(error) => return error.kind() == ErrorKind::ConnectionReset,
         }
     }
@@ -434,17 +423,25 @@ fn one_way(
     let deadline = Instant::now() + DEADLINE;
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| write_pieces(from, bytes, Pace::default(), deadline));
-        let mut checker = Checker::new(expected);
-        let mut buffer = vec![0; 1 << 16];
-        checker.feed(&[])?;
-        while !checker.is_complete() {
-            read_once(to, &mut buffer, &mut checker, deadline)?;
+        let read = read_all(to, expected, deadline);
+        if read.is_err() {
+            // Wakes the writer; it may be closed already.
+            let _ = from.shutdown(Shutdown::Both);
         }
-        match writer.join() {
-            Ok(outcome) => outcome,
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
+        let written = writer.join();
+        read?;
+        written.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
+}
+
+fn read_all(stream: &TcpStream, expected: &[crate::wire::Piece], deadline: Instant) -> Result<()> {
+    let mut checker = Checker::new(expected);
+    let mut buffer = vec![0; 1 << 16];
+    checker.feed(&[])?;
+    while !checker.is_complete() {
+        read_once(stream, &mut buffer, &mut checker, deadline)?;
+    }
+    Ok(())
 }
 
 fn expect_end(mut stream: &TcpStream) -> Result<()> {

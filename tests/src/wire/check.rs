@@ -32,6 +32,7 @@ pub struct Checker<'p> {
     position: usize,
     missing: usize,
     wrong: Option<usize>,
+    arrived: usize,
 }
 
 impl<'p> Checker<'p> {
@@ -44,6 +45,7 @@ impl<'p> Checker<'p> {
             position: 0,
             missing: pieces.iter().map(Piece::len).sum(),
             wrong: None,
+            arrived: 0,
         }
     }
 
@@ -55,6 +57,11 @@ impl<'p> Checker<'p> {
     /// Where the first wrong byte is, or the piece that is wrong ends.
     pub fn wrong(&self) -> Option<usize> {
         self.wrong
+    }
+
+    /// How many bytes were fed, right or wrong.
+    pub fn arrived(&self) -> usize {
+        self.arrived
     }
 
     /// Did everything arrive?
@@ -72,6 +79,7 @@ impl<'p> Checker<'p> {
     /// # Errors
     /// A byte is wrong, or there are too many.
     pub fn feed(&mut self, mut data: &[u8]) -> Result<()> {
+        self.arrived += data.len();
         while !data.is_empty() {
             let Some((piece, rest)) = self.pieces.split_first() else {
                 bail!("{} bytes after the end at {}", data.len(), self.position);
