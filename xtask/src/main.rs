@@ -8,6 +8,7 @@ mod demo;
 mod lint;
 mod setup;
 mod test;
+mod torture;
 mod vm;
 
 use std::process::ExitCode;
@@ -36,7 +37,9 @@ enum Verb {
     /// Check the formatting and the lints
     Lint,
     /// Measure what truename costs, beside nothing and beside a relay in user space
-    Bench(bench::Arguments),
+    Bench(Box<truename_tests::bench::Options>),
+    /// Run random scenarios of traffic, each untouched and then translated, and check every byte
+    Torture(truename_tests::torture::Options),
     /// Show what the kernel's verifier does for each program, and check it against its ceiling
     Budget(budget::Arguments),
 }
@@ -55,7 +58,8 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         Verb::Demo(arguments) => demo::run(arguments)?,
         Verb::Test(arguments) => return test::run(arguments),
         Verb::Lint => lint::run()?,
-        Verb::Bench(arguments) => bench::run(arguments)?,
+        Verb::Bench(options) => bench::run(options)?,
+        Verb::Torture(_) => torture::run()?,
         Verb::Budget(arguments) => return budget::run(arguments),
     }
     Ok(ExitCode::SUCCESS)

@@ -43,8 +43,9 @@ use crate::layout::{Counter, Direction, FlowNames, MAIN, RANGES, Range, RpcFlow,
 
 /// Chunks or header bytes that a segment can have: more than a 64 KiB packet needs.
 const WALK_STEPS: u32 = 1 << 17;
-/// Places of a segment: every range that it meets, twice, and a new one.
-const PLACES: usize = 2 * RANGES + 2;
+/// Places of a segment that are looked at: ranges that it meets, and a new one. One that has more is dropped, and finds
+/// fewer when it comes again.
+const PLACES: usize = RANGES + 2;
 /// Rounds of edits that a segment can need: one of 64 KiB has 2,200 recipients at the most.
 const ROUNDS: usize = 64;
 /// How often a segment is dropped because memory for marks is short, before its connection is reset.
