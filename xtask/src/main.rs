@@ -4,6 +4,7 @@ mod bench;
 mod budget;
 mod build;
 mod command;
+mod count;
 mod demo;
 mod lint;
 mod setup;
@@ -39,6 +40,8 @@ enum Verb {
     Bench(bench::Arguments),
     /// Show what the kernel's verifier does for each program, and check it against its ceiling
     Budget(budget::Arguments),
+    /// Run the tests of the kernel side on another kernel, in a virtual machine
+    Vm(vm::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -57,6 +60,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         Verb::Lint => lint::run()?,
         Verb::Bench(arguments) => bench::run(arguments)?,
         Verb::Budget(arguments) => return budget::run(arguments),
+        Verb::Vm(arguments) => return vm::run(arguments),
     }
     Ok(ExitCode::SUCCESS)
 }

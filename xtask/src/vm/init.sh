@@ -2,7 +2,7 @@
 # The first program of the virtual machine: mounts what a host has, runs the jobs, ends the machine.
 /bin/busybox mkdir -p /sbin /usr/bin
 /bin/busybox --install -s /bin
-export PATH=/usr/bin:/bin HOME=/root RUST_BACKTRACE=1
+export PATH=/usr/bin:/bin HOME=/root RUST_BACKTRACE=1 RUST_LIB_BACKTRACE=0
 ln -s /bin/busybox /sbin/modprobe
 mount -t proc proc /proc
 mount -t sysfs sys /sys
