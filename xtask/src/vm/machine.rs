@@ -19,6 +19,9 @@ const SPARE: Duration = Duration::from_secs(20);
 /// How many lines of the kernel's log an error shows.
 const TAIL: usize = 20;
 
+/// What the kernel is told. Where the host is busy it takes the clock for broken, and another one costs more.
+const APPEND: &str = "console=ttyS0 loglevel=5 panic=-1 oops=panic tsc=reliable";
+
 /// How a job ended.
 #[derive(Debug)]
 pub(crate) struct Ended {
@@ -50,7 +53,8 @@ impl Machine {
         image.pack(jobs, kernel, &archive)?;
         // It dies with this process.
         let mut qemu = command("setpriv", &["--pdeathsig", "KILL", "qemu-system-x86_64"]);
-        // No KVM: it is missing, or hangs, where the host is a virtual machine itself.
+        // No KVM: it is missing, or hangs, where the host is a virtual machine itself. Without it the kernel is
+        // a fifth faster on a processor that copies without `rep movsb`.
         qemu.args(["-accel", "tcg", "-cpu", "Nehalem", "-smp", "2", "-m", "3G"])
             .args(["-nodefaults", "-no-user-config", "-no-reboot"])
             .args(["-display", "none"])
@@ -58,7 +62,7 @@ impl Machine {
             .arg(kernel.image())
             .arg("-initrd")
             .arg(&archive)
-            .args(["-append", "console=ttyS0 loglevel=5 panic=-1 oops=panic"])
+            .args(["-append", APPEND])
             .arg("-serial")
             .arg(format!("file:{}", console.display()))
             .args(["-serial", "stdio"]);

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The integration tests that are run: what the programs do to packets, and how they come and go.
-/// Those whose names begin so, too.
+/// Those whose names begin with [`PROG_RUN`] are, too.
 const SUITES: [&str; 6] = [
     "budget",
     "harness",
@@ -28,15 +28,38 @@ const SUITES: [&str; 6] = [
     "takeover",
     "traffic",
 ];
-const SUITES_BEGIN: &str = "prog_run";
+const PROG_RUN: &str = "prog_run";
 
-/// Tests that are left out because a processor in software is too slow for them.
-const LEFT_OUT: [&str; 0] = [];
+/// What `cargo xtask test` runs: a minute or two.
+const QUICK: [&str; 6] = [
+    "budget",
+    "prog_run",
+    "prog_run_nat_dnat",
+    "prog_run_nat_xdp",
+    "takeover",
+    "traffic",
+];
+
+/// Tests that a processor in software is too slow for. In all of them names are cut that turn out to be
+/// something else. The sender of a held segment has nothing else to send for more than two seconds, then the
+/// program guesses, and the connection is reset (docs/decisions/0003-held-segments.md).
+const LEFT_OUT: [&str; 10] = [
+    "aliases_may_be_shorter_equal_and_longer",
+    "all_of_it",
+    "doubled_packets",
+    "lost_packets",
+    "packets_out_of_order",
+    "segments_may_have_every_size",
+    "several_aliases_are_used_at_once",
+    "sequence_numbers_wrap_around",
+    "sixty_four_connections_do_not_disturb_each_other",
+    "translation_outlives_a_killed_agent_and_a_new_one_takes_over_without_a_gap",
+];
 
 /// Programs that the tests call.
 const PROGRAMS: [&str; 4] = ["ip", "tc", "ss", "nft"];
 
-/// How long a suite may take. The slowest takes a minute on an idle host.
+/// How long a suite may take. The slowest takes a minute or two.
 const TIMEOUT: Duration = Duration::from_secs(600);
 
 #[derive(Debug, clap::Args)]
@@ -47,6 +70,9 @@ pub(crate) struct Arguments {
     /// Run only suites, or else only tests, whose names contain this
     #[arg(long, value_name = "FILTER")]
     test: Option<String>,
+    /// Run only what `cargo xtask test` runs
+    #[arg(long, conflicts_with = "test")]
+    quick: bool,
     /// Build and test this checkout instead of the one that this program is from
     #[arg(long, value_name = "DIRECTORY")]
     root: Option<PathBuf>,
@@ -61,7 +87,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
             .with_context(|| format!("find {}", root.display()))?,
         None => root(),
     };
-    let kernels = Kernels::new(&root, arguments.test.as_deref())?;
+    let choice = match &arguments.test {
+        Some(filter) => Choose::Named(filter),
+        None if arguments.quick => Choose::Quick,
+        None => Choose::All,
+    };
+    let kernels = Kernels::new(&root, choice)?;
     let mut total = Count::default();
     let mut broken = Vec::new();
     for series in arguments.kernel.series() {
@@ -84,9 +115,38 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     })
 }
 
+/// Which tests are run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Choose<'f> {
+    All,
+    Quick,
+    /// Suites, or else tests, whose names contain this.
+    Named(&'f str),
+}
+
+impl Choose<'_> {
+    /// The suites, and the tests in them if not all are run.
+    fn suites(self, topics: &[String]) -> (Vec<String>, Option<String>) {
+        let mut suites: Vec<String> = topics
+            .iter()
+            .filter(|name| SUITES.contains(&name.as_str()) || name.starts_with(PROG_RUN))
+            .cloned()
+            .collect();
+        match self {
+            Self::All => {}
+            Self::Quick => suites.retain(|name| QUICK.contains(&name.as_str())),
+            Self::Named(filter) if suites.iter().any(|name| name.contains(filter)) => {
+                suites.retain(|name| name.contains(filter));
+            }
+            Self::Named(filter) => return (suites, Some(filter.to_owned())),
+        }
+        (suites, None)
+    }
+}
+
 /// The tests, ready to be run on any kernel.
 #[derive(Debug)]
-struct Kernels {
+pub(crate) struct Kernels {
     image: Image,
     jobs: Vec<Job>,
     scratch: Scratch,
@@ -94,8 +154,8 @@ struct Kernels {
 
 impl Kernels {
     /// Builds the tests of a checkout and puts them into a root file system.
-    fn new(root: &Path, filter: Option<&str>) -> Result<Self> {
-        let (suites, filter) = choose(&topics(root)?, filter);
+    pub(crate) fn new(root: &Path, choice: Choose<'_>) -> Result<Self> {
+        let (suites, filter) = choice.suites(&topics(root)?);
         let build = Instant::now();
         let agent = executables(root, &["build", "--package", "truename"])?;
         let mut arguments = vec!["test", "--no-run", "--package", "truename-tests"];
@@ -135,7 +195,7 @@ impl Kernels {
     }
 
     /// Runs the tests on a kernel; answers how they ended, and the suites that failed.
-    fn run(&self, series: Series, show: &mut dyn FnMut(&str)) -> (Count, Vec<String>) {
+    pub(crate) fn run(&self, series: Series, show: &mut dyn FnMut(&str)) -> (Count, Vec<String>) {
         let mut total = Count::default();
         let mut broken = Vec::new();
         if let Err(error) = self.run_suites(series, show, &mut total, &mut broken) {
@@ -174,28 +234,6 @@ impl Kernels {
             }
         }
         Ok(())
-    }
-}
-
-/// The suites that are run, and the tests in them if not all are.
-fn choose(topics: &[String], filter: Option<&str>) -> (Vec<String>, Option<String>) {
-    let suites: Vec<String> = topics
-        .iter()
-        .filter(|name| SUITES.contains(&name.as_str()) || name.starts_with(SUITES_BEGIN))
-        .cloned()
-        .collect();
-    let Some(filter) = filter else {
-        return (suites, None);
-    };
-    let chosen: Vec<String> = suites
-        .iter()
-        .filter(|name| name.contains(filter))
-        .cloned()
-        .collect();
-    if chosen.is_empty() {
-        (suites, Some(filter.to_owned()))
-    } else {
-        (chosen, None)
     }
 }
 
@@ -262,19 +300,24 @@ mod tests {
     use super::*;
 
     fn topics() -> Vec<String> {
-        ["flink", "prog_run", "prog_run_nat_dnat", "traffic"]
+        ["flink", "prog_run", "prog_run_nat_rpc", "traffic"]
             .map(str::to_owned)
             .to_vec()
     }
 
     #[test]
     fn a_filter_chooses_suites_or_else_tests() {
-        let all = ["prog_run", "prog_run_nat_dnat", "traffic"].map(str::to_owned);
-        assert_eq!(choose(&topics(), None), (all.to_vec(), None));
-        let chosen = vec!["prog_run_nat_dnat".to_owned()];
-        assert_eq!(choose(&topics(), Some("dnat")), (chosen, None));
+        let all = ["prog_run", "prog_run_nat_rpc", "traffic"].map(str::to_owned);
+        assert_eq!(Choose::All.suites(&topics()), (all.to_vec(), None));
+        let quick = vec!["prog_run".to_owned(), "traffic".to_owned()];
+        assert_eq!(Choose::Quick.suites(&topics()), (quick, None));
+        let chosen = vec!["prog_run_nat_rpc".to_owned()];
+        assert_eq!(Choose::Named("rpc").suites(&topics()), (chosen, None));
         let test = Some("wrap".to_owned());
-        assert_eq!(choose(&topics(), Some("wrap")), (all.to_vec(), test));
+        assert_eq!(
+            Choose::Named("wrap").suites(&topics()),
+            (all.to_vec(), test)
+        );
     }
 
     #[test]
