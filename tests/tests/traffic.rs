@@ -239,6 +239,7 @@ fn replies_may_travel_on_another_connection_of_the_client() {
             names: names.clone(),
             seed,
             greet: true,
+            near_misses: true,
             client: Vec::new(),
             server: Vec::new(),
         };

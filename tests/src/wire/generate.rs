@@ -8,6 +8,10 @@ use super::{
 };
 use crate::random::Random;
 
+/// Set where a machine is so slow that senders wait for seconds with a name that is cut. A name is then
+/// guessed, and a near miss that is cut resets the connection, as it has to.
+pub const NO_NEAR_MISSES: &str = "TRUENAME_NO_NEAR_MISSES";
+
 /// What to generate.
 #[derive(Clone, Debug)]
 pub struct Spec {
@@ -17,6 +21,8 @@ pub struct Spec {
     pub seed: u64,
     /// Begin with the handshake; without it the streams continue a connection.
     pub greet: bool,
+    /// Messages may contain what begins like the server's name and is something else.
+    pub near_misses: bool,
     /// The size of the message in each envelope of the client.
     pub client: Vec<usize>,
     /// The same for the server.
@@ -41,6 +47,7 @@ impl Spec {
             names: names.clone(),
             seed,
             greet: true,
+            near_misses: true,
             client: sizes(),
             server: sizes(),
         }
@@ -52,6 +59,7 @@ impl Spec {
             names: names.clone(),
             seed,
             greet: true,
+            near_misses: true,
             client: sizes.to_vec(),
             server: sizes.to_vec(),
         }
@@ -93,7 +101,7 @@ impl Spec {
             };
             let recipient = names.path(authority, random.pick::<&str>(&TARGETS));
             let sender = names.path(&names.client, random.pick::<&str>(&SOURCES));
-            let body = body(random, *size, &phrases(names));
+            let body = body(random, *size, &phrases(names, self.near_misses));
             rest.extend(envelope(random, recipient, sender, body).frame());
             if index == 0 {
                 first = rest.len();
@@ -120,7 +128,7 @@ impl Spec {
         for size in &self.server {
             let recipient = names.path(&names.client, random.pick::<&str>(&SOURCES));
             let sender = names.path(&names.canonical, random.pick::<&str>(&TARGETS));
-            let body = body(random, *size, &phrases(names));
+            let body = body(random, *size, &phrases(names, self.near_misses));
             rest.extend(envelope(random, recipient, sender, body).frame());
             noise(random, &mut rest);
         }
@@ -154,6 +162,20 @@ pub struct Half {
     pub trigger: usize,
     /// How greeting and rest have to arrive.
     pub expected: Vec<Piece>,
+}
+
+impl Half {
+    /// Where the frame ends that the byte at `position` belongs to.
+    pub fn frame_end(&self, position: usize) -> usize {
+        let stream = [&*self.greeting, &self.rest].concat();
+        let mut end = 0;
+        while end <= position
+            && let Some(length) = stream.get(end..).and_then(|rest| rest.first_chunk())
+        {
+            end += 4 + u32::from_be_bytes(*length) as usize;
+        }
+        end
+    }
 }
 
 const TARGETS: [&str; 6] = [
@@ -220,7 +242,7 @@ fn body(random: &mut Random, size: usize, phrases: &[Vec<u8>]) -> Vec<u8> {
 }
 
 /// What a message may contain. What has to become of each is the oracle's business.
-fn phrases(names: &Names) -> Vec<Vec<u8>> {
+fn phrases(names: &Names, near_misses: bool) -> Vec<Vec<u8>> {
     let Names {
         scheme,
         system,
@@ -241,16 +263,22 @@ fn phrases(names: &Names) -> Vec<Vec<u8>> {
         url.clone(),
         names.path(canonical, "/"),
         format!("://{system}@{canonical}/"),
+        format!("{url}{url}{url}"),
+        // What has some of it.
+        format!("{host}_2"),
+        format!("{host}.rpc.address"),
+        format!("@{canonical}/"),
+        // Names by which the client knows it.
+        names.path(alias, "/user/rpc/dispatcher_0"),
+        names.path(alias, "/"),
+    ];
+    let near = [
         format!(":://{system}@{canonical}//"),
         format!("://{system}@://{system}@{canonical}/"),
-        format!("{url}{url}{url}"),
         // Beginnings of such names, followed by a whole one.
         format!("://{system}@{host}:61://{system}@{canonical}/"),
         format!("://{system}@{canonical}://{system}@{canonical}/"),
         // What looks like one.
-        format!("{host}_2"),
-        format!("{host}.rpc.address"),
-        format!("@{canonical}/"),
         format!("{scheme}.tcp://{system}@{canonical}4/user"),
         format!("{scheme}.tcp://{system}@{host}2:{}/user", canonical.port),
         format!("{scheme}.tcp://{system}@{canonical} and more"),
@@ -258,12 +286,12 @@ fn phrases(names: &Names) -> Vec<Vec<u8>> {
         format!("{scheme}.tcp://{system}-metrics@{canonical}/user"),
         format!("{scheme}.tcp://{}@{canonical}/user", system.to_uppercase()),
         format!("{scheme}://{system}@{}:0{}/user", host, canonical.port),
-        // Names by which the client knows it.
-        names.path(alias, "/user/rpc/dispatcher_0"),
-        names.path(alias, "/"),
     ];
+    let near_misses = near_misses && std::env::var_os(NO_NEAR_MISSES).is_none();
+    let near = near.into_iter().take_while(|_| near_misses);
     texts
         .into_iter()
+        .chain(near)
         .map(String::into_bytes)
         .chain([java, identity])
         .collect()
@@ -317,7 +345,7 @@ mod tests {
         let names = Names::flink("jobmanager", "jm");
         let mut random = Random::new(5);
         for size in [1, 2, 30, 1_000, 100_000] {
-            assert_eq!(body(&mut random, size, &phrases(&names)).len(), size);
+            assert_eq!(body(&mut random, size, &phrases(&names, true)).len(), size);
         }
     }
 }

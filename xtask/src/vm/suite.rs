@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use truename_tests::scratch::Scratch;
+use truename_tests::{scratch::Scratch, wire::NO_NEAR_MISSES};
 
 use super::{Choice, Image, Job, Kernel, Machine, Series, machine::Ended};
 use crate::{
@@ -40,20 +40,14 @@ const QUICK: [&str; 6] = [
     "traffic",
 ];
 
-/// Tests that a processor in software is too slow for. In all of them names are cut that turn out to be
-/// something else. The sender of a held segment has nothing else to send for more than two seconds, then the
-/// program guesses, and the connection is reset (docs/decisions/0003-held-segments.md).
-const LEFT_OUT: [&str; 10] = [
-    "aliases_may_be_shorter_equal_and_longer",
+/// Tests that a processor in software is too slow for: where segments are of some hundred bytes and a name is
+/// cut in one, or one is lost, senders wait until the program guesses, or longer than the tests do
+/// (docs/decisions/0003-held-segments.md). `large_messages_over_a_bad_line` and `doubled_packets` are run.
+const LEFT_OUT: [&str; 4] = [
     "all_of_it",
-    "doubled_packets",
     "lost_packets",
     "packets_out_of_order",
     "segments_may_have_every_size",
-    "several_aliases_are_used_at_once",
-    "sequence_numbers_wrap_around",
-    "sixty_four_connections_do_not_disturb_each_other",
-    "translation_outlives_a_killed_agent_and_a_new_one_takes_over_without_a_gap",
 ];
 
 /// Programs that the tests call.
@@ -239,7 +233,7 @@ impl Kernels {
 
 fn job(root: &Path, suite: &str, filter: Option<&str>) -> Result<Job> {
     let mut script = format!(
-        "cd {}/tests && TRUENAME_BIN=/usr/bin/truename exec /tests/{suite} --color never",
+        "cd {}/tests && TRUENAME_BIN=/usr/bin/truename {NO_NEAR_MISSES}=1 exec /tests/{suite} --color never",
         root.display()
     );
     for name in LEFT_OUT {
