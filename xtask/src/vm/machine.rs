@@ -17,7 +17,7 @@ const BOOT: Duration = Duration::from_secs(120);
 /// How long the machine may take beyond the jobs' own times.
 const SPARE: Duration = Duration::from_secs(20);
 /// How many lines of the kernel's log an error shows.
-const TAIL: usize = 20;
+const TAIL: usize = 40;
 
 /// What the kernel is told. Where the host is busy it takes the clock for broken, and another one costs more.
 const APPEND: &str = "console=ttyS0 loglevel=5 panic=-1 oops=panic tsc=reliable";
@@ -116,7 +116,10 @@ impl Machine {
         let line = self
             .qemu
             .wait_line(self.mark, &[], timeout)
-            .with_context(|| format!("the kernel's last lines:\n{}", self.tail()))?;
+            .with_context(|| {
+                let tail = self.tail();
+                format!("the machine hangs or has ended; its kernel's last lines:\n{tail}\n")
+            })?;
         self.mark += 1;
         Ok(line)
     }
