@@ -251,6 +251,7 @@ fn phrases(names: &Names, near_misses: bool) -> Vec<Vec<u8>> {
         ..
     } = names;
     let host = &canonical.host;
+    let near_misses = near_misses && std::env::var_os(NO_NEAR_MISSES).is_none();
     let url = names.path(canonical, "/user/rpc/jobmanager_2");
     let mut java = vec![0x74];
     java.extend((url.len() as u16).to_be_bytes());
@@ -287,7 +288,6 @@ fn phrases(names: &Names, near_misses: bool) -> Vec<Vec<u8>> {
         format!("{scheme}.tcp://{}@{canonical}/user", system.to_uppercase()),
         format!("{scheme}://{system}@{}:0{}/user", host, canonical.port),
     ];
-    let near_misses = near_misses && std::env::var_os(NO_NEAR_MISSES).is_none();
     let near = near.into_iter().take_while(|_| near_misses);
     texts
         .into_iter()
