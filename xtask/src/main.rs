@@ -4,6 +4,7 @@ mod bench;
 mod budget;
 mod build;
 mod command;
+mod count;
 mod demo;
 mod lint;
 mod setup;
@@ -42,6 +43,8 @@ enum Verb {
     Torture(truename_tests::torture::Options),
     /// Show what the kernel's verifier does for each program, and check it against its ceiling
     Budget(budget::Arguments),
+    /// Run the tests of the kernel side on another kernel, in a virtual machine
+    Vm(vm::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -61,6 +64,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         Verb::Bench(options) => bench::run(options)?,
         Verb::Torture(_) => torture::run()?,
         Verb::Budget(arguments) => return budget::run(arguments),
+        Verb::Vm(arguments) => return vm::run(arguments),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,7 +1,7 @@
 //! `cargo xtask test`
 
 use std::{
-    fmt, fs,
+    fs,
     path::Path,
     process::ExitCode,
     time::{Duration, Instant},
@@ -13,7 +13,9 @@ use truename_tests::{is_root, timeline::MEASURED};
 use crate::{
     build,
     command::{self, cargo, root},
+    count::Count,
     lint,
+    vm::{Choose, Kernels, Series},
 };
 
 /// The tests of what the agent has a feature for, which is built for them alone.
@@ -40,54 +42,6 @@ impl Suite {
                 .iter()
                 .map(|&argument| argument.to_owned())
                 .collect(),
-        }
-    }
-}
-
-/// How tests ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Count {
-    passed: u64,
-    failed: u64,
-    skipped: u64,
-}
-
-impl Count {
-    /// Adds up the summaries in what `cargo test` printed.
-    fn parse(output: &str) -> Self {
-        let mut count = Self::default();
-        for summary in output
-            .lines()
-            .filter_map(|line| line.strip_prefix("test result: "))
-        {
-            // "ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s"
-            let words: Vec<&str> = summary.split([' ', ';']).collect();
-            for pair in words.windows(2) {
-                let number = pair[0].parse().unwrap_or(0);
-                match pair[1] {
-                    "passed" => count.passed += number,
-                    "failed" => count.failed += number,
-                    "ignored" => count.skipped += number,
-                    _ => {}
-                }
-            }
-        }
-        count
-    }
-
-    fn add(&mut self, other: Self) {
-        self.passed += other.passed;
-        self.failed += other.failed;
-        self.skipped += other.skipped;
-    }
-}
-
-impl fmt::Display for Count {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{} passed, {} failed", self.passed, self.failed)?;
-        match self.skipped {
-            0 => Ok(()),
-            skipped => write!(formatter, ", {skipped} skipped"),
         }
     }
 }
@@ -130,6 +84,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
             broken.push(suite.name);
         }
     }
+    if arguments.filter.is_none() {
+        let (count, failed) = other_kernel()?;
+        total.add(count);
+        broken.extend(failed);
+    }
     println!("{:>7.1} s  in all", start.elapsed().as_secs_f64());
     if ran == 0 {
         println!("no test ran");
@@ -145,6 +104,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     })
 }
 
+/// Runs the kernel side on the oldest kernel that truename supports; its lines are shown if one fails.
+fn other_kernel() -> Result<(Count, Vec<String>)> {
+    let mut lines = Vec::new();
+    let ran = Kernels::new(&root(), Choose::Quick)?
+        .run(Series::Linux6_1, &mut |line| lines.push(line.to_owned()));
+    if ran.0.failed > 0 {
+        println!("{}", lines.join("\n"));
+    }
+    Ok(ran)
+}
+
 /// Unit tests first, then one suite per file, or directory, of integration tests, real Flink last.
 fn suites() -> Result<Vec<Suite>> {
     let mut suites = vec![
@@ -153,16 +123,7 @@ fn suites() -> Result<Vec<Suite>> {
         Suite::new("xtask", &["--package", "xtask"]),
         Suite::new("test support", &["--package", "truename-tests", "--lib"]),
     ];
-    let mut topics = Vec::new();
-    for entry in fs::read_dir(root().join("tests/tests")).context("list the integration tests")? {
-        let path = entry.context("list the integration tests")?.path();
-        let is_file = path.extension().is_some_and(|extension| extension == "rs");
-        if (is_file || path.join("main.rs").is_file())
-            && let Some(name) = path.file_stem().and_then(|name| name.to_str())
-        {
-            topics.push(name.to_owned());
-        }
-    }
+    let mut topics = topics(&root())?;
     topics.sort_by_key(|name| (name.starts_with("flink"), name.clone()));
     suites.extend(topics.iter().map(|name| {
         let arguments = ["--package", "truename-tests", "--test", name];
@@ -175,6 +136,24 @@ fn suites() -> Result<Vec<Suite>> {
         suite
     }));
     Ok(suites)
+}
+
+/// The names of the integration tests of a repository: one for each file, or directory.
+pub(crate) fn topics(root: &Path) -> Result<Vec<String>> {
+    let directory = root.join("tests/tests");
+    let named = || format!("list {}", directory.display());
+    let mut topics = Vec::new();
+    for entry in fs::read_dir(&directory).with_context(named)? {
+        let path = entry.with_context(named)?.path();
+        let is_file = path.extension().is_some_and(|extension| extension == "rs");
+        if (is_file || path.join("main.rs").is_file())
+            && let Some(name) = path.file_stem().and_then(|name| name.to_str())
+        {
+            topics.push(name.to_owned());
+        }
+    }
+    topics.sort();
+    Ok(topics)
 }
 
 /// Runs a suite; answers its counts and whether `cargo test` was content.
@@ -211,30 +190,13 @@ fn run_suite(suite: &Suite, filter: Option<&str>, binary: &Path) -> Result<(Coun
     Ok((count, good))
 }
 
-fn line(time: Duration, text: &str) {
+pub(crate) fn line(time: Duration, text: &str) {
     println!("{:>7.1} s  {text}", time.as_secs_f64());
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn summaries_are_added_up() {
-        let output = "\
-running 2 tests
-test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.10s
-noise
-test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.00s
-";
-        let expected = Count {
-            passed: 15,
-            failed: 2,
-            skipped: 1,
-        };
-        assert_eq!(Count::parse(output), expected);
-        assert_eq!(Count::parse("error: could not compile"), Count::default());
-    }
 
     #[test]
     fn flink_runs_last() {

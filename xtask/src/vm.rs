@@ -3,6 +3,7 @@
 mod image;
 mod kernel;
 mod machine;
+mod suite;
 
 use std::{path::Path, time::Duration};
 
@@ -13,10 +14,14 @@ use image::Image;
 use kernel::Kernel;
 pub(crate) use kernel::{Choice, Series};
 use machine::Machine;
+pub(crate) use suite::{Arguments, Choose, Kernels, run};
+
+/// How the machine says that its kernel runs; the release and the seconds it took follow.
+const UP: &str = "vm: up ";
 
 /// What the machine is to do.
 #[derive(Clone, Debug)]
-pub(crate) struct Job {
+struct Job {
     name: String,
     /// A line of the shell.
     script: String,
@@ -34,6 +39,16 @@ impl Job {
             self.script
         )
     }
+
+    /// What the machine says before it.
+    fn begin(&self) -> String {
+        format!("vm: begin {}", self.name)
+    }
+
+    /// What the machine says after it; the status follows.
+    fn end(&self) -> String {
+        format!("vm: end {} ", self.name)
+    }
 }
 
 /// Measures what the programs of an object cost on another kernel.
@@ -44,13 +59,14 @@ pub(crate) fn measure(series: Series, object: &Path) -> Result<Measured> {
     let own = std::env::current_exe().context("find the running program")?;
     image.program(&own, Path::new("/usr/bin/xtask"))?;
     image.copy(object, Path::new("/object"))?;
-    let jobs = [Job {
+    let job = Job {
         name: "budget".to_owned(),
         script: "xtask budget --object /object --json".to_owned(),
         timeout: Duration::from_secs(300),
-    }];
-    let mut machine = Machine::boot(&kernel, image, &jobs, &scratch)?;
-    let ended = machine.wait_job(&jobs[0])?;
+    };
+    let (mut machine, _) =
+        Machine::boot(&kernel, &image, std::slice::from_ref(&job), scratch.path())?;
+    let ended = machine.wait_job(&job, |_| ())?;
     ensure!(ended.status == 0, "{}", ended.output);
     // Warnings may stand before it.
     let json = ended.output.lines().last().unwrap_or_default();

@@ -9,6 +9,6 @@ mod oracle;
 
 pub use check::{Checker, Piece};
 pub use encode::{Envelope, associate, control, frame};
-pub use generate::{Half, Script, Spec};
+pub use generate::{Half, NO_NEAR_MISSES, Script, Spec};
 pub use names::{Authority, Names};
 pub use oracle::{inbound, outbound};

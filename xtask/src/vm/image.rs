@@ -68,8 +68,19 @@ impl Image {
         Ok(path)
     }
 
+    /// Adds a directory with everything in it, at the same place.
+    pub(crate) fn directory(&self, directory: &Path) -> Result<()> {
+        let mut copied = Ok(());
+        kernel::files(directory, &mut |path| {
+            if copied.is_ok() {
+                copied = self.copy(&path, &path).map(drop);
+            }
+        })?;
+        copied
+    }
+
     /// Sets what is done after the start, and packs everything.
-    pub(crate) fn pack(self, jobs: &[Job], kernel: &Kernel, archive: &Path) -> Result<()> {
+    pub(crate) fn pack(&self, jobs: &[Job], kernel: &Kernel, archive: &Path) -> Result<()> {
         let path = self.place(Path::new("/init"))?;
         let lines: String = jobs.iter().map(Job::line).collect();
         fs::write(&path, INIT.replace("@JOBS@", &lines))
