@@ -112,7 +112,11 @@ fn deliver(
         if done == stream.len() {
             return true;
         }
-        stream::acknowledge(connection.direction(way), start.wrapping_add(done as u32), 0);
+        stream::acknowledge(
+            connection.direction(way),
+            start.wrapping_add(done as u32),
+            0,
+        );
         let mut segments = Vec::new();
         let mut at = done;
         // A window that holds a name: a sender that may not even send that is the guess's matter.
@@ -137,7 +141,9 @@ fn deliver(
                 let verdict = connection.send(way, seq, &stream[from..to]);
                 if verdict == Verdict::Reset {
                     RESETS[connection.work.reset as usize].fetch_add(1, Ordering::Relaxed);
-                    if std::env::var("SHOW").is_ok_and(|n| n == connection.work.reset.to_string()) { panic!("reset {}", connection.work.reset); }
+                    if std::env::var("SHOW").is_ok_and(|n| n == connection.work.reset.to_string()) {
+                        panic!("reset {}", connection.work.reset);
+                    }
                     return false;
                 }
             }
@@ -313,4 +319,7 @@ fn a_hole_that_was_acknowledged_is_given_up() {
 }
 
 #[test]
-fn zz() { std::thread::sleep(std::time::Duration::from_secs(20)); eprintln!("RESETS {:?}", RESETS); }
+fn zz() {
+    std::thread::sleep(std::time::Duration::from_secs(20));
+    eprintln!("RESETS {:?}", RESETS);
+}

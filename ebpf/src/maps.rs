@@ -7,8 +7,9 @@ use aya_ebpf::{
 };
 use truename_common::{
     layout::{
-        AliasKey, AliasStat, Conntrack, Counter, Endpoint, FiveTuple, Handshake, ListedAlias, Names,
-        Page, PageKey, Peer, PeerKey, RpcFlow, SERVICES_MAX, SLOTS_MAX, Service, Settings, Socket, TARGETS_MAX, Target,
+        AliasKey, AliasStat, Conntrack, Counter, Endpoint, FiveTuple, Handshake, ListedAlias,
+        Names, Page, PageKey, Peer, PeerKey, RpcFlow, SERVICES_MAX, SLOTS_MAX, Service, Settings,
+        Socket, TARGETS_MAX, Target,
     },
     nat::{TRIES as TRIES_MAX, Tables},
     wire::stream::Work,

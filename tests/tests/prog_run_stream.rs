@@ -297,7 +297,7 @@ fn acknowledged_edits_are_forgotten_and_others_are_not() {
         talk.acknowledges(Side::Endpoint, at);
         assert_eq!(talk.passes(Side::Client, at, &sent), expected);
     }
-    scene.assert_count(Counter::DroppedLogFull, 0);
+    scene.assert_count(Counter::DroppedMemory, 0);
 }
 
 #[test]
@@ -316,7 +316,7 @@ fn edits_that_nobody_acknowledges_fill_the_log() {
         }
         assert!(talk.next[0] < 1000 * sent.len());
     }
-    scene.assert_count(Counter::DroppedLogFull, 3);
+    scene.assert_count(Counter::DroppedMemory, 3);
     let to = talk.next[0];
     talk.acknowledges(Side::Endpoint, to);
     assert_eq!(talk.says(Side::Client, &sent), expected);

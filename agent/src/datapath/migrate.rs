@@ -19,14 +19,22 @@ use super::{
 const BEFORE: u32 = VERSION - 1;
 
 /// The tables that have the same layout in both versions. Every new [`VERSION`] writes this anew.
-const ALIKE: [&str; 9] = [
+const ALIKE: [&str; 17] = [
     map::PORTS,
     map::ENDPOINTS,
     map::NAMES,
     map::LISTED,
-    map::RPC_FLOWS,
     map::PEERS,
     map::ALIASES,
+    map::SERVICES,
+    map::SLOTS,
+    map::TARGETS,
+    map::CONNTRACK,
+    map::MOVED,
+    map::XDP_DEVICES,
+    map::TRIED,
+    map::SETTINGS,
+    map::TRIES,
     map::COUNTERS,
     map::EVENTS,
 ];

@@ -2,8 +2,8 @@
 
 use aya::maps::{Array, MapData, PerCpuArray, RingBuf};
 use truename_common::layout::{
-    AliasKey, AliasStat, Conntrack, Counter, Endpoint, FiveTuple, ListedAlias, Names, Peer,
-    PeerKey, RpcFlow, Service, Settings, Slots, Socket, Target, map,
+    AliasKey, AliasStat, Conntrack, Counter, Endpoint, FiveTuple, Handshake, ListedAlias, Names,
+    Page, PageKey, Peer, PeerKey, RpcFlow, Service, Settings, Slots, Socket, Target, map,
 };
 
 use super::{
@@ -279,7 +279,11 @@ pub(super) fn check_pinned(pins: &Pins) -> Result<(), DatapathError> {
             map::ENDPOINTS => drop(open::<Table<Socket, Endpoint>>(pins, name)?),
             map::NAMES => drop(open::<Table<Socket, Names>>(pins, name)?),
             map::LISTED => drop(open::<Table<ListedAlias, u8>>(pins, name)?),
-            map::RPC_FLOWS => drop(open::<Table<FiveTuple, RpcFlow>>(pins, name)?),
+            map::RPC_FLOWS | map::ONE_SIDED_FLOWS => {
+                drop(open::<Table<FiveTuple, RpcFlow>>(pins, name)?);
+            }
+            map::HANDSHAKES => drop(open::<Table<FiveTuple, Handshake>>(pins, name)?),
+            map::PAGES => drop(open::<Table<PageKey, Page>>(pins, name)?),
             map::PEERS => drop(open::<Table<PeerKey, Peer>>(pins, name)?),
             map::ALIASES => drop(open::<Table<AliasKey, AliasStat>>(pins, name)?),
             map::SERVICES => drop(open::<Table<Socket, Service>>(pins, name)?),

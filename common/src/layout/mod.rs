@@ -19,8 +19,8 @@ pub use endpoint::{Endpoint, ListedAlias, Names, Policy, Protocol};
 pub use event::{Event, EventKind};
 pub use flow::{
     AliasKey, AliasStat, Direction, Edit, EditKind, FlowNames, Handshake, MAIN, NEEDLE_WORDS,
-    Needle, PAGE_BYTES, PAGE_WORDS, PAGES_KEPT, Page, PageKey, Peer, PeerKey, RANGES,
-    Range, RpcFlow, Walker, word,
+    Needle, PAGE_BYTES, PAGE_WORDS, PAGES_KEPT, Page, PageKey, Peer, PeerKey, RANGES, Range,
+    RpcFlow, Walker, word,
 };
 pub use service::{
     SERVICES_MAX, SLOTS_MAX, SLOTS_PER_SERVICE, Service, Settings, Slots, TARGETS_MAX, Target,

@@ -572,7 +572,7 @@ pub fn plausible(head: &Chunk, len: u32) -> bool {
     if inner.tag == 0x0a {
         // An acknowledgement: fixed64 fields of nine bytes each.
         return inner.value >= 9
-            && inner.value % 9 == 0
+            && inner.value.is_multiple_of(9)
             && inner.value < payload.value
             && fields.low as u8 == 0x09;
     }

@@ -8,10 +8,8 @@ pub const fn varint(word: u64) -> (u32, u32) {
     let ends = !word & 0x8080_8080;
     let last = ends & ends.wrapping_neg();
     let used = word & last.wrapping_sub(1);
-    let value = used & 0x7f
-        | (used & 0x7f00) >> 1
-        | (used & 0x7f_0000) >> 2
-        | (used & 0x7f00_0000) >> 3;
+    let value =
+        used & 0x7f | (used & 0x7f00) >> 1 | (used & 0x7f_0000) >> 2 | (used & 0x7f00_0000) >> 3;
     // `last >> 7` is a power of 256: the product moves the wanted byte of the constant to the top.
     let len = (last >> 7).wrapping_mul(0x0102_0304_0000_0000) >> 56;
     (value as u32, table(last, len) as u32)

@@ -162,7 +162,12 @@ impl Receiver {
         for (slot, byte) in self.bytes[at..].iter_mut().zip(bytes) {
             match slot {
                 None => *slot = Some(*byte),
-                Some(before) => { if before != byte { eprintln!("TRACE {}", TRACE.with(|t| t.borrow().join("\n"))); } assert_eq!(before, byte, "a byte came with two values, at {at}") },
+                Some(before) => {
+                    if before != byte {
+                        eprintln!("TRACE {}", TRACE.with(|t| t.borrow().join("\n")));
+                    }
+                    assert_eq!(before, byte, "a byte came with two values, at {at}")
+                }
             }
         }
     }
@@ -220,9 +225,48 @@ impl Connection {
                 Way::Outbound => flow::learn_canonical(&mut self.flow),
             }
         }
-        let start = match way { Way::Inbound => self.inbound.start, _ => self.outbound.start };
-        TRACE.with(|t| t.borrow_mut().push(format!("{way:?} {}+{} {verdict:?} reset {} count {} found {:x} | {:?}\n   {}", seq.wrapping_sub(start), len, self.work.reset, self.work.made, self.work.found,
-            { let d = if way == Way::Inbound { &self.flow.inbound } else { &self.flow.outbound }; d.ranges.iter().enumerate().filter(|(i, r)| *i == 0 || r.start != r.end).map(|(i, r)| format!("{i}:{}..{} f{} fl{} m{} rest{}@{}/{} res{} ph{}", r.start.wrapping_sub(start) as i32, r.end.wrapping_sub(start) as i32, r.first.wrapping_sub(start) as i32, r.flags, r.walker.matched, r.rest_len, r.rest_at, r.rest_from, r.walker.resume.wrapping_sub(start) as i32, r.walker.phase)).collect::<Vec<_>>() }, bytes.escape_ascii())));
+        let start = match way {
+            Way::Inbound => self.inbound.start,
+            _ => self.outbound.start,
+        };
+        TRACE.with(|t| {
+            t.borrow_mut().push(format!(
+                "{way:?} {}+{} {verdict:?} reset {} count {} found {:x} | {:?}\n   {}",
+                seq.wrapping_sub(start),
+                len,
+                self.work.reset,
+                self.work.made,
+                self.work.found,
+                {
+                    let d = if way == Way::Inbound {
+                        &self.flow.inbound
+                    } else {
+                        &self.flow.outbound
+                    };
+                    d.ranges
+                        .iter()
+                        .enumerate()
+                        .filter(|(i, r)| *i == 0 || r.start != r.end)
+                        .map(|(i, r)| {
+                            format!(
+                                "{i}:{}..{} f{} fl{} m{} rest{}@{}/{} res{} ph{}",
+                                r.start.wrapping_sub(start) as i32,
+                                r.end.wrapping_sub(start) as i32,
+                                r.first.wrapping_sub(start) as i32,
+                                r.flags,
+                                r.walker.matched,
+                                r.rest_len,
+                                r.rest_at,
+                                r.rest_from,
+                                r.walker.resume.wrapping_sub(start) as i32,
+                                r.walker.phase
+                            )
+                        })
+                        .collect::<Vec<_>>()
+                },
+                bytes.escape_ascii()
+            ))
+        });
         if verdict == Verdict::Pass {
             match way {
                 Way::Inbound => self.inbound.take(seq, &bytes),

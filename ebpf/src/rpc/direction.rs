@@ -24,8 +24,11 @@ pub struct Found {
 /// belong to a flow, and one look-up finds it.
 #[inline(always)]
 pub fn find(headers: &Headers, found: &mut Found) -> bool {
-    let is_endpoint =
-        |port: u16| PORTS.get(u32::from(port)).is_some_and(|flags| *flags & port_flags::ENDPOINT != 0);
+    let is_endpoint = |port: u16| {
+        PORTS
+            .get(u32::from(port))
+            .is_some_and(|flags| *flags & port_flags::ENDPOINT != 0)
+    };
     let inbound = is_endpoint(headers.destination_port);
     let outbound = is_endpoint(headers.source_port);
     found.known = 0;

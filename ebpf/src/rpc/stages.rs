@@ -19,7 +19,7 @@ use crate::{
     maps::{Scratch, scratch},
     packet::{
         NEXT,
-        payload::{Buffers, Payload, Pages},
+        payload::{Buffers, Pages, Payload},
     },
 };
 

@@ -91,7 +91,9 @@ const ONE_SIDED: i32 = 2;
 /// Sequence number of the first byte of data: it follows that of a SYN.
 #[inline(always)]
 fn first_byte(headers: &Headers) -> u32 {
-    headers.seq.wrapping_add(u32::from(headers.has(tcp_flag::SYN)))
+    headers
+        .seq
+        .wrapping_add(u32::from(headers.has(tcp_flag::SYN)))
 }
 
 /// A new entry, if the data is plausible: of a connection whose handshake was seen whole, or one that is
@@ -330,8 +332,7 @@ fn start(flow: &mut RpcFlow, scratch: &mut Scratch, now_ns: u64) {
 /// accepted. The old one must be over, or silent: whoever makes up both sides of a handshake ends none that lives.
 #[inline(always)]
 fn is_next(flow: &RpcFlow, scratch: &mut Scratch, now_ns: u64) -> bool {
-    let is_over =
-        state::is_closed(flow.flags) || now_ns.wrapping_sub(flow.seen_ns) > SILENT_NS;
+    let is_over = state::is_closed(flow.flags) || now_ns.wrapping_sub(flow.seen_ns) > SILENT_NS;
     if !is_over || scratch.headers.payload_len == 0 {
         return false;
     }

@@ -1,9 +1,6 @@
 //! Writes edits into the packet.
 
-use super::{
-    EDITS, Packet, Steps,
-    job::Job,
-};
+use super::{EDITS, Packet, Steps, job::Job};
 use crate::{
     layout::Counter,
     wire::seq::{after, before, distance},

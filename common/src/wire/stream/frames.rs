@@ -74,7 +74,11 @@ impl<P: Packet> Job<'_, P> {
         };
         if self.work.chunk.word(index) as u32 == 0 {
             // A frame without bytes, or two.
-            let frames = if self.work.chunk.word(index) == 0 { 2 } else { 1 };
+            let frames = if self.work.chunk.word(index) == 0 {
+                2
+            } else {
+                1
+            };
             self.passes(frames, at.wrapping_add(4 * frames));
             return true;
         }
@@ -91,11 +95,7 @@ impl<P: Packet> Job<'_, P> {
         let room = if known < left { known } else { left };
         // What of the path lies in the window, and where.
         self.work.index = index as u32 + front.path;
-        self.work.bit = if front.path < room {
-            room - front.path
-        } else {
-            0
-        };
+        self.work.bit = room.saturating_sub(front.path);
         self.work.cursor = at.wrapping_add(front.path);
         self.work.cursor_end = end;
         if front.path_len < self.work.bit {
@@ -324,10 +324,7 @@ impl<P: Packet> Job<'_, P> {
         }
         let canonical = u32::from(self.names.canonical.len);
         let is_rest = self.work.checks != 0 && self.work.rest_len != 0;
-        if canonical != 0
-            && canonical <= len
-            && len == u32::from(self.names.alias.len)
-            && !is_rest
+        if canonical != 0 && canonical <= len && len == u32::from(self.names.alias.len) && !is_rest
         {
             self.push(Edit::new(
                 walker.authority,

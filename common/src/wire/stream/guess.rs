@@ -91,9 +91,8 @@ impl<P: Packet> Job<'_, P> {
             }
             self.work.found |= found::GUESSED;
             self.range().walker.flags |= cut::TRANSLATED;
-            let begin = reached.wrapping_sub(u32::from(
-                walker.matched - self.names.pattern_prefix(),
-            ));
+            let begin =
+                reached.wrapping_sub(u32::from(walker.matched - self.names.pattern_prefix()));
             self.range().walker.authority = begin;
         }
         self.work.walker = self.range().walker;

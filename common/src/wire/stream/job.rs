@@ -6,8 +6,8 @@ use super::super::{
     seq::after,
 };
 use crate::layout::{
-    Authority, Counter, Direction, Edit, FlowNames, LongText, Needle, Page, PageKey, Range, RpcFlow,
-    Walker,
+    Authority, Counter, Direction, Edit, FlowNames, LongText, Needle, Page, PageKey, Range,
+    RpcFlow, Walker,
 };
 
 /// Bits of [`Direction::flags`].

@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{
     layout::{
-        Counter, Direction, Edit, EditKind, MAIN, PAGE_BYTES, PAGE_WORDS, PAGES_KEPT, Page, PageKey,
-        RpcFlow,
+        Counter, Direction, Edit, EditKind, MAIN, PAGE_BYTES, PAGE_WORDS, PAGES_KEPT, Page,
+        PageKey, RpcFlow,
     },
     wire::seq::{after, before, distance},
 };
@@ -66,7 +66,9 @@ impl Direction {
     /// The sequence number of the first byte of a page.
     #[inline(always)]
     const fn page_begin(&self, number: u32) -> u32 {
-        let ahead = (number as u64).wrapping_mul(PAGE_BYTES).wrapping_sub(self.position);
+        let ahead = (number as u64)
+            .wrapping_mul(PAGE_BYTES)
+            .wrapping_sub(self.position);
         self.ranges[MAIN].end.wrapping_add(ahead as u32)
     }
 }

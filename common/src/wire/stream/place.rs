@@ -63,7 +63,11 @@ impl<P: Packet> Job<'_, P> {
         let main = &self.direction.ranges[MAIN];
         let none = RANGES as u32;
         let work = &mut *self.work;
-        work.holder = if before(at, main.end) { MAIN as u32 } else { none };
+        work.holder = if before(at, main.end) {
+            MAIN as u32
+        } else {
+            none
+        };
         work.follower = if at == main.end { MAIN as u32 } else { none };
         work.next = none;
         work.free = MAIN as u32 + 1;
@@ -359,8 +363,7 @@ impl<P: Packet> Job<'_, P> {
     /// Where frames begin is known again, if the segment begins with one.
     #[inline(never)]
     fn find_framing(&mut self) {
-        if self.load_chunk(self.work.at)
-            && frame::plausible(&self.work.chunk, self.work.chunk_len)
+        if self.load_chunk(self.work.at) && frame::plausible(&self.work.chunk, self.work.chunk_len)
         {
             self.work.walker.frame_begins();
         }

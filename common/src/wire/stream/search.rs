@@ -46,7 +46,9 @@ impl Walker {
     #[inline(always)]
     pub(super) fn class(&self, position: u32, matched: u16) -> u16 {
         let begin = self.frame_end.wrapping_sub(self.value).wrapping_sub(4);
-        let before = position.wrapping_sub(u32::from(matched)).wrapping_sub(begin);
+        let before = position
+            .wrapping_sub(u32::from(matched))
+            .wrapping_sub(begin);
         if self.is_framed() && before <= BEFORE_RECIPIENT {
             RECIPIENT
         } else {
@@ -236,7 +238,11 @@ impl<P: Packet> Job<'_, P> {
             return true;
         }
         let text = index + front.path as usize;
-        let scheme = if self.work.chunk.byte(text) == b'p' { 5 } else { 4 };
+        let scheme = if self.work.chunk.byte(text) == b'p' {
+            5
+        } else {
+            4
+        };
         // `://` of the recipient.
         let begin = front.path + scheme + 4;
         let len = self.names.needle.len;
@@ -248,7 +254,13 @@ impl<P: Packet> Job<'_, P> {
         if begin + len > room {
             return true;
         }
-        let same = P::equal(&self.work.chunk, index as u32 + begin, &self.names.needle, 0, len);
+        let same = P::equal(
+            &self.work.chunk,
+            index as u32 + begin,
+            &self.names.needle,
+            0,
+            len,
+        );
         let position = at.wrapping_add(begin);
         if same == len {
             self.whole_match(position, len, RECIPIENT);
@@ -372,7 +384,11 @@ impl<P: Packet> Job<'_, P> {
     fn load_block(&mut self, at: u32) -> bool {
         let offset = at.wrapping_sub(self.work.seq);
         let left = self.work.len.wrapping_sub(offset);
-        let len = if left < BLOCK as u32 { left } else { BLOCK as u32 };
+        let len = if left < BLOCK as u32 {
+            left
+        } else {
+            BLOCK as u32
+        };
         if offset >= self.work.len || !self.packet.load_block(offset, len, &mut self.work.block) {
             self.work.block_len = 0;
             self.work.drop_for(Counter::DroppedStore);
@@ -410,7 +426,13 @@ impl<P: Packet> Job<'_, P> {
                 0
             }
         };
-        Some(P::equal(&self.work.chunk, index as u32, &self.names.needle, 0, len))
+        Some(P::equal(
+            &self.work.chunk,
+            index as u32,
+            &self.names.needle,
+            0,
+            len,
+        ))
     }
 
     /// Bytes from `work.at` that are certainly not the first of the pattern, at least one: the first is
@@ -496,8 +518,7 @@ impl<P: Packet> Job<'_, P> {
             return;
         }
         if self.work.walker.flags & cut::TRANSLATED == 0 {
-            self.work.walker.authority =
-                position.wrapping_sub(u32::from(self.names.canonical.len));
+            self.work.walker.authority = position.wrapping_sub(u32::from(self.names.canonical.len));
         }
         self.push_cut(position);
     }
