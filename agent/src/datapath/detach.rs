@@ -1,10 +1,10 @@
 //! Removing every trace.
 
-use std::{fs, io, path::Path};
-
 use truename_common::layout::VERSION;
 
-use super::{Lock, Mode, Pins, attach::remove_filters, error::DatapathError, sys};
+use super::{
+    Lock, Mode, Pins, attach::remove_filters, error::DatapathError, pins::remove_empty, sys,
+};
 use crate::links::Inventory;
 
 /// What a detach found.
@@ -14,6 +14,8 @@ pub struct Detached {
     pub links: usize,
     /// Interfaces whose clsact qdisc was ours; remove it if it is empty.
     pub qdiscs: Vec<u32>,
+    /// What is still there, as a thing and its place.
+    pub left: Vec<String>,
 }
 
 /// Removes links, filters, programs and tables of this version and older ones. Without a lock,
@@ -27,7 +29,7 @@ pub fn detach(
     lock: Option<&Lock>,
 ) -> Result<Detached, DatapathError> {
     let mut detached = Detached::default();
-    if !pins.root().exists() {
+    if !pins.exist_on_bpffs()? {
         return Ok(detached);
     }
     let _taken = lock.is_none().then(|| pins.lock()).transpose()?;
@@ -41,16 +43,19 @@ pub fn detach(
         // Fails for a link whose interface is gone, which needs no detaching.
         let _ = sys::detach_link(&link.path);
     }
-    for (_, path) in pins.versions()? {
-        remove_version(&path)?;
+    let versions = pins.versions()?;
+    for (_, path) in &versions {
+        let foreign = pins.remove_version(path)?;
+        let foreign = foreign.iter().map(|path| path.display());
+        detached
+            .left
+            .extend(foreign.map(|path| format!("{path}, which truename did not make")));
     }
-    match fs::remove_dir(pins.root()) {
-        // Someone else's pins are in it.
-        Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => {
-            Err(DatapathError::pins("remove", pins.root())(error))
-        }
-        _ => Ok(detached),
+    // Somebody else's pins may be in it.
+    if !versions.is_empty() {
+        remove_empty(pins.root())?;
     }
+    Ok(detached)
 }
 
 /// Undoes a start that failed, if nothing of this version was there before. What an older version
@@ -67,7 +72,7 @@ pub fn undo(
     let has_older = pins.versions()?.iter().any(|(number, _)| *number < VERSION);
     match (has_older, mode) {
         (false, _) => detach(pins, inventory, Some(lock)).map(drop),
-        (true, Mode::Tcx) => remove_version(&pins.version()),
+        (true, Mode::Tcx) => pins.remove_version(&pins.version()).map(drop),
         // A filter may be this version's already, and needs its pins.
         (true, Mode::Clsact) => Ok(()),
     }
@@ -81,20 +86,9 @@ pub fn remove_old_versions(pins: &Pins) -> Result<(), DatapathError> {
     for (number, path) in pins.versions()? {
         if number < VERSION {
             log::info!("Removing the pins of table version {number}");
-            remove_version(&path)?;
-        }
-    }
-    Ok(())
-}
-
-/// Links first: a program without its tables must not see packets.
-fn remove_version(path: &Path) -> Result<(), DatapathError> {
-    for directory in [path.join("links"), path.to_owned()] {
-        match fs::remove_dir_all(&directory) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(DatapathError::pins("remove", &directory)(error));
+            for path in pins.remove_version(&path)? {
+                log::warn!("Left {}, which truename did not make", path.display());
             }
-            _ => {}
         }
     }
     Ok(())

@@ -28,6 +28,12 @@ pub enum DatapathError {
         /// The nearest directory that exists.
         mount_point: PathBuf,
     },
+    /// A directory of this version's name that truename did not make.
+    #[error(
+        "{} was not made by truename; choose another place with --bpffs",
+        .0.display()
+    )]
+    NotOurs(PathBuf),
     /// The standard place could not be mounted.
     #[error(
         "cannot mount the BPF file system at /sys/fs/bpf: {0}; mount it (mount -t bpf bpf /sys/fs/bpf), and give a container the host's (--volume /sys/fs/bpf:/sys/fs/bpf)"

@@ -25,12 +25,44 @@ use rustix::{
 };
 use truename_common::layout::VERSION;
 
-use super::{Direction, error::DatapathError, sys};
+use super::{Direction, PROGRAMS, error::DatapathError, sys, tables::PINNED, xdp};
 
 /// Where the BPF file system is mounted on every host.
 const STANDARD: &str = "/sys/fs/bpf";
 /// `BPF_FS_MAGIC`.
 const MAGIC: u32 = 0xcafe_4a11;
+
+/// The directories of a version in the order in which they are removed, and which names in them are ours.
+const CONTENTS: [(&str, fn(&str) -> bool); 6] = [
+    ("links", |name| parse_link(name).is_some()),
+    ("xdp", |name| xdp::parse(name).is_some()),
+    ("programs", is_program),
+    ("chains", is_number),
+    ("maps", is_map),
+    ("clsact", is_number),
+];
+
+/// The tables that table versions up to 2 pinned.
+const FORMER: [&str; 18] = [
+    "PORTS",
+    "ENDPOINTS",
+    "NAMES",
+    "LISTED",
+    "RPC_FLOWS",
+    "PEERS",
+    "ALIASES",
+    "SERVICES",
+    "SLOTS",
+    "TARGETS",
+    "CONNTRACK",
+    "MOVED",
+    "TRIED",
+    "SETTINGS",
+    "TRIES",
+    "XDP_DEVICES",
+    "COUNTERS",
+    "EVENTS",
+];
 
 /// The directory of the pins of one installation.
 #[derive(Clone, Debug)]
@@ -135,14 +167,24 @@ impl Pins {
         match nearest_file_system(&self.root) {
             (_, true) => {}
             (_, false) if self.root.starts_with(STANDARD) => {}
-            (mount_point, false) => {
-                return Err(DatapathError::NotBpffs {
-                    path: self.root.clone(),
-                    mount_point,
-                });
-            }
+            (mount_point, false) => return Err(self.not_bpffs(mount_point)),
+        }
+        let version = self.version();
+        if !is_ours(&version) && !list(&version)?.is_empty() {
+            return Err(DatapathError::NotOurs(version));
         }
         self.refuse_newer()
+    }
+
+    /// That existing pins are on a BPF file system; whether there are any.
+    pub(super) fn exist_on_bpffs(&self) -> Result<bool, DatapathError> {
+        if !self.root.exists() {
+            return Ok(false);
+        }
+        if is_bpffs(&self.root) {
+            return Ok(true);
+        }
+        Err(self.not_bpffs(self.root.clone()))
     }
 
     /// Mounts the file system if need be, makes the directories and takes the lock.
@@ -188,7 +230,8 @@ impl Pins {
         links_in(&self.version())
     }
 
-    /// The directories of versions, with their numbers.
+    /// The directories of versions that truename made, with their numbers. A directory with such a name that
+    /// somebody else made is not among them.
     pub fn versions(&self) -> Result<Vec<(u32, PathBuf)>, DatapathError> {
         let paths = list(&self.root)?;
         Ok(paths
@@ -200,9 +243,57 @@ impl Pins {
                     .strip_prefix('v')?
                     .parse()
                     .ok()?;
-                Some((number, path))
+                is_ours(&path).then_some((number, path))
             })
             .collect())
+    }
+
+    /// Removes what truename pinned for a version: links first, because a program without its tables must
+    /// not see packets. What somebody else put there stays, and is returned.
+    ///
+    /// # Errors
+    /// When the directory is on no BPF file system, or a pin cannot be removed.
+    pub(super) fn remove_version(&self, version: &Path) -> Result<Vec<PathBuf>, DatapathError> {
+        if !is_bpffs(version) {
+            return Err(self.not_bpffs(version.to_owned()));
+        }
+        let mut left = Vec::new();
+        for (name, is_known) in CONTENTS {
+            let directory = version.join(name);
+            for path in list(&directory)? {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                let is_mark = fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir());
+                match (is_known(&name), is_mark) {
+                    (true, false) => remove_file(&path)?,
+                    (true, true) if remove_empty(&path)? => {}
+                    _ => left.push(path),
+                }
+            }
+            if left.is_empty() {
+                remove_empty(&directory)?;
+            }
+        }
+        let known = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            is_namespace(&name) || CONTENTS.iter().any(|(known, _)| *known == name)
+        };
+        let (marks, others): (Vec<_>, Vec<_>) = list(version)?.into_iter().partition(known);
+        left.extend(others);
+        // The mark stays as long as anything does: it says whose the directory is.
+        if left.is_empty() {
+            for mark in marks {
+                remove_empty(&mark)?;
+            }
+            remove_empty(version)?;
+        }
+        Ok(left)
+    }
+
+    fn not_bpffs(&self, mount_point: PathBuf) -> DatapathError {
+        DatapathError::NotBpffs {
+            path: self.root.clone(),
+            mount_point,
+        }
     }
 
     /// The numbers of the interfaces to which we added a clsact qdisc.
@@ -244,7 +335,7 @@ impl Pins {
                 .unwrap_or_default()
                 .to_string_lossy()
                 .into_owned();
-            if !name.starts_with("netns-") || name == own {
+            if !is_namespace(&name) || name == own {
                 continue;
             }
             for link in links_in(version)? {
@@ -287,17 +378,65 @@ fn namespace() -> Result<String, DatapathError> {
 
 /// The nearest directory that exists, and whether it is on a BPF file system.
 fn nearest_file_system(path: &Path) -> (PathBuf, bool) {
-    for directory in path.ancestors() {
-        if let Ok(stat) = statfs(directory) {
-            return (directory.to_owned(), stat.f_type as u32 == MAGIC);
-        }
-    }
-    (PathBuf::from("/"), false)
+    let nearest = path.ancestors().find(|directory| directory.exists());
+    let nearest = nearest.unwrap_or(Path::new("/"));
+    (nearest.to_owned(), is_bpffs(nearest))
+}
+
+fn is_bpffs(path: &Path) -> bool {
+    statfs(path).is_ok_and(|stat| stat.f_type as u32 == MAGIC)
+}
+
+/// Whether truename made the directory of a version: it marks each with the namespace it serves before it
+/// pins anything, and pins its programs.
+fn is_ours(version: &Path) -> bool {
+    let is_directory = fs::symlink_metadata(version).is_ok_and(|found| found.is_dir());
+    let has_mark = || {
+        let inside = list(version).unwrap_or_default();
+        inside.iter().any(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            is_namespace(&name) && path.is_dir()
+        })
+    };
+    let has_program = || {
+        let programs = version.join("programs");
+        PROGRAMS.iter().any(|name| programs.join(name).exists())
+    };
+    is_directory && (has_mark() || has_program())
+}
+
+/// Whether a name is `netns-<inode>`.
+fn is_namespace(name: &str) -> bool {
+    name.strip_prefix("netns-").is_some_and(is_number)
+}
+
+fn is_number(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+fn is_program(name: &str) -> bool {
+    PROGRAMS.contains(&name.strip_suffix("-new").unwrap_or(name))
+}
+
+fn is_map(name: &str) -> bool {
+    PINNED.contains(&name) || FORMER.contains(&name)
 }
 
 /// Makes a directory that need not be new.
 pub(super) fn make_directory(path: &Path) -> Result<(), DatapathError> {
     fs::create_dir_all(path).map_err(DatapathError::pins("make the directory", path))
+}
+
+/// Removes a directory that need not exist; whether it is gone. One that is not empty stays.
+pub(super) fn remove_empty(path: &Path) -> Result<bool, DatapathError> {
+    match fs::remove_dir(path) {
+        Ok(()) => Ok(true),
+        Err(error) => match error.kind() {
+            io::ErrorKind::NotFound => Ok(true),
+            io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::ResourceBusy => Ok(false),
+            _ => Err(DatapathError::pins("remove", path)(error)),
+        },
+    }
 }
 
 /// Removes a pin that need not exist.
@@ -361,9 +500,13 @@ mod tests {
         let pins = Pins::new(directory.path());
         assert!(matches!(pins.check(), Err(DatapathError::NotBpffs { .. })));
         assert!(pins.refuse_newer().is_ok());
-        fs::create_dir(directory.path().join("v0")).unwrap();
+        fs::create_dir_all(directory.path().join("v0/netns-1")).unwrap();
         assert!(pins.refuse_newer().is_ok());
-        fs::create_dir(directory.path().join("v9")).unwrap();
+        // Somebody else's.
+        fs::create_dir_all(directory.path().join("v8/maps")).unwrap();
+        assert!(pins.refuse_newer().is_ok());
+        assert_eq!(pins.versions().unwrap().len(), 1);
+        fs::create_dir_all(directory.path().join("v9/netns-1")).unwrap();
         let error = pins.refuse_newer().unwrap_err().to_string();
         assert!(error.contains("newer truename (table version 9"), "{error}");
     }

@@ -151,20 +151,23 @@ struct Pinned {
 }
 
 fn pinned(pins: &Pins) -> Result<Vec<Pinned>, DatapathError> {
-    let parse = |path: PathBuf| {
-        let name = path.file_name()?.to_str()?;
-        let (ifindex, mode) = name.split_once('-')?;
-        let (ifindex, mode) = (ifindex.parse().ok()?, mode.to_owned());
-        [Mode::Native, Mode::Generic]
-            .into_iter()
-            .find(|known| known.name() == mode)
-            .map(|mode| Pinned {
-                path,
-                ifindex,
-                mode,
-            })
+    let read = |path: PathBuf| {
+        let (ifindex, mode) = parse(path.file_name()?.to_str()?)?;
+        Some(Pinned {
+            path,
+            ifindex,
+            mode,
+        })
     };
-    Ok(list(&pins.xdp())?.into_iter().filter_map(parse).collect())
+    Ok(list(&pins.xdp())?.into_iter().filter_map(read).collect())
+}
+
+/// Splits `<ifindex>-<mode>`.
+pub(super) fn parse(name: &str) -> Option<(u32, Mode)> {
+    let (ifindex, mode) = name.split_once('-')?;
+    let modes = [Mode::Native, Mode::Generic];
+    let mode = modes.into_iter().find(|known| known.name() == mode)?;
+    Some((ifindex.parse().ok()?, mode))
 }
 
 fn attach_new(

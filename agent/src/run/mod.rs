@@ -82,6 +82,9 @@ pub enum RunError {
     /// The interfaces.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
+    /// A detach that could not remove everything.
+    #[error("detached, but this is left: {0}")]
+    Left(String),
     /// Signals cannot be handled.
     #[error("cannot handle signals: {0}")]
     Signal(io::Error),
@@ -350,5 +353,9 @@ pub async fn detach(
     let inventory = links.inventory().await?;
     let detached = datapath::detach(pins, &inventory, lock)?;
     links.remove_empty_clsact(&detached.qdiscs).await?;
-    Ok(detached.links)
+    if detached.left.is_empty() {
+        Ok(detached.links)
+    } else {
+        Err(RunError::Left(detached.left.join("; ")))
+    }
 }
