@@ -25,7 +25,7 @@ const LINE_MAX: u64 = 4096;
 /// Clients at once.
 const CLIENTS_MAX: usize = 64;
 /// How long clients may take to read their last answer.
-const GOODBYE: Duration = Duration::from_secs(2);
+const GOODBYE: Duration = Duration::from_millis(500);
 /// Who may use the socket: root and the group of the agent.
 const MODE: u32 = 0o660;
 

@@ -9,7 +9,6 @@ use crate::{
     api::{Client, ClientError, Request, Response, Server},
     config::{Config, DEFAULT_SOCKET},
     datapath::{DatapathError, Pins},
-    links::netlink::Links,
     run::{self, RunError},
 };
 
@@ -19,15 +18,7 @@ pub fn run(global: &Global) -> anyhow::Result<Exit> {
     let config = effective(global)?;
     crate::doctor::require()?;
     let pins = Pins::new(&config.agent.bpffs);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start threads")?;
-    let alone = runtime.block_on(async {
-        let links = Links::open()?;
-        run::detach(&pins, &links, None).await
-    });
-    let links = match alone {
+    let links = match run::detach(&pins, None) {
         Err(RunError::Datapath(DatapathError::Busy(_))) => through_agent(&config)?,
         other => other?,
     };

@@ -3,17 +3,25 @@
 use std::{
     collections::BTreeSet,
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    task::spawn_blocking,
+    time::{MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
 
 use super::{
-    RunError,
+    Command, RunError,
     attachment::Attachment,
     detach,
+    file::Watch,
     keeper::{Keeper, translated_targets},
     notify,
+    pulse::Pulse,
     retry::Retry,
     roles::Standing,
     service::{AgentService, Live},
@@ -21,9 +29,9 @@ use super::{
 use crate::{
     config::{self, Config, Sources},
     datapath::{DatapathError, Lock, Pins},
-    links::{self, netlink::Links},
+    links::{self, Changes, Inventory, Requests},
     logging,
-    plan::Facts,
+    plan::{Facts, Roles},
     sysctl,
     topology::{Follower, Reporter, configured},
 };
@@ -42,10 +50,13 @@ pub struct Agent {
     pub sources: Sources,
     /// The configuration in force.
     pub config: watch::Sender<Arc<Config>>,
-    pub links: Links,
+    /// What becomes another on this host.
+    pub changes: Changes,
+    /// What becomes of the configuration file.
+    pub file: Watch,
     pub pins: Pins,
-    pub lock: Lock,
-    pub attachment: Attachment,
+    pub lock: Arc<Lock>,
+    pub attachment: Arc<Mutex<Attachment>>,
     pub keeper: Arc<Mutex<Keeper>>,
     pub service: Arc<AgentService>,
     /// The sources of the topology; they end when it is dropped.
@@ -62,42 +73,124 @@ pub struct Agent {
     pub retry: Retry,
     /// Is told when the tables shall be checked.
     pub check: Arc<Notify>,
+    pub pulse: Pulse,
 }
 
+/// How often it is looked whether another route is taken to a target.
+const ROUTES_EVERY: Duration = Duration::from_secs(30);
+
 impl Agent {
+    /// To be called when it has started.
+    pub fn begin(&mut self) {
+        let is_incomplete = self.lock_attachment().is_incomplete();
+        self.note(Ok(is_incomplete));
+    }
+
+    /// Follows until it is told to stop, or to detach; then everything ends.
+    pub async fn run(
+        mut self,
+        mut commands: mpsc::Receiver<Command>,
+        stop: CancellationToken,
+    ) -> Result<(), RunError> {
+        let mut ticks = interval(ROUTES_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                Some(command) = commands.recv() => match command {
+                    Command::Reload => self.reload(Occasion::Signal).await,
+                    Command::Detach(done) => {
+                        let result = self.detach().await;
+                        let is_done = result.is_ok();
+                        // The client may have hung up; the detach is done all the same.
+                        let _ = done.send(result.map_err(|error| error.to_string()));
+                        if is_done {
+                            stop.cancel();
+                            return Ok(());
+                        }
+                    }
+                },
+                () = self.file.changed() => self.reload(Occasion::File).await,
+                () = self.changes.changed() => self.follow().await,
+                Ok(()) = self.standing.changed() => self.follow().await,
+                () = self.retry.due() => self.follow().await,
+                // Nothing tells when another route is taken to a target.
+                _ = ticks.tick(), if !self.targets.is_empty() => self.follow().await,
+            }
+        }
+    }
+
     /// Brings attachments and tables to what the host is like now. What fails is told, and tried again.
-    pub async fn follow(&mut self) {
+    async fn follow(&mut self) {
         let brought = self.bring().await;
         self.note(brought);
     }
 
     /// Has what failed tried again.
-    pub fn note(&mut self, brought: Result<(), RunError>) {
+    fn note(&mut self, brought: Result<bool, RunError>) {
         match brought {
             Err(error) => self.retry.failed(Some(error.to_string())),
-            // They tell themselves why.
-            Ok(()) if self.attachment.is_incomplete() => self.retry.failed(None),
-            Ok(()) => self.retry.succeeded(),
+            // The interfaces tell themselves why.
+            Ok(true) => self.retry.failed(None),
+            Ok(false) => self.retry.succeeded(),
         }
     }
 
-    async fn bring(&mut self) -> Result<(), RunError> {
-        let inventory = self.links.inventory().await?;
-        self.attachment.follow(&inventory);
+    /// Whether an interface that is wanted could not be attached.
+    async fn bring(&mut self) -> Result<bool, RunError> {
         let standing = self.standing.borrow_and_update().clone();
         self.targets = translated_targets(&self.config.borrow(), &standing.roles);
-        let facts = self
-            .links
-            .facts(&inventory, &self.targets, standing.roles)
+        let (inventory, facts) = self.look(self.targets.clone(), standing.roles).await?;
+        let is_incomplete = self
+            .attach(move |attachment| {
+                attachment.follow(&inventory);
+                attachment.is_incomplete()
+            })
             .await?;
         let wanted = facts.clone();
         let left_out = self.keep(move |keeper| keeper.follow(&wanted)).await?;
         self.show(&facts, standing.generation, &left_out);
-        Ok(())
+        Ok(is_incomplete)
+    }
+
+    /// What the host is like.
+    async fn look(
+        &self,
+        targets: BTreeSet<IpAddr>,
+        roles: Arc<Roles>,
+    ) -> Result<(Inventory, Facts), RunError> {
+        let _busy = self
+            .pulse
+            .busy("the kernel's interfaces, addresses and routes");
+        let looked = spawn_blocking(move || {
+            let mut requests = Requests::open()?;
+            let inventory = requests.inventory()?;
+            let facts = requests.facts(&inventory, &targets, roles)?;
+            Ok::<_, RunError>((inventory, facts))
+        });
+        looked.await?
+    }
+
+    /// Has attachments changed, where that may take its time.
+    async fn attach<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&mut Attachment) -> T + Send + 'static,
+    ) -> Result<T, RunError> {
+        let _busy = self.pulse.busy("programs to be attached or removed");
+        let attachment = Arc::clone(&self.attachment);
+        let changed = spawn_blocking(move || {
+            change(&mut attachment.lock().unwrap_or_else(PoisonError::into_inner))
+        });
+        Ok(changed.await?)
+    }
+
+    fn lock_attachment(&self) -> MutexGuard<'_, Attachment> {
+        let attachment = self.attachment.lock();
+        attachment.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads the configuration again. A bad one is told, and leaves the one before in force.
-    pub async fn reload(&mut self, occasion: Occasion) {
+    async fn reload(&mut self, occasion: Occasion) {
         if occasion == Occasion::Signal {
             self.check.notify_one();
         }
@@ -138,7 +231,9 @@ impl Agent {
     /// fail does so before anything is taken away.
     async fn change(&mut self, current: &Config, next: Config) -> Result<(), RunError> {
         current.check_followed_by(&next)?;
-        let inventory = self.links.inventory().await?;
+        let standing = self.standing.borrow().clone();
+        let targets = translated_targets(&next, &standing.roles);
+        let (inventory, facts) = self.look(targets.clone(), standing.roles).await?;
         let known = &current.datapath.interfaces;
         let interfaces = next.datapath.interfaces.iter();
         let new: Vec<_> = interfaces
@@ -146,15 +241,10 @@ impl Agent {
             .cloned()
             .collect();
         links::check_named(&inventory, &new)?;
-        let standing = self.standing.borrow().clone();
-        let targets = translated_targets(&next, &standing.roles);
-        let facts = self
-            .links
-            .facts(&inventory, &targets, standing.roles)
-            .await?;
-        let next = Arc::new(next);
-        self.attachment
-            .prepare(&next.datapath.interfaces, &inventory)?;
+        let (inventory, next) = (Arc::new(inventory), Arc::new(next));
+        let (wanted, present) = (next.datapath.interfaces.clone(), Arc::clone(&inventory));
+        self.attach(move |attachment| attachment.prepare(&wanted, &present))
+            .await??;
         if !next.services.is_empty() {
             sysctl::prepare(facts.elsewhere(&next));
         }
@@ -166,13 +256,19 @@ impl Agent {
             Ok(left_out) => left_out,
             Err(error) => {
                 // Leaves what was just attached.
-                self.attachment.follow(&inventory);
+                self.attach(move |attachment| attachment.follow(&inventory))
+                    .await?;
                 return Err(error);
             }
         };
-        self.attachment
-            .select(next.datapath.interfaces.clone(), xdp(&next));
-        self.attachment.follow(&inventory);
+        let (wanted, xdp) = (next.datapath.interfaces.clone(), xdp(&next));
+        let is_incomplete = self
+            .attach(move |attachment| {
+                attachment.select(wanted, xdp);
+                attachment.follow(&inventory);
+                attachment.is_incomplete()
+            })
+            .await?;
         logging::follow(next.agent.log);
         if next.notes != current.notes {
             for note in &next.notes {
@@ -184,13 +280,15 @@ impl Agent {
         self.configured.facts(configured::facts(&next), None);
         self.config.send_replace(next);
         self.show(&facts, standing.generation, &left_out);
-        self.note(Ok(()));
+        self.note(Ok(is_incomplete));
         Ok(())
     }
 
     /// Removes every trace; the number of links that were removed.
-    pub async fn detach(&self) -> Result<usize, RunError> {
-        detach(&self.pins, &self.links, Some(&self.lock)).await
+    async fn detach(&self) -> Result<usize, RunError> {
+        let _busy = self.pulse.busy("every trace to be removed");
+        let (pins, lock) = (self.pins.clone(), Arc::clone(&self.lock));
+        spawn_blocking(move || detach(&pins, Some(&lock))).await?
     }
 
     /// What it does, for people.
@@ -211,8 +309,9 @@ impl Agent {
         &self,
         change: impl FnOnce(&mut Keeper) -> Result<(), DatapathError> + Send + 'static,
     ) -> Result<Vec<String>, RunError> {
+        let _busy = self.pulse.busy("tables to be written");
         let keeper = Arc::clone(&self.keeper);
-        let left_out = tokio::task::spawn_blocking(move || {
+        let left_out = spawn_blocking(move || {
             let mut keeper = keeper.lock().unwrap_or_else(PoisonError::into_inner);
             change(&mut keeper).map(|()| keeper.left_out().to_vec())
         });
@@ -220,8 +319,12 @@ impl Agent {
     }
 
     fn show(&self, facts: &Facts, generation: u64, left_out: &[String]) {
-        self.service
-            .update(Live::new(&self.attachment, facts, generation, left_out));
+        self.service.update(Live::new(
+            &self.lock_attachment(),
+            facts,
+            generation,
+            left_out,
+        ));
     }
 }
 

@@ -12,10 +12,11 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use truename_common::layout::{Conntrack, Counter, FiveTuple, RpcFlow, VERSION};
 
 use super::{
-    Control, Current,
+    Command, Current,
     attachment::Attachment,
     flows,
     names::Names,
+    pulse::Pulses,
     retry::Problem,
     roles::Standing,
     sweep::{self, Sweeps},
@@ -62,6 +63,8 @@ pub struct Watched {
     pub topology: watch::Receiver<Snapshot>,
     /// What is known of the roles that targets have.
     pub standing: watch::Receiver<Standing>,
+    /// Which tasks hang.
+    pub pulses: Pulses,
 }
 
 /// Reads the kernel tables for clients.
@@ -69,7 +72,7 @@ pub struct AgentService {
     inner: Arc<Inner>,
     inquiry: Inquiry,
     events: broadcast::Sender<EventRow>,
-    control: mpsc::Sender<Control>,
+    commands: mpsc::Sender<Command>,
 }
 
 struct Inner {
@@ -104,7 +107,7 @@ impl AgentService {
         watched: Watched,
         live: Live,
         events: broadcast::Sender<EventRow>,
-        control: mpsc::Sender<Control>,
+        commands: mpsc::Sender<Command>,
     ) -> Self {
         let inner = Inner {
             watched,
@@ -116,7 +119,7 @@ impl AgentService {
             inner: Arc::new(inner),
             inquiry: Inquiry::of_host(),
             events,
-            control,
+            commands,
         }
     }
 
@@ -158,7 +161,7 @@ impl AgentService {
 
     async fn detach(&self) -> Response {
         let (done, answer) = oneshot::channel();
-        if self.control.send(Control::Detach(done)).await.is_err() {
+        if self.commands.send(Command::Detach(done)).await.is_err() {
             return Response::Error("the agent is stopping".to_owned());
         }
         match answer.await {
@@ -313,6 +316,7 @@ impl Inner {
                 .iter()
                 .map(|error| format!("a new configuration is not used: {error}")),
         );
+        problems.extend(self.watched.pulses.hanging());
         problems.extend(self.watched.retried.iter().filter_map(Problem::sentence));
         problems.extend(api::topology::problems(
             &self.watched.topology.borrow(),
