@@ -2,12 +2,17 @@
 
 use std::{
     fmt::Write as _,
+    fs,
+    net::UdpSocket,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Result, ensure};
-use truename_tests::{place::Place, random::Random};
+use truename_tests::{
+    place::{Place, SOON},
+    random::Random,
+};
 
 /// How soon an agent ends that is told to.
 const END: Duration = Duration::from_secs(2);
@@ -57,6 +62,60 @@ fn a_storm_of_addresses_does_not_stop_the_agent() -> Result<()> {
     place.reload(&both, &["Reloaded"])?;
     let interfaces = place.truename.json("status")?["interfaces"].to_string();
     ensure!(interfaces.contains("x0"), "{interfaces}");
+    let begin = Instant::now();
+    let status = place.truename.stop_agent()?;
+    ensure!(status.success() && begin.elapsed() < END, "{status}");
+    Ok(())
+}
+
+/// How many threads a process has.
+fn threads(pid: u32) -> Result<usize> {
+    Ok(fs::read_dir(format!("/proc/{pid}/task"))?.count())
+}
+
+#[test]
+fn a_name_server_that_hangs_takes_no_threads_and_hangs_nothing_else() -> Result<()> {
+    let configuration = "[datapath]\ninterfaces = [\"s0\"]\n\
+        [[service]]\nname = \"w\"\nlisten = \"10.99.0.1:9000\"\nprotocol = \"tcp\"\ntarget = \"workers:9069\"\n";
+    let mut place = Place::prepared(configuration)?;
+    let mut workers = String::new();
+    for number in 0..600 {
+        let _ = write!(
+            workers,
+            "[[worker]]\nid = \"tm-{number}\"\nrpc = \"pekko.tcp://flink@tm-{number}.example.org:6122\"\n"
+        );
+    }
+    let topology = place.scratch.write("topology.toml", &workers)?;
+    place.replace(&format!(
+        "{configuration}[topology]\nsource = \"file\"\npath = \"{}\"\n",
+        topology.display()
+    ))?;
+    // It takes every question and answers none.
+    let silent = place
+        .lab
+        .client()
+        .run(|| UdpSocket::bind("10.99.0.2:53"))??;
+    let servers = place.scratch.write(
+        "resolv.conf",
+        "nameserver 10.99.0.2\noptions timeout:30 attempts:5\n",
+    )?;
+    place.truename.put_file(servers, "/etc/resolv.conf");
+    place.truename.start_agent()?;
+    let pid = place.truename.agent()?.pid();
+    silent.set_read_timeout(Some(SOON))?;
+    let mut question = [0; 512];
+    silent.recv_from(&mut question)?;
+    // Longer than a question is waited for: others are asked then.
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_secs(7) {
+        let asked = Instant::now();
+        place.truename.status()?;
+        let took = asked.elapsed();
+        ensure!(took < Duration::from_secs(2), "status took {took:?}");
+        thread::sleep(Duration::from_millis(200));
+    }
+    let threads = threads(pid)?;
+    ensure!(threads <= 24, "{threads} threads");
     let begin = Instant::now();
     let status = place.truename.stop_agent()?;
     ensure!(status.success() && begin.elapsed() < END, "{status}");

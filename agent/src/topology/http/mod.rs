@@ -33,7 +33,7 @@ const VALIDATOR: usize = 256;
 pub enum HttpError {
     /// The name of the host.
     #[error("cannot resolve the host: {0}")]
-    Resolve(io::Error),
+    Resolve(String),
     /// No address of the host took the connection.
     #[error("cannot connect: {0}")]
     Connect(io::Error),
