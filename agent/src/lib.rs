@@ -22,3 +22,4 @@ pub mod reconcile;
 pub mod run;
 pub mod sysctl;
 pub mod topology;
+mod watch;

@@ -3,12 +3,14 @@
 use std::{
     fmt::Write as _,
     fs,
+    io::Write as _,
     net::UdpSocket,
+    os::unix::fs::symlink,
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use truename_tests::{
     place::{Place, SOON},
     random::Random,
@@ -119,5 +121,82 @@ fn a_name_server_that_hangs_takes_no_threads_and_hangs_nothing_else() -> Result<
     let begin = Instant::now();
     let status = place.truename.stop_agent()?;
     ensure!(status.success() && begin.elapsed() < END, "{status}");
+    Ok(())
+}
+
+#[test]
+fn half_a_configuration_does_not_come_into_force() -> Result<()> {
+    let place = Place::new(&services(100))?;
+    let agent = place.truename.agent()?;
+    let mark = agent.mark();
+    let whole = services(101);
+    let half = whole.find("[[service]]\nname = \"s4\"").context("a half")?;
+    for round in 0..3 {
+        let mut file = fs::File::create(&place.file)?;
+        file.write_all(&whole.as_bytes()[..half])?;
+        // Another file of the same roll-out, and somebody who does not wait for its end.
+        fs::write(place.file.with_file_name("other.toml"), "x")?;
+        if round == 1 {
+            agent.hang_up()?;
+        }
+        thread::sleep(Duration::from_millis(100));
+        file.write_all(&whole.as_bytes()[half..])?;
+        drop(file);
+        thread::sleep(Duration::from_millis(100));
+    }
+    agent.wait_line(mark, &["Reloaded", "101 service(s)"], SOON)?;
+    ensure!(agent.count_lines(mark, &["Reloaded", "3 service(s)"]) == 0);
+    ensure!(agent.count_lines(mark, &["not used"]) == 0);
+    Ok(())
+}
+
+#[test]
+fn a_configuration_is_followed_whichever_way_it_comes() -> Result<()> {
+    let place = Place::new(&services(1))?;
+    let agent = place.truename.agent()?;
+    let etc = place.file.parent().context("a directory")?.to_owned();
+    let waits = |mark: usize, count: usize| -> Result<()> {
+        let words = format!("{count} service(s)");
+        agent.wait_line(mark, &["Reloaded", &words], SOON).map(drop)
+    };
+    // Another directory in the place of the whole one.
+    let mark = agent.mark();
+    let new = etc.with_file_name("etc.new");
+    fs::create_dir(&new)?;
+    fs::write(new.join("truename.toml"), services(2))?;
+    fs::rename(&etc, etc.with_file_name("etc.old"))?;
+    fs::rename(&new, &etc)?;
+    waits(mark, 2)?;
+    // A link into another directory, whose file changes.
+    let mark = agent.mark();
+    let elsewhere = place.scratch.path().join("elsewhere");
+    fs::create_dir(&elsewhere)?;
+    let file = elsewhere.join("file.toml");
+    fs::write(&file, services(3))?;
+    symlink(&file, etc.join("link"))?;
+    fs::rename(etc.join("link"), &place.file)?;
+    waits(mark, 3)?;
+    let mark = agent.mark();
+    fs::write(&file, services(4))?;
+    waits(mark, 4)?;
+    // It names an interface that is not there yet.
+    let mark = agent.mark();
+    fs::write(&file, services(5).replace("\"s0\"", "\"s0\", \"late0\""))?;
+    agent.wait_line(mark, &["not used", "late0"], SOON)?;
+    place
+        .lab
+        .server()
+        .ip("link add late0 type veth peer name late1")?;
+    waits(mark, 5)?;
+    ensure!(place.problems()?.iter().all(|p| p.contains("ip_forward")));
+    // It goes and comes back.
+    let mark = agent.mark();
+    place.lab.server().ip("link del late0")?;
+    agent.wait_line(mark, &["Left late0"], SOON)?;
+    place
+        .lab
+        .server()
+        .ip("link add late0 type veth peer name late1")?;
+    agent.wait_line(mark, &["Attached to late0"], SOON)?;
     Ok(())
 }

@@ -56,6 +56,12 @@ pub struct Inventory {
 }
 
 impl Inventory {
+    /// The names of all.
+    pub fn names(&self) -> BTreeSet<String> {
+        let all = self.interfaces.values();
+        all.map(|interface| interface.name.clone()).collect()
+    }
+
     /// Adds an interface.
     pub fn insert(&mut self, interface: Interface) {
         self.interfaces.insert(interface.index, interface);

@@ -18,7 +18,6 @@ use super::{
     Command, RunError,
     attachment::Attachment,
     detach,
-    file::Watch,
     keeper::{Keeper, translated_targets},
     notify,
     pulse::Pulse,
@@ -34,6 +33,7 @@ use crate::{
     plan::{Facts, Roles},
     sysctl,
     topology::{Follower, Reporter, configured},
+    watch::FileWatch,
 };
 
 /// Why the configuration is read again.
@@ -53,7 +53,7 @@ pub struct Agent {
     /// What becomes another on this host.
     pub changes: Changes,
     /// What becomes of the configuration file.
-    pub file: Watch,
+    pub file: FileWatch,
     pub pins: Pins,
     pub lock: Arc<Lock>,
     pub attachment: Arc<Mutex<Attachment>>,
@@ -69,6 +69,10 @@ pub struct Agent {
     pub targets: BTreeSet<IpAddr>,
     /// Why the configuration that was read last is not in force.
     pub refused: Option<String>,
+    /// Somebody wants the configuration to be read, which is done when its file rests.
+    pub is_told: bool,
+    /// The names of the interfaces when it was looked last.
+    pub names: BTreeSet<String>,
     /// When [`Self::follow`] is tried again.
     pub retry: Retry,
     /// Is told when the tables shall be checked.
@@ -98,7 +102,10 @@ impl Agent {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 Some(command) = commands.recv() => match command {
-                    Command::Reload => self.reload(Occasion::Signal).await,
+                    Command::Reload => {
+                        self.is_told = true;
+                        self.file.ask();
+                    }
                     Command::Detach(done) => {
                         let result = self.detach().await;
                         let is_done = result.is_ok();
@@ -110,7 +117,10 @@ impl Agent {
                         }
                     }
                 },
-                () = self.file.changed() => self.reload(Occasion::File).await,
+                () = self.file.changed() => {
+                    let is_told = std::mem::take(&mut self.is_told);
+                    self.reload(if is_told { Occasion::Signal } else { Occasion::File }).await;
+                }
                 () = self.changes.changed() => self.follow().await,
                 Ok(()) = self.standing.changed() => self.follow().await,
                 () = self.retry.due() => self.follow().await,
@@ -141,6 +151,12 @@ impl Agent {
         let standing = self.standing.borrow_and_update().clone();
         self.targets = translated_targets(&self.config.borrow(), &standing.roles);
         let (inventory, facts) = self.look(self.targets.clone(), standing.roles).await?;
+        let names = inventory.names();
+        if self.refused.is_some() && names != self.names {
+            // It may name an interface that is there now.
+            self.file.ask();
+        }
+        self.names = names;
         let is_incomplete = self
             .attach(move |attachment| {
                 attachment.follow(&inventory);
@@ -195,6 +211,12 @@ impl Agent {
             self.check.notify_one();
         }
         let read = self.sources.read(sysctl::timeouts());
+        if !self.file.is_as_told() {
+            // It was written while it was read.
+            self.is_told |= occasion == Occasion::Signal;
+            self.file.ask();
+            return;
+        }
         let current = Arc::clone(&self.config.borrow());
         if read.as_ref().is_ok_and(|config| *config == *current) && self.refused.is_none() {
             if occasion == Occasion::Signal {

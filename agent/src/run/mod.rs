@@ -9,7 +9,6 @@ mod attachment;
 mod check;
 mod collect;
 mod events;
-mod file;
 mod flows;
 mod keeper;
 mod learn;

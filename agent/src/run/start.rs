@@ -1,7 +1,7 @@
 //! Starting: everything that can be refused is checked before the kernel is touched; what is touched is undone if the start fails.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
 };
 
@@ -17,7 +17,6 @@ use super::{
     attachment::Attachment,
     check::Checker,
     events,
-    file::Watch,
     keeper::{Keeper, translated_targets},
     learn::Learner,
     pulse::Pulses,
@@ -35,6 +34,7 @@ use crate::{
     plan::Facts,
     sysctl,
     topology::{self, Follower, learned},
+    watch::FileWatch,
 };
 
 /// An agent at work.
@@ -65,7 +65,7 @@ pub async fn start(
     pins.check()?;
     // Nothing that changes from now on is missed.
     let changes = Changes::subscribe()?;
-    let file = Watch::new(sources.directory());
+    let file = FileWatch::new(sources.path());
     let server = Server::bind(&config.agent.control_socket)?;
     let config = Arc::new(config);
     let starting = Arc::clone(&config);
@@ -170,6 +170,8 @@ pub async fn start(
         standing,
         targets,
         refused: None,
+        is_told: false,
+        names: BTreeSet::new(),
         retry,
         check,
         pulse: pulses.of("agent"),
