@@ -56,6 +56,8 @@ pub struct Status {
     pub evicted: u64,
     /// Entries of tables that somebody else changed and that were repaired since the agent started.
     pub repaired: u64,
+    /// Programs and pins that somebody else took away or replaced and that were brought back since the agent started.
+    pub reattached: u64,
     /// Connections by the tries that finding a source port took, from 1; the last counts those that
     /// got none.
     pub port_tries: Vec<u64>,

@@ -5,6 +5,8 @@ use std::{io, path::PathBuf};
 
 use aya::{EbpfError, maps::MapError, pin::PinError, programs::ProgramError};
 
+use crate::links::NetlinkError;
+
 /// An error of a library.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
@@ -68,10 +70,15 @@ pub enum DatapathError {
     },
     /// Pins that serve another namespace.
     #[error(
-        "the pins in {} belong to another network namespace, where they are in use; choose another place with --bpffs",
-        .0.display()
+        "the pins in {} belong to another network namespace (net:[{inode}]), where they are in use; enter it with nsenter --net=…, or choose another place with --bpffs",
+        path.display()
     )]
-    OtherNamespace(PathBuf),
+    OtherNamespace {
+        /// Where they are.
+        path: PathBuf,
+        /// The number of the namespace.
+        inode: String,
+    },
     /// A file operation on the pins.
     #[error("cannot {action} {}: {source}", path.display())]
     Pins {
@@ -114,6 +121,9 @@ pub enum DatapathError {
     /// The barrier between two steps of a change.
     #[error("cannot wait for the programs that are running: {0}")]
     Barrier(io::Error),
+    /// The interfaces.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
     /// An interface.
     #[error("cannot attach to {interface} ({direction}): {}", one_line(&**source))]
     Attach {

@@ -7,12 +7,14 @@
 //!                    chains/<n>              the programs that those of one load go on with
 //!                    xdp/<ifindex>-{native,generic}
 //!                    clsact/<ifindex>        a qdisc that we added (an empty directory)
+//!                    sysctl/<switch>=<value> a switch of the kernel that we set, and its value before (an empty directory)
 //!                    netns-<inode>           the network namespace served (an empty directory)
 //! ```
 //!
 //! Only BPF objects and directories can be made on a BPF file system, and no name may have a dot.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File, TryLockError},
     io,
     os::unix::fs::MetadataExt as _,
@@ -26,6 +28,7 @@ use rustix::{
 use truename_common::layout::VERSION;
 
 use super::{Direction, PROGRAMS, error::DatapathError, sys, tables::PINNED, xdp};
+use crate::sysctl;
 
 /// Where the BPF file system is mounted on every host.
 const STANDARD: &str = "/sys/fs/bpf";
@@ -33,13 +36,14 @@ const STANDARD: &str = "/sys/fs/bpf";
 const MAGIC: u32 = 0xcafe_4a11;
 
 /// The directories of a version in the order in which they are removed, and which names in them are ours.
-const CONTENTS: [(&str, fn(&str) -> bool); 6] = [
+const CONTENTS: [(&str, fn(&str) -> bool); 7] = [
     ("links", |name| parse_link(name).is_some()),
     ("xdp", |name| xdp::parse(name).is_some()),
     ("programs", is_program),
     ("chains", is_number),
     ("maps", is_map),
     ("clsact", is_number),
+    ("sysctl", |name| parse_switch(name).is_some()),
 ];
 
 /// The tables that table versions up to 2 pinned.
@@ -206,11 +210,87 @@ impl Pins {
         }
         make_directory(&self.root)?;
         let lock = self.lock()?;
-        self.claim_namespace()?;
+        self.refuse_other_namespace()?;
+        for (_, version) in self.versions()? {
+            leave_namespaces(&version, &namespace()?)?;
+        }
+        self.make_directories()?;
+        Ok(lock)
+    }
+
+    /// Makes the directories of this version, first the mark of the network namespace: interface numbers mean
+    /// nothing in another one.
+    pub(super) fn make_directories(&self) -> Result<(), DatapathError> {
+        make_directory(&self.version().join(namespace()?))?;
         for directory in ["maps", "programs", "links", "chains"] {
             make_directory(&self.version().join(directory))?;
         }
-        Ok(lock)
+        Ok(())
+    }
+
+    /// Refuses pins that serve another network namespace, as long as that is there.
+    pub(super) fn refuse_other_namespace(&self) -> Result<(), DatapathError> {
+        let own = namespace()?;
+        for (_, version) in self.versions()? {
+            for mark in namespaces(&version, &own)? {
+                let is_served = links_in(&version)?
+                    .iter()
+                    .any(|link| sys::link_info(&link.path).is_ok_and(|link| link.ifindex != 0));
+                let inode = mark.rsplit_once('-').map_or("", |(_, inode)| inode);
+                if is_served || exists(inode) {
+                    return Err(DatapathError::OtherNamespace {
+                        path: self.root.clone(),
+                        inode: inode.to_owned(),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Remembers the value that a switch of the kernel had before truename set it.
+    ///
+    /// # Errors
+    /// When the mark cannot be made.
+    pub fn mark_switch(&self, switch: &str, before: &str) -> Result<(), DatapathError> {
+        let directory = self.version().join("sysctl");
+        let name = format!("{}={before}", switch.replace('/', "-"));
+        let known = list(&directory)?;
+        let is_marked = known.iter().any(|path| {
+            let known = path.file_name().unwrap_or_default().to_string_lossy();
+            known.split_once('=').map(|(switch, _)| switch) == name.split_once('=').map(|(s, _)| s)
+        });
+        if is_marked {
+            return Ok(());
+        }
+        make_directory(&directory.join(name))
+    }
+
+    /// The switches that truename set, of all versions, with their values before.
+    pub(super) fn switches(&self) -> Result<Vec<(&'static str, String)>, DatapathError> {
+        let mut switches = Vec::new();
+        for (_, version) in self.versions()? {
+            for path in list(&version.join("sysctl"))? {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                switches.extend(parse_switch(&name));
+            }
+        }
+        Ok(switches)
+    }
+
+    /// The numbers of our programs, and of those of other installations at the usual places.
+    pub(super) fn programs(&self) -> Result<(BTreeSet<u32>, BTreeSet<u32>), DatapathError> {
+        let own = programs_in(&self.root)?;
+        let mut others = BTreeSet::new();
+        let beside = [Some(Path::new(STANDARD)), self.root.parent()];
+        for root in beside.into_iter().flatten().filter(|root| is_bpffs(root)) {
+            for other in list(root)?.into_iter().filter(|path| path.is_dir()) {
+                if other != self.root {
+                    others.extend(programs_in(&other)?);
+                }
+            }
+        }
+        Ok((own, others))
     }
 
     /// Takes the lock of existing pins.
@@ -316,39 +396,62 @@ impl Pins {
             _ => Ok(()),
         }
     }
+}
 
-    /// Marks the pins as those of this network namespace; interface numbers mean nothing in
-    /// another one.
-    fn claim_namespace(&self) -> Result<(), DatapathError> {
-        let own = namespace()?;
-        for (_, version) in self.versions()? {
-            self.leave_namespaces(&version, &own)?;
+/// Forgets other namespaces than `own` that pins of a version served, which are gone.
+fn leave_namespaces(version: &Path, own: &str) -> Result<(), DatapathError> {
+    for mark in namespaces(version, own)? {
+        for link in links_in(version)? {
+            remove_file(&link.path)?;
         }
-        make_directory(&self.version().join(own))
+        log::info!("The network namespace that these pins served is gone");
+        remove_empty(&version.join(mark))?;
     }
+    Ok(())
+}
 
-    /// Forgets other namespaces than `own` that pins of a version served, if they are gone.
-    fn leave_namespaces(&self, version: &Path, own: &str) -> Result<(), DatapathError> {
-        for path in list(version)? {
-            let name = path
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
-            if !is_namespace(&name) || name == own {
-                continue;
-            }
-            for link in links_in(version)? {
-                match sys::link_ifindex(&link.path) {
-                    Ok(0) | Err(_) => remove_file(&link.path)?,
-                    Ok(_) => return Err(DatapathError::OtherNamespace(self.root.clone())),
-                }
-            }
-            log::info!("The network namespace that these pins served is gone");
-            fs::remove_dir(&path).map_err(DatapathError::pins("remove", &path))?;
-        }
-        Ok(())
+/// The marks of other namespaces than `own` that pins of a version serve.
+fn namespaces(version: &Path, own: &str) -> Result<Vec<String>, DatapathError> {
+    let names = list(version)?.into_iter().map(|path| {
+        let name = path.file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    });
+    Ok(names
+        .filter(|name| is_namespace(name) && name != own)
+        .collect())
+}
+
+/// Whether a process or a mount has the network namespace. Those of other mount namespaces are not seen.
+fn exists(inode: &str) -> bool {
+    let wanted = format!("net:[{inode}]");
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let is_mounted = mounts
+        .lines()
+        .any(|line| line.split(' ').nth(3) == Some(&wanted));
+    is_mounted || {
+        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let links =
+            processes.filter_map(|process| fs::read_link(process.path().join("ns/net")).ok());
+        links.into_iter().any(|link| link == Path::new(&wanted))
     }
+}
+
+/// The numbers of the programs that an installation pinned.
+fn programs_in(root: &Path) -> Result<BTreeSet<u32>, DatapathError> {
+    let mut ids = BTreeSet::new();
+    for (_, version) in Pins::new(root).versions()? {
+        let programs = list(&version.join("programs"))?;
+        ids.extend(programs.iter().filter_map(|path| sys::object_id(path).ok()));
+    }
+    Ok(ids)
+}
+
+/// Splits `net-ipv4-conf-lo-accept_local=0`.
+fn parse_switch(name: &str) -> Option<(&'static str, String)> {
+    let (name, before) = name.split_once('=')?;
+    let mut known = sysctl::LOOPBACK.into_iter();
+    let switch = known.find(|switch| switch.replace('/', "-") == name)?;
+    Some((switch, before.to_owned()))
 }
 
 /// The pinned links of a version.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -45,6 +45,17 @@ pub enum Occasion {
     File,
 }
 
+/// How far attaching got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// All that is wanted is attached.
+    Complete,
+    /// The turn of some has not come.
+    Partial,
+    /// Some could not be attached.
+    Failed,
+}
+
 /// All that changes while the agent runs.
 pub struct Agent {
     pub sources: Sources,
@@ -65,6 +76,8 @@ pub struct Agent {
     pub configured: Reporter,
     /// What is known of the roles that targets have.
     pub standing: watch::Receiver<Standing>,
+    /// Is told when attaching goes on, or somebody else took something off.
+    pub more: Arc<Notify>,
     /// The targets whose packets get another source address.
     pub targets: BTreeSet<IpAddr>,
     /// Why the configuration that was read last is not in force.
@@ -80,14 +93,17 @@ pub struct Agent {
     pub pulse: Pulse,
 }
 
-/// How often it is looked whether another route is taken to a target.
-const ROUTES_EVERY: Duration = Duration::from_secs(30);
+/// How often it is looked whether another route is taken to a target, and whether the programs are still attached.
+const EVERY: Duration = Duration::from_secs(30);
 
 impl Agent {
     /// To be called when it has started.
     pub fn begin(&mut self) {
-        let is_incomplete = self.lock_attachment().is_incomplete();
-        self.note(Ok(is_incomplete));
+        let progress = match self.lock_attachment().is_incomplete() {
+            true => Progress::Failed,
+            false => Progress::Complete,
+        };
+        self.note(Ok(progress));
     }
 
     /// Follows until it is told to stop, or to detach; then everything ends.
@@ -96,7 +112,7 @@ impl Agent {
         mut commands: mpsc::Receiver<Command>,
         stop: CancellationToken,
     ) -> Result<(), RunError> {
-        let mut ticks = interval(ROUTES_EVERY);
+        let mut ticks = interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -124,8 +140,9 @@ impl Agent {
                 () = self.changes.changed() => self.follow().await,
                 Ok(()) = self.standing.changed() => self.follow().await,
                 () = self.retry.due() => self.follow().await,
-                // Nothing tells when another route is taken to a target.
-                _ = ticks.tick(), if !self.targets.is_empty() => self.follow().await,
+                () = self.more.notified() => self.follow().await,
+                // Nothing tells when another route is taken to a target, or a link is removed.
+                _ = ticks.tick() => self.follow().await,
             }
         }
     }
@@ -137,17 +154,17 @@ impl Agent {
     }
 
     /// Has what failed tried again.
-    fn note(&mut self, brought: Result<bool, RunError>) {
+    fn note(&mut self, brought: Result<Progress, RunError>) {
         match brought {
             Err(error) => self.retry.failed(Some(error.to_string())),
             // The interfaces tell themselves why.
-            Ok(true) => self.retry.failed(None),
-            Ok(false) => self.retry.succeeded(),
+            Ok(Progress::Failed) => self.retry.failed(None),
+            Ok(Progress::Partial) => self.more.notify_one(),
+            Ok(Progress::Complete) => self.retry.succeeded(),
         }
     }
 
-    /// Whether an interface that is wanted could not be attached.
-    async fn bring(&mut self) -> Result<bool, RunError> {
+    async fn bring(&mut self) -> Result<Progress, RunError> {
         let standing = self.standing.borrow_and_update().clone();
         self.targets = translated_targets(&self.config.borrow(), &standing.roles);
         let (inventory, facts) = self.look(self.targets.clone(), standing.roles).await?;
@@ -157,16 +174,13 @@ impl Agent {
             self.file.ask();
         }
         self.names = names;
-        let is_incomplete = self
-            .attach(move |attachment| {
-                attachment.follow(&inventory);
-                attachment.is_incomplete()
-            })
+        let progress = self
+            .attach(move |attachment| attach_more(attachment, &inventory))
             .await?;
         let wanted = facts.clone();
         let left_out = self.keep(move |keeper| keeper.follow(&wanted)).await?;
         self.show(&facts, standing.generation, &left_out);
-        Ok(is_incomplete)
+        Ok(progress)
     }
 
     /// What the host is like.
@@ -209,6 +223,7 @@ impl Agent {
     async fn reload(&mut self, occasion: Occasion) {
         if occasion == Occasion::Signal {
             self.check.notify_one();
+            self.more.notify_one();
         }
         let read = self.sources.read(sysctl::timeouts());
         if !self.file.is_as_told() {
@@ -268,7 +283,7 @@ impl Agent {
         self.attach(move |attachment| attachment.prepare(&wanted, &present))
             .await??;
         if !next.services.is_empty() {
-            sysctl::prepare(facts.elsewhere(&next));
+            prepare_host(&self.pins, facts.elsewhere(&next));
         }
         let (config, wanted) = (Arc::clone(&next), facts.clone());
         let kept = self
@@ -278,17 +293,16 @@ impl Agent {
             Ok(left_out) => left_out,
             Err(error) => {
                 // Leaves what was just attached.
-                self.attach(move |attachment| attachment.follow(&inventory))
+                self.attach(move |attachment| attach_more(attachment, &inventory))
                     .await?;
                 return Err(error);
             }
         };
         let (wanted, xdp) = (next.datapath.interfaces.clone(), xdp(&next));
-        let is_incomplete = self
+        let progress = self
             .attach(move |attachment| {
                 attachment.select(wanted, xdp);
-                attachment.follow(&inventory);
-                attachment.is_incomplete()
+                attach_more(attachment, &inventory)
             })
             .await?;
         logging::follow(next.agent.log);
@@ -302,7 +316,7 @@ impl Agent {
         self.configured.facts(configured::facts(&next), None);
         self.config.send_replace(next);
         self.show(&facts, standing.generation, &left_out);
-        self.note(Ok(is_incomplete));
+        self.note(Ok(progress));
         Ok(())
     }
 
@@ -310,7 +324,8 @@ impl Agent {
     async fn detach(&self) -> Result<usize, RunError> {
         let _busy = self.pulse.busy("every trace to be removed");
         let (pins, lock) = (self.pins.clone(), Arc::clone(&self.lock));
-        spawn_blocking(move || detach(&pins, Some(&lock))).await?
+        let detached = spawn_blocking(move || detach(&pins, Some(&lock)));
+        Ok(detached.await??.links)
     }
 
     /// What it does, for people.
@@ -348,6 +363,24 @@ impl Agent {
             left_out,
         ));
     }
+}
+
+/// Goes on attaching.
+fn attach_more(attachment: &mut Attachment, inventory: &Inventory) -> Progress {
+    match (attachment.follow(inventory), attachment.is_incomplete()) {
+        (false, _) => Progress::Partial,
+        (true, true) => Progress::Failed,
+        (true, false) => Progress::Complete,
+    }
+}
+
+/// Sets the switches that services need, and remembers what they were for whoever detaches.
+pub fn prepare_host(pins: &Pins, elsewhere: impl Iterator<Item = SocketAddr>) {
+    sysctl::prepare(elsewhere, |switch, before| {
+        if let Err(error) = pins.mark_switch(switch, before) {
+            log::warn!("{error}");
+        }
+    });
 }
 
 /// Where XDP forwards: without a service there is nothing to forward.

@@ -38,7 +38,7 @@ use tokio::{
 use crate::{
     api::ServerError,
     config::{Config, ConfigError, Sources},
-    datapath::{self, DatapathError, Mode, Pins},
+    datapath::{self, DatapathError, Detached, Mode, Pins},
     doctor::Unmet,
     links::{NetlinkError, Requests},
 };
@@ -197,18 +197,20 @@ async fn tick(ticks: &mut Option<tokio::time::Interval>) {
     }
 }
 
-/// Removes every trace of an installation; the number of links that were removed. Without a lock
-/// takes it, so that it fails with [`DatapathError::Busy`] while an agent runs.
+/// Removes every trace of an installation. Without a lock takes it, so that it fails with
+/// [`DatapathError::Busy`] while an agent runs.
 ///
 /// # Errors
-/// When an agent runs, or the kernel refuses.
-pub fn detach(pins: &Pins, lock: Option<&datapath::Lock>) -> Result<usize, RunError> {
+/// When an agent runs, the kernel refuses, or something is left.
+pub fn detach(pins: &Pins, lock: Option<&datapath::Lock>) -> Result<Detached, RunError> {
     let mut requests = Requests::open()?;
     let inventory = requests.inventory()?;
-    let detached = datapath::detach(pins, &inventory, lock)?;
-    requests.remove_empty_clsact(&detached.qdiscs)?;
+    let detached = datapath::detach(pins, &mut requests, &inventory, lock)?;
+    for sentence in &detached.restored {
+        log::info!("{sentence}");
+    }
     if detached.left.is_empty() {
-        Ok(detached.links)
+        Ok(detached)
     } else {
         Err(RunError::Left(detached.left.join("; ")))
     }

@@ -3,12 +3,14 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
         atomic::{AtomicU64, Ordering},
     },
+    thread,
+    time::{Duration, Instant},
 };
 
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 use truename_common::layout::{Conntrack, Counter, FiveTuple, RpcFlow, VERSION};
 
 use super::{
@@ -31,6 +33,7 @@ use crate::{
     config::Config,
     datapath::{DatapathError, Pins, ServiceTables, Tables},
     explain::{Explanation, Question, explain},
+    links::Requests,
     plan::Facts,
     sysctl,
     topology::{Snapshot, inquiry::Inquiry},
@@ -65,6 +68,12 @@ pub struct Watched {
     pub standing: watch::Receiver<Standing>,
     /// Which tasks hang.
     pub pulses: Pulses,
+    /// What is attached.
+    pub attachment: Arc<Mutex<Attachment>>,
+    /// How much that somebody else took off was brought back.
+    pub reattached: Arc<AtomicU64>,
+    /// Is told when somebody else took off what is attached.
+    pub drifted: Arc<Notify>,
 }
 
 /// Reads the kernel tables for clients.
@@ -197,11 +206,16 @@ impl Inner {
     }
 
     fn read(&self, request: &Request) -> Result<Response, DatapathError> {
+        // Before the tables are opened: what is lost is brought back then.
+        let drift = match request {
+            Request::Status => self.drift()?,
+            _ => Vec::new(),
+        };
         let tables = Tables::open(&self.watched.pins)?;
         let config = &*self.config();
         let clock = Clock::read();
         Ok(match request {
-            Request::Status => Response::Status(Box::new(self.status(&tables)?)),
+            Request::Status => Response::Status(Box::new(self.status(&tables, drift)?)),
             Request::Endpoints => Response::Endpoints(view::endpoints(
                 config,
                 &tables.names()?,
@@ -295,7 +309,44 @@ impl Inner {
         }))
     }
 
-    fn status(&self, tables: &Tables) -> Result<Status, DatapathError> {
+    /// What somebody else took away or replaced, a sentence each.
+    fn drift(&self) -> Result<Vec<String>, DatapathError> {
+        let Some(attachment) = self.try_attachment() else {
+            let sentence = "programs are being attached or removed".to_owned();
+            return Ok(vec![sentence]);
+        };
+        let inventory = Requests::open()?.inventory()?;
+        let drift = attachment.drift(&inventory)?;
+        if !drift.is_empty() {
+            self.watched.drifted.notify_one();
+        }
+        let mut sentences: Vec<_> = drift
+            .iter()
+            .map(|lost| format!("somebody else removed or replaced {lost}; it is brought back"))
+            .collect();
+        if attachment.pending() > 0 {
+            let pending = attachment.pending();
+            sentences.push(format!("{pending} interface(s) are not attached yet"));
+        }
+        Ok(sentences)
+    }
+
+    /// The attachment, unless it is in use for long.
+    fn try_attachment(&self) -> Option<MutexGuard<'_, Attachment>> {
+        /// Longer than a slice of attaching, as a rule.
+        const PATIENCE: Duration = Duration::from_secs(1);
+        let begin = Instant::now();
+        loop {
+            match self.watched.attachment.try_lock() {
+                Ok(attachment) => return Some(attachment),
+                Err(TryLockError::Poisoned(attachment)) => return Some(attachment.into_inner()),
+                Err(TryLockError::WouldBlock) if begin.elapsed() > PATIENCE => return None,
+                Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(5)),
+            }
+        }
+    }
+
+    fn status(&self, tables: &Tables, drift: Vec<String>) -> Result<Status, DatapathError> {
         let clock = Clock::read();
         let counters = tables.counters()?;
         let services = ServiceTables::open(&self.watched.pins)?;
@@ -311,6 +362,7 @@ impl Inner {
         let (used, capacity) = (connections, services.capacity());
         let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         let mut problems = problems(&live, &counters);
+        problems.extend(drift);
         problems.extend(
             refused
                 .iter()
@@ -352,6 +404,7 @@ impl Inner {
             connection_capacity: services.capacity(),
             evicted: sweeps.evicted,
             repaired: self.watched.repaired.load(Ordering::Relaxed),
+            reattached: self.watched.reattached.load(Ordering::Relaxed),
             port_tries: services.tries()?,
             sweep: sweeps.last,
             topology: api::topology::cluster(

@@ -32,7 +32,6 @@ use crate::{
     doctor,
     links::{self, Changes, Inventory, Requests},
     plan::Facts,
-    sysctl,
     topology::{self, Follower, learned},
     watch::FileWatch,
 };
@@ -100,6 +99,9 @@ pub async fn start(
     configured.facts(topology::configured::facts(&current.borrow()), None);
     let resolver = Resolver::new(current.clone(), follower.subscribe());
     let standing = resolver.subscribe();
+    let reattached = Arc::clone(&attachment.repaired);
+    let attachment = Arc::new(Mutex::new(attachment));
+    let more = Arc::new(Notify::new());
     let service = Arc::new(AgentService::new(
         Watched {
             config: current.clone(),
@@ -111,6 +113,9 @@ pub async fn start(
             topology: follower.subscribe(),
             standing: standing.clone(),
             pulses: pulses.clone(),
+            attachment: Arc::clone(&attachment),
+            reattached,
+            drifted: Arc::clone(&more),
         },
         live,
         events.clone(),
@@ -162,7 +167,8 @@ pub async fn start(
         file,
         pins,
         lock: Arc::new(lock),
-        attachment: Arc::new(Mutex::new(attachment)),
+        attachment,
+        more,
         keeper,
         service,
         follower,
@@ -214,7 +220,9 @@ fn attach(config: &Arc<Config>, pins: &Pins, mode: Mode) -> Result<Attached, Run
             facts,
         }),
         Err(error) => {
-            if !existed && let Err(error) = datapath::undo(pins, &inventory, &lock, mode) {
+            if !existed
+                && let Err(error) = datapath::undo(pins, &mut requests, &inventory, &lock, mode)
+            {
                 log::error!("Cannot undo the start: {error}");
             }
             Err(error)
@@ -256,7 +264,7 @@ fn load(
     let mut keeper = Keeper::open(Arc::clone(config), pins)?;
     keeper.follow(facts)?;
     if !config.services.is_empty() {
-        sysctl::prepare(facts.elsewhere(config));
+        agent::prepare_host(pins, facts.elsewhere(config));
     }
     let interfaces = config.datapath.interfaces.clone();
     let attachment = Attachment::start(programs, interfaces, agent::xdp(config), inventory)?;
