@@ -6,6 +6,7 @@ use std::{
     io::Write as _,
     net::UdpSocket,
     os::unix::fs::symlink,
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -198,5 +199,34 @@ fn a_configuration_is_followed_whichever_way_it_comes() -> Result<()> {
         .server()
         .ip("link add late0 type veth peer name late1")?;
     agent.wait_line(mark, &["Attached to late0"], SOON)?;
+    Ok(())
+}
+
+#[test]
+fn a_task_that_hangs_is_told_and_does_not_keep_the_agent() -> Result<()> {
+    let mut place = Place::new(&services(1))?;
+    let agent = place.truename.agent()?;
+    let mark = agent.mark();
+    // A file whose reading takes for ever, as on a file system that hangs.
+    let pipe = place.file.with_extension("pipe");
+    let made = Command::new("mkfifo").arg(&pipe).status()?;
+    ensure!(made.success(), "mkfifo: {made}");
+    fs::rename(&pipe, &place.file)?;
+    let hangs = ["The task agent hangs", "the configuration file to be read"];
+    agent.wait_line(mark, &hangs, 2 * SOON)?;
+    let problems = place.problems()?;
+    ensure!(
+        problems
+            .iter()
+            .any(|problem| problem.contains("the task agent hangs")),
+        "{problems:?}"
+    );
+    let begin = Instant::now();
+    let status = place.truename.stop_agent()?;
+    ensure!(
+        status.success() && begin.elapsed() < END,
+        "{status}, {:?}",
+        begin.elapsed()
+    );
     Ok(())
 }

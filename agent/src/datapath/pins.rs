@@ -35,8 +35,11 @@ const STANDARD: &str = "/sys/fs/bpf";
 /// `BPF_FS_MAGIC`.
 const MAGIC: u32 = 0xcafe_4a11;
 
+/// Whether a name is one that we give.
+type IsOurs = fn(&str) -> bool;
+
 /// The directories of a version in the order in which they are removed, and which names in them are ours.
-const CONTENTS: [(&str, fn(&str) -> bool); 7] = [
+const CONTENTS: [(&str, IsOurs); 7] = [
     ("links", |name| parse_link(name).is_some()),
     ("xdp", |name| xdp::parse(name).is_some()),
     ("programs", is_program),

@@ -26,7 +26,7 @@ use super::{
     service::{AgentService, Live},
 };
 use crate::{
-    config::{self, Config, Sources},
+    config::{self, Config, ConfigError, Sources},
     datapath::{DatapathError, Lock, Pins},
     links::{self, Changes, Inventory, Requests},
     logging,
@@ -225,7 +225,13 @@ impl Agent {
             self.check.notify_one();
             self.more.notify_one();
         }
-        let read = self.sources.read(sysctl::timeouts());
+        let read = match self.read().await {
+            Ok(read) => read,
+            Err(error) => {
+                log::error!("{error}");
+                return;
+            }
+        };
         if !self.file.is_as_told() {
             // It was written while it was read.
             self.is_told |= occasion == Occasion::Signal;
@@ -262,6 +268,13 @@ impl Agent {
         }
         self.service.refuse(self.refused.clone());
         notify::ready(&self.sentence());
+    }
+
+    /// Reads the configuration, which takes its time where a file system hangs.
+    async fn read(&self) -> Result<Result<Config, ConfigError>, RunError> {
+        let _busy = self.pulse.busy("the configuration file to be read");
+        let sources = self.sources.clone();
+        Ok(spawn_blocking(move || sources.read(sysctl::timeouts())).await?)
     }
 
     /// Takes on a configuration: attaches first, then changes the tables, then leaves interfaces. What can

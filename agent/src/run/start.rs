@@ -146,6 +146,7 @@ pub async fn start(
         full,
         sweeps,
         check: Arc::clone(&check),
+        pulse: pulses.of("sweep"),
     };
     tasks.spawn(sweeper.run(stop.clone()));
     tasks.spawn(checker.run(stop.clone()));

@@ -18,6 +18,8 @@
 
 use std::{io, path::PathBuf};
 
+use tokio::task::spawn_blocking;
+
 use super::{Claim, Component, Facts, Kind, Reporter, Source, SourceId, Worker};
 use crate::{
     config::{ConfigError, reader},
@@ -120,7 +122,11 @@ impl Source for File {
         let mut watch = FileWatch::new(&self.path);
         loop {
             watch.changed().await;
-            let read = self.read();
+            // A file system that hangs must hang nothing else.
+            let file = self.clone();
+            let Ok(read) = spawn_blocking(move || file.read()).await else {
+                continue;
+            };
             if !watch.is_as_told() {
                 // It was written while it was read.
                 watch.ask();
