@@ -230,3 +230,82 @@ fn a_task_that_hangs_is_told_and_does_not_keep_the_agent() -> Result<()> {
     );
     Ok(())
 }
+
+/// What a verb says and how it ends, given the configuration and the pins of a place.
+fn verb(place: &Place, words: &[&str]) -> Result<(i32, String)> {
+    let mut command = place.truename.command(words)?;
+    command
+        .arg("--bpffs")
+        .arg(place.truename.bpffs())
+        .arg("--config")
+        .arg(&place.file);
+    let output = command.output()?;
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    Ok((output.status.code().unwrap_or(-1), said))
+}
+
+#[test]
+fn check_and_doctor_say_what_run_says() -> Result<()> {
+    let mut place = Place::prepared(&services(1))?;
+    let agree = |place: &Place, words: &str| -> Result<()> {
+        let (code, said) = verb(place, &["config", "check"])?;
+        ensure!(code == 2 && said.contains(words), "config check: {said}");
+        let (code, said) = verb(place, &["run"])?;
+        ensure!(code == 2 && said.contains(words), "run: {said}");
+        let (code, said) = verb(place, &["doctor", "-o", "json"])?;
+        ensure!(code == 1 && said.contains(words), "doctor: {said}");
+        Ok(())
+    };
+    fs::write(&place.file, "")?;
+    agree(&place, "no endpoint and no service")?;
+    fs::write(&place.file, services(1).replace("s0", "no0"))?;
+    agree(&place, "unknown interface")?;
+
+    fs::write(&place.file, services(1))?;
+    let (code, said) = verb(&place, &["config", "check"])?;
+    ensure!(code == 0, "{said}");
+    place.truename.start_agent()?;
+    let (_, said) = verb(&place, &["doctor"])?;
+    ensure!(said.contains("another agent uses the pins"), "{said}");
+    ensure!(!said.contains("takes them over"), "{said}");
+    let (code, said) = verb(&place, &["run", "--control-socket", "/tmp/none"])?;
+    ensure!(
+        code == 1 && said.contains("another agent uses the pins"),
+        "{said}"
+    );
+    place.truename.stop_agent()?;
+    let (_, said) = verb(&place, &["doctor"])?;
+    ensure!(said.contains("takes them over"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn errors_tell_their_cause_and_advise_no_destruction() -> Result<()> {
+    let mut place = Place::new(&services(1))?;
+    place.truename.stop_agent()?;
+    for (launcher, words) in [
+        (&["prlimit", "--nofile=24:24"][..], "Too many open files"),
+        (
+            &[
+                "unshare",
+                "--mount",
+                "sh",
+                "-c",
+                "mount -o remount,ro,bind /sys/fs/bpf 2>/dev/null || mount -o remount,bind,ro /sys/fs/bpf; exec \"$0\" \"$@\"",
+            ],
+            "Read-only file system",
+        ),
+    ] {
+        place.truename.launch_by(launcher);
+        let Err(error) = place.truename.start_agent() else {
+            anyhow::bail!("it starts although {words}");
+        };
+        let error = format!("{error:#}");
+        ensure!(error.contains(words), "{error}");
+        ensure!(!error.contains("truename detach"), "{error}");
+        ensure!(!error.contains("does not fit"), "{error}");
+    }
+    place.truename.launch_by(&[]);
+    place.truename.start_agent()
+}

@@ -30,6 +30,14 @@ pub enum DatapathError {
         /// The nearest directory that exists.
         mount_point: PathBuf,
     },
+    /// A BPF file system on which nothing can be made.
+    #[error("cannot write to {}: {source}; mount it for reading and writing, or choose another place with --bpffs", path.display())]
+    ReadOnly {
+        /// The nearest directory that exists.
+        path: PathBuf,
+        /// The answer.
+        source: io::Error,
+    },
     /// A directory of this version's name that truename did not make.
     #[error(
         "{} was not made by truename; choose another place with --bpffs",
@@ -60,8 +68,16 @@ pub enum DatapathError {
         /// Ours.
         known: u32,
     },
+    /// A pinned table that cannot be opened, whatever it is.
+    #[error("cannot open the pinned table {}: {}", path.display(), one_line(source))]
+    OpenTable {
+        /// The pin.
+        path: PathBuf,
+        /// Why.
+        source: MapError,
+    },
     /// Pins of this version whose tables look different.
-    #[error("the pinned table {} does not fit this version: {source}; run `truename detach`", path.display())]
+    #[error("the pinned table {} does not fit this version: {}; run `truename detach`", path.display(), one_line(source))]
     ForeignTable {
         /// The pin.
         path: PathBuf,
@@ -109,7 +125,7 @@ pub enum DatapathError {
         name: &'static str,
     },
     /// A table operation.
-    #[error("cannot {action} the table {name}: {source}")]
+    #[error("cannot {action} the table {name}: {}", one_line(source))]
     Table {
         /// What was tried.
         action: &'static str,
@@ -145,7 +161,7 @@ pub enum DatapathError {
         arphrd: u16,
     },
     /// A pin.
-    #[error("cannot pin {}: {source}", path.display())]
+    #[error("cannot pin {}: {}", path.display(), one_line(source))]
     Pin {
         /// Where.
         path: PathBuf,
@@ -164,6 +180,20 @@ impl DatapathError {
             action,
             path,
             source,
+        }
+    }
+
+    /// A pinned table that is not what it should be: only its type and sizes are a reason to begin anew.
+    pub(super) fn pinned_table(path: &std::path::Path) -> impl Fn(MapError) -> Self {
+        let path = path.to_owned();
+        move |source| {
+            let path = path.clone();
+            match source {
+                MapError::InvalidMapType { .. }
+                | MapError::InvalidKeySize { .. }
+                | MapError::InvalidValueSize { .. } => Self::ForeignTable { path, source },
+                _ => Self::OpenTable { path, source },
+            }
         }
     }
 
@@ -221,6 +251,22 @@ fn verdict(log: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_type_and_size_are_a_reason_to_begin_anew() {
+        let of = DatapathError::pinned_table(std::path::Path::new("/b/PORTS"));
+        let wrong = of(MapError::InvalidKeySize {
+            size: 4,
+            expected: 8,
+        });
+        assert!(wrong.to_string().contains("run `truename detach`"));
+        for number in [libc::EMFILE, libc::EROFS, libc::EACCES, libc::ENOENT] {
+            let cause = io::Error::from_raw_os_error(number);
+            let words = cause.to_string();
+            let text = of(MapError::IoError(cause)).to_string();
+            assert!(text.contains(&words) && !text.contains("detach"), "{text}");
+        }
+    }
 
     #[test]
     fn a_verifier_log_becomes_one_line() {

@@ -22,7 +22,7 @@ use std::{
 };
 
 use rustix::{
-    fs::statfs,
+    fs::{Access, access, statfs},
     mount::{MountFlags, mount},
 };
 use truename_common::layout::VERSION;
@@ -166,7 +166,7 @@ impl Pins {
         nearest_file_system(&self.root).1
     }
 
-    /// Checks what can be checked without changing anything: the file system and the versions.
+    /// Checks what can be checked without changing anything: the file system, the versions and the namespace.
     ///
     /// # Errors
     /// When the place cannot be used.
@@ -176,11 +176,30 @@ impl Pins {
             (_, false) if self.root.starts_with(STANDARD) => {}
             (mount_point, false) => return Err(self.not_bpffs(mount_point)),
         }
+        let (nearest, is_bpffs) = nearest_file_system(&self.root);
+        if is_bpffs && let Err(error) = access(&nearest, Access::WRITE_OK) {
+            return Err(DatapathError::ReadOnly {
+                path: nearest,
+                source: error.into(),
+            });
+        }
         let version = self.version();
         if !is_ours(&version) && !list(&version)?.is_empty() {
             return Err(DatapathError::NotOurs(version));
         }
-        self.refuse_newer()
+        self.refuse_newer()?;
+        self.refuse_other_namespace()
+    }
+
+    /// That no agent uses the pins now.
+    ///
+    /// # Errors
+    /// When one does.
+    pub fn check_free(&self) -> Result<(), DatapathError> {
+        if self.root.exists() && is_bpffs(&self.root) {
+            return self.lock().map(drop);
+        }
+        Ok(())
     }
 
     /// That existing pins are on a BPF file system; whether there are any.
@@ -213,7 +232,6 @@ impl Pins {
         }
         make_directory(&self.root)?;
         let lock = self.lock()?;
-        self.refuse_other_namespace()?;
         for (_, version) in self.versions()? {
             leave_namespaces(&version, &namespace()?)?;
         }

@@ -39,7 +39,7 @@ use crate::{
     api::ServerError,
     config::{Config, ConfigError, Sources},
     datapath::{self, DatapathError, Detached, Mode, Pins},
-    doctor::Unmet,
+    doctor::{Refusal, Unmet},
     links::{NetlinkError, Requests},
 };
 use pulse::Pulses;
@@ -79,6 +79,18 @@ pub enum RunError {
     /// A thread ended unexpectedly.
     #[error("a task of the agent failed: {0}")]
     Task(#[from] tokio::task::JoinError),
+}
+
+impl From<Refusal> for RunError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Config(error) => error.into(),
+            Refusal::Unmet(error) => error.into(),
+            Refusal::Server(error) => error.into(),
+            Refusal::Datapath(error) => error.into(),
+            Refusal::Netlink(error) => error.into(),
+        }
+    }
 }
 
 /// How long the tasks may take to end when the agent ends.

@@ -57,11 +57,10 @@ pub async fn start(
         log::warn!("{note}");
     }
     // What can be refused, before anything is changed.
-    config.check_runnable()?;
-    Server::check_free(&config.agent.control_socket)?;
-    doctor::require()?;
+    if let Some(refusal) = doctor::refusals(&config).into_iter().next() {
+        return Err(refusal.into());
+    }
     let pins = Pins::new(&config.agent.bpffs);
-    pins.check()?;
     // Nothing that changes from now on is missed.
     let changes = Changes::subscribe()?;
     let file = FileWatch::new(sources.path());
