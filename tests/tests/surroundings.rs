@@ -15,6 +15,7 @@ use anyhow::{Context as _, Result, ensure};
 use truename_tests::{
     place::{Place, SOON},
     random::Random,
+    wait::wait_until,
 };
 
 /// How soon an agent ends that is told to.
@@ -308,4 +309,70 @@ fn errors_tell_their_cause_and_advise_no_destruction() -> Result<()> {
     }
     place.truename.launch_by(&[]);
     place.truename.start_agent()
+}
+
+#[test]
+fn descriptors_that_run_out_flood_no_log_and_end_nothing() -> Result<()> {
+    let place = Place::new(&services(1))?;
+    let agent = place.truename.agent()?;
+    let pid = agent.pid().to_string();
+    let limit = |descriptors: &str| -> Result<()> {
+        let limit = format!("--nofile={descriptors}");
+        let set = Command::new("prlimit")
+            .args(["--pid", &pid, &limit])
+            .status()?;
+        ensure!(set.success(), "prlimit: {set}");
+        Ok(())
+    };
+    let mark = agent.mark();
+    limit("3:")?;
+    // Whoever asks waits until there are descriptors again.
+    thread::scope(|scope| -> Result<()> {
+        let asking = scope.spawn(|| place.truename.status());
+        agent.wait_line(mark, &["Cannot accept a client"], SOON)?;
+        thread::sleep(Duration::from_secs(2));
+        let lines = agent.count_lines(mark, &[]);
+        ensure!(lines <= 25, "{lines} lines in two seconds");
+        limit("1024:")?;
+        let (status, _) = asking
+            .join()
+            .unwrap_or_else(|p| std::panic::resume_unwind(p))?;
+        ensure!(status["pid"].to_string() == pid);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_cluster_that_is_too_large_is_told_and_takes_bounded_memory() -> Result<()> {
+    let configuration = services(1).replace("10.99.0.1:9000", "workers:9069");
+    let mut place = Place::prepared(&configuration)?;
+    let mut workers = String::new();
+    for number in 0..60_000 {
+        let _ = write!(
+            workers,
+            "[[worker]]\nid = \"tm-{number}\"\nrpc = \"pekko.tcp://flink@10.{}.{}.{}:6122\"\n",
+            100 + number / 62_500,
+            number / 250 % 250,
+            number % 250 + 1
+        );
+    }
+    let topology = place.scratch.write("topology.toml", &workers)?;
+    place.replace(&format!(
+        "{configuration}snat = \"never\"\n[topology]\nsource = \"file\"\npath = \"{}\"\n",
+        topology.display()
+    ))?;
+    place.truename.start_agent()?;
+    wait_until(6 * SOON, "the words", || {
+        let problems = place.problems()?.join("; ");
+        ensure!(problems.contains("the first 1021 only"), "{problems}");
+        ensure!(problems.contains("more than 16384"), "{problems}");
+        Ok(())
+    })?;
+    let pid = place.truename.agent()?.pid();
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let resident = resident.and_then(|text| text.trim().split(' ').next());
+    let kilobytes: u64 = resident.context("a size")?.parse()?;
+    ensure!(kilobytes < 200_000, "{kilobytes} kB");
+    Ok(())
 }

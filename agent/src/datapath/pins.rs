@@ -370,9 +370,7 @@ impl Pins {
                     _ => left.push(path),
                 }
             }
-            if left.is_empty() {
-                remove_empty(&directory)?;
-            }
+            remove_empty(&directory)?;
         }
         let known = |path: &PathBuf| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();

@@ -234,6 +234,9 @@ impl Inner {
             }
             Request::Flush(filter) => Response::Flushed(self.flush(tables, filter)?),
             Request::Explain(question) => {
+                if let Some(why) = question.impossible() {
+                    return Ok(Response::Error(why));
+                }
                 Response::Explanation(Box::new(self.explain(&tables, question)?))
             }
             Request::Peers => Response::Peers(view::peers(config, &clock, &tables.peers()?)),
@@ -254,8 +257,10 @@ impl Inner {
 
     fn services(&self) -> Result<Vec<ServiceRow>, DatapathError> {
         let services = ServiceTables::open(&self.watched.pins)?;
+        // Reading all connections takes a while; whoever counts refusals must not wait for it.
         let refused = &self.watched.refused;
         let refused = refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let refused = refused.clone();
         let known = flows::Known {
             services: &services.services()?,
             targets: &services.targets()?,
