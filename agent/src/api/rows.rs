@@ -26,6 +26,9 @@ pub struct Status {
     pub state: State,
     /// One sentence each.
     pub problems: Vec<String>,
+    /// Tasks of the agent that have not come round for five seconds, and what they wait for, a sentence each; they are
+    /// among the problems.
+    pub hanging: Vec<String>,
     /// Version of the program.
     pub version: String,
     /// Version of the kernel tables.

@@ -373,7 +373,8 @@ impl Inner {
                 .iter()
                 .map(|error| format!("a new configuration is not used: {error}")),
         );
-        problems.extend(self.watched.pulses.hanging());
+        let hanging = self.watched.pulses.hanging();
+        problems.extend_from_slice(&hanging);
         problems.extend(self.watched.retried.iter().filter_map(Problem::sentence));
         problems.extend(api::topology::problems(
             &self.watched.topology.borrow(),
@@ -394,6 +395,7 @@ impl Inner {
                 State::Degraded
             },
             problems,
+            hanging,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             table_version: VERSION,
             pid: std::process::id(),
