@@ -376,3 +376,40 @@ fn a_cluster_that_is_too_large_is_told_and_takes_bounded_memory() -> Result<()> 
     ensure!(kilobytes < 200_000, "{kilobytes} kB");
     Ok(())
 }
+
+#[test]
+fn a_full_disk_ends_nothing() -> Result<()> {
+    let mut place = Place::prepared(&services(1))?;
+    // Every line of the log fails.
+    place
+        .truename
+        .launch_by(&["sh", "-c", "exec \"$0\" \"$@\" 2>/dev/full"]);
+    place.truename.start_agent()?;
+    place.replace(&services(2))?;
+    wait_until(SOON, "the second service", || {
+        let (status, _) = place.truename.status()?;
+        ensure!(status["services"] == 2, "{}", status["services"]);
+        Ok(())
+    })?;
+    let begin = Instant::now();
+    let status = place.truename.stop_agent()?;
+    ensure!(status.success() && begin.elapsed() < END, "{status}");
+    Ok(())
+}
+
+#[test]
+fn an_agent_that_starts_ends_when_it_is_told_to() -> Result<()> {
+    let mut place = Place::prepared(&services(1))?;
+    let mut random = Random::new(7);
+    for round in 0..8 {
+        place.truename.spawn_agent()?;
+        thread::sleep(Duration::from_millis(
+            100 * round + random.below(100) as u64,
+        ));
+        let begin = Instant::now();
+        place.truename.stop_agent()?;
+        let took = begin.elapsed();
+        ensure!(took < END, "round {round}: it took {took:?}");
+    }
+    place.truename.start_agent()
+}
