@@ -5,13 +5,14 @@ use std::{
     fs,
     io::Write as _,
     net::UdpSocket,
-    os::unix::fs::symlink,
+    os::unix::fs::{MetadataExt as _, symlink},
     process::Command,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
+use truename_common::layout::VERSION;
 use truename_tests::{
     place::{Place, SOON},
     random::Random,
@@ -412,4 +413,40 @@ fn an_agent_that_starts_ends_when_it_is_told_to() -> Result<()> {
         ensure!(took < END, "round {round}: it took {took:?}");
     }
     place.truename.start_agent()
+}
+
+#[test]
+fn a_shortage_is_not_taken_for_sabotage() -> Result<()> {
+    let place = Place::new(&services(1))?;
+    let agent = place.truename.agent()?;
+    let pid = agent.pid().to_string();
+    let links = place.truename.bpffs().join(format!("v{VERSION}/links"));
+    // The pins are the same ones, not others of the same name.
+    let pins = || -> Result<Vec<u64>> {
+        let pins = fs::read_dir(&links)?.map(|pin| Ok(pin?.metadata()?.ino()));
+        let mut pins = pins.collect::<Result<Vec<_>>>()?;
+        pins.sort_unstable();
+        Ok(pins)
+    };
+    let before = pins()?;
+    let mark = agent.mark();
+    let held = fs::read_dir(format!("/proc/{pid}/fd"))?.count();
+    for free in 0..8 {
+        let limit = format!("--nofile={}:", held + free);
+        Command::new("prlimit")
+            .args(["--pid", &pid, &limit])
+            .status()?;
+        agent.hang_up()?;
+        thread::sleep(Duration::from_millis(500));
+    }
+    Command::new("prlimit")
+        .args(["--pid", &pid, "--nofile=1024:"])
+        .status()?;
+    ensure!(agent.count_lines(mark, &["Somebody else"]) == 0);
+    ensure!(pins()? == before, "the links are others");
+    wait_until(4 * SOON, "to be well", || {
+        let problems = place.problems()?.join("; ");
+        ensure!(!problems.contains("tried again"), "{problems}");
+        Ok(())
+    })
 }

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, fs,
     os::fd::AsFd as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use aya::{
@@ -181,14 +181,10 @@ impl Programs {
             }
             let wanted = Some(self.object.id(attached.program)?);
             for direction in Direction::BOTH {
-                let present = match &mut requests {
-                    None => self
-                        .links
-                        .get(&(*index, direction))
-                        .and_then(|path| sys::link_info(path).ok())
-                        .filter(|link| link.ifindex == *index)
-                        .map(|link| link.program),
-                    Some(requests) => clsact::program(requests, *index, direction)?,
+                let present = match (&mut requests, self.links.get(&(*index, direction))) {
+                    (Some(requests), _) => clsact::program(requests, *index, direction)?,
+                    (None, Some(path)) => program_of(path, *index)?,
+                    (None, None) => None,
                 };
                 if present != wanted {
                     drift.push(Drift::Program {
@@ -203,9 +199,8 @@ impl Programs {
             let Some(interface) = inventory.interfaces.get(index) else {
                 continue;
             };
-            let link = sys::link_info(&xdp::pin(&self.pins, *index, *mode)).ok();
-            let link = link.filter(|link| link.ifindex == *index);
-            if link.map(|link| link.program) != self.object.xdp_id() {
+            let present = program_of(&xdp::pin(&self.pins, *index, *mode), *index)?;
+            if present != self.object.xdp_id() {
                 drift.push(Drift::Program {
                     ifindex: *index,
                     interface: interface.name.clone(),
@@ -222,7 +217,7 @@ impl Programs {
     /// # Errors
     /// When a pin cannot be made.
     pub fn repair(&mut self, drift: &[Drift]) -> Result<(), DatapathError> {
-        if drift.iter().any(|lost| matches!(lost, Drift::Pin(_))) {
+        if !drift.is_empty() {
             self.pins.make_directories()?;
             self.object.pin_again()?;
         }
@@ -365,7 +360,8 @@ impl Programs {
         };
         let key = (interface.index, direction);
         if let Some(old) = self.links.get(&key) {
-            if sys::link_info(old).is_ok_and(|link| link.ifindex == interface.index) {
+            let present = sys::link_info(old).map_err(DatapathError::pins("read", old))?;
+            if present.is_some_and(|link| link.ifindex == interface.index) {
                 replace_program(self.object.program(program)?, old).map_err(failed)?;
                 self.rename_links(interface)?;
                 return Ok(true);
@@ -411,6 +407,14 @@ impl Programs {
     }
 }
 
+/// The number of the program of a pinned link, if that hangs on an interface.
+fn program_of(link: &Path, ifindex: u32) -> Result<Option<u32>, DatapathError> {
+    let found = sys::link_info(link).map_err(DatapathError::pins("read", link))?;
+    Ok(found
+        .filter(|link| link.ifindex == ifindex)
+        .map(|link| link.program))
+}
+
 /// The program for the packets of an interface.
 fn program_for(interface: &Interface) -> Result<&'static str, DatapathError> {
     match interface.framing {
@@ -424,7 +428,7 @@ fn program_for(interface: &Interface) -> Result<&'static str, DatapathError> {
 }
 
 /// Puts the program into a pinned link in place of the one that is there.
-fn replace_program(program: &mut SchedClassifier, link: &std::path::Path) -> Result<(), Cause> {
+fn replace_program(program: &mut SchedClassifier, link: &Path) -> Result<(), Cause> {
     let pinned = AyaPinnedLink::from_pin(link)?;
     let link = SchedClassifierLink::try_from(FdLink::from(pinned))?;
     let id = program.attach_to_link(link)?;

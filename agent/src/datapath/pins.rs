@@ -254,9 +254,12 @@ impl Pins {
         let own = namespace()?;
         for (_, version) in self.versions()? {
             for mark in namespaces(&version, &own)? {
-                let is_served = links_in(&version)?
-                    .iter()
-                    .any(|link| sys::link_info(&link.path).is_ok_and(|link| link.ifindex != 0));
+                let mut is_served = false;
+                for link in links_in(&version)? {
+                    let found = sys::link_info(&link.path);
+                    let found = found.map_err(DatapathError::pins("read", &link.path))?;
+                    is_served |= found.is_some_and(|link| link.ifindex != 0);
+                }
                 let inode = mark.rsplit_once('-').map_or("", |(_, inode)| inode);
                 if is_served || exists(inode) {
                     return Err(DatapathError::OtherNamespace {

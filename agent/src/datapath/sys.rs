@@ -65,15 +65,19 @@ pub struct LinkInfo {
     pub program: u32,
 }
 
-/// What a pinned tcx or XDP link is.
-pub fn link_info(path: &Path) -> io::Result<LinkInfo> {
-    let fd = obj_get(path)?;
-    let info = describe(&fd)?;
-    let wrong = || io::Error::new(io::ErrorKind::InvalidData, "not a link of an interface");
-    Ok(LinkInfo {
-        ifindex: field(&info, "ifindex:").ok_or_else(wrong)?,
-        program: field(&info, "prog_id:").ok_or_else(wrong)?,
-    })
+/// What a pinned tcx or XDP link is; nothing if nothing is pinned there, or something else.
+///
+/// An error is no answer: without a free descriptor, for example, nobody knows what is there.
+pub fn link_info(path: &Path) -> io::Result<Option<LinkInfo>> {
+    let info = match obj_get(path) {
+        Ok(fd) => describe(&fd)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let link = |ifindex, program| LinkInfo { ifindex, program };
+    Ok(field(&info, "ifindex:")
+        .zip(field(&info, "prog_id:"))
+        .map(|(ifindex, program)| link(ifindex, program)))
 }
 
 /// The number of a pinned table or program.

@@ -100,8 +100,9 @@ pub(super) fn attach(
         if pinned.ifindex != interface.index {
             continue;
         }
-        let is_live =
-            sys::link_info(&pinned.path).is_ok_and(|link| link.ifindex == interface.index);
+        let found = sys::link_info(&pinned.path);
+        let found = found.map_err(DatapathError::pins("read", &pinned.path))?;
+        let is_live = found.is_some_and(|link| link.ifindex == interface.index);
         if is_live && modes.first() == Some(&pinned.mode) {
             replace_program(program, &pinned).map_err(failed)?;
             return Ok(Some(pinned.mode));

@@ -124,7 +124,8 @@ impl Agent {
                     }
                     Command::Detach(done) => {
                         let result = self.detach().await;
-                        let is_done = result.is_ok();
+                        // Whether or not somebody else's things are left: ours are gone.
+                        let is_done = matches!(result, Ok(_) | Err(RunError::Left(_)));
                         // The client may have hung up; the detach is done all the same.
                         let _ = done.send(result.map_err(|error| error.to_string()));
                         if is_done {
