@@ -155,7 +155,9 @@ impl Server {
                             clients.spawn(turn_away(stream));
                             continue;
                         }
+                        // Silent from the first: of many that come at once, none is asking yet.
                         let guest = Arc::new(Guest::default());
+                        guest.silent(Some(Instant::now()));
                         guests.push(Arc::downgrade(&guest));
                         let conversation = Conversation {
                             service: Arc::clone(&service),
