@@ -440,6 +440,9 @@ mod tests {
                 );
             }
         }
+        // Many at once.
+        silent.extend((0..2 * CLIENTS_MAX).map(|_| StdUnixStream::connect(&path).unwrap()));
+        assert!(ask().await.unwrap().is_ok());
         // Those that monitor have places of their own, and not all.
         for _ in 0..MONITORS_MAX {
             let mut monitor = StdUnixStream::connect(&path).unwrap();
