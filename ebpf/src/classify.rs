@@ -65,10 +65,6 @@ pub fn rpc(ctx: &TcContext) -> i32 {
     let Some(scratch) = (unsafe { scratch() }) else {
         return NEXT;
     };
-    if !rpc::stages::find(scratch) {
-        return nat::finish(ctx.skb.skb, scratch);
-    }
-    count(Counter::RpcPackets, 1);
     match rpc::stages::translate(ctx.skb.skb, scratch) {
         NEXT => nat::finish(ctx.skb.skb, scratch),
         verdict => verdict,

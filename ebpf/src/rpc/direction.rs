@@ -6,7 +6,7 @@ use truename_common::{
 };
 
 use crate::{
-    maps::{ENDPOINTS, PORTS, RPC_FLOWS},
+    maps::{ENDPOINTS, PORTS},
     packet::Headers,
 };
 
@@ -15,53 +15,15 @@ use crate::{
 pub struct Found {
     pub key: FiveTuple,
     pub way: Way,
-    /// 1 if the flow is in [`RPC_FLOWS`]; `endpoint` is not set then.
-    pub known: u32,
+    /// Set where the endpoint was looked up.
     pub endpoint: Endpoint,
 }
 
-/// Looks for the flow of the packet, or for an endpoint: by the destination, then by the source. Most packets
-/// belong to a flow, and one look-up finds it.
+/// Looks for the endpoint of the packet: by the destination, then by the source.
 #[inline(always)]
 pub fn find(headers: &Headers, found: &mut Found) -> bool {
-    let is_endpoint = |port: u16| {
-        PORTS
-            .get(u32::from(port))
-            .is_some_and(|flags| *flags & port_flags::ENDPOINT != 0)
-    };
-    let inbound = is_endpoint(headers.destination_port);
-    let outbound = is_endpoint(headers.source_port);
-    found.known = 0;
-    if inbound {
-        set(found, headers, Way::Inbound);
-        if is_flow(&found.key) {
-            found.known = 1;
-            return true;
-        }
-    }
-    if outbound {
-        set(found, headers, Way::Outbound);
-        if is_flow(&found.key) {
-            found.known = 1;
-            return true;
-        }
-    }
-    if inbound {
-        set(found, headers, Way::Inbound);
-        if find_endpoint(found) {
-            return true;
-        }
-    }
-    if outbound {
-        set(found, headers, Way::Outbound);
-        return find_endpoint(found);
-    }
-    false
-}
-
-#[inline(always)]
-fn is_flow(key: &FiveTuple) -> bool {
-    RPC_FLOWS.get_ptr(key).is_some()
+    set(found, headers, Way::Inbound) && find_endpoint(found)
+        || set(found, headers, Way::Outbound) && find_endpoint(found)
 }
 
 /// Looks up the endpoint of `found.key`.
@@ -76,27 +38,31 @@ pub fn find_endpoint(found: &mut Found) -> bool {
     }
 }
 
-/// The packet's key if it goes this way.
+/// Sets the packet's key if it may go this way: if the port is an endpoint's on some address.
 #[inline(always)]
-fn set(found: &mut Found, headers: &Headers, way: Way) {
+pub fn set(found: &mut Found, headers: &Headers, way: Way) -> bool {
+    let port = match way {
+        Way::Inbound => headers.destination_port,
+        Way::Outbound => headers.source_port,
+    };
+    let flags = PORTS.get(u32::from(port)).map_or(0, |flags| *flags);
+    if flags & port_flags::ENDPOINT == 0 {
+        return false;
+    }
     let key = &mut found.key;
     match way {
-        Way::Inbound => {
-            key.client = headers.source;
-            key.endpoint = headers.destination;
-            key.client_port = headers.source_port;
-            key.endpoint_port = headers.destination_port;
-        }
+        Way::Inbound => headers.tuple(key),
         Way::Outbound => {
             key.client = headers.destination;
             key.endpoint = headers.source;
             key.client_port = headers.destination_port;
             key.endpoint_port = headers.source_port;
+            key.protocol = TCP;
+            key.pad = [0; 3];
         }
     }
-    key.protocol = TCP;
-    key.pad = [0; 3];
     found.way = way;
+    true
 }
 
 /// The endpoint at an address, or at any address with that port.

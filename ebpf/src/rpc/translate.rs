@@ -28,30 +28,23 @@ fn now() -> u64 {
     unsafe { bpf_ktime_get_ns() }
 }
 
-/// Translates the segment in the working memory.
+/// Translates the segment in the working memory, if it is of an endpoint.
 #[inline(always)]
 pub fn segment(ctx: &TcContext, scratch: &mut Scratch) -> i32 {
-    if scratch.headers.has(tcp_flag::SYN) {
-        stages::syn(ctx.skb.skb, scratch);
-        if scratch.headers.payload_len == 0 {
-            return NEXT;
-        }
-    }
     let Some(flow) = flow_of(ctx, scratch) else {
         return NEXT;
     };
     let headers = &scratch.headers;
-    if headers.fragment != 0 {
-        count(Counter::Fragment, 1);
-        return NEXT;
-    }
     let is_control = headers.has(tcp_flag::FIN | tcp_flag::RST);
     // SAFETY: the pointer is to a map value, valid until the program ends. What is written here are single
     // values, and what is read may be as old as the packet before.
     let entry = unsafe { &mut *flow };
-    let is_confirmed = entry.flags & state::CONFIRMED != 0;
-    if headers.payload_len == 0 && !is_control && is_confirmed {
+    if headers.payload_len == 0 && !is_control && entry.flags & state::CONFIRMED != 0 {
         acknowledge(entry, headers, scratch.found.way);
+        return NEXT;
+    }
+    if headers.fragment != 0 {
+        count(Counter::Fragment, 1);
         return NEXT;
     }
     if !lock::take(flow) {
@@ -63,13 +56,31 @@ pub fn segment(ctx: &TcContext, scratch: &mut Scratch) -> i32 {
     action
 }
 
-/// The entry of the segment's flow. Only data makes a new one.
+/// The entry of the segment's flow: most have one, and one look-up finds it. Only data of an endpoint makes a new one.
 #[inline(always)]
 fn flow_of(ctx: &TcContext, scratch: &mut Scratch) -> Option<*mut RpcFlow> {
-    let key = &scratch.found.key;
-    if scratch.found.known != 0 {
-        return RPC_FLOWS.get_ptr_mut(key);
+    let is_syn = scratch.headers.has(tcp_flag::SYN);
+    if !is_syn {
+        for way in [Way::Inbound, Way::Outbound] {
+            if direction::set(&mut scratch.found, &scratch.headers, way)
+                && let Some(flow) = RPC_FLOWS.get_ptr_mut(&scratch.found.key)
+            {
+                count(Counter::RpcPackets, 1);
+                return Some(flow);
+            }
+        }
     }
+    if !stages::find(scratch) {
+        return None;
+    }
+    count(Counter::RpcPackets, 1);
+    if is_syn {
+        stages::syn(ctx.skb.skb, scratch);
+        if scratch.headers.payload_len == 0 {
+            return None;
+        }
+    }
+    let key = &scratch.found.key;
     if let Some(flow) = ONE_SIDED_FLOWS.get_ptr_mut(key) {
         return Some(flow);
     }
@@ -287,7 +298,13 @@ fn locked(ctx: &TcContext, flow: &mut RpcFlow, scratch: &mut Scratch) -> i32 {
 pub fn begin(flow: &mut RpcFlow, scratch: &mut Scratch) {
     let now_ns = now();
     if flow.created_ns == 0 {
-        start(flow, scratch, now_ns);
+        // Another CPU may have made the entry.
+        // SAFETY: the entry is copied at once; it changes with SYNs only.
+        let opened = unsafe { HANDSHAKES.get(&scratch.found.key) };
+        scratch.handshake = opened.copied().unwrap_or_default();
+        if direction::find_endpoint(&mut scratch.found) {
+            start(flow, scratch, now_ns);
+        }
     } else if is_next(flow, scratch, now_ns) {
         renew(flow);
         start(flow, scratch, now_ns);

@@ -137,7 +137,9 @@ impl<P: Packet> Job<'_, P> {
     fn passes(&mut self, frames: u32, end: u32) {
         self.work.frames += frames;
         self.direction.frames += u64::from(frames);
-        self.work.walker = crate::layout::Walker::at(end);
+        // All else is at rest already.
+        self.work.walker.resume = end;
+        self.work.walker.frame_end = end;
     }
 
     /// Translates the recipient at `path`, whose front is that of the alias and has `len` bytes. False if it

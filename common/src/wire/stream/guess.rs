@@ -18,25 +18,37 @@ use crate::{
 };
 
 impl<P: Packet> Job<'_, P> {
+    /// Whether a name is open at the end of the segment.
+    #[inline(always)]
+    pub(super) fn must_settle(&mut self) -> bool {
+        let walker = &self.direction.range(self.work.range as usize).walker;
+        if self.work.is_inbound() {
+            walker.recipient_open()
+        } else {
+            walker.matched > self.names.pattern_prefix()
+        }
+    }
+
     /// After the walk: decides about the name that is open at the end of the segment.
     #[inline(always)]
     pub(super) fn settle(&mut self) {
-        let range = *self.range();
-        let (seq, end, reached) = (self.work.seq, self.work.end(), range.end);
+        let range = self.range();
+        let (walker, reached) = (range.walker, range.end);
+        let (seq, end) = (self.work.seq, self.work.end());
         if self.work.state & state::LEFT_ALONE != 0 || !before(seq, reached) {
             return;
         }
         if self.work.is_inbound() {
-            if range.walker.recipient_open() && after(end, range.walker.scheme_end) {
+            if walker.recipient_open() && after(end, walker.scheme_end) {
                 self.settle_recipient(reached);
             }
             return;
         }
-        let matched = range.walker.matched;
+        let matched = walker.matched;
         let prefix = self.names.pattern_prefix();
         if matched > prefix
             && after(end, reached.wrapping_sub(u32::from(matched - prefix)))
-            && range.walker.flags & cut::LEFT == 0
+            && walker.flags & cut::LEFT == 0
         {
             self.settle_pattern(reached);
         }

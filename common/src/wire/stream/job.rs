@@ -234,6 +234,17 @@ pub mod found {
     pub const OUT_OF_WINDOW: u32 = 1 << 16;
 }
 
+/// What of a range a walk changes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Saved {
+    pub start: u32,
+    pub end: u32,
+    pub walker: Walker,
+    pub flags: u32,
+    pub pad: u32,
+}
+
 /// The state of one segment's processing. It lives in a map in the kernel, where the verifier takes
 /// every scalar for unknown and so verifies a loop's body once.
 #[repr(C)]
@@ -242,7 +253,7 @@ pub struct Work {
     pub chunk: Chunk,
     pub(super) block: Block,
     /// The range that the round walks, as it was before: what is left of it if there is no memory.
-    pub(super) saved: Range,
+    pub(super) saved: Saved,
     /// `CLOCK_MONOTONIC` nanoseconds, set by the caller.
     pub now_ns: u64,
     pub(super) walker: Walker,
@@ -341,7 +352,7 @@ impl Default for Work {
             block: Block {
                 words: [0; BLOCK_WORDS],
             },
-            saved: Range::default(),
+            saved: Saved::default(),
             now_ns: 0,
             walker: Walker::default(),
             front: super::front::Front::default(),

@@ -145,7 +145,14 @@ fn no_memory<P: Packet>(packet: &mut P, flow: &mut RpcFlow, work: &mut Work) {
     if index == MAIN {
         job.direction.set_cursor(saved.end);
     }
-    *job.direction.range(index) = saved;
+    let range = job.direction.range(index);
+    range.start = saved.start;
+    range.end = saved.end;
+    range.walker = saved.walker;
+    range.flags = saved.flags as u16;
+    if index != MAIN && saved.start == saved.end {
+        job.direction.islands -= 1;
+    }
     job.work.drop_for(Counter::DroppedMemory);
 }
 

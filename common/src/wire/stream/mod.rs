@@ -61,12 +61,10 @@ pub fn run<P: Packet>(stage: Stage, packet: &mut P, flow: &mut RpcFlow, work: &m
         Stage::Head => Job::new(packet, flow, work).read_head(),
         Stage::Rest => Job::new(packet, flow, work).look_at_rest(),
         Stage::Open => Job::new(packet, flow, work).look(),
-        Stage::Frames => {
-            let job = Job::new(packet, flow, work);
-            if job.reads_frames() {
-                P::repeat(&mut frames::Frames(job), WALK_STEPS);
-            }
-        }
+        Stage::Frames => P::repeat(
+            &mut frames::Frames(Job::new(packet, flow, work)),
+            WALK_STEPS,
+        ),
         Stage::Search => {
             let mut job = Job::new(packet, flow, work);
             if job.must_search() {
@@ -114,6 +112,9 @@ pub fn process<P: Packet>(
     if flow.names.prepared == 0 {
         packet.stage(Stage::Prepare, flow, work);
     }
+    if Job::new(packet, flow, work).passes_body() {
+        return Verdict::Pass;
+    }
     if Job::new(packet, flow, work).must_sweep() {
         packet.stage(Stage::Sweep, flow, work);
     }
@@ -145,7 +146,7 @@ fn round<P: Packet>(packet: &mut P, flow: &mut RpcFlow, work: &mut Work) {
         walk(packet, flow, work);
     }
     work.more &= more::WALK;
-    if !work.is_over() && work.more == 0 {
+    if !work.is_over() && work.more == 0 && Job::new(packet, flow, work).must_settle() {
         packet.stage(Stage::Settle, flow, work);
     }
     if work.count != 0 && work.reset == 0 {
@@ -168,11 +169,29 @@ fn round<P: Packet>(packet: &mut P, flow: &mut RpcFlow, work: &mut Work) {
     }
 }
 
+/// Reads from `at` to `stop`.
+#[inline(always)]
+fn read<P: Packet>(packet: &mut P, flow: &mut RpcFlow, work: &mut Work) {
+    if Job::new(packet, flow, work).reads_frames() {
+        packet.stage(Stage::Frames, flow, work);
+    }
+    if work.is_inbound() {
+        Job::new(packet, flow, work).close_recipient();
+    } else {
+        packet.stage(Stage::Search, flow, work);
+    }
+}
+
 /// Walks what of the segment was not walked, until there is no room for more edits.
 #[inline(always)]
 fn walk<P: Packet>(packet: &mut P, flow: &mut RpcFlow, work: &mut Work) {
     work.more = 0;
     work.touched = 0;
+    if Job::new(packet, flow, work).place_next() {
+        read(packet, flow, work);
+        Job::new(packet, flow, work).arrive_next();
+        return;
+    }
     let mut places = 0;
     while places < PLACES {
         packet.stage(Stage::Place, flow, work);
@@ -185,12 +204,10 @@ fn walk<P: Packet>(packet: &mut P, flow: &mut RpcFlow, work: &mut Work) {
             return;
         }
         if work.step == step::WALK {
-            packet.stage(Stage::Frames, flow, work);
-            packet.stage(Stage::Search, flow, work);
+            read(packet, flow, work);
             packet.stage(Stage::Arrive, flow, work);
             if work.step == step::CHECK {
-                packet.stage(Stage::Frames, flow, work);
-                packet.stage(Stage::Search, flow, work);
+                read(packet, flow, work);
                 packet.stage(Stage::Join, flow, work);
             }
             if work.more != 0 {

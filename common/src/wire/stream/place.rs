@@ -19,6 +19,68 @@ use crate::{
 const HOLE_DROPS: u32 = 8;
 
 impl<P: Packet> Job<'_, P> {
+    /// The way of nearly all segments: the next bytes of a direction without holes, in a stream whose frames are known.
+    /// True if all of the segment is body, and done.
+    #[inline(always)]
+    pub(super) fn passes_body(&mut self) -> bool {
+        let end = self.work.end();
+        if !self.is_next() || !self.work.is_inbound() {
+            return false;
+        }
+        if after(end, self.direction.ranges[MAIN].walker.resume) {
+            return false;
+        }
+        self.advance(end);
+        true
+    }
+
+    /// Whether the segment goes on at the cursor, and nothing lies behind it.
+    #[inline(always)]
+    fn is_next(&self) -> bool {
+        let main = &self.direction.ranges[MAIN];
+        self.is(flag::SYNCED)
+            && self.direction.islands == 0
+            && self.work.at == main.end
+            && main.flags & range_flag::LOST == 0
+    }
+
+    /// As [`Self::place`], where there is nothing to look for. False if there may be.
+    #[inline(always)]
+    pub(super) fn place_next(&mut self) -> bool {
+        if !self.is_next() || !before(self.work.at, self.work.end()) {
+            return false;
+        }
+        self.work.next = RANGES as u32;
+        self.work.stop = self.work.end();
+        self.go_on(MAIN);
+        true
+    }
+
+    /// Moves the cursor.
+    #[inline(always)]
+    fn advance(&mut self, reached: u32) {
+        if self.direction.cursor() != reached {
+            self.direction.hole_drops = 0;
+            self.direction.held_drops = 0;
+        }
+        self.direction.set_cursor(reached);
+        if after(reached, self.direction.high) {
+            self.direction.high = reached;
+        }
+    }
+
+    /// As [`Self::arrive`], for a walk that [`Self::place_next`] began.
+    #[inline(always)]
+    pub(super) fn arrive_next(&mut self) {
+        let reached = self.work.at;
+        self.advance(reached);
+        self.direction.ranges[MAIN].walker = self.work.walker;
+        self.work.step = step::DONE;
+        if self.work.state & state::LEFT_ALONE != 0 {
+            self.direction.flags &= !flag::SYNCED;
+        }
+    }
+
     /// See [`super::Stage::Place`].
     #[inline(always)]
     pub(super) fn place(&mut self) {
@@ -174,7 +236,11 @@ impl<P: Packet> Job<'_, P> {
     #[inline(always)]
     pub(super) fn save(&mut self, index: usize) {
         if self.work.touched == 0 {
-            self.work.saved = *self.direction.range(index);
+            let range = self.direction.range(index);
+            self.work.saved.start = range.start;
+            self.work.saved.end = range.end;
+            self.work.saved.walker = range.walker;
+            self.work.saved.flags = u32::from(range.flags);
         }
         self.work.touched += 1;
     }
@@ -346,10 +412,6 @@ impl<P: Packet> Job<'_, P> {
     /// Whether the pattern has to be searched in what is left of the walk.
     #[inline(always)]
     pub(super) fn must_search(&mut self) -> bool {
-        if self.work.is_inbound() {
-            self.close_recipient();
-            return false;
-        }
         if self.work.drop != 0 || self.work.more != 0 || !before(self.work.at, self.work.stop) {
             return false;
         }
@@ -375,11 +437,7 @@ impl<P: Packet> Job<'_, P> {
         let reached = self.work.at;
         let index = self.work.range as usize;
         if index == MAIN {
-            if self.direction.cursor() != reached {
-                self.direction.hole_drops = 0;
-                self.direction.held_drops = 0;
-            }
-            self.direction.set_cursor(reached);
+            self.advance(reached);
         }
         let range = self.direction.range(index);
         range.end = reached;
