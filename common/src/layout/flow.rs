@@ -1,4 +1,4 @@
-use super::{Authority, LongText, Socket, System, Text, plain};
+use super::{Authority, FiveTuple, LongText, Socket, System, Text, plain};
 
 /// Ranges that a direction can hold: the main one, and those beyond holes. A power of two, so that a
 /// mask bounds an index.
@@ -163,7 +163,7 @@ pub struct Needle {
 
 /// Key of [`super::map::PAGES`].
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PageKey {
     /// [`RpcFlow::id`].
     pub flow: u64,
@@ -305,7 +305,7 @@ pub struct Peer {
 
 /// An alias as one client uses it.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AliasKey {
     pub endpoint: Socket,
     pub client: [u8; 16],
@@ -425,6 +425,28 @@ pub fn word(words: &[u64; NEEDLE_WORDS], index: usize) -> u64 {
     let low = u64::from_le(words[at & (NEEDLE_WORDS - 1)]) >> shift;
     // Shifting by 64 in two steps: without a branch, and zero where nothing is taken of the next word.
     low | u64::from_le(words[(at + 1) & (NEEDLE_WORDS - 1)]) << 1 << (63 - shift)
+}
+
+impl RpcFlow {
+    /// The alias that the flow's edits are counted for.
+    #[inline(always)]
+    pub fn alias_key(&self, key: &FiveTuple) -> AliasKey {
+        AliasKey {
+            endpoint: key.endpoint(),
+            client: key.client,
+            pad: 0,
+            alias: self.alias_hash,
+        }
+    }
+
+    /// Adds what was counted and is not yet reported.
+    #[inline(always)]
+    pub fn report(&self, stat: &mut AliasStat) {
+        let [inbound, outbound] = self.unreported;
+        stat.seen_ns = self.seen_ns;
+        stat.inbound += u64::from(inbound);
+        stat.outbound += u64::from(outbound);
+    }
 }
 
 impl Default for Page {

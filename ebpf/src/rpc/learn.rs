@@ -2,7 +2,7 @@
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use truename_common::{
-    layout::{AliasKey, Authority, Counter, EventKind, FiveTuple, PeerKey, RpcFlow},
+    layout::{Authority, Counter, EventKind, PeerKey, RpcFlow},
     wire::{
         authority,
         flow::{self, state},
@@ -131,7 +131,7 @@ pub fn alias(entry: &mut RpcFlow, scratch: &mut Scratch) {
     stat.no_fit = u8::from(!entry.names.canonical.is_empty() && !entry.names.fits());
     // BPF_NOEXIST: an alias that is known keeps its numbers.
     if ALIASES
-        .insert(alias_key(entry, &scratch.found.key), &*stat, 1)
+        .insert(entry.alias_key(&scratch.found.key), &*stat, 1)
         .is_ok()
     {
         raise(
@@ -161,26 +161,12 @@ pub fn report(entry: &mut RpcFlow, scratch: &mut Scratch) {
             hash(&entry.names.alias, scratch)
         };
     }
-    let [inbound, outbound] = entry.unreported;
-    if let Some(stat) = ALIASES.get_ptr_mut(alias_key(entry, &scratch.found.key)) {
+    if let Some(stat) = ALIASES.get_ptr_mut(entry.alias_key(&scratch.found.key)) {
         // SAFETY: the pointer is to a map value. Two flows of one client may count at once and lose a
         // count; these are statistics.
-        let stat = unsafe { &mut *stat };
-        stat.seen_ns = entry.seen_ns;
-        stat.inbound += u64::from(inbound);
-        stat.outbound += u64::from(outbound);
+        entry.report(unsafe { &mut *stat });
         entry.unreported = [0; 2];
         entry.reported_ns = entry.seen_ns;
-    }
-}
-
-#[inline(always)]
-fn alias_key(entry: &RpcFlow, key: &FiveTuple) -> AliasKey {
-    AliasKey {
-        endpoint: key.endpoint(),
-        client: key.client,
-        pad: 0,
-        alias: entry.alias_hash,
     }
 }
 
