@@ -15,7 +15,7 @@ use super::{direction, handshake, learn, translate};
 use crate::{
     maps::{Scratch, scratch},
     packet::{
-        NEXT,
+        NEXT, changed,
         payload::{Buffers, Pages, Payload},
     },
 };
@@ -106,8 +106,11 @@ macro_rules! packet_part {
     ($($(#[$doc:meta])* $name:ident, $global:ident = $part:path, $nothing:expr;)+) => { $(
         $(#[$doc])*
         #[inline(always)]
-        pub fn $name(skb: *mut __sk_buff, _: &mut Scratch) -> i32 {
-            $global(skb)
+        pub fn $name(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
+            changed(scratch);
+            let result = $global(skb);
+            changed(scratch);
+            result
         }
 
         #[unsafe(no_mangle)]
@@ -127,8 +130,10 @@ macro_rules! flow_part {
     ($($(#[$doc:meta])* $name:ident, $global:ident = $part:path;)+) => { $(
         $(#[$doc])*
         #[inline(always)]
-        pub fn $name(flow: &mut RpcFlow, _: &mut Scratch) {
+        pub fn $name(flow: &mut RpcFlow, scratch: &mut Scratch) {
+            changed(scratch);
             $global(flow);
+            changed(scratch);
         }
 
         #[unsafe(no_mangle)]
@@ -150,8 +155,11 @@ macro_rules! flow_part {
 
 /// [`tn_find`], which is lent the working memory.
 #[inline(always)]
-pub fn find(_: &mut Scratch) -> bool {
-    tn_find() != 0
+pub fn find(scratch: &mut Scratch) -> bool {
+    changed(scratch);
+    let found = tn_find() != 0;
+    changed(scratch);
+    found
 }
 
 /// [`direction::find`]; 1 if a flow or an endpoint is found.

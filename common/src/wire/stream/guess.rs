@@ -17,6 +17,9 @@ use crate::{
     },
 };
 
+/// Names that were seen whole, after which the beginning of one is believed.
+const SURE: u16 = 4;
+
 impl<P: Packet> Job<'_, P> {
     /// Whether a name is open at the end of the segment.
     #[inline(always)]
@@ -91,8 +94,10 @@ impl<P: Packet> Job<'_, P> {
                 return;
             }
             let class = usize::from(walker.class(reached, walker.matched)) & 1;
-            if walker.matched <= self.direction.near[class] {
-                if self.direction.hits[class] == 0 && class == usize::from(RECIPIENT) {
+            // At the beginning of a flow it is not known yet what else its names look like.
+            let is_early = self.direction.careful != 0 && self.direction.hits[class] < SURE;
+            if is_early || walker.matched <= self.direction.near[class] {
+                if !is_early && self.direction.hits[class] == 0 && class == usize::from(RECIPIENT) {
                     // Recipients were never the endpoint itself.
                     self.range().walker.flags |= cut::LEFT;
                     return;

@@ -65,8 +65,11 @@ pub fn limit(direction: &Direction) -> u32 {
 #[inline(always)]
 pub fn is_near(direction: &Direction, seq: u32, len: u32) -> bool {
     let end = seq.wrapping_add(len);
+    let cursor = direction.cursor();
+    if !after(seq, cursor) {
+        return !before(seq, cursor.wrapping_sub(BEHIND));
+    }
     !after(end, limit(direction).wrapping_add(1))
-        && !before(seq, direction.cursor().wrapping_sub(BEHIND))
 }
 
 impl<P: Packet> Job<'_, P> {
