@@ -321,6 +321,12 @@ fn start(flow: &mut RpcFlow, scratch: &mut Scratch, now_ns: u64) {
     flow.policy = u32::from(scratch.found.endpoint.policy);
     // Flows of one nanosecond differ by their ports.
     flow.id = now_ns ^ u64::from(key.client_port) << 48 ^ u64::from(key.endpoint_port) << 32;
+    for direction in [&mut flow.inbound, &mut flow.outbound] {
+        // A blank entry is all zeros.
+        direction.position = Direction::ORIGIN;
+        direction.oldest_page = Direction::FIRST_PAGE;
+        direction.scale = Direction::NO_SCALE;
+    }
     let opened = &scratch.handshake;
     let seq = first_byte(&scratch.headers);
     if opened.offset(scratch.found.way, seq).is_none() {
@@ -370,7 +376,6 @@ fn is_next(flow: &RpcFlow, scratch: &mut Scratch, now_ns: u64) -> bool {
 fn renew(flow: &mut RpcFlow) {
     for direction in [&mut flow.inbound, &mut flow.outbound] {
         direction.flags = 0;
-        direction.position = Direction::ORIGIN;
         direction.acked = 0;
         direction.claimed = 0;
         direction.sweep_at = 0;
@@ -378,7 +383,6 @@ fn renew(flow: &mut RpcFlow) {
         direction.hole_drops = 0;
         direction.held_drops = 0;
         direction.memory_drops = 0;
-        direction.oldest_page = Direction::FIRST_PAGE;
         direction.near = [0; 2];
         direction.hits = [0; 2];
         for kind in &mut direction.pages {
