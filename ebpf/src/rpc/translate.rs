@@ -138,7 +138,9 @@ pub fn create(ctx: &TcContext, scratch: &mut Scratch) -> i32 {
 #[inline(always)]
 fn leave_alone(scratch: &mut Scratch) {
     let first = scratch.work.chunk.word(0);
-    let why = if first as u16 == 0x0316 {
+    // The type of a TLS record, and its version if that came with it.
+    let is_tls = first as u16 == 0x0316 || scratch.headers.payload_len == 1 && first as u8 == 0x16;
+    let why = if is_tls {
         Counter::Tls
     } else {
         Counter::TooLong
@@ -433,7 +435,12 @@ fn is_of(flow: &RpcFlow, scratch: &Scratch, way: Way) -> bool {
         let offset = headers.seq.wrapping_sub(from);
         return offset <= direction.high.wrapping_sub(from) || headers.seq == direction.cursor();
     }
-    window::is_near(direction, first_byte(headers), headers.payload_len)
+    let seq = first_byte(headers);
+    if headers.payload_len == 0 || headers.has(tcp_flag::FIN) {
+        window::is_near(direction, seq, headers.payload_len)
+    } else {
+        window::is_in_reach(direction, seq)
+    }
 }
 
 /// Takes FIN and RST. New data takes a forged one back.
