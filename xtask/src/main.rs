@@ -3,6 +3,7 @@
 mod bench;
 mod budget;
 mod build;
+mod chaos;
 mod command;
 mod count;
 mod demo;
@@ -35,6 +36,8 @@ enum Verb {
     Demo(demo::Arguments),
     /// Run all tests, or those whose names contain FILTER
     Test(test::Arguments),
+    /// Kill, pause, starve, storm and cut off an agent for a long time, with traffic going on
+    Chaos(chaos::Arguments),
     /// Check the formatting and the lints
     Lint,
     /// Measure what truename costs, beside nothing and beside a relay in user space
@@ -60,6 +63,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         Verb::Build(arguments) => drop(build::run(arguments)?),
         Verb::Demo(arguments) => demo::run(arguments)?,
         Verb::Test(arguments) => return test::run(arguments),
+        Verb::Chaos(arguments) => chaos::run(arguments)?,
         Verb::Lint => lint::run()?,
         Verb::Bench(options) => bench::run(options)?,
         Verb::Torture(_) => torture::run()?,

@@ -423,11 +423,8 @@ impl Needle {
 pub fn word(words: &[u64; NEEDLE_WORDS], index: usize) -> u64 {
     let (at, shift) = (index / 8, 8 * (index & 7) as u32);
     let low = u64::from_le(words[at & (NEEDLE_WORDS - 1)]) >> shift;
-    if shift == 0 {
-        low
-    } else {
-        low | u64::from_le(words[(at + 1) & (NEEDLE_WORDS - 1)]) << (64 - shift)
-    }
+    // Shifting by 64 in two steps: without a branch, and zero where nothing is taken of the next word.
+    low | u64::from_le(words[(at + 1) & (NEEDLE_WORDS - 1)]) << 1 << (63 - shift)
 }
 
 impl RpcFlow {

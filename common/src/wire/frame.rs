@@ -635,6 +635,12 @@ impl Fields {
         }
     }
 
+    /// The fields in these words.
+    #[inline(always)]
+    pub const fn of(low: u64, high: u64) -> Self {
+        Self { low, high }
+    }
+
     /// The next two bytes.
     #[inline(always)]
     pub const fn two(&self) -> u16 {

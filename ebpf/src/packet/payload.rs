@@ -266,7 +266,7 @@ impl Packet for Payload<'_> {
     }
 
     #[inline(always)]
-    fn equal(window: &Chunk, at: u32, text: &Needle, from: u32, len: u32) -> u32 {
+    fn equal(window: &Block, at: u32, text: &Needle, from: u32, len: u32) -> u32 {
         stages::tn_equal(window, text, at, from, len)
     }
 

@@ -147,19 +147,9 @@ pub fn alias(entry: &mut RpcFlow, scratch: &mut Scratch) {
     }
 }
 
-/// How often the statistics of an alias are brought up to date.
-const REPORT_NS: u64 = 100_000_000;
-
-/// Names were translated. The flow keeps count, and reports now and then; the agent adds up what is not reported.
-#[inline(never)]
-pub fn used(entry: &mut RpcFlow, way: Way, edits: u32, scratch: &mut Scratch) {
-    match way {
-        Way::Inbound => entry.unreported[0] += edits,
-        Way::Outbound => entry.unreported[1] += edits,
-    }
-    if entry.seen_ns.wrapping_sub(entry.reported_ns) < REPORT_NS {
-        return;
-    }
+/// Brings the statistics of the flow's alias up to date.
+#[inline(always)]
+pub fn report(entry: &mut RpcFlow, scratch: &mut Scratch) {
     if entry.alias_hash == 0 {
         // On a connection of replies the alias is the one of the client's other connection.
         if entry.names.alias.is_empty() && entry.names.peer_alias.is_empty() {

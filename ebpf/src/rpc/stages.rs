@@ -8,10 +8,7 @@
 use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use truename_common::{
     layout::{Needle, RpcFlow},
-    wire::{
-        chunk::Chunk,
-        stream::{self, Stage, Work},
-    },
+    wire::stream::{self, Block, Stage, Work},
 };
 
 use super::{direction, handshake, learn, translate};
@@ -89,7 +86,7 @@ flow_stage!(
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn tn_equal(
-    window: *const Chunk,
+    window: *const Block,
     text: *const Needle,
     at: u32,
     from: u32,
@@ -184,6 +181,8 @@ flow_part!(
     confirm, tn_confirm = translate::confirm;
     /// [`learn::names`].
     names, tn_names = learn::names;
+    /// [`learn::report`].
+    report, tn_report = learn::report;
     /// [`translate::account`].
     account, tn_account = translate::account;
 );

@@ -19,6 +19,8 @@ use crate::{
 
 /// How often the endpoint of a flow is looked up again: it may have been removed.
 const CHECK_NS: u64 = 1_000_000_000;
+/// How often a flow brings the statistics of its alias up to date; the agent adds up what is not reported.
+const REPORT_NS: u64 = 100_000_000;
 /// Another connection with the same addresses replaces one that has been silent for so long.
 const SILENT_NS: u64 = 60_000_000_000;
 
@@ -271,9 +273,10 @@ fn locked(ctx: &TcContext, flow: &mut RpcFlow, scratch: &mut Scratch) -> i32 {
     if verdict == Verdict::Reset {
         payload.reset();
     }
-    if scratch.work.found != 0 || scratch.work.made != 0 || scratch.work.frames != 0 {
+    if scratch.work.found != 0 {
         stages::account(flow, scratch);
     }
+    counts(flow, scratch);
     match verdict {
         Verdict::Pass => NEXT,
         Verdict::Drop(why) => {
@@ -503,30 +506,41 @@ pub fn confirm(flow: &mut RpcFlow, scratch: &mut Scratch) {
     }
 }
 
-/// Counts what the walk came upon, and tells the agent.
+/// Counts frames and names.
 #[inline(always)]
-pub fn account(flow: &mut RpcFlow, scratch: &mut Scratch) {
-    let way = scratch.found.way;
-    let (seen, edits, frames) = (scratch.work.found, scratch.work.made, scratch.work.frames);
+fn counts(flow: &mut RpcFlow, scratch: &mut Scratch) {
+    let (edits, frames) = (scratch.work.made, scratch.work.frames);
     if frames != 0 {
         count(Counter::Frames, u64::from(frames));
     }
-    if seen != 0 {
-        reasons(seen, flow, scratch);
-        if seen & found::ASSOCIATE != 0 {
-            learn::announced(flow, way, scratch);
+    if edits == 0 {
+        return;
+    }
+    match scratch.found.way {
+        Way::Inbound => {
+            count(Counter::RewrittenInbound, u64::from(edits));
+            flow.unreported[0] += edits;
         }
-        if seen & found::ALIAS != 0 {
-            learn::alias(flow, scratch);
+        Way::Outbound => {
+            count(Counter::RewrittenOutbound, u64::from(edits));
+            flow.unreported[1] += edits;
         }
     }
-    if edits != 0 {
-        let counter = match way {
-            Way::Inbound => Counter::RewrittenInbound,
-            Way::Outbound => Counter::RewrittenOutbound,
-        };
-        count(counter, u64::from(edits));
-        learn::used(flow, way, edits, scratch);
+    if flow.seen_ns.wrapping_sub(flow.reported_ns) > REPORT_NS {
+        stages::report(flow, scratch);
+    }
+}
+
+/// Counts what the walk came upon, and tells the agent.
+#[inline(always)]
+pub fn account(flow: &mut RpcFlow, scratch: &mut Scratch) {
+    let (way, seen) = (scratch.found.way, scratch.work.found);
+    reasons(seen, flow, scratch);
+    if seen & found::ASSOCIATE != 0 {
+        learn::announced(flow, way, scratch);
+    }
+    if seen & found::ALIAS != 0 {
+        learn::alias(flow, scratch);
     }
 }
 

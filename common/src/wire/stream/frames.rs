@@ -3,7 +3,7 @@
 use super::{
     Packet, Steps, Way, flag, found,
     front::{self, FRONT},
-    job::{Job, more, reset},
+    job::{BLOCK, Job, more, reset},
 };
 use crate::{
     layout::{Edit, EditKind},
@@ -14,6 +14,11 @@ use crate::{
         seq::{after, before},
     },
 };
+
+/// Frames below this size are read several at a time: what is copied of the packet costs less than the calls.
+const SHORT: u32 = 400;
+/// Bytes of a longer frame that are looked at: its front, and a name.
+const WINDOW: u32 = 160;
 
 /// Reads frames: one a step, or one byte of a frame.
 pub(super) struct Frames<'a, P>(pub(super) Job<'a, P>);
@@ -63,26 +68,27 @@ impl<P: Packet> Job<'_, P> {
         }
         let needed = FRONT + self.names.front.len;
         let needed = if left < needed { left } else { needed };
-        let index = match self.in_chunk(at, needed) {
-            Some(index) => index,
-            None => {
-                if !self.load_chunk(at) {
-                    return false;
-                }
-                0
-            }
+        // Where frames are short the block has several.
+        let wanted = if self.work.front.len < SHORT {
+            BLOCK as u32
+        } else {
+            WINDOW
         };
-        if self.work.chunk.word(index) as u32 == 0 {
+        let Some(index) = self.in_block(at, needed, wanted) else {
+            return false;
+        };
+        let first = self.work.block.word(index);
+        if first as u32 == 0 {
             // A frame without bytes, or two.
-            let frames = if self.work.chunk.word(index) == 0 {
-                2
-            } else {
-                1
-            };
+            let frames = if first == 0 && left >= 8 { 2 } else { 1 };
             self.passes(frames, at.wrapping_add(4 * frames));
             return true;
         }
-        if !front::read(&self.work.chunk, index, &mut self.work.front) {
+        let (low, high) = (
+            self.work.block.word(index + 4),
+            self.work.block.word(index + 12),
+        );
+        if !front::read(first as u32, low, high, &mut self.work.front) {
             return false;
         }
         let front = self.work.front;
@@ -91,10 +97,10 @@ impl<P: Packet> Job<'_, P> {
             self.passes(1, end);
             return true;
         }
-        let known = self.work.chunk_len.wrapping_sub(index as u32);
+        let known = self.work.block_len.wrapping_sub(index);
         let room = if known < left { known } else { left };
         // What of the path lies in the window, and where.
-        self.work.index = index as u32 + front.path;
+        self.work.index = index + front.path;
         self.work.bit = room.saturating_sub(front.path);
         self.work.cursor = at.wrapping_add(front.path);
         self.work.cursor_end = end;
@@ -112,7 +118,7 @@ impl<P: Packet> Job<'_, P> {
         let len = self.names.front.len;
         if len != 0
             && len <= room
-            && P::equal(&self.work.chunk, text, &self.names.front, 0, len) == len
+            && P::equal(&self.work.block, text, &self.names.front, 0, len) == len
         {
             if !self.push_whole(self.work.cursor, len) {
                 return false;
@@ -123,7 +129,7 @@ impl<P: Packet> Job<'_, P> {
         let len = self.names.front_canonical.len;
         if len != 0
             && len <= room
-            && P::equal(&self.work.chunk, text, &self.names.front_canonical, 0, len) == len
+            && P::equal(&self.work.block, text, &self.names.front_canonical, 0, len) == len
         {
             self.canonical_used();
             self.passes(1, self.work.cursor_end);

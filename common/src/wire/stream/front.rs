@@ -4,12 +4,10 @@
 //! another (`WireFormats.proto`, protobuf-java). Whatever looks different is left to the walker of `frame`,
 //! which reads a byte at a time and comes to the same.
 
+use super::Block;
 use crate::{
     layout::{NEEDLE_WORDS, Needle},
-    wire::{
-        chunk::Chunk,
-        frame::{FRAME_MAX, Fields},
-    },
+    wire::frame::{FRAME_MAX, Fields},
 };
 
 /// Bytes that [`read`] looks at: the frame's length, four tags and lengths.
@@ -19,39 +17,49 @@ pub(super) const FRONT: u32 = 4 + 16;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Front {
+    /// What was read: the sixteen bytes behind the frame's length.
+    low: u64,
+    high: u64,
     /// Bytes of the frame behind its length.
     pub len: u32,
     /// Where the recipient's path begins, counted from the frame's first byte; 0 if there is none to look at.
     pub path: u32,
     pub path_len: u32,
-    pub pad: u32,
+    /// 1 if the front could be read.
+    is_read: u32,
 }
 
-/// Reads the front at `index`, with [`FRONT`] bytes behind it in the window. A call of its own, because the stack is
-/// small: of the callers, whose chain of calls is the deepest one.
+/// Reads a front: the frame's length, as it stands there, and the sixteen bytes behind it. A call of its own, because
+/// the stack is small: of the callers, whose chain of calls is the deepest one.
+///
+/// Frames that follow one another often have the same front: it is read once.
 #[inline(never)]
-pub(super) fn read(chunk: &Chunk, index: usize, front: &mut Front) -> bool {
-    match look(chunk, index) {
-        Some(found) => {
-            *front = found;
-            true
-        }
-        None => false,
+pub(super) fn read(len: u32, low: u64, high: u64, front: &mut Front) -> bool {
+    if front.low == low && front.high == high && front.len == len.swap_bytes() {
+        return front.is_read != 0;
     }
+    front.low = low;
+    front.high = high;
+    front.len = len.swap_bytes();
+    front.path = 0;
+    front.is_read = 0;
+    let Some((path, path_len)) = look(front.len, low, high) else {
+        return false;
+    };
+    front.path = path;
+    front.path_len = path_len;
+    front.is_read = 1;
+    true
 }
 
+/// Where the recipient's path begins, counted from the frame's first byte, and its length; 0 if there is none to look
+/// at. `None` if the frame has to be read byte by byte.
 #[inline(always)]
-fn look(chunk: &Chunk, index: usize) -> Option<Front> {
-    let len = (chunk.word(index) as u32).swap_bytes();
-    let mut fields = Fields::at(chunk, index + 4);
+fn look(len: u32, low: u64, high: u64) -> Option<(u32, u32)> {
+    let mut fields = Fields::of(low, high);
     if len == 4 && fields.two() == 0x0212 {
         // A control message without a handshake.
-        return Some(Front {
-            len,
-            path: 0,
-            path_len: 0,
-            pad: 0,
-        });
+        return Some((0, 0));
     }
     if len > FRAME_MAX {
         return None;
@@ -75,25 +83,21 @@ fn look(chunk: &Chunk, index: usize) -> Option<Front> {
     if !is_minimal {
         return None;
     }
-    Some(Front {
-        len,
-        path: 4 + payload.len + envelope.len + recipient.len + path.len,
-        path_len: path.value,
-        pad: 0,
-    })
+    let path_at = 4 + payload.len + envelope.len + recipient.len + path.len;
+    Some((path_at, path.value))
 }
 
 /// How many bytes of `window` from `at` on equal those of `text` from `from` on, up to `len`. Both have so
 /// many.
 #[inline(always)]
-pub fn equal(window: &Chunk, at: u32, text: &Needle, from: u32, len: u32) -> u32 {
+pub fn equal(window: &Block, at: u32, text: &Needle, from: u32, len: u32) -> u32 {
     let mut done = 0;
     let mut words = 0;
     while words < NEEDLE_WORDS {
         if done >= len {
             return len;
         }
-        let differ = window.word((at + done) as usize) ^ text.word((from + done) as usize);
+        let differ = window.word(at + done) ^ text.word((from + done) as usize);
         if differ != 0 {
             let same = done + first_byte(differ);
             return if same < len { same } else { len };
@@ -144,7 +148,8 @@ mod tests {
 
     #[test]
     fn equal_bytes_are_counted() {
-        let a = Chunk::new(b"....pekko.tcp://flink@jm:6123/user");
+        let mut a = Block::EMPTY;
+        a.fill(b"....pekko.tcp://flink@jm:6123/user");
         let mut b = Needle::default();
         for (index, byte) in b"pekko.tcp://flink@jm:6124/".iter().enumerate() {
             b.set(index, *byte);
@@ -152,6 +157,6 @@ mod tests {
         assert_eq!(equal(&a, 4, &b, 0, 26), 24);
         assert_eq!(equal(&a, 4, &b, 0, 20), 20);
         assert_eq!(equal(&a, 10, &b, 6, 18), 18);
-        assert_eq!(equal(&Chunk::EMPTY, 0, &Needle::default(), 0, 120), 120);
+        assert_eq!(equal(&Block::EMPTY, 0, &Needle::default(), 0, 120), 120);
     }
 }

@@ -87,6 +87,10 @@ impl<P: Packet> Job<'_, P> {
         if !inbound && self.names.outbound().is_none() {
             return;
         }
+        self.work.block_len = 0;
+        if self.in_block(self.work.at, 1, CHUNK as u32).is_none() {
+            return;
+        }
         self.work.index = 0;
         self.work.run = 0;
         self.work.bit = 0;
@@ -391,7 +395,8 @@ impl<P: Packet> Job<'_, P> {
         if from + count != len || count < 2 {
             return None;
         }
-        let same = P::equal(&self.work.chunk, at, text, from, count);
+        // The block begins where the window does.
+        let same = P::equal(&self.work.block, at, text, from, count);
         (same == count).then_some((at, from))
     }
 

@@ -66,7 +66,7 @@ pub(super) mod more {
 /// Edits of a segment that are kept until they are applied; with more, the walk is done in rounds. A power
 /// of two.
 pub const EDITS: usize = 1024;
-/// Words of a [`Block`].
+/// Words of a [`Block`]. A power of two.
 const BLOCK_WORDS: usize = 128;
 /// Bytes of a [`Block`].
 pub const BLOCK: usize = 8 * BLOCK_WORDS;
@@ -79,10 +79,17 @@ pub struct Block {
 }
 
 impl Block {
-    /// Word `index`, modulo the size, its first byte lowest.
+    pub const EMPTY: Self = Self {
+        words: [0; BLOCK_WORDS],
+    };
+
+    /// The eight bytes from `index` on, the first one lowest; `index` is taken modulo [`BLOCK`].
     #[inline(always)]
-    pub fn word(&self, index: usize) -> u64 {
-        u64::from_le(self.words[index & (BLOCK_WORDS - 1)])
+    pub fn word(&self, index: u32) -> u64 {
+        let (at, shift) = ((index / 8) as usize, 8 * (index & 7));
+        let low = u64::from_le(self.words[at & (BLOCK_WORDS - 1)]) >> shift;
+        // Shifting by 64 in two steps: without a branch, and zero where nothing is taken of the next word.
+        low | u64::from_le(self.words[(at + 1) & (BLOCK_WORDS - 1)]) << 1 << (63 - shift)
     }
 
     /// The memory that a packet is copied to.
@@ -144,7 +151,7 @@ pub trait Packet {
     fn admits(&mut self, alias: &Authority) -> bool;
 
     /// [`super::equal`], which the kernel calls through a function of its own.
-    fn equal(window: &Chunk, at: u32, text: &Needle, from: u32, len: u32) -> u32 {
+    fn equal(window: &Block, at: u32, text: &Needle, from: u32, len: u32) -> u32 {
         super::equal(window, at, text, from, len)
     }
 
@@ -349,9 +356,7 @@ impl Default for Work {
     fn default() -> Self {
         Self {
             chunk: Chunk::EMPTY,
-            block: Block {
-                words: [0; BLOCK_WORDS],
-            },
+            block: Block::EMPTY,
             saved: Saved::default(),
             now_ns: 0,
             walker: Walker::default(),
@@ -553,6 +558,27 @@ impl<'a, P: Packet> Job<'a, P> {
         } else {
             None
         }
+    }
+
+    /// Where in the block sequence number `at` stands, with `needed` bytes behind it, or all that the segment has. The
+    /// block is loaded anew, `wanted` bytes of it, if it does not have them. `None` if the packet could not be read.
+    #[inline(always)]
+    pub fn in_block(&mut self, at: u32, needed: u32, wanted: u32) -> Option<u32> {
+        let offset = at.wrapping_sub(self.work.seq);
+        let index = offset.wrapping_sub(self.work.block_offset);
+        if index < self.work.block_len && self.work.block_len.wrapping_sub(index) >= needed {
+            return Some(index);
+        }
+        let left = self.work.len.wrapping_sub(offset);
+        let len = if left < wanted { left } else { wanted };
+        if offset >= self.work.len || !self.packet.load_block(offset, len, &mut self.work.block) {
+            self.work.block_len = 0;
+            self.work.drop_for(Counter::DroppedStore);
+            return None;
+        }
+        self.work.block_offset = offset;
+        self.work.block_len = len;
+        Some(0)
     }
 
     /// The byte at `at`, or `None` if the packet could not be read.

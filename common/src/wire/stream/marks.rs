@@ -87,6 +87,7 @@ pub(super) fn mark<P: Packet>(packet: &mut P, flow: &mut RpcFlow, work: &mut Wor
         work.kind = kind as u32;
         work.page = page;
         work.last_page = last;
+        work.index = 0;
         P::repeat(&mut MarkPages { packet, flow, work }, TOUCHED);
     }
     if work.found & found::NO_MEMORY != 0 {
@@ -114,7 +115,6 @@ impl<P: Packet> Steps for MarkPages<'_, P> {
         direction.set_page(kind, page, true);
         let base = direction.page_begin(page);
         self.work.base = base;
-        self.work.index = 0;
         self.work.page = page + 1;
         let key = PageKey {
             flow: self.flow.id,
@@ -239,11 +239,19 @@ impl Steps for Mark<'_> {
         }
         let begin = distance(edit.at, work.base);
         let end = begin + i32::from(edit.len);
-        let mut at = if begin < 0 { 0 } else { begin as u32 };
-        if end <= 0 || at >= PAGE_BYTES as u32 {
+        if end <= 0 {
             return true;
         }
-        let end = end as u32;
+        let mut at = if begin < 0 { 0 } else { begin as u32 };
+        let mut end = end as u32;
+        if end > PAGE_BYTES as u32 {
+            // Edits are in the order of the stream: this one, or the rest of it, is the next page's.
+            work.index -= 1;
+            if at >= PAGE_BYTES as u32 {
+                return false;
+            }
+            end = PAGE_BYTES as u32;
+        }
         // An edit of 334 bytes lies in seven words at the most.
         let mut words = 0;
         while words < 8 && at < end {
@@ -258,7 +266,7 @@ impl Steps for Mark<'_> {
             at = (at | 63) + 1;
             words += 1;
         }
-        true
+        end < PAGE_BYTES as u32
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
     job::{BLOCK, Job, more, reset},
 };
 use crate::{
-    layout::{Counter, Edit, NEEDLE_WORDS, Walker},
+    layout::{Edit, NEEDLE_WORDS, Walker},
     wire::{
         chunk::CHUNK,
         flow::filter_bit,
@@ -215,16 +215,15 @@ impl<P: Packet> Job<'_, P> {
         }
         let needed = FRONT + 9 + self.names.needle.len;
         let needed = if left < needed { left } else { needed };
-        let index = match self.in_chunk(at, needed) {
-            Some(index) => index,
-            None => {
-                if !self.load_chunk(at) {
-                    return false;
-                }
-                0
-            }
+        let Some(index) = self.in_block(at, needed, BLOCK as u32) else {
+            return false;
         };
-        if !front::read(&self.work.chunk, index, &mut self.work.front) {
+        let (len, low, high) = (
+            self.work.block.word(index) as u32,
+            self.work.block.word(index + 4),
+            self.work.block.word(index + 12),
+        );
+        if !front::read(len, low, high, &mut self.work.front) {
             return false;
         }
         let front = self.work.front;
@@ -237,30 +236,20 @@ impl<P: Packet> Job<'_, P> {
             self.work.walker.frame_may_end(self.work.at);
             return true;
         }
-        let text = index + front.path as usize;
-        let scheme = if self.work.chunk.byte(text) == b'p' {
-            5
-        } else {
-            4
-        };
+        let text = self.work.block.word(index + front.path);
+        let scheme = if text as u8 == b'p' { 5 } else { 4 };
         // `://` of the recipient.
         let begin = front.path + scheme + 4;
         let len = self.names.needle.len;
         if len == 0 {
             return true;
         }
-        let known = self.work.chunk_len.wrapping_sub(index as u32);
+        let known = self.work.block_len.wrapping_sub(index);
         let room = if known < left { known } else { left };
         if begin + len > room {
             return true;
         }
-        let same = P::equal(
-            &self.work.chunk,
-            index as u32 + begin,
-            &self.names.needle,
-            0,
-            len,
-        );
+        let same = P::equal(&self.work.block, index + begin, &self.names.needle, 0, len);
         let position = at.wrapping_add(begin);
         if same == len {
             self.whole_match(position, len, RECIPIENT);
@@ -303,26 +292,17 @@ impl<P: Packet> Job<'_, P> {
         if !is_frame_end && left < needle && self.work.at == self.work.floor {
             return self.read_tail(end);
         }
-        let mut index = self
-            .work
-            .at
-            .wrapping_sub(self.work.seq)
-            .wrapping_sub(self.work.block_offset);
-        if index & 7 != 0 || index.wrapping_add(8) > self.work.block_len {
-            if !self.load_block(self.work.at) {
-                return false;
-            }
-            index = 0;
-        }
-        // Whole words between two samples, so that the block is read aligned.
-        let stride = (needle - 7) & !7;
+        let Some(mut index) = self.in_block(self.work.at, 8, BLOCK as u32) else {
+            return false;
+        };
+        let stride = needle - 7;
         let mut samples = 0;
         let mut ahead = 0;
         while samples < SAMPLES {
             if ahead + 8 > left || index + 8 > self.work.block_len {
                 break;
             }
-            let word = self.work.block.word((index / 8) as usize);
+            let word = self.work.block.word(index);
             let bit = filter_bit(word);
             if self.names.filter[(bit / 64) as usize & (NEEDLE_WORDS - 1)] >> (bit & 63) & 1 != 0 {
                 self.work.word = word;
@@ -344,12 +324,10 @@ impl<P: Packet> Job<'_, P> {
     fn follow(&mut self) {
         let at = self.work.cursor;
         self.candidate();
-        let behind = self.work.floor.wrapping_sub(at);
         let step = if self.work.is_open != 0 {
-            // The next sample is the first word of the block behind the name.
-            (behind + 7) & !7
+            self.work.floor.wrapping_sub(at)
         } else {
-            (self.names.needle.len - 7) & !7
+            self.names.needle.len - 7
         };
         self.work.is_open = 0;
         self.work.at = at.wrapping_add(step);
@@ -380,25 +358,6 @@ impl<P: Packet> Job<'_, P> {
         false
     }
 
-    #[inline(always)]
-    fn load_block(&mut self, at: u32) -> bool {
-        let offset = at.wrapping_sub(self.work.seq);
-        let left = self.work.len.wrapping_sub(offset);
-        let len = if left < BLOCK as u32 {
-            left
-        } else {
-            BLOCK as u32
-        };
-        if offset >= self.work.len || !self.packet.load_block(offset, len, &mut self.work.block) {
-            self.work.block_len = 0;
-            self.work.drop_for(Counter::DroppedStore);
-            return false;
-        }
-        self.work.block_offset = offset;
-        self.work.block_len = len;
-        true
-    }
-
     /// Whether `word` at `cursor` lies in a name that ends before `cursor_end`: `is_open`. The name is translated then,
     /// and `floor` is behind it.
     #[inline(always)]
@@ -417,18 +376,10 @@ impl<P: Packet> Job<'_, P> {
     /// How many bytes from `begin` on are those of the pattern.
     #[inline(always)]
     fn compare(&mut self, begin: u32, len: u32) -> Option<u32> {
-        let index = match self.in_chunk(begin, len) {
-            Some(index) => index,
-            None => {
-                if !self.load_chunk(begin) {
-                    return None;
-                }
-                0
-            }
-        };
+        let index = self.in_block(begin, len, BLOCK as u32)?;
         Some(P::equal(
-            &self.work.chunk,
-            index as u32,
+            &self.work.block,
+            index,
             &self.names.needle,
             0,
             len,
