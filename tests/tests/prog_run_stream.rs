@@ -923,3 +923,29 @@ fn another_attempt_to_connect_begins_anew() {
     assert_eq!(out, scene.request(Form::Local, 20));
     scene.assert_count(Counter::Resynchronised, 0);
 }
+
+#[test]
+fn a_name_of_an_adopted_flow_may_be_cut() {
+    let scene = Scene::configured(OBJECT, SHORT);
+    let (reply, expected) = (scene.reply(), scene.translated_reply());
+    for wrap in [0u32, 100] {
+        for cut in 1..reply.len() {
+            let mut talk = scene.unseen();
+            talk.first[1] = 0u32.wrapping_sub(wrap);
+            let out = talk.says(Side::Client, &scene.request(Form::Alias, 20));
+            assert_eq!(out, scene.request(Form::Local, 20));
+            // The middle of a frame, so that nothing is known of its framing; the near misses become known.
+            let middle = 10;
+            let out = talk.says(Side::Endpoint, &reply[middle..]);
+            assert_eq!(out, expected[middle..]);
+            let at = talk.next[1];
+            let (first, second) = reply.split_at(cut);
+            if let Some(out) = talk.send(Side::Endpoint, at, first) {
+                assert_eq!(out, expected[..cut], "{cut}");
+            }
+            let out = talk.passes(Side::Endpoint, at + cut, second);
+            assert_eq!(out, expected[cut..], "{wrap} {cut}");
+            assert_eq!(talk.passes(Side::Endpoint, at, &reply), expected);
+        }
+    }
+}
