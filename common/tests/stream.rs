@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use proptest::prelude::*;
 use support::{Connection, oracle};
 use truename_common::{
-    layout::{Counter, Text},
+    layout::Text,
     wire::stream::{self, Verdict, Way},
 };
 
