@@ -140,7 +140,9 @@ pub fn create(ctx: &TcContext, scratch: &mut Scratch) -> i32 {
 #[inline(always)]
 fn leave_alone(scratch: &mut Scratch) {
     let first = scratch.work.chunk.word(0);
-    let why = if first as u16 == 0x0316 {
+    // The type of a TLS record, and its version if that came with it.
+    let is_tls = first as u16 == 0x0316 || scratch.headers.payload_len == 1 && first as u8 == 0x16;
+    let why = if is_tls {
         Counter::Tls
     } else {
         Counter::TooLong
@@ -324,6 +326,12 @@ fn start(flow: &mut RpcFlow, scratch: &mut Scratch, now_ns: u64) {
     flow.policy = u32::from(scratch.found.endpoint.policy);
     // Flows of one nanosecond differ by their ports.
     flow.id = now_ns ^ u64::from(key.client_port) << 48 ^ u64::from(key.endpoint_port) << 32;
+    for direction in [&mut flow.inbound, &mut flow.outbound] {
+        // A blank entry is all zeros.
+        direction.position = Direction::ORIGIN;
+        direction.oldest_page = Direction::FIRST_PAGE;
+        direction.scale = Direction::NO_SCALE;
+    }
     let opened = &scratch.handshake;
     let seq = first_byte(&scratch.headers);
     if opened.offset(scratch.found.way, seq).is_none() {
@@ -373,7 +381,6 @@ fn is_next(flow: &RpcFlow, scratch: &mut Scratch, now_ns: u64) -> bool {
 fn renew(flow: &mut RpcFlow) {
     for direction in [&mut flow.inbound, &mut flow.outbound] {
         direction.flags = 0;
-        direction.position = Direction::ORIGIN;
         direction.acked = 0;
         direction.claimed = 0;
         direction.sweep_at = 0;
@@ -381,7 +388,6 @@ fn renew(flow: &mut RpcFlow) {
         direction.hole_drops = 0;
         direction.held_drops = 0;
         direction.memory_drops = 0;
-        direction.oldest_page = Direction::FIRST_PAGE;
         direction.near = [0; 2];
         direction.hits = [0; 2];
         for kind in &mut direction.pages {
@@ -432,7 +438,12 @@ fn is_of(flow: &RpcFlow, scratch: &Scratch, way: Way) -> bool {
         let offset = headers.seq.wrapping_sub(from);
         return offset <= direction.high.wrapping_sub(from) || headers.seq == direction.cursor();
     }
-    window::is_near(direction, first_byte(headers), headers.payload_len)
+    let seq = first_byte(headers);
+    if headers.payload_len == 0 || headers.has(tcp_flag::FIN) {
+        window::is_near(direction, seq, headers.payload_len)
+    } else {
+        window::is_in_reach(direction, seq)
+    }
 }
 
 /// Takes FIN and RST. New data takes a forged one back.

@@ -374,6 +374,9 @@ impl<P: Packet> Job<'_, P> {
             } else {
                 range.flags |= range_flag::LOST;
             }
+        } else {
+            // The pattern is searched for wherever frames begin: the next segment goes on with what is matched.
+            range.flags &= !range_flag::LOST;
         }
         let mut walker = Walker::at(at);
         if !inbound && is_framed {

@@ -61,15 +61,22 @@ pub fn limit(direction: &Direction) -> u32 {
     cursor.wrapping_add(FAR)
 }
 
-/// Whether a segment of `len` bytes from `seq` can be one of the direction: neither far ahead nor far behind.
+/// Whether a segment of `len` bytes from `seq` is in the window, or at the cursor, and not far behind.
 #[inline(always)]
 pub fn is_near(direction: &Direction, seq: u32, len: u32) -> bool {
     let end = seq.wrapping_add(len);
     let cursor = direction.cursor();
-    if !after(seq, cursor) {
-        return !before(seq, cursor.wrapping_sub(BEHIND));
-    }
-    !after(end, limit(direction).wrapping_add(1))
+    let is_next = !after(seq, cursor);
+    (is_next || !after(end, limit(direction).wrapping_add(1)))
+        && !before(seq, cursor.wrapping_sub(BEHIND))
+}
+
+/// Whether data from `seq` can be of the direction, whatever window is known: acknowledgements may take another path
+/// since. What lies beyond the window is dropped by the walk, not passed untranslated.
+#[inline(always)]
+pub fn is_in_reach(direction: &Direction, seq: u32) -> bool {
+    let cursor = direction.cursor();
+    !after(seq, cursor.wrapping_add(FAR)) && !before(seq, cursor.wrapping_sub(BEHIND))
 }
 
 impl<P: Packet> Job<'_, P> {
