@@ -20,6 +20,7 @@ mod socket;
 mod sys;
 pub mod timeline;
 pub mod topology;
+pub mod torture;
 pub mod traffic;
 pub mod truename;
 pub mod wait;

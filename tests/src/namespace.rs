@@ -1,7 +1,7 @@
 //! Network namespaces, the links between them, and code and processes that run inside.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
@@ -64,7 +64,7 @@ impl Namespace {
     /// The kernel does not have it or refuses the value.
     pub fn sysctl(&self, key: &str, value: &str) -> Result<()> {
         let path = Path::new("/proc/sys").join(key);
-        self.run(|| std::fs::write(&path, value).with_context(|| format!("sysctl {key}={value}")))?
+        self.run(|| fs::write(&path, value).with_context(|| format!("sysctl {key}={value}")))?
     }
 
     /// Runs a closure in a thread inside the namespace; sockets it makes stay inside.
@@ -121,6 +121,51 @@ impl Namespace {
                 Ok(SocketAddr::new(peer.ip().to_canonical(), peer.port()))
             })
             .collect()
+    }
+
+    /// A number that the kernel counts for TCP in the namespace: `name` of `group` in /proc/net/`file`.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn tcp_count(&self, file: &str, group: &str, name: &str) -> Result<u64> {
+        // Not /proc/net, which is that of the process.
+        let path = format!("/proc/thread-self/net/{file}");
+        let text = self
+            .run(|| fs::read_to_string(&path))?
+            .with_context(|| format!("read {path}"))?;
+        let prefix = format!("{group}: ");
+        let mut lines = text.lines().filter_map(|line| line.strip_prefix(&prefix));
+        let (labels, values) = (lines.next(), lines.next());
+        let (_, value) = labels
+            .unwrap_or_default()
+            .split(' ')
+            .zip(values.unwrap_or_default().split(' '))
+            .find(|(label, _)| *label == name)
+            .with_context(|| format!("{path} has no {group} {name}"))?;
+        value
+            .parse()
+            .with_context(|| format!("{name} in {path}: {value}"))
+    }
+
+    /// Bytes and packets that have arrived at an interface.
+    ///
+    /// # Errors
+    /// There is no such interface.
+    pub fn arrived(&self, interface: &str) -> Result<(u64, u64)> {
+        let path = "/proc/thread-self/net/dev";
+        let text = self
+            .run(|| fs::read_to_string(path))?
+            .with_context(|| format!("read {path}"))?;
+        let prefix = format!("{interface}:");
+        let line = text
+            .lines()
+            .find_map(|line| line.trim_start().strip_prefix(&prefix))
+            .with_context(|| format!("{} has no interface {interface}", self.name()))?;
+        let mut numbers = line.split_whitespace().map(str::parse);
+        match (numbers.next(), numbers.next()) {
+            (Some(Ok(bytes)), Some(Ok(packets))) => Ok((bytes, packets)),
+            _ => bail!("{path} says {line:?} of {interface}"),
+        }
     }
 
     /// Sets an offload of an interface.

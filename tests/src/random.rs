@@ -33,6 +33,11 @@ impl Random {
         self.below(1000) < per_thousand as usize
     }
 
+    /// True with this probability, 0 to 1.
+    pub fn happens(&mut self, probability: f64) -> bool {
+        probability > 0.0 && (self.number() as f64) < probability * u64::MAX as f64
+    }
+
     /// One of `choices`, which must not be empty.
     pub fn pick<'c, T>(&mut self, choices: &'c [T]) -> &'c T {
         &choices[self.below(choices.len())]

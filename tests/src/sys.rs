@@ -2,6 +2,7 @@
 
 mod error_queue;
 mod instructions;
+mod tap;
 
 use std::{
     ffi::CString,
@@ -21,6 +22,7 @@ use std::{
 pub use error_queue::NetworkError;
 pub(crate) use error_queue::take_error;
 pub(crate) use instructions::{Instruction, pin_classifier};
+pub(crate) use tap::{VIRTIO_HEADER, tap};
 
 /// Turns the `-1` of libc into the error it stands for.
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
@@ -248,6 +250,17 @@ pub(crate) fn set_repaired_options(
     )
 }
 
+/// Has a TCP socket use a congestion control; an error of kind `NotFound` if the kernel has none of this name.
+pub(crate) fn set_congestion(socket: &impl AsFd, name: &str) -> io::Result<()> {
+    // The size is `TCP_CA_NAME_MAX` of net/tcp.h.
+    let mut value = [0u8; 16];
+    if name.len() >= value.len() {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    }
+    value[..name.len()].copy_from_slice(name.as_bytes());
+    set_option_value(socket, libc::IPPROTO_TCP, libc::TCP_CONGESTION, &value)
+}
+
 /// Makes the next close of the socket a reset.
 pub(crate) fn reset_on_close(socket: &TcpStream) -> io::Result<()> {
     set_linger(socket, Duration::ZERO)
@@ -383,20 +396,13 @@ pub(crate) fn listen(socket: &OwnedFd, backlog: libc::c_int) -> io::Result<()> {
     check(unsafe { libc::listen(socket.as_raw_fd(), backlog) }).map(drop)
 }
 
-/// A packet socket that receives every frame arriving at an interface of the thread's namespace.
+/// A packet socket that sends frames by an interface of the thread's namespace, and receives none.
 pub(crate) fn packet_socket(interface: &str) -> io::Result<OwnedFd> {
-    /// Not in libc: `PACKET_IGNORE_OUTGOING` of linux/if_packet.h.
-    const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
-    let every = (libc::ETH_P_ALL as u16).to_be();
-    // Protocol 0 receives nothing until it is bound to the interface.
-    let socket = socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_NONBLOCK, 0)?;
-    set_option(&socket, libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)?;
-    // Best effort: a larger buffer loses fewer frames in bursts, which TCP would repair.
-    set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 64 << 20)?;
-    set_option(&socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, 64 << 20)?;
+    // Protocol 0 receives nothing.
+    let socket = socket(libc::AF_PACKET, libc::SOCK_RAW, 0)?;
     let address = SocketAddress::new(libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
-        sll_protocol: every,
+        sll_protocol: 0,
         sll_ifindex: interface_index(interface)?,
         sll_hatype: 0,
         sll_pkttype: 0,
@@ -407,6 +413,17 @@ pub(crate) fn packet_socket(interface: &str) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// Sends one frame.
+pub(crate) fn send(socket: &OwnedFd, frame: &[u8]) -> io::Result<()> {
+    // SAFETY: pointer and length describe the frame.
+    let length = unsafe { libc::send(socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
+    if length < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
 pub(crate) fn interface_index(interface: &str) -> io::Result<libc::c_int> {
     let name = CString::new(interface).map_err(io::Error::other)?;
     // SAFETY: the name is a NUL-terminated string that lives for the whole call.
@@ -414,52 +431,6 @@ pub(crate) fn interface_index(interface: &str) -> io::Result<libc::c_int> {
         0 => Err(io::Error::last_os_error()),
         index => libc::c_int::try_from(index).map_err(io::Error::other),
     }
-}
-
-/// Receives one frame, or `None` when there is none now.
-pub(crate) fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-    // SAFETY: pointer and length describe the buffer.
-    let length = unsafe {
-        libc::recv(
-            socket.as_raw_fd(),
-            buffer.as_mut_ptr().cast(),
-            buffer.len(),
-            libc::MSG_DONTWAIT,
-        )
-    };
-    match usize::try_from(length) {
-        Ok(length) => Ok(Some(length)),
-        Err(_) => match io::Error::last_os_error() {
-            error if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            error => Err(error),
-        },
-    }
-}
-
-/// Sends one frame; `false` when the queue is full.
-pub(crate) fn send(socket: &OwnedFd, frame: &[u8]) -> io::Result<bool> {
-    // SAFETY: pointer and length describe the frame.
-    let length = unsafe {
-        libc::send(
-            socket.as_raw_fd(),
-            frame.as_ptr().cast(),
-            frame.len(),
-            libc::MSG_DONTWAIT,
-        )
-    };
-    if length >= 0 {
-        return Ok(true);
-    }
-    let error = io::Error::last_os_error();
-    match error.raw_os_error() {
-        Some(libc::EAGAIN | libc::ENOBUFS) => Ok(false),
-        _ => Err(error),
-    }
-}
-
-/// Waits until one of the descriptors can be read, or the time is over.
-pub(crate) fn wait_readable(descriptors: &[&OwnedFd], timeout: Duration) -> io::Result<()> {
-    wait(descriptors, libc::POLLIN, timeout)
 }
 
 /// Waits until one of `events` (of poll) happens to one of the descriptors, or an error, or the time is over.
@@ -476,12 +447,35 @@ pub(crate) fn wait(
             revents: 0,
         })
         .collect();
-    let timeout = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
-    // SAFETY: pointer and count describe the vector.
-    match check(unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, timeout) }) {
+    let timeout = libc::timespec {
+        tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_nsec: timeout.subsec_nanos().into(),
+    };
+    // SAFETY: pointer and count describe the vector, the time outlives the call, and no mask is given.
+    match check(unsafe {
+        libc::ppoll(
+            polled.as_mut_ptr(),
+            polled.len() as libc::nfds_t,
+            &raw const timeout,
+            ptr::null(),
+        )
+    }) {
         Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
         _ => Ok(()),
     }
+}
+
+/// A request about an interface, by its name.
+fn interface_request(interface: &str) -> io::Result<libc::ifreq> {
+    // SAFETY: ifreq is plain data, for which all zeroes is a value.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    if interface.len() >= request.ifr_name.len() {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
+        *to = from as libc::c_char;
+    }
+    Ok(request)
 }
 
 /// An ethtool switch of an interface in the thread's namespace (`ETHTOOL_S…` of linux/ethtool.h).
@@ -496,14 +490,7 @@ pub(crate) fn ethtool_switch(interface: &str, command: u32, on: bool) -> io::Res
         command,
         data: u32::from(on),
     };
-    // SAFETY: ifreq is plain data, for which all zeroes is a value.
-    let mut request: libc::ifreq = unsafe { mem::zeroed() };
-    if interface.len() >= request.ifr_name.len() {
-        return Err(io::Error::from(io::ErrorKind::InvalidInput));
-    }
-    for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
-        *to = from as libc::c_char;
-    }
+    let mut request = interface_request(interface)?;
     request.ifr_ifru.ifru_data = (&raw mut value).cast();
     let socket = socket(libc::AF_INET, libc::SOCK_DGRAM, 0)?;
     // SAFETY: the request and the value it points to live for the whole call and have the layout
@@ -586,20 +573,14 @@ pub(crate) fn test_run(
     Ok((attributes.value, attributes.data_size_out as usize))
 }
 
-/// Keeps the calling thread, and those that it starts, on one CPU.
-///
-/// # Errors
-/// There is no such CPU.
-pub fn pin_to_cpu(cpu: usize) -> io::Result<()> {
+/// Keeps the calling thread, and those that it starts, on these CPUs.
+pub(crate) fn pin_to_cpus(cpus: &[usize]) -> io::Result<()> {
     // SAFETY: all bits zero is an empty set.
-    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: the macro's function checks the number against the set's size.
-    unsafe { libc::CPU_SET(cpu, &mut set) };
-    // SAFETY: the set outlives the call, and its size is the one given.
-    let result = unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
+    let mut set: libc::cpu_set_t = unsafe { mem::zeroed() };
+    for cpu in cpus {
+        // SAFETY: the macro's function checks the number against the set's size.
+        unsafe { libc::CPU_SET(*cpu, &mut set) };
     }
+    // SAFETY: the set outlives the call, and its size is the one given.
+    check(unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) }).map(drop)
 }

@@ -99,7 +99,9 @@ fn exchange(connection: &Connection, round: u64) -> Result<()> {
     } else {
         spec.continued(round)
     };
-    connection.exchange(&spec.script(), Pace::default())
+    connection
+        .exchange(&spec.script(), Pace::default())
+        .map(drop)
 }
 
 fn alias(port: u16) -> Socket {

@@ -1,8 +1,10 @@
 //! The traffic harness itself, with plain TCP and no translation. When this fails, the machine or the
 //! harness is at fault, not truename.
 
+use std::time::Duration;
+
 use truename_tests::{
-    traffic::{Connection, Dial, Impairment, Lab, Pace},
+    traffic::{Connection, Dial, Frames, Impairment, Lab, Pace},
     wire::{Names, Spec},
 };
 
@@ -39,25 +41,43 @@ fn a_missing_translation_is_noticed() {
 }
 
 #[test]
-fn the_bridge_impairs_and_tcp_repairs() {
-    let impairment = Impairment {
-        loss: 20,
-        duplication: 20,
-        reordering: 50,
-    };
-    let lab = Lab::impaired(impairment, 7).unwrap();
-    let dial = Dial {
-        segment: Some(536),
-        ..Dial::default()
-    };
-    let connection = lab.connect(dial).unwrap();
-    exchange(
-        &connection,
-        &Spec::sizes(&same(), 2, &[200_000, 1, 50_000]),
-        Pace::default(),
+fn the_line_impairs_and_tcp_repairs() {
+    for frames in [Frames::Segments, Frames::Gso] {
+        let impairment = Impairment {
+            delay: Duration::from_millis(2),
+            loss: 0.02,
+            duplication: 0.02,
+            reordering: 0.05,
+            frames,
+            ..Impairment::default()
+        };
+        let lab = Lab::impaired(impairment, 7).unwrap();
+        let dial = Dial {
+            segment: Some(536),
+            ..Dial::default()
+        };
+        let connection = lab.connect(dial).unwrap();
+        exchange(
+            &connection,
+            &Spec::sizes(&same(), 2, &[200_000, 1, 50_000]),
+            Pace::default(),
+        );
+        let counts = lab.line().unwrap().counts().counts();
+        assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
+    }
+}
+
+#[test]
+fn acknowledgements_may_take_another_path() {
+    let lab = Lab::asymmetric().unwrap();
+    let connection = lab.connect(Dial::default()).unwrap();
+    exchange(&connection, &Spec::mixed(&same(), 8, 50), Pace::default());
+    let arrived = |name| lab.server().arrived(name).unwrap().0;
+    let (by_first, by_second) = (arrived("s0"), arrived("s1"));
+    assert!(
+        by_first > 10_000 && by_second < 2_000,
+        "{by_first} {by_second}"
     );
-    let counts = lab.bridge().unwrap().counts().counts();
-    assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
 }
 
 #[test]

@@ -33,10 +33,10 @@ fn run(impairment: Impairment, seeds: std::ops::Range<u64>) {
                 });
             }
         });
-        let [forwarded, ..] = lab.bridge().unwrap().counts().counts();
+        let [forwarded, ..] = lab.line().unwrap().counts().counts();
         assert!(
             forwarded > 100,
-            "the bridge forwarded {forwarded} packets only"
+            "the line forwarded {forwarded} packets only"
         );
     }
 }
@@ -44,7 +44,7 @@ fn run(impairment: Impairment, seeds: std::ops::Range<u64>) {
 #[test]
 fn lost_packets() {
     let impairment = Impairment {
-        loss: 10,
+        loss: 0.01,
         ..Impairment::default()
     };
     run(impairment, 100..104);
@@ -53,7 +53,7 @@ fn lost_packets() {
 #[test]
 fn doubled_packets() {
     let impairment = Impairment {
-        duplication: 100,
+        duplication: 0.1,
         ..Impairment::default()
     };
     run(impairment, 200..204);
@@ -62,7 +62,7 @@ fn doubled_packets() {
 #[test]
 fn packets_out_of_order() {
     let impairment = Impairment {
-        reordering: 100,
+        reordering: 0.1,
         ..Impairment::default()
     };
     run(impairment, 300..304);
@@ -71,9 +71,10 @@ fn packets_out_of_order() {
 #[test]
 fn all_of_it() {
     let impairment = Impairment {
-        loss: 20,
-        duplication: 20,
-        reordering: 50,
+        loss: 0.02,
+        duplication: 0.02,
+        reordering: 0.05,
+        ..Impairment::default()
     };
     run(impairment, 400..408);
 }
@@ -82,9 +83,10 @@ fn all_of_it() {
 #[test]
 fn large_messages_over_a_bad_line() {
     let impairment = Impairment {
-        loss: 5,
-        duplication: 5,
-        reordering: 20,
+        loss: 0.005,
+        duplication: 0.005,
+        reordering: 0.02,
+        ..Impairment::default()
     };
     let lab = Lab::impaired(impairment, 500).unwrap();
     let _truename = lab.truename(Some(CANONICAL_AUTHORITY)).unwrap();

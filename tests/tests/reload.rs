@@ -108,7 +108,9 @@ fn exchange(connection: &Connection, round: u64) -> Result<()> {
     } else {
         spec.continued(round)
     };
-    connection.exchange(&spec.script(), Pace::default())
+    connection
+        .exchange(&spec.script(), Pace::default())
+        .map(drop)
 }
 
 #[test]

@@ -1,22 +1,15 @@
 //! `cargo xtask bench`
 
 use anyhow::{Context as _, Result, ensure};
-use truename_tests::is_root;
+use truename_tests::{bench::Options, is_root};
 
 use crate::{
     budget, build,
     command::{cargo, run as run_command},
 };
 
-#[derive(Debug, clap::Args)]
-pub(crate) struct Arguments {
-    /// Five rounds of one second instead of eleven of five
-    #[arg(long)]
-    quick: bool,
-}
-
 /// Builds everything optimised and measures.
-pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+pub(crate) fn run(options: &Options) -> Result<()> {
     ensure!(
         is_root(),
         "the benchmark makes network namespaces and loads BPF programs: run it as root"
@@ -32,11 +25,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         "truename-bench",
         "--",
     ]);
-    bench.arg(budget::object_path()?);
-    if arguments.quick {
-        bench.arg("--quick");
+    if !options.only_streams() {
+        bench.arg("--object").arg(budget::object_path()?);
     }
+    // It has the same options: they pass as they are, behind the verb.
+    bench.args(std::env::args_os().skip(2));
     run_command(bench).context("run the benchmark")?;
+    if options.only_streams() {
+        return Ok(());
+    }
     let cluster = [
         "bench",
         "--quiet",

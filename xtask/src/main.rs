@@ -3,12 +3,14 @@
 mod bench;
 mod budget;
 mod build;
+mod chaos;
 mod command;
 mod count;
 mod demo;
 mod lint;
 mod setup;
 mod test;
+mod torture;
 mod vm;
 
 use std::process::ExitCode;
@@ -34,10 +36,14 @@ enum Verb {
     Demo(demo::Arguments),
     /// Run all tests, or those whose names contain FILTER
     Test(test::Arguments),
+    /// Kill, pause, starve, storm and cut off an agent for a long time, with traffic going on
+    Chaos(chaos::Arguments),
     /// Check the formatting and the lints
     Lint,
     /// Measure what truename costs, beside nothing and beside a relay in user space
-    Bench(bench::Arguments),
+    Bench(Box<truename_tests::bench::Options>),
+    /// Run random scenarios of traffic, each untouched and then translated, and check every byte
+    Torture(truename_tests::torture::Options),
     /// Show what the kernel's verifier does for each program, and check it against its ceiling
     Budget(budget::Arguments),
     /// Run the tests of the kernel side on another kernel, in a virtual machine
@@ -57,8 +63,10 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         Verb::Build(arguments) => drop(build::run(arguments)?),
         Verb::Demo(arguments) => demo::run(arguments)?,
         Verb::Test(arguments) => return test::run(arguments),
+        Verb::Chaos(arguments) => chaos::run(arguments)?,
         Verb::Lint => lint::run()?,
-        Verb::Bench(arguments) => bench::run(arguments)?,
+        Verb::Bench(options) => bench::run(options)?,
+        Verb::Torture(_) => torture::run()?,
         Verb::Budget(arguments) => return budget::run(arguments),
         Verb::Vm(arguments) => return vm::run(arguments),
     }

@@ -17,12 +17,13 @@ use crate::command::{self, cargo, command, find, succeeds};
 use toolchain::Way;
 
 /// Programs the tests, the demo and the virtual machine need, and the package of Debian that has each.
-const TOOLS: [(&str, &str); 20] = [
+const TOOLS: [(&str, &str); 21] = [
     ("ip", "iproute2"),
     ("ss", "iproute2"),
     ("tc", "iproute2"),
     ("nft", "nftables"),
     ("nginx", "nginx"),
+    ("haproxy", "haproxy"),
     ("dnsmasq", "dnsmasq-base"),
     ("curl", "curl"),
     ("dig", "bind9-dnsutils"),

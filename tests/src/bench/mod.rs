@@ -1,24 +1,67 @@
-//! What truename costs: nanoseconds of the program, round trips of frames, and traffic through services,
-//! over real TCP.
+//! What truename costs: nanoseconds of the program, round trips of frames, streams in one direction, and
+//! traffic through services, over real TCP.
 
 use anyhow::Context as _;
 
+mod haproxy;
+mod options;
 mod packets;
 mod relay;
+mod report;
 mod roundtrip;
 mod services;
+mod stream;
 
+pub use options::Options;
 pub use packets::{PacketCost, packets};
+pub use report::Report;
 pub use roundtrip::{RoundTrips, round_trips};
 pub use services::{ServiceRates, services};
+pub use stream::{Cell, Fault, Row, Streams, streams};
 
-/// Keeps everything on one CPU: what is compared is work, not how fast a machine wakes another of its
-/// CPUs, which varies tenfold from run to run.
-///
-/// # Errors
-/// The kernel does not allow it.
-pub fn on_one_cpu() -> anyhow::Result<()> {
-    crate::sys::pin_to_cpu(0).context("keep the benchmark on CPU 0")
+/// Keeps what is measured on some CPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cpus {
+    /// Everything on one: what is compared is work, not how fast a machine wakes another of its CPUs,
+    /// which varies tenfold from run to run.
+    One,
+    /// Client and endpoint on one each, as two hosts are.
+    Two,
+}
+
+impl Cpus {
+    /// Puts the calling thread, and those that it starts, on the CPU of this number; of one, all are the same.
+    ///
+    /// # Errors
+    /// The kernel does not allow it.
+    fn pin(self, number: usize) -> anyhow::Result<()> {
+        let cpu = match self {
+            Self::One => 0,
+            Self::Two => number,
+        };
+        crate::sys::pin_to_cpus(&[cpu]).with_context(|| format!("keep the benchmark on CPU {cpu}"))
+    }
+
+    /// Lets the calling thread, and those that it starts, run on all of them.
+    ///
+    /// # Errors
+    /// The kernel does not allow it.
+    fn spread(self) -> anyhow::Result<()> {
+        match self {
+            Self::One => self.pin(0),
+            Self::Two => crate::sys::pin_to_cpus(&[0, 1]).context("spread the benchmark over CPUs"),
+        }
+    }
+}
+
+/// Runs something in a thread of its own, so that where it is pinned ends with it.
+fn in_thread<T: Send>(run: impl FnOnce() -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(run);
+        thread
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// The middle value.

@@ -1,5 +1,5 @@
-//! Requests and responses of 190 bytes over one connection, in three labs side by side: untouched,
-//! translated by truename, and translated by a relay in user space.
+//! Requests and responses of 190 bytes over one connection, in labs side by side: untouched, translated
+//! by truename, translated by a relay in user space, and through HAProxy.
 
 use std::{
     io::{Read as _, Write as _},
@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{median, relay};
+use super::{Cpus, haproxy::Haproxy, in_thread, median, relay::Relay};
 use crate::{
     traffic::{Connection, Dial, Lab},
     wire::{Envelope, Names, associate},
@@ -47,31 +47,52 @@ impl RoundTrips {
 ///
 /// # Errors
 /// A connection failed, or a frame came back wrong.
-pub fn round_trips(rounds: usize, time: Duration) -> Result<Vec<RoundTrips>> {
-    let names = Names::flink("jobmanager", "jm");
-    let plain = Names::flink("jobmanager", "jobmanager");
-    let labs = [Lab::direct()?, Lab::direct()?, Lab::direct()?];
-    let _truename = labs[1].truename(Some(CANONICAL))?;
-    let direct = labs[0].connect(Dial::default())?;
-    let translated = labs[1].connect(Dial::default())?;
-    let relayed = relay::connect(&labs[2], &names)?;
-    let mut arrangements = [
-        (direct, &plain, "untouched"),
-        (translated, &names, "translated by truename"),
-        (relayed, &names, "translated by a relay in user space"),
-    ]
-    .into_iter()
-    .map(|(connection, names, name)| Arrangement::new(connection, names, name))
-    .collect::<Result<Vec<_>>>()?;
-    for round in 0..=rounds {
-        for arrangement in &mut arrangements {
-            arrangement.round(time, round > 0)?;
+pub fn round_trips(rounds: usize, time: Duration, cpus: Cpus) -> Result<Vec<RoundTrips>> {
+    in_thread(|| {
+        // What is started now stays where it may run now.
+        cpus.spread()?;
+        let names = Names::flink("jobmanager", "jm");
+        let plain = Names::flink("jobmanager", "jobmanager");
+        let labs = [
+            Lab::direct()?,
+            Lab::direct()?,
+            Lab::direct()?,
+            Lab::direct()?,
+        ];
+        let _truename = labs[1].truename(Some(CANONICAL))?;
+        let relay = Relay::start(&labs[2], &names)?;
+        let haproxy = Haproxy::start(&labs[3])?;
+        let through = |address| Dial {
+            to: Some(address),
+            ..Dial::default()
+        };
+        let connections = [
+            labs[0].connect(Dial::default())?,
+            labs[1].connect(Dial::default())?,
+            labs[2].connect(through(relay.address()))?,
+            labs[3].connect(through(haproxy.address()))?,
+        ];
+        let mut arrangements = connections
+            .into_iter()
+            .zip([
+                (&plain, "untouched"),
+                (&names, "translated by truename"),
+                (&names, "translated by a relay in user space"),
+                (&plain, "HAProxy, which translates nothing"),
+            ])
+            .map(|(connection, (names, name))| Arrangement::new(connection, names, name, cpus))
+            .collect::<Result<Vec<_>>>()?;
+        cpus.pin(0)?;
+        for round in 0..=rounds {
+            for arrangement in &mut arrangements {
+                arrangement.round(time, round > 0)?;
+            }
         }
-    }
-    Ok(arrangements
-        .into_iter()
-        .map(|arrangement| arrangement.result)
-        .collect())
+        Ok(arrangements
+            .into_iter()
+            .map(|arrangement| arrangement.result)
+            .collect())
+    })
 }
 
 struct Arrangement {
@@ -81,11 +102,12 @@ struct Arrangement {
     answer: Vec<u8>,
     /// What the server sends.
     reply: Vec<u8>,
+    cpus: Cpus,
     result: RoundTrips,
 }
 
 impl Arrangement {
-    fn new(connection: Connection, names: &Names, name: &'static str) -> Result<Self> {
+    fn new(connection: Connection, names: &Names, name: &'static str, cpus: Cpus) -> Result<Self> {
         let request = frame(
             &names.path(&names.alias, "/user/a"),
             &names.path(&names.client, "/temp/a"),
@@ -116,6 +138,7 @@ impl Arrangement {
             request,
             answer,
             reply,
+            cpus,
             result,
         })
     }
@@ -124,8 +147,10 @@ impl Arrangement {
         let mut taken = Vec::with_capacity(1 << 20);
         let begun = Instant::now();
         thread::scope(|scope| -> Result<()> {
-            let server =
-                scope.spawn(|| serve(self.connection.server(), self.request.len(), &self.reply));
+            let server = scope.spawn(|| {
+                self.cpus.pin(1)?;
+                serve(self.connection.server(), self.request.len(), &self.reply)
+            });
             let mut client = self.connection.client();
             let mut answer = vec![0; self.answer.len()];
             while begun.elapsed() < time {

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::median;
+use super::{Cpus, in_thread, median};
 use crate::{
     namespace::Namespace,
     nat::{By, Client, Family, Iperf, Lab, Protocol, Rules, Service, Translator, connect, reset},
@@ -56,23 +56,26 @@ impl ServiceRates {
 /// # Errors
 /// A connection failed, or a byte came back wrong.
 pub fn services(rounds: usize, time: Duration) -> Result<Vec<ServiceRates>> {
-    let mut arrangements = [
-        ("forwarded, not translated", None),
-        ("translated by nftables", Some(By::Nftables)),
-        ("translated by truename", Some(By::Truename)),
-    ]
-    .into_iter()
-    .map(|(name, by)| Arrangement::new(name, by))
-    .collect::<Result<Vec<_>>>()?;
-    for round in 0..=rounds {
-        for arrangement in &mut arrangements {
-            arrangement.round(time, round > 0)?;
-        }
-    }
-    Ok(arrangements
+    in_thread(|| {
+        Cpus::One.pin(0)?;
+        let mut arrangements = [
+            ("forwarded, not translated", None),
+            ("translated by nftables", Some(By::Nftables)),
+            ("translated by truename", Some(By::Truename)),
+        ]
         .into_iter()
-        .map(|arrangement| arrangement.rates)
-        .collect())
+        .map(|(name, by)| Arrangement::new(name, by))
+        .collect::<Result<Vec<_>>>()?;
+        for round in 0..=rounds {
+            for arrangement in &mut arrangements {
+                arrangement.round(time, round > 0)?;
+            }
+        }
+        Ok(arrangements
+            .into_iter()
+            .map(|arrangement| arrangement.rates)
+            .collect())
+    })
 }
 
 struct Arrangement {

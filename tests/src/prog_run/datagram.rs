@@ -12,6 +12,9 @@ use etherparse::{
 
 use super::packet::{Link, Shape, flag};
 
+/// The window that every TCP segment offers: the largest without an option.
+const WINDOW: u16 = u16::MAX;
+
 /// What is behind the IP header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -149,7 +152,7 @@ impl Datagram {
         let mut bytes = Vec::new();
         match self.kind {
             Kind::Tcp { seq, ack, flags } => {
-                let mut tcp = TcpHeader::new(source.port(), destination.port(), seq, 4096);
+                let mut tcp = TcpHeader::new(source.port(), destination.port(), seq, WINDOW);
                 tcp.acknowledgment_number = ack;
                 tcp.fin = flags & flag::FIN != 0;
                 tcp.syn = flags & flag::SYN != 0;

@@ -26,8 +26,30 @@ pub struct Pace {
     pub write: usize,
     /// Read at most so much at a time; 0 reads as much as there is.
     pub read: usize,
+    /// Rest so long before each read.
+    pub rest: Duration,
     /// Read nothing until the sender has been probing a closed window.
     pub hold: bool,
+    /// How long all may take; 0 is [`DEADLINE`].
+    pub patience: Duration,
+}
+
+/// How an exchange went.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Progress {
+    /// The longest time in which a reader had nothing to read.
+    pub longest_gap: Duration,
+}
+
+/// A name was translated that turned out to be another one, and the connection was reset before its frame
+/// was complete.
+#[derive(Debug)]
+pub struct ResetInFrame;
+
+impl std::fmt::Display for ResetInFrame {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "reset in the frame of a wrong byte")
+    }
 }
 
 /// Both ends of a connection.
@@ -35,6 +57,16 @@ pub struct Pace {
 pub struct Connection {
     client: TcpStream,
     server: TcpStream,
+}
+
+impl Pace {
+    fn patience(&self) -> Duration {
+        if self.patience.is_zero() {
+            DEADLINE
+        } else {
+            self.patience
+        }
+    }
 }
 
 impl Connection {
@@ -65,11 +97,21 @@ impl Connection {
         &self.server
     }
 
+    /// The next sequence number that each of client and server sends. Nothing may be under way.
+    ///
+    /// # Errors
+    /// The kernel does not tell.
+    pub fn sequences(&self) -> Result<(u32, u32)> {
+        let next =
+            |stream| super::repair::next_sequence(stream).context("ask for a sequence number");
+        Ok((next(&self.client)?, next(&self.server)?))
+    }
+
     /// Sends both streams of a script, both at a time, and checks that they arrive as they have to.
     ///
     /// # Errors
     /// A wrong byte, a connection that ended, or a stall.
-    pub fn exchange(&self, script: &Script, pace: Pace) -> Result<()> {
+    pub fn exchange(&self, script: &Script, pace: Pace) -> Result<Progress> {
         transfer(
             (&self.client, &self.server),
             (&self.client, &self.server),
@@ -82,7 +124,7 @@ impl Connection {
     ///
     /// # Errors
     /// A wrong byte, a connection that ended, or a stall.
-    pub fn exchange_over(&self, other: &Self, script: &Script, pace: Pace) -> Result<()> {
+    pub fn exchange_over(&self, other: &Self, script: &Script, pace: Pace) -> Result<Progress> {
         transfer(
             (&self.client, &self.server),
             (&other.client, &other.server),
@@ -171,8 +213,8 @@ fn transfer(
     back: (&TcpStream, &TcpStream),
     script: &Script,
     pace: Pace,
-) -> Result<()> {
-    let deadline = Instant::now() + DEADLINE;
+) -> Result<Progress> {
+    let deadline = Instant::now() + pace.patience();
     // Each reader tells the writer of its own side when it has received enough.
     let (server_may, server_waits) = channel();
     let (client_may, client_waits) = channel();
@@ -183,7 +225,7 @@ fn transfer(
         }
     };
     std::thread::scope(|scope| {
-        let guard = |what: &'static str, outcome: Result<()>| {
+        let guard = |what: &'static str, outcome: Result<Progress>| {
             if outcome.is_err() {
                 abort();
             }
@@ -192,11 +234,11 @@ fn transfer(
         let workers = [
             scope.spawn(move || {
                 let outcome = write(there.0, &script.client, &client_waits, pace, deadline);
-                guard("client writes", outcome)
+                guard("client writes", outcome.map(|()| Progress::default()))
             }),
             scope.spawn(move || {
                 let outcome = write(back.1, &script.server, &server_waits, pace, deadline);
-                guard("server writes", outcome)
+                guard("server writes", outcome.map(|()| Progress::default()))
             }),
             scope.spawn(move || {
                 let outcome = read(
@@ -214,18 +256,22 @@ fn transfer(
                 guard("client reads", outcome)
             }),
         ];
-        let mut errors: Vec<anyhow::Error> = workers
-            .into_iter()
-            .filter_map(|worker| match worker.join() {
-                Ok(outcome) => outcome.err(),
+        let mut progress = Progress::default();
+        let mut errors = Vec::new();
+        for worker in workers {
+            match worker.join() {
+                Ok(Ok(Progress { longest_gap })) => {
+                    progress.longest_gap = progress.longest_gap.max(longest_gap);
+                }
+                Ok(Err(error)) => errors.push(error),
                 Err(panic) => std::panic::resume_unwind(panic),
-            })
-            .collect();
+            }
+        }
         // The first to fail cuts the others off: a wrong byte says more than what follows from it.
-        errors.sort_by_key(|error| !format!("{error:#}").contains("wrong"));
+        errors.sort_by_key(|error: &anyhow::Error| !format!("{error:#}").contains("wrong"));
         match errors.into_iter().next() {
             Some(error) => Err(error),
-            None => Ok(()),
+            None => Ok(progress),
         }
     })
 }
@@ -274,7 +320,8 @@ fn read(
     may: &Sender<()>,
     pace: Pace,
     deadline: Instant,
-) -> Result<()> {
+) -> Result<Progress> {
+    let mut progress = Progress::default();
     let mut checker = Checker::new(&half.expected);
     let mut buffer = vec![0; if pace.read == 0 { 1 << 18 } else { pace.read }];
     let mut told = false;
@@ -295,10 +342,43 @@ fn read(
             }
         }
         if checker.is_complete() {
-            return Ok(());
+            return Ok(progress);
         }
-        read_once(stream, &mut buffer, &mut checker, deadline)?;
+        if !pace.rest.is_zero() {
+            std::thread::sleep(pace.rest);
+        }
+        let begun = Instant::now();
+        if let Err(error) = read_once(stream, &mut buffer, &mut checker, deadline) {
+            let Some(wrong) = checker.wrong() else {
+                return Err(error);
+            };
+            let left = half.frame_end(wrong).saturating_sub(checker.arrived());
+            return Err(if is_reset_before(stream, left, deadline) {
+                error.context(ResetInFrame)
+            } else {
+                error
+            });
+        }
+        progress.longest_gap = progress.longest_gap.max(begun.elapsed());
     }
+}
+
+/// Whether the connection is reset before `bytes` more have arrived.
+fn is_reset_before(mut stream: &TcpStream, mut bytes: usize, deadline: Instant) -> bool {
+    let mut buffer = [0; 4096];
+    while bytes > 0 {
+        let timeout = left(deadline).and_then(|left| Ok(stream.set_read_timeout(Some(left))?));
+        if timeout.is_err() {
+            return false;
+        }
+        let length = bytes.min(buffer.len());
+        match stream.read(&mut buffer[..length]) {
+            Ok(0) => return false,
+            Ok(length) => bytes -= length,
+            Err(error) => return error.kind() == ErrorKind::ConnectionReset,
+        }
+    }
+    false
 }
 
 fn read_once(
@@ -343,17 +423,25 @@ fn one_way(
     let deadline = Instant::now() + DEADLINE;
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| write_pieces(from, bytes, Pace::default(), deadline));
-        let mut checker = Checker::new(expected);
-        let mut buffer = vec![0; 1 << 16];
-        checker.feed(&[])?;
-        while !checker.is_complete() {
-            read_once(to, &mut buffer, &mut checker, deadline)?;
+        let read = read_all(to, expected, deadline);
+        if read.is_err() {
+            // Wakes the writer; it may be closed already.
+            let _ = from.shutdown(Shutdown::Both);
         }
-        match writer.join() {
-            Ok(outcome) => outcome,
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
+        let written = writer.join();
+        read?;
+        written.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
+}
+
+fn read_all(stream: &TcpStream, expected: &[crate::wire::Piece], deadline: Instant) -> Result<()> {
+    let mut checker = Checker::new(expected);
+    let mut buffer = vec![0; 1 << 16];
+    checker.feed(&[])?;
+    while !checker.is_complete() {
+        read_once(stream, &mut buffer, &mut checker, deadline)?;
+    }
+    Ok(())
 }
 
 fn expect_end(mut stream: &TcpStream) -> Result<()> {
@@ -366,14 +454,14 @@ fn expect_end(mut stream: &TcpStream) -> Result<()> {
 
 fn left(deadline: Instant) -> Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
-    ensure!(!left.is_zero(), "stalled: not done within {DEADLINE:?}");
+    ensure!(!left.is_zero(), "stalled: not done in time");
     Ok(left)
 }
 
 fn stalled(error: std::io::Error) -> anyhow::Error {
     match error.kind() {
         ErrorKind::WouldBlock | ErrorKind::TimedOut => {
-            anyhow::Error::new(error).context(format!("stalled: nothing within {DEADLINE:?}"))
+            anyhow::Error::new(error).context("stalled: nothing more in time")
         }
         _ => error.into(),
     }

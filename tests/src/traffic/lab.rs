@@ -2,14 +2,16 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
-    os::fd::OwnedFd,
+    path::PathBuf,
 };
 
 use anyhow::{Context as _, Result, ensure};
 
 use super::{
-    bridge::{Bridge, Impairment},
     connection::Connection,
+    line::{Impairment, Line, link_address},
+    repair,
+    stranger::Stranger,
 };
 use crate::{
     namespace::{Namespace, Offload, link},
@@ -20,6 +22,8 @@ use crate::{
 
 /// The port of the endpoint.
 const PORT: u16 = 6123;
+/// The number of the server's end of a line.
+const SERVER_END: usize = 1;
 /// How many addresses the client has.
 const CLIENTS: u8 = 8;
 
@@ -27,7 +31,9 @@ const CLIENTS: u8 = 8;
 #[derive(Debug)]
 pub struct Lab {
     // Dropped in this order: what uses a namespace goes first.
-    bridge: Option<Bridge>,
+    line: Option<Line>,
+    /// A third host on the line.
+    stranger: Option<Namespace>,
     listener: TcpListener,
     client: Namespace,
     server: Namespace,
@@ -35,6 +41,26 @@ pub struct Lab {
     address: SocketAddr,
     interfaces: Vec<&'static str>,
     scratch: Scratch,
+}
+
+/// What TCP had to send again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Repetitions {
+    /// Segments.
+    pub segments: u64,
+    /// Times that the retransmission timer ran out.
+    pub timeouts: u64,
+}
+
+impl std::ops::Sub for Repetitions {
+    type Output = Self;
+
+    fn sub(self, before: Self) -> Self {
+        Self {
+            segments: self.segments - before.segments,
+            timeouts: self.timeouts - before.timeouts,
+        }
+    }
 }
 
 /// How a client connects.
@@ -52,6 +78,8 @@ pub struct Dial {
     pub sequence: Option<u32>,
     /// The size of the receive buffers.
     pub buffer: Option<usize>,
+    /// The congestion control of both ends, if the kernel has it.
+    pub congestion: Option<&'static str>,
 }
 
 impl Lab {
@@ -121,34 +149,59 @@ impl Lab {
         Self::finish(client, server, None, server_v4(), vec!["lo"])
     }
 
-    /// A bridge in the middle that treats packets badly; truename is on the server's interface.
+    /// A line between the two that delays packets and treats them badly; truename is on the server's
+    /// interface. A third host is on the same network.
     ///
     /// # Errors
     /// Not root.
     pub fn impaired(impairment: Impairment, seed: u64) -> Result<Self> {
-        let (client, server, middle) = (
-            Namespace::new("c")?,
-            Namespace::new("s")?,
-            Namespace::new("m")?,
-        );
-        link((&client, "c0"), (&middle, "m0"))?;
-        link((&server, "s0"), (&middle, "m1"))?;
-        for (namespace, interface) in [
-            (&client, "c0"),
-            (&server, "s0"),
-            (&middle, "m0"),
-            (&middle, "m1"),
-        ] {
-            for offload in Offload::SEGMENTATION {
-                namespace.offload(interface, offload, false)?;
+        let (client, server) = (Namespace::new("c")?, Namespace::new("s")?);
+        let stranger = Namespace::new("x")?;
+        let line = Line::start(
+            [(&client, "c0"), (&server, "s0")],
+            &[(&stranger, Stranger::INTERFACE)],
+            impairment,
+            seed,
+        )?;
+        for namespace in [&client, &server] {
+            // A long delay needs as much under way as fits into it.
+            for (key, largest) in [("tcp_rmem", 32), ("tcp_wmem", 32)] {
+                let value = format!("4096 131072 {}", largest << 20);
+                namespace.sysctl(&format!("net/ipv4/{key}"), &value)?;
             }
-            namespace.offload(interface, Offload::TransmitChecksum, false)?;
         }
         address_v4(&client, &server)?;
-        let bridge = Bridge::start(&middle, ["m0", "m1"], impairment, seed)?;
-        let mut lab = Self::finish(client, server, Some(middle), server_v4(), vec!["s0"])?;
-        lab.bridge = Some(bridge);
+        let mut lab = Self::finish(client, server, None, server_v4(), vec!["s0"])?;
+        lab.line = Some(line);
+        lab.stranger = Some(stranger);
         Ok(lab)
+    }
+
+    /// Two cables: the client sends by one and the server by the other. truename is on the server's
+    /// interface of the first only, so that it sees what the client sends and no answer.
+    ///
+    /// # Errors
+    /// Not root.
+    pub fn asymmetric() -> Result<Self> {
+        let (client, server) = (Namespace::new("c")?, Namespace::new("s")?);
+        link((&client, "c0"), (&server, "s0"))?;
+        link((&client, "c1"), (&server, "s1"))?;
+        address_v4(&client, &server)?;
+        client.ip("address add 10.98.0.2/24 dev c1")?;
+        server.ip("address add 10.98.0.1/24 dev s1")?;
+        for (namespace, interfaces) in [(&client, ["c0", "c1"]), (&server, ["s0", "s1"])] {
+            for interface in ["all"].into_iter().chain(interfaces) {
+                namespace.sysctl(&format!("net/ipv4/conf/{interface}/rp_filter"), "0")?;
+            }
+        }
+        let own = server_v4().ip();
+        for number in 0..CLIENTS {
+            let back = client_v4(number);
+            server.ip(&format!(
+                "route add {back}/32 via 10.98.0.2 dev s1 src {own}"
+            ))?;
+        }
+        Self::finish(client, server, None, server_v4(), vec!["s0"])
     }
 
     fn finish(
@@ -162,7 +215,8 @@ impl Lab {
             .run(|| socket::listen(address))?
             .context("listen as the server")?;
         Ok(Self {
-            bridge: None,
+            line: None,
+            stranger: None,
             listener,
             client,
             server,
@@ -181,6 +235,29 @@ impl Lab {
         self.truename_services(canonical, &[])
     }
 
+    /// The same with a given binary.
+    ///
+    /// # Errors
+    /// It did not become ready.
+    pub fn truename_of(&self, binary: PathBuf, canonical: Option<&str>) -> Result<Truename> {
+        let endpoint = self.endpoint(canonical);
+        let namespace = self.middle.as_ref().unwrap_or(&self.server);
+        Truename::start_binary(
+            binary,
+            namespace,
+            &self.scratch,
+            &self.interfaces,
+            &[endpoint],
+        )
+    }
+
+    fn endpoint(&self, canonical: Option<&str>) -> Endpoint {
+        Endpoint {
+            listen: self.address,
+            canonical: canonical.map(str::to_owned),
+        }
+    }
+
     /// The same, and the server has other addresses too.
     ///
     /// # Errors
@@ -190,14 +267,8 @@ impl Lab {
         canonical: Option<&str>,
         aliases: &[SocketAddr],
     ) -> Result<Truename> {
-        let endpoint = Endpoint {
-            listen: self.address,
-            canonical: canonical.map(str::to_owned),
-        };
-        let namespace = match (&self.bridge, &self.middle) {
-            (None, Some(middle)) => middle,
-            _ => &self.server,
-        };
+        let endpoint = self.endpoint(canonical);
+        let namespace = self.middle.as_ref().unwrap_or(&self.server);
         let services: Vec<_> = aliases.iter().map(|alias| (*alias, self.address)).collect();
         Truename::start_services(
             namespace,
@@ -223,9 +294,31 @@ impl Lab {
         self.address
     }
 
-    /// The bridge of an impaired lab.
-    pub fn bridge(&self) -> Option<&Bridge> {
-        self.bridge.as_ref()
+    /// The line of an impaired lab.
+    pub fn line(&self) -> Option<&Line> {
+        self.line.as_ref()
+    }
+
+    /// The third host of an impaired lab.
+    ///
+    /// # Errors
+    /// The lab has none.
+    pub fn stranger(&self) -> Result<Stranger> {
+        let namespace = self.stranger.as_ref().context("no third host")?;
+        Stranger::new(namespace, link_address(SERVER_END))
+    }
+
+    /// What both ends have sent again so far.
+    ///
+    /// # Errors
+    /// The kernel does not count it.
+    pub fn repetitions(&self) -> Result<Repetitions> {
+        let mut sum = Repetitions::default();
+        for namespace in [&self.client, &self.server] {
+            sum.segments += namespace.tcp_count("snmp", "Tcp", "RetransSegs")?;
+            sum.timeouts += namespace.tcp_count("netstat", "TcpExt", "TCPTimeouts")?;
+        }
+        Ok(sum)
     }
 
     /// Switches segmentation offloads of the two ends on or off.
@@ -261,6 +354,9 @@ impl Lab {
         if let Some(segment) = dial.segment {
             set_segment(&self.listener, segment)?;
         }
+        if let Some(congestion) = dial.congestion {
+            set_congestion(&self.listener, congestion)?;
+        }
         let from = self.client_address(&dial);
         let to = dial.to.unwrap_or(self.address);
         let client = self
@@ -289,16 +385,15 @@ impl Lab {
         let to = self.address;
         let client = self
             .client
-            .run(|| restore(from, to, sequences))?
+            .run(|| repair::restore(from, to, sequences))?
             .context("restore the client's socket")?;
         let server = self
             .server
-            .run(|| restore(to, from, (sequences.1, sequences.0)))?
+            .run(|| repair::restore(to, from, (sequences.1, sequences.0)))?
             .context("restore the server's socket")?;
         // Both exist: now they may speak.
         for socket in [&client, &server] {
-            sys::set_option(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR, 0)
-                .context("end the repair of the socket")?;
+            repair::speak(socket).context("end the repair of the socket")?;
         }
         Connection::new(TcpStream::from(client), TcpStream::from(server))
     }
@@ -307,7 +402,7 @@ impl Lab {
         let number = dial.from % CLIENTS;
         let address = match self.address.ip() {
             IpAddr::V6(_) => IpAddr::V6(client_v6(number)),
-            IpAddr::V4(_) if self.middle.is_some() && self.bridge.is_none() => {
+            IpAddr::V4(_) if self.middle.is_some() => {
                 IpAddr::V4(Ipv4Addr::new(10, 98, 0, number + 2))
             }
             IpAddr::V4(_) => IpAddr::V4(client_v4(number)),
@@ -351,45 +446,23 @@ fn open(from: SocketAddr, to: SocketAddr, dial: &Dial) -> std::io::Result<TcpStr
     if let Some(segment) = dial.segment {
         set_segment(&socket, segment)?;
     }
+    if let Some(congestion) = dial.congestion {
+        set_congestion(&socket, congestion)?;
+    }
     if let Some(sequence) = dial.sequence {
-        /// Ends the repair without sending a window probe.
-        const TCP_REPAIR_OFF_NO_WP: libc::c_int = -1;
-        sys::set_option(&socket, libc::IPPROTO_TCP, libc::TCP_REPAIR, 1)?;
-        set_queue(&socket, SEND_QUEUE, sequence)?;
-        sys::set_option(
-            &socket,
-            libc::IPPROTO_TCP,
-            libc::TCP_REPAIR,
-            TCP_REPAIR_OFF_NO_WP,
-        )?;
+        repair::begin_at(&socket, sequence)?;
     }
     sys::bind(&socket, from)?;
     sys::connect(&socket, to)?;
     Ok(TcpStream::from(socket))
 }
 
-fn restore(from: SocketAddr, to: SocketAddr, sequences: (u32, u32)) -> std::io::Result<OwnedFd> {
-    let socket = socket::stream(from)?;
-    sys::set_option(&socket, libc::IPPROTO_TCP, libc::TCP_REPAIR, 1)?;
-    set_queue(&socket, SEND_QUEUE, sequences.0)?;
-    set_queue(&socket, RECEIVE_QUEUE, sequences.1)?;
-    sys::bind(&socket, from)?;
-    sys::connect(&socket, to)?;
-    // What a handshake would have agreed on.
-    const SEGMENT: u32 = 1460;
-    const WINDOW_SCALE: u32 = 7;
-    sys::set_repaired_options(&socket, SEGMENT, WINDOW_SCALE)?;
-    Ok(socket)
-}
-
-/// `TCP_RECV_QUEUE` and `TCP_SEND_QUEUE` of linux/tcp.h.
-const RECEIVE_QUEUE: libc::c_int = 1;
-const SEND_QUEUE: libc::c_int = 2;
-
-fn set_queue(socket: &OwnedFd, queue: libc::c_int, sequence: u32) -> std::io::Result<()> {
-    sys::set_option(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR_QUEUE, queue)?;
-    let sequence = sequence.cast_signed();
-    sys::set_option(socket, libc::IPPROTO_TCP, libc::TCP_QUEUE_SEQ, sequence)
+/// A kernel that has no such congestion control goes on with its own.
+fn set_congestion(socket: &impl std::os::fd::AsFd, name: &str) -> std::io::Result<()> {
+    match sys::set_congestion(socket, name) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        set => set,
+    }
 }
 
 fn set_segment(socket: &impl std::os::fd::AsFd, segment: u16) -> std::io::Result<()> {

@@ -1,10 +1,14 @@
-//! Real TCP between namespaces: places to run it in, connections that check every byte, and a bridge
-//! that loses, doubles and reorders packets.
+//! Real TCP between namespaces: places to run it in, connections that check every byte, and a line
+//! that delays, loses, doubles and reorders packets.
 
-mod bridge;
 mod connection;
+mod frame;
 mod lab;
+mod line;
+mod repair;
+mod stranger;
 
-pub use bridge::{Bridge, Impairment, Impairments};
-pub use connection::{Connection, DEADLINE, Pace};
-pub use lab::{Dial, Lab};
+pub use connection::{Connection, DEADLINE, Pace, Progress, ResetInFrame};
+pub use lab::{Dial, Lab, Repetitions};
+pub use line::{Frames, Impairment, Impairments, Line};
+pub use stranger::{Forged, Stranger};

@@ -30,6 +30,9 @@ pub struct Checker<'p> {
     partial: Vec<u8>,
     done: usize,
     position: usize,
+    missing: usize,
+    wrong: Option<usize>,
+    arrived: usize,
 }
 
 impl<'p> Checker<'p> {
@@ -40,12 +43,25 @@ impl<'p> Checker<'p> {
             partial: Vec::new(),
             done: 0,
             position: 0,
+            missing: pieces.iter().map(Piece::len).sum(),
+            wrong: None,
+            arrived: 0,
         }
     }
 
     /// How many bytes were right so far.
     pub fn position(&self) -> usize {
         self.position
+    }
+
+    /// Where the first wrong byte is, or the piece that is wrong ends.
+    pub fn wrong(&self) -> Option<usize> {
+        self.wrong
+    }
+
+    /// How many bytes were fed, right or wrong.
+    pub fn arrived(&self) -> usize {
+        self.arrived
     }
 
     /// Did everything arrive?
@@ -55,7 +71,7 @@ impl<'p> Checker<'p> {
 
     /// How many bytes are still to come.
     pub fn missing(&self) -> usize {
-        self.pieces.iter().map(Piece::len).sum::<usize>() - self.done - self.partial.len()
+        self.missing
     }
 
     /// Compares what arrived next.
@@ -63,6 +79,7 @@ impl<'p> Checker<'p> {
     /// # Errors
     /// A byte is wrong, or there are too many.
     pub fn feed(&mut self, mut data: &[u8]) -> Result<()> {
+        self.arrived += data.len();
         while !data.is_empty() {
             let Some((piece, rest)) = self.pieces.split_first() else {
                 bail!("{} bytes after the end at {}", data.len(), self.position);
@@ -74,6 +91,7 @@ impl<'p> Checker<'p> {
                     let expected = &bytes[self.done..self.done + now.len()];
                     if let Some(at) = now.iter().zip(expected).position(|(a, b)| a != b) {
                         let from = at.saturating_sub(EXCERPT / 2);
+                        self.wrong = Some(self.position + at);
                         bail!(
                             "wrong byte at {}: expected {}, arrived {}",
                             self.position + at,
@@ -85,6 +103,7 @@ impl<'p> Checker<'p> {
                 }
                 Piece::OneOf(forms) => {
                     self.partial.extend_from_slice(now);
+                    self.wrong = Some(self.position + now.len() - 1);
                     ensure!(
                         self.partial.len() < piece.len() || forms.contains(&self.partial),
                         "wrong translation at {}: expected one of {}, arrived {}",
@@ -96,9 +115,11 @@ impl<'p> Checker<'p> {
                             .join(" or "),
                         excerpt(&self.partial)
                     );
+                    self.wrong = None;
                 }
             }
             self.position += now.len();
+            self.missing -= now.len();
             if self.done + self.partial.len() == piece.len() {
                 self.pieces = rest;
                 self.done = 0;
