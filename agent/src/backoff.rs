@@ -7,7 +7,10 @@ use backon::{BackoffBuilder as _, ExponentialBuilder};
 /// Times to wait between tries: from `shortest` on, each about twice the one before, up to `longest`, for
 /// ever. Each is longer by chance, at most twice as long, so that hosts that failed together do not try
 /// together.
-pub fn delays(shortest: Duration, longest: Duration) -> impl Iterator<Item = Duration> + Send {
+pub fn delays(
+    shortest: Duration,
+    longest: Duration,
+) -> impl Iterator<Item = Duration> + Send + Sync {
     ExponentialBuilder::default()
         .with_min_delay(shortest)
         .with_max_delay(longest)

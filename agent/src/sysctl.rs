@@ -45,9 +45,18 @@ pub fn set(name: &str, value: &str) -> io::Result<bool> {
 }
 
 /// Sets the switches that services need on the loopback interface, which is harmless, and says which
-/// others they need, which are the administrator's. `elsewhere` are targets on other hosts.
-pub fn prepare(elsewhere: impl Iterator<Item = SocketAddr>) {
+/// others they need, which are the administrator's. `elsewhere` are targets on other hosts. `changing` is told of
+/// each before it is set, with its value.
+pub fn prepare(
+    elsewhere: impl Iterator<Item = SocketAddr>,
+    mut changing: impl FnMut(&'static str, &str),
+) {
     for name in LOOPBACK {
+        if let Ok(before) = read(name)
+            && before != "1"
+        {
+            changing(name, &before);
+        }
         match set(name, "1") {
             Ok(true) => log::info!("Set {} to 1: services need it", dotted(name)),
             Ok(false) => {}

@@ -12,6 +12,7 @@ pub mod kubernetes_mock;
 pub mod namespace;
 pub mod nat;
 pub mod pinned;
+pub mod place;
 pub mod process;
 pub mod prog_run;
 pub mod random;

@@ -2,9 +2,10 @@
 
 use std::{
     fs::{self, File},
+    io::Write as _,
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     sync::Arc,
 };
 
@@ -56,6 +57,24 @@ impl Namespace {
         let mut all = vec!["-n", self.name()];
         all.extend(arguments.split_whitespace());
         run("ip", &all)
+    }
+
+    /// Runs `ip` inside with many commands, one a line, in one process.
+    ///
+    /// # Errors
+    /// `ip` cannot be started, or does not end well.
+    pub fn ip_batch(&self, commands: &str) -> Result<()> {
+        let mut ip = Command::new("ip")
+            .args(["-n", self.name(), "-batch", "-"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .context("run ip")?;
+        let mut input = ip.stdin.take().context("the input of ip")?;
+        input.write_all(commands.as_bytes())?;
+        drop(input);
+        let status = ip.wait()?;
+        ensure!(status.success(), "ip -batch ended with {status}");
+        Ok(())
     }
 
     /// Writes a sysctl of the namespace, for example `net/ipv4/ip_forward`.

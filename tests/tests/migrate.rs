@@ -180,7 +180,7 @@ fn an_upgrade_that_fails_leaves_the_version_before_at_work() {
     exchange(&connection, 0, "with the old program");
     // In the way of the program's pin, which comes after the tables were taken over.
     let obstacle = format!("v{VERSION}/programs/tn_ether/obstacle");
-    fs::create_dir_all(truename.bpffs().join(obstacle)).unwrap();
+    fs::create_dir_all(truename.bpffs().join(&obstacle)).unwrap();
     let agent = truename.spawn_agent().unwrap();
     agent
         .wait_line(0, &["cannot replace"], std::time::Duration::from_secs(30))
@@ -190,7 +190,14 @@ fn an_upgrade_that_fails_leaves_the_version_before_at_work() {
     let left = fs::read_dir(truename.bpffs())
         .unwrap()
         .map(|entry| entry.unwrap().file_name());
-    assert_eq!(left.collect::<Vec<_>>(), ["v1"]);
+    let mut left: Vec<_> = left.collect();
+    left.sort();
+    // The obstacle is not truename's, so it is left where it is.
+    assert_eq!(left, ["v1", &format!("v{VERSION}")]);
+    let obstacle = truename.bpffs().join(obstacle);
+    let version = truename.bpffs().join(format!("v{VERSION}"));
+    assert!(!version.join("maps").exists());
+    assert!(obstacle.is_dir());
 }
 
 #[test]
@@ -198,7 +205,10 @@ fn a_newer_version_is_refused_in_one_line() {
     let lab = Lab::direct().unwrap();
     let scratch = Scratch::new("migrate").unwrap();
     let mut truename = old(&lab, &scratch);
-    fs::create_dir_all(truename.bpffs().join(format!("v{}/maps", VERSION + 1))).unwrap();
+    let newer = truename.bpffs().join(format!("v{}", VERSION + 1));
+    for directory in ["maps", "netns-1"] {
+        fs::create_dir_all(newer.join(directory)).unwrap();
+    }
     let agent = truename.spawn_agent().unwrap();
     agent
         .wait_line(

@@ -1,87 +1,17 @@
 //! The configuration changes while the agent runs: by SIGHUP, and by another file.
 
-use std::{
-    fs,
-    net::{SocketAddr, TcpListener, TcpStream},
-    path::PathBuf,
-    time::Duration,
-};
+use std::{fs, net::TcpListener};
 
 use anyhow::{Context as _, Result, ensure};
 use truename_tests::{
-    nat::{self, talk},
+    nat::talk,
+    place::{Place, SOON},
     scratch::Scratch,
     traffic::{Connection, Dial, Lab, Pace},
     truename::Truename,
     wait::wait_until,
     wire::{Names, Spec},
 };
-
-/// How long a reload may take on a busy machine.
-const SOON: Duration = Duration::from_secs(10);
-
-/// An agent with a configuration file.
-struct Place {
-    truename: Truename,
-    file: PathBuf,
-    lab: Lab,
-    // Dropped last.
-    _scratch: Scratch,
-}
-
-impl Place {
-    fn new(configuration: &str) -> Result<Self> {
-        let lab = Lab::direct()?;
-        let scratch = Scratch::new("reload")?;
-        let directory = scratch.path().join("etc");
-        fs::create_dir(&directory)?;
-        let file = directory.join("truename.toml");
-        fs::write(&file, configuration)?;
-        let truename = Truename::start_file(lab.server(), &scratch, &file)?;
-        Ok(Self {
-            truename,
-            file,
-            lab,
-            _scratch: scratch,
-        })
-    }
-
-    /// Puts another file in the place of the present one, as editors do.
-    fn replace(&self, configuration: &str) -> Result<()> {
-        let new = self.file.with_extension("new");
-        fs::write(&new, configuration)?;
-        fs::rename(new, &self.file).context("replace the configuration")
-    }
-
-    /// Writes the file, has the agent read it, and waits for what it says.
-    fn reload(&self, configuration: &str, words: &[&str]) -> Result<String> {
-        let agent = self.truename.agent()?;
-        let mark = agent.mark();
-        self.replace(configuration)?;
-        agent.wait_line(mark, words, SOON)
-    }
-
-    /// A connection from the client to an address, and its other end and peer there.
-    fn connect(
-        &self,
-        server: &TcpListener,
-        to: &str,
-    ) -> Result<(TcpStream, TcpStream, SocketAddr)> {
-        let client = nat::connect(self.lab.client(), "10.99.0.2:0".parse()?, to.parse()?)?;
-        let (accepted, peer) = server.accept()?;
-        accepted.set_read_timeout(Some(SOON))?;
-        Ok((client, accepted, peer))
-    }
-
-    /// The problems that `status` tells; its exit code must go with them.
-    fn problems(&self) -> Result<Vec<String>> {
-        let (status, code) = self.truename.status()?;
-        let problems: Vec<String> = serde_json::from_value(status["problems"].clone())?;
-        let expected = if problems.is_empty() { 0 } else { 3 };
-        ensure!(code == expected, "exit code {code} with {problems:?}");
-        Ok(problems)
-    }
-}
 
 const ENDPOINT: &str = r#"
 [[endpoint]]

@@ -274,7 +274,9 @@ fn a_name_server_that_hangs_holds_up_neither_the_answer_nor_the_end() {
         .unwrap()
         .unwrap();
     let workers = (0..2000).map(|n| {
-        format!("[[worker]]\nid = \"tm-{n:04}\"\nrpc = \"pekko.tcp://flink@tm-{n}.invalid:6122\"\n")
+        format!(
+            "[[worker]]\nid = \"tm-{n:04}\"\nrpc = \"pekko.tcp://flink@tm-{n}.example.org:6122\"\n"
+        )
     });
     let facts = workers.collect::<String>();
     let hosts = "127.0.0.1 localhost\n10.0.0.1 jobmanager\n";

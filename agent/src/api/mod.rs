@@ -60,6 +60,25 @@ pub enum Request {
     Detach,
 }
 
+impl Request {
+    /// The fields that a request may have besides its name.
+    const fn fields(&self) -> &'static [&'static str] {
+        match self {
+            Self::Flows(_) | Self::Flush(_) => FlowFilter::FIELDS,
+            Self::Explain(_) => Question::FIELDS,
+            Self::Status
+            | Self::Endpoints
+            | Self::Aliases
+            | Self::Services
+            | Self::Peers
+            | Self::Topology
+            | Self::Names
+            | Self::Monitor
+            | Self::Detach => &[],
+        }
+    }
+}
+
 /// What the agent answers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "response", content = "data", rename_all = "snake_case")]

@@ -26,6 +26,9 @@ pub struct Status {
     pub state: State,
     /// One sentence each.
     pub problems: Vec<String>,
+    /// Tasks of the agent that have not come round for five seconds, and what they wait for, a sentence each; they are
+    /// among the problems.
+    pub hanging: Vec<String>,
     /// Version of the program.
     pub version: String,
     /// Version of the kernel tables.
@@ -56,6 +59,8 @@ pub struct Status {
     pub evicted: u64,
     /// Entries of tables that somebody else changed and that were repaired since the agent started.
     pub repaired: u64,
+    /// Programs and pins that somebody else took away or replaced and that were brought back since the agent started.
+    pub reattached: u64,
     /// Connections by the tries that finding a source port took, from 1; the last counts those that
     /// got none.
     pub port_tries: Vec<u64>,

@@ -4,7 +4,7 @@ use std::{
     fs, io,
     os::unix::{fs::PermissionsExt as _, net::UnixStream as StdUnixStream},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
@@ -14,18 +14,28 @@ use tokio::{
         BufReader,
     },
     net::{UnixListener, UnixStream},
-    sync::{Semaphore, broadcast},
+    sync::{Notify, Semaphore, broadcast},
     task::JoinSet,
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use super::{API_VERSION, EventRow, Line, Request, Response};
+use crate::name::shown;
 
 /// Longest request.
 const LINE_MAX: u64 = 4096;
-/// Clients at once.
+/// Clients at once. One more takes the place of the one that has been silent for the longest time.
 const CLIENTS_MAX: usize = 64;
+/// Those of them that may monitor, which they may for as long as they like.
+const MONITORS_MAX: usize = 32;
+/// How long a client may take for its next request.
+const IDLE: Duration = Duration::from_secs(60);
+/// How long a client may take to read an answer.
+const SEND: Duration = Duration::from_secs(30);
+/// How long nobody is accepted after that failed, as it does without free descriptors.
+const PAUSE: Duration = Duration::from_millis(200);
 /// How long clients may take to read their last answer.
-const GOODBYE: Duration = Duration::from_secs(2);
+const GOODBYE: Duration = Duration::from_millis(500);
 /// Who may use the socket: root and the group of the agent.
 const MODE: u32 = 0o660;
 
@@ -126,29 +136,45 @@ impl Server {
     /// Serves until `stop` completes, then lets the answers that are under way go out.
     pub async fn serve<S: Service>(self, service: Arc<S>, stop: impl Future<Output = ()>) {
         let Self { listener, file } = self;
-        let slots = Arc::new(Semaphore::new(CLIENTS_MAX));
         let (stopping, _) = broadcast::channel::<()>(1);
+        let monitors = Arc::new(Semaphore::new(MONITORS_MAX));
+        let mut guests: Vec<Weak<Guest>> = Vec::new();
         let mut clients = JoinSet::new();
         let mut stop = std::pin::pin!(stop);
+        // While nobody is accepted: until when.
+        let mut paused: Option<Instant> = None;
         loop {
+            let pause = paused.unwrap_or_else(Instant::now);
             tokio::select! {
                 () = &mut stop => break,
-                accepted = listener.accept() => match accepted {
+                () = sleep_until(pause), if paused.is_some() => paused = None,
+                accepted = listener.accept(), if paused.is_none() => match accepted {
                     Ok((stream, _)) => {
-                        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
-                            log::warn!("Too many clients at the control socket; one was turned away");
+                        guests.retain(|guest| guest.strong_count() > 0);
+                        if guests.len() >= CLIENTS_MAX && !dismiss(&guests) {
+                            clients.spawn(turn_away(stream));
                             continue;
+                        }
+                        // Silent from the first: of many that come at once, none is asking yet.
+                        let guest = Arc::new(Guest::default());
+                        guest.silent(Some(Instant::now()));
+                        guests.push(Arc::downgrade(&guest));
+                        let conversation = Conversation {
+                            service: Arc::clone(&service),
+                            stopped: stopping.subscribe(),
+                            monitors: Arc::clone(&monitors),
+                            guest,
                         };
-                        let service = Arc::clone(&service);
-                        let mut stopped = stopping.subscribe();
                         clients.spawn(async move {
-                            let _slot = slot;
-                            if let Err(error) = serve_client(stream, &*service, &mut stopped).await {
+                            if let Err(error) = conversation.serve(stream).await {
                                 log::debug!("A client of the control socket is gone: {error}");
                             }
                         });
                     }
-                    Err(error) => log::warn!("Cannot accept a client: {error}"),
+                    Err(error) => {
+                        log::warn!("Cannot accept a client at the control socket: {error}; it is tried again");
+                        paused = Some(Instant::now() + PAUSE);
+                    }
                 },
                 Some(_) = clients.join_next(), if !clients.is_empty() => {}
             }
@@ -163,36 +189,88 @@ impl Server {
     }
 }
 
-/// Answers one client until it hangs up or the agent stops.
-async fn serve_client<S: Service>(
-    stream: UnixStream,
-    service: &S,
-    stopped: &mut broadcast::Receiver<()>,
-) -> io::Result<()> {
-    let (read, mut write) = stream.into_split();
-    let mut read = BufReader::new(read);
-    loop {
-        let mut line = Vec::new();
-        let mut limited = (&mut read).take(LINE_MAX);
-        tokio::select! {
-            length = limited.read_until(b'\n', &mut line) => {
-                if length? == 0 {
+/// Somebody who is being served.
+#[derive(Default)]
+struct Guest {
+    /// Since when it asks for nothing.
+    silent: Mutex<Option<Instant>>,
+    /// Tells it to leave.
+    leave: Notify,
+}
+
+/// Has the guest leave that has been silent for the longest time; false if all are being answered.
+fn dismiss(guests: &[Weak<Guest>]) -> bool {
+    let silent = guests.iter().filter_map(Weak::upgrade).filter_map(|guest| {
+        let since = *guest.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        since.map(|since| (since, guest))
+    });
+    let Some((_, guest)) = silent.min_by_key(|(since, _)| *since) else {
+        return false;
+    };
+    // It is told once.
+    guest.silent(None);
+    guest.leave.notify_one();
+    true
+}
+
+/// Says that there is no room.
+async fn turn_away(mut stream: UnixStream) {
+    let words = format!("the agent is answering {CLIENTS_MAX} clients already; try again");
+    // It may be gone, or not read it.
+    let _ = send(&mut stream, Response::Error(words)).await;
+}
+
+impl Guest {
+    fn silent(&self, since: Option<Instant>) {
+        *self.silent.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    }
+}
+
+/// A client that is served, and what that needs.
+struct Conversation<S> {
+    service: Arc<S>,
+    stopped: broadcast::Receiver<()>,
+    monitors: Arc<Semaphore>,
+    guest: Arc<Guest>,
+}
+
+impl<S: Service> Conversation<S> {
+    /// Answers one client until it hangs up, is silent for too long, or the agent stops.
+    async fn serve(mut self, stream: UnixStream) -> io::Result<()> {
+        let (read, mut write) = stream.into_split();
+        let mut read = BufReader::new(read);
+        loop {
+            let mut line = Vec::new();
+            let mut limited = (&mut read).take(LINE_MAX);
+            self.guest.silent(Some(Instant::now()));
+            tokio::select! {
+                length = limited.read_until(b'\n', &mut line) => {
+                    if length? == 0 {
+                        return Ok(());
+                    }
+                }
+                () = self.guest.leave.notified() => return Ok(()),
+                () = sleep(IDLE) => return Ok(()),
+                _ = self.stopped.recv() => return Ok(()),
+            }
+            self.guest.silent(None);
+            let request = match parse(&line) {
+                Ok(request) => request,
+                Err(message) => {
+                    send(&mut write, Response::Error(message)).await?;
                     return Ok(());
                 }
+            };
+            if request == Request::Monitor {
+                let Ok(_place) = Arc::clone(&self.monitors).try_acquire_owned() else {
+                    let words = format!("{MONITORS_MAX} clients monitor already");
+                    return send(&mut write, Response::Error(words)).await;
+                };
+                return monitor(&mut read, &mut write, &*self.service, &mut self.stopped).await;
             }
-            _ = stopped.recv() => return Ok(()),
+            let answer = self.service.answer(request).await;
+            send(&mut write, answer).await?;
         }
-        let request = match parse(&line) {
-            Ok(request) => request,
-            Err(message) => {
-                send(&mut write, Response::Error(message)).await?;
-                return Ok(());
-            }
-        };
-        if request == Request::Monitor {
-            return monitor(&mut read, &mut write, service, stopped).await;
-        }
-        send(&mut write, service.answer(request).await).await?;
     }
 }
 
@@ -208,8 +286,27 @@ fn parse(line: &[u8]) -> Result<Request, String> {
             "this agent speaks version {API_VERSION} of the control API, not {version}"
         ));
     }
+    let fields: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(line).map_err(garbled)?;
     let line: Line<Request> = serde_json::from_slice(line).map_err(garbled)?;
-    Ok(line.body)
+    // A misspelt field that was left out would mean all flows.
+    let known = line.body.fields();
+    let is_known = |name: &&String| {
+        !["version", "request"].contains(&name.as_str()) && !known.contains(&name.as_str())
+    };
+    match fields.keys().find(is_known) {
+        None => Ok(line.body),
+        Some(name) => {
+            let name = shown(name);
+            Err(match known {
+                [] => format!("unknown field \"{name}\": this request has none"),
+                known => format!(
+                    "unknown field \"{name}\": this request has {}",
+                    known.join(", ")
+                ),
+            })
+        }
+    }
 }
 
 async fn monitor<S: Service>(
@@ -238,7 +335,7 @@ async fn monitor<S: Service>(
 async fn send(write: &mut (impl AsyncWrite + Unpin), response: Response) -> io::Result<()> {
     let mut line = serde_json::to_vec(&Line::new(response))?;
     line.push(b'\n');
-    write.write_all(&line).await
+    timeout(SEND, write.write_all(&line)).await?
 }
 
 #[cfg(test)]
@@ -291,6 +388,14 @@ mod tests {
             for (line, words) in [
                 ("nonsense\n", "cannot be read"),
                 ("{\"version\":9,\"request\":\"new\"}\n", "not 9"),
+                (
+                    "{\"version\":1,\"request\":\"flush\",\"servce\":\"w\"}\n",
+                    "unknown field",
+                ),
+                (
+                    "{\"version\":1,\"request\":\"detach\",\"bpffs\":\"/x\"}\n",
+                    "this request has none",
+                ),
             ] {
                 let mut raw = StdUnixStream::connect(&socket).unwrap();
                 raw.write_all(line.as_bytes()).unwrap();
@@ -308,6 +413,47 @@ mod tests {
             Client::connect(&path),
             Err(ClientError::NotRunning(_))
         ));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn silent_clients_shut_nobody_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("c.sock");
+        let server = Server::bind(&path).unwrap();
+        let (events, _) = broadcast::channel(4);
+        let serving = tokio::spawn(server.serve(Arc::new(Fake(events)), std::future::pending()));
+        let ask = || {
+            let path = path.clone();
+            tokio::task::spawn_blocking(move || {
+                let mut client = Client::connect(&path)?;
+                client.ask(Request::Peers)
+            })
+        };
+        let mut silent = Vec::new();
+        for round in 0..3 * CLIENTS_MAX {
+            silent.push(StdUnixStream::connect(&path).unwrap());
+            if round % 16 == 0 {
+                assert_eq!(
+                    ask().await.unwrap().unwrap(),
+                    Response::Peers(Vec::new()),
+                    "round {round}"
+                );
+            }
+        }
+        // Many at once.
+        silent.extend((0..2 * CLIENTS_MAX).map(|_| StdUnixStream::connect(&path).unwrap()));
+        assert!(ask().await.unwrap().is_ok());
+        // Those that monitor have places of their own, and not all.
+        for _ in 0..MONITORS_MAX {
+            let mut monitor = StdUnixStream::connect(&path).unwrap();
+            use std::io::Write as _;
+            monitor
+                .write_all(b"{\"version\":1,\"request\":\"monitor\"}\n")
+                .unwrap();
+            silent.push(monitor);
+        }
+        assert!(ask().await.unwrap().is_ok());
+        serving.abort();
     }
 
     #[tokio::test]

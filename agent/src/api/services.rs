@@ -21,9 +21,10 @@ pub struct ServiceRow {
     pub targets: Vec<TargetRow>,
     /// Connections that are known.
     pub connections: usize,
-    /// Those of them that the target has not answered yet.
+    /// Those of them whose target has not answered: connections that are opening, attempts that are not given up yet, and
+    /// streams over UDP that go one way only.
     pub opening: usize,
-    /// Connections that were refused since the agent started, as far as events tell.
+    /// Attempts that were refused since the agent started, as far as events tell: a client that tries again counts again.
     pub refused: u64,
     /// `ok`, `changing` while connections are looked for that stay, `no target`, or `left out`.
     pub state: String,
@@ -75,6 +76,9 @@ pub struct SweepRow {
 }
 
 impl FlowFilter {
+    /// The fields of a filter.
+    pub const FIELDS: &[&str] = &["service", "client", "state"];
+
     /// Whether a flow is meant.
     pub fn admits(&self, row: &FlowRow) -> bool {
         let is_of = |name: &String| row.service.as_ref() == Some(name) || row.endpoint == *name;

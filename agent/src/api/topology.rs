@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Clock, Timestamp};
-use crate::topology::{Claim, Known, Moment, Report, Snapshot, SourceId, State, Topology};
+use crate::topology::{
+    Claim, Known, Moment, Report, Snapshot, SourceId, State, Topology, fact::CLAIMS_MAX,
+};
 
 /// A fact, or a source. Field names are stable. The texts were validated or escaped.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -253,7 +255,15 @@ fn source(id: &SourceId, report: &Report, clock: &Clock, now: Moment) -> Vec<Top
 /// Sentences about sources that are degraded, for `status`.
 pub fn problems(snapshot: &Snapshot, clock: &Clock) -> Vec<String> {
     let now = Moment::from_ns(clock.monotonic_ns());
-    snapshot
+    let too_much = snapshot.reports.iter().filter_map(|(id, report)| {
+        let beyond = report.facts.beyond();
+        (beyond > 0).then(|| {
+            format!(
+                "the topology source {id} says more than {CLAIMS_MAX} things: {beyond} are left out"
+            )
+        })
+    });
+    let failed = snapshot
         .reports
         .iter()
         .filter(|(_, report)| report.health.state(now) == State::Degraded)
@@ -268,8 +278,8 @@ pub fn problems(snapshot: &Snapshot, clock: &Clock) -> Vec<String> {
                 None => "it has said nothing yet",
             };
             format!("the topology source {id} has failed for {since}s, {kept}: {why}")
-        })
-        .collect()
+        });
+    failed.chain(too_much).collect()
 }
 
 #[cfg(test)]

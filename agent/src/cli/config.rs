@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     config::{Config, DEFAULT_FILE, File, Flags, to_toml},
+    doctor::{Refusal, refusals},
     sysctl,
 };
 
@@ -24,6 +25,14 @@ fn check(file: Option<PathBuf>) -> anyhow::Result<Exit> {
     let file = file.unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
     let file_values = File::load(Some(&file), sysctl::timeouts())?;
     let config = Config::new(file_values, Flags::default())?;
+    for refusal in refusals(&config) {
+        match refusal {
+            Refusal::Config(error) => return Err(error.into()),
+            Refusal::Netlink(error) => return Err(error.into()),
+            // Not the configuration's fault: an agent that runs, for example.
+            Refusal::Unmet(_) | Refusal::Server(_) | Refusal::Datapath(_) => {}
+        }
+    }
     for note in &config.notes {
         eprintln!("truename: {note}");
     }

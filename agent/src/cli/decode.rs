@@ -5,7 +5,7 @@ use super::{
     args::{Decode, Global, StreamWay},
     output::{Output, Row},
 };
-use crate::decode::{self, FrameRow, Kind, Names, Options, Way};
+use crate::decode::{self, Decoded, FrameRow, Kind, Names, Options, Way};
 
 impl Row for FrameRow {
     const HEADINGS: &'static [&'static str] = &["way", "offset", "length", "frame", "what"];
@@ -22,6 +22,7 @@ impl Row for FrameRow {
             Kind::Malformed => "malformed",
             Kind::Tls => "TLS",
             Kind::NotFrame => "not remoting",
+            Kind::NotRecorded => "-",
         };
         let way = match self.way {
             Way::Inbound => "in",
@@ -36,6 +37,9 @@ impl Row for FrameRow {
             .into_iter()
             .filter_map(|(word, text)| Some(format!("{word}{}", text.as_ref()?)))
             .collect();
+        if self.kind == Kind::NotRecorded {
+            what.push(format!("{} bytes not recorded", self.length));
+        }
         for rewrite in &self.rewrites {
             what.push(format!("  {} => {}", rewrite.before, rewrite.after));
         }
@@ -62,7 +66,10 @@ pub fn run(global: &Global, verb: Decode) -> anyhow::Result<Exit> {
             StreamWay::Out => Way::Outbound,
         }),
     };
-    let rows = decode::decode(&verb.file, &options)?;
+    let Decoded { rows, notes } = decode::decode(&verb.file, &options)?;
+    for note in notes {
+        eprintln!("truename: {note}");
+    }
     let output = Output::new(global);
     if output.format() != super::args::Format::Table {
         output.rows(&rows, "")?;

@@ -8,8 +8,7 @@ use super::{Exit, args::Global, effective, output};
 use crate::{
     api::{Client, ClientError, Request, Response, Server},
     config::{Config, DEFAULT_SOCKET},
-    datapath::{DatapathError, Pins},
-    links::netlink::Links,
+    datapath::{DatapathError, Detached, Pins},
     run::{self, RunError},
 };
 
@@ -19,23 +18,21 @@ pub fn run(global: &Global) -> anyhow::Result<Exit> {
     let config = effective(global)?;
     crate::doctor::require()?;
     let pins = Pins::new(&config.agent.bpffs);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start threads")?;
-    let alone = runtime.block_on(async {
-        let links = Links::open()?;
-        run::detach(&pins, &links, None).await
-    });
-    let links = match alone {
-        Err(RunError::Datapath(DatapathError::Busy(_))) => through_agent(&config)?,
+    let detached = match run::detach(&pins, None) {
+        Err(RunError::Datapath(DatapathError::Busy(_))) => Detached {
+            links: through_agent(&config)?,
+            ..Detached::default()
+        },
         other => other?,
     };
     remove_stale(&config.agent.control_socket);
-    output::print(&match links {
+    output::print(&match detached.links {
         0 => "nothing was attached\n".to_owned(),
-        _ => format!("detached {links} program(s)\n"),
+        links => format!("detached {links} program(s)\n"),
     })?;
+    for sentence in detached.restored {
+        output::print(&format!("{sentence}\n"))?;
+    }
     Ok(Exit::Success)
 }
 

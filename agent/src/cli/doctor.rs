@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     doctor::{self, Check, Verdict},
-    links::netlink::Links,
+    links::Requests,
     plan::Facts,
 };
 
@@ -33,16 +33,9 @@ impl Row for Check {
 }
 
 fn own_addresses() -> anyhow::Result<Facts> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
-        let links = Links::open()?;
-        let inventory = links.inventory().await?;
-        Ok(links
-            .facts(&inventory, &BTreeSet::new(), Arc::default())
-            .await?)
-    })
+    let mut requests = Requests::open()?;
+    let inventory = requests.inventory()?;
+    Ok(requests.facts(&inventory, &BTreeSet::new(), Arc::default())?)
 }
 
 pub fn run(global: &Global) -> anyhow::Result<Exit> {

@@ -20,6 +20,10 @@ pub fn run(global: &Global, verb: Explain) -> anyhow::Result<Exit> {
         from_port: verb.from.port,
         to: verb.to,
     };
+    if let Some(why) = question.impossible() {
+        eprintln!("truename: {why}");
+        return Ok(Exit::Usage);
+    }
     let Response::Explanation(explanation) = ask(global, Request::Explain(question))? else {
         return Err(ClientError::Unexpected.into());
     };

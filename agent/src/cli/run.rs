@@ -1,9 +1,5 @@
 //! `truename run`
 
-use std::time::Duration;
-
-use anyhow::Context as _;
-
 use super::{
     Exit,
     args::{Attach, Global, Run},
@@ -14,9 +10,6 @@ use crate::{
     datapath::Mode,
     logging, sysctl,
 };
-
-/// How long what is under way may take when the agent has ended. A look-up that hangs is not waited for.
-const GOODBYE: Duration = Duration::from_secs(1);
 
 pub fn run(global: Global, verb: Run) -> anyhow::Result<Exit> {
     let flags = Flags {
@@ -37,14 +30,7 @@ pub fn run(global: Global, verb: Run) -> anyhow::Result<Exit> {
         Attach::Tcx => Mode::Tcx,
         Attach::Clsact => Mode::Clsact,
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("cannot start threads")?;
-    let ended = runtime.block_on(crate::run::run(sources, config, mode, ready));
-    runtime.shutdown_timeout(GOODBYE);
-    ended?;
+    crate::run::run(sources, config, mode, ready)?;
     Ok(Exit::Success)
 }
 

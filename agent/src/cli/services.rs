@@ -15,8 +15,8 @@ impl Row for ServiceRow {
         "alias",
         "targets",
         "connections",
-        "opening",
-        "refused",
+        "unanswered",
+        "refused attempts",
         "state",
     ];
 

@@ -90,6 +90,13 @@ fn text(output: Output, status: &Status) -> String {
             status.repaired
         );
     }
+    if status.reattached > 0 {
+        let _ = writeln!(
+            text,
+            "\n{} programs and pins that somebody else removed or replaced were brought back",
+            status.reattached
+        );
+    }
     if !counted.is_empty() {
         let _ = writeln!(text, "\n{}", output.table(&counted));
     }

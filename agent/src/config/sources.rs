@@ -23,13 +23,9 @@ impl Sources {
         Config::new(file, self.flags.clone())
     }
 
-    /// The directory in which a new file appears.
-    pub fn directory(&self) -> &Path {
-        let file = self.file.as_deref().unwrap_or(Path::new(DEFAULT_FILE));
-        match file.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        }
+    /// The file, which need not be there.
+    pub fn path(&self) -> &Path {
+        self.file.as_deref().unwrap_or(Path::new(DEFAULT_FILE))
     }
 }
 
@@ -70,21 +66,6 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn watches_the_directory_of_the_file() {
-        for (file, directory) in [
-            (None, "/etc/truename"),
-            (Some("/a/b.toml"), "/a"),
-            (Some("b.toml"), "."),
-        ] {
-            let sources = Sources {
-                file: file.map(PathBuf::from),
-                ..Sources::default()
-            };
-            assert_eq!(sources.directory(), Path::new(directory));
-        }
-    }
 
     #[test]
     fn what_is_fixed_needs_a_restart() {

@@ -14,10 +14,7 @@ pub type Table<K, V> = HashMap<MapData, K, V>;
 
 /// A pinned table, whatever it holds.
 pub fn map_data(path: &Path) -> Result<MapData, DatapathError> {
-    MapData::from_pin(path).map_err(|source| DatapathError::ForeignTable {
-        path: path.to_owned(),
-        source,
-    })
+    MapData::from_pin(path).map_err(DatapathError::pinned_table(path))
 }
 
 /// A pinned table of a type.
@@ -26,12 +23,9 @@ pub fn open<T: TryFrom<Map, Error = MapError>>(
     name: &'static str,
 ) -> Result<T, DatapathError> {
     let path = pins.map(name);
-    let foreign = |source| DatapathError::ForeignTable {
-        path: path.clone(),
-        source,
-    };
-    let map = Map::from_map_data(map_data(&path)?).map_err(foreign)?;
-    T::try_from(map).map_err(foreign)
+    let wrong = DatapathError::pinned_table(&path);
+    let map = Map::from_map_data(map_data(&path)?).map_err(&wrong)?;
+    T::try_from(map).map_err(&wrong)
 }
 
 /// The entries of a table, as [`batch::visit`] shows them.

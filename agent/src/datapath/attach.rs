@@ -1,12 +1,17 @@
-//! Attaching the programs to interfaces, or taking over what is attached.
+//! Attaching the programs to interfaces, or taking over what is attached; looking whether somebody else changed it.
 
-use std::{collections::BTreeMap, fs};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt, fs,
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+};
 
 use aya::{
     programs::{
-        LinkOrder, SchedClassifier,
+        SchedClassifier,
         links::{FdLink, PinnedLink as AyaPinnedLink},
-        tc::{SchedClassifierLink, TcAttachOptions},
+        tc::SchedClassifierLink,
     },
     util::KernelVersion,
 };
@@ -14,14 +19,14 @@ use aya::{
 use super::{
     Direction, Object, PROGRAM_ETHER, PROGRAM_RAW, Pins, clsact,
     error::{Cause, DatapathError},
-    pins::{PinnedLink, remove_file},
+    pins::remove_file,
     sys,
     tables::set_xdp_devices,
     xdp::{self, Mode as XdpMode},
 };
 use crate::{
     config,
-    links::{Framing, Interface},
+    links::{Framing, Interface, Inventory, Requests},
 };
 
 /// How programs hang on interfaces.
@@ -40,6 +45,8 @@ pub struct Programs {
     object: Object,
     mode: Mode,
     attached: BTreeMap<u32, Attached>,
+    /// The pinned tcx links.
+    links: BTreeMap<(u32, Direction), PathBuf>,
     /// Mode of the XDP program, and whether the interface is a veth.
     xdp: BTreeMap<u32, (XdpMode, bool)>,
 }
@@ -53,6 +60,33 @@ pub struct Attached {
     pub program: &'static str,
     /// Whether the links were there before this agent, so that there was no gap.
     pub adopted: bool,
+}
+
+/// Something of ours that somebody else took away or replaced.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Drift {
+    /// What hangs on a side of an interface.
+    Program {
+        /// Its number.
+        ifindex: u32,
+        /// Its name.
+        interface: String,
+        /// `ingress`, `egress` or `xdp`.
+        side: &'static str,
+    },
+    /// A pin.
+    Pin(PathBuf),
+}
+
+impl fmt::Display for Drift {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Program {
+                interface, side, ..
+            } => write!(f, "the program on {interface} ({side})"),
+            Self::Pin(path) => write!(f, "the pin {}", path.display()),
+        }
+    }
 }
 
 impl Mode {
@@ -80,11 +114,15 @@ impl Programs {
     /// When the kernel refuses one.
     pub fn load(mut object: Object, pins: &Pins, mode: Mode) -> Result<Self, DatapathError> {
         object.load(pins)?;
+        let links = pins.links()?.into_iter();
         Ok(Self {
             pins: pins.clone(),
             object,
             mode,
             attached: BTreeMap::new(),
+            links: links
+                .map(|link| ((link.ifindex, link.direction), link.path))
+                .collect(),
             xdp: BTreeMap::new(),
         })
     }
@@ -102,37 +140,96 @@ impl Programs {
     /// Attaches to both sides of an interface, or takes over the links that are there: their
     /// program is replaced in one step. Leaves nothing new behind if it fails.
     ///
+    /// The interface is meant by its number: its name may be another's by now.
+    ///
     /// # Errors
     /// When the kernel refuses, or the packets of the device cannot be read.
     pub fn attach(&mut self, interface: &Interface) -> Result<(), DatapathError> {
         if let Some(known) = self.attached.get_mut(&interface.index) {
             known.name.clone_from(&interface.name);
-            return rename_links(&self.pins, interface);
+            return self.rename_links(interface);
         }
-        let name = match interface.framing {
-            Framing::Ethernet => PROGRAM_ETHER,
-            Framing::Raw => PROGRAM_RAW,
-            Framing::Unsupported(arphrd) => {
-                return Err(DatapathError::Framing {
-                    interface: interface.name.clone(),
-                    arphrd,
-                });
-            }
-        };
-        let program = self.object.program(name)?;
+        let name = program_for(interface)?;
         let adopted = match self.mode {
-            Mode::Tcx => attach_tcx(&self.pins, program, interface)?,
-            Mode::Clsact => attach_clsact(&self.pins, program, interface)?,
+            Mode::Tcx => self.attach_tcx(name, interface)?,
+            Mode::Clsact => self.attach_clsact(name, interface)?,
         };
-        let name_of = interface.name.clone();
         self.attached.insert(
             interface.index,
             Attached {
-                name: name_of,
+                name: interface.name.clone(),
                 program: name,
                 adopted,
             },
         );
+        Ok(())
+    }
+
+    /// What somebody else took away or replaced, on the interfaces that there are. Changes nothing.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn drift(&self, inventory: &Inventory) -> Result<Vec<Drift>, DatapathError> {
+        let mut drift = self.object.lost_pins();
+        let mut requests = match self.mode {
+            Mode::Tcx => None,
+            Mode::Clsact => Some(Requests::open()?),
+        };
+        for (index, attached) in &self.attached {
+            if !inventory.interfaces.contains_key(index) {
+                continue;
+            }
+            let wanted = Some(self.object.id(attached.program)?);
+            for direction in Direction::BOTH {
+                let present = match (&mut requests, self.links.get(&(*index, direction))) {
+                    (Some(requests), _) => clsact::program(requests, *index, direction)?,
+                    (None, Some(path)) => program_of(path, *index)?,
+                    (None, None) => None,
+                };
+                if present != wanted {
+                    drift.push(Drift::Program {
+                        ifindex: *index,
+                        interface: attached.name.clone(),
+                        side: direction.name(),
+                    });
+                }
+            }
+        }
+        for (index, (mode, _)) in &self.xdp {
+            let Some(interface) = inventory.interfaces.get(index) else {
+                continue;
+            };
+            let present = program_of(&xdp::pin(&self.pins, *index, *mode), *index)?;
+            if present != self.object.xdp_id() {
+                drift.push(Drift::Program {
+                    ifindex: *index,
+                    interface: interface.name.clone(),
+                    side: xdp::SIDE,
+                });
+            }
+        }
+        Ok(drift)
+    }
+
+    /// Brings back what drifted. Interfaces are attached again by the next [`Self::attach`] or
+    /// [`Self::forward_in_xdp`].
+    ///
+    /// # Errors
+    /// When a pin cannot be made.
+    pub fn repair(&mut self, drift: &[Drift]) -> Result<(), DatapathError> {
+        if !drift.is_empty() {
+            self.pins.make_directories()?;
+            self.object.pin_again()?;
+        }
+        for lost in drift {
+            if let Drift::Program { ifindex, side, .. } = lost {
+                if *side == xdp::SIDE {
+                    self.xdp.remove(ifindex);
+                } else {
+                    self.attached.remove(ifindex);
+                }
+            }
+        }
         Ok(())
     }
 
@@ -154,7 +251,11 @@ impl Programs {
                 continue;
             }
             let chosen = self.xdp.get(&interface.index).map(|(mode, _)| *mode);
-            match xdp::attach(&self.pins, self.object.xdp()?, interface, modes, chosen) {
+            if let Some(mode) = chosen.filter(|mode| modes.contains(mode)) {
+                attached.insert(interface.index, (mode, interface.veth));
+                continue;
+            }
+            match xdp::attach(&self.pins, self.object.xdp()?, interface, modes) {
                 Ok(Some(mode)) => drop(attached.insert(interface.index, (mode, interface.veth))),
                 Ok(None) => {}
                 Err(error) => problems.push(error.to_string()),
@@ -178,13 +279,14 @@ impl Programs {
     /// When the kernel refuses.
     pub fn detach(&mut self, ifindex: u32) -> Result<(), DatapathError> {
         let known = self.attached.remove(&ifindex);
-        for link in self.pins.links()? {
-            if link.ifindex == ifindex {
-                remove_file(&link.path)?;
+        for direction in Direction::BOTH {
+            if let Some(path) = self.links.remove(&(ifindex, direction)) {
+                remove_file(&path)?;
             }
         }
         if let (Mode::Clsact, Some(known)) = (self.mode, known) {
-            remove_filters(&known.name)?;
+            let mut requests = Requests::open()?;
+            clsact::remove(&mut requests, (ifindex, &known.name), &BTreeSet::new())?;
             clsact::unmark(&self.pins, ifindex);
         }
         Ok(())
@@ -196,138 +298,141 @@ impl Programs {
     /// # Errors
     /// When the kernel refuses.
     pub fn remove_others(&mut self) -> Result<(), DatapathError> {
-        for PinnedLink { path, ifindex, .. } in self.pins.links()? {
-            if !self.attached.contains_key(&ifindex) {
-                log::info!("Removing the link {}", path.display());
-                remove_file(&path)?;
-            }
+        let others = self
+            .links
+            .extract_if(.., |(ifindex, _), _| !self.attached.contains_key(ifindex));
+        for (_, path) in others {
+            log::info!("Removing the link {}", path.display());
+            remove_file(&path)?;
         }
         self.object.remove_old_chains(&self.pins)
     }
-}
 
-/// Gives the links of an interface its new name.
-fn rename_links(pins: &Pins, interface: &Interface) -> Result<(), DatapathError> {
-    for link in pins
-        .links()?
-        .into_iter()
-        .filter(|link| link.ifindex == interface.index)
-    {
-        let path = pins.link(&interface.name, interface.index, link.direction);
-        if link.path != path {
-            fs::rename(&link.path, &path).map_err(DatapathError::pins("rename", &link.path))?;
-        }
-    }
-    Ok(())
-}
-
-/// Whether both links were there already.
-fn attach_tcx(
-    pins: &Pins,
-    program: &mut SchedClassifier,
-    interface: &Interface,
-) -> Result<bool, DatapathError> {
-    let mut made = Vec::new();
-    let mut all_adopted = true;
-    for direction in Direction::BOTH {
-        match attach_tcx_side(pins, program, interface, direction) {
-            Ok(None) => {}
-            Ok(Some(path)) => {
-                made.push(path);
-                all_adopted = false;
-            }
-            Err(error) => {
-                made.iter().try_for_each(|path| remove_file(path))?;
-                return Err(error);
+    /// Gives the links of an interface its new name.
+    fn rename_links(&mut self, interface: &Interface) -> Result<(), DatapathError> {
+        for direction in Direction::BOTH {
+            let path = self.pins.link(&interface.name, interface.index, direction);
+            if let Some(known) = self.links.get_mut(&(interface.index, direction))
+                && *known != path
+            {
+                fs::rename(&*known, &path).map_err(DatapathError::pins("rename", known))?;
+                *known = path;
             }
         }
+        Ok(())
     }
-    Ok(all_adopted)
+
+    /// Whether both links were there already.
+    fn attach_tcx(
+        &mut self,
+        program: &'static str,
+        interface: &Interface,
+    ) -> Result<bool, DatapathError> {
+        let mut made = Vec::new();
+        for direction in Direction::BOTH {
+            match self.attach_tcx_side(program, interface, direction) {
+                Ok(true) => {}
+                Ok(false) => made.push(direction),
+                Err(error) => {
+                    for direction in made {
+                        if let Some(path) = self.links.remove(&(interface.index, direction)) {
+                            remove_file(&path)?;
+                        }
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Ok(made.is_empty())
+    }
+
+    /// Whether the link was there already.
+    fn attach_tcx_side(
+        &mut self,
+        program: &'static str,
+        interface: &Interface,
+        direction: Direction,
+    ) -> Result<bool, DatapathError> {
+        let failed = |source: Cause| DatapathError::Attach {
+            interface: interface.name.clone(),
+            direction: direction.name(),
+            source,
+        };
+        let key = (interface.index, direction);
+        if let Some(old) = self.links.get(&key) {
+            let present = sys::link_info(old).map_err(DatapathError::pins("read", old))?;
+            if present.is_some_and(|link| link.ifindex == interface.index) {
+                replace_program(self.object.program(program)?, old).map_err(failed)?;
+                self.rename_links(interface)?;
+                return Ok(true);
+            }
+            // That of an interface that is gone and whose number was given out again, or one that somebody
+            // else detached.
+            remove_file(old)?;
+            self.links.remove(&key);
+        }
+        let path = self.pins.link(&interface.name, interface.index, direction);
+        let program = self.object.program(program)?;
+        let program = program.fd().map_err(|error| failed(error.into()))?;
+        sys::attach_tcx(program.as_fd(), interface.index, direction, &path)
+            .map_err(|error| failed(error.into()))?;
+        self.links.insert(key, path);
+        Ok(false)
+    }
+
+    /// Whether both filters were there already.
+    fn attach_clsact(
+        &mut self,
+        name: &'static str,
+        interface: &Interface,
+    ) -> Result<bool, DatapathError> {
+        let mut requests = Requests::open()?;
+        clsact::ensure_qdisc(&self.pins, &mut requests, interface)?;
+        let program = self.object.program(name)?;
+        let program = program.fd().map_err(DatapathError::program(name))?;
+        let mut all_replaced = true;
+        for direction in Direction::BOTH {
+            let attached =
+                clsact::attach(&mut requests, name, program.as_fd(), interface, direction);
+            match attached {
+                Ok(replaced) => all_replaced &= replaced,
+                Err(error) => {
+                    let interface = (interface.index, interface.name.as_str());
+                    clsact::remove(&mut requests, interface, &BTreeSet::new())?;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(all_replaced)
+    }
 }
 
-/// The pin, if the link is new.
-fn attach_tcx_side(
-    pins: &Pins,
-    program: &mut SchedClassifier,
-    interface: &Interface,
-    direction: Direction,
-) -> Result<Option<std::path::PathBuf>, DatapathError> {
-    let failed = |source: Cause| DatapathError::Attach {
-        interface: interface.name.clone(),
-        direction: direction.name(),
-        source,
-    };
-    let path = pins.link(&interface.name, interface.index, direction);
-    let is_ours =
-        |link: &PinnedLink| link.ifindex == interface.index && link.direction == direction;
-    for old in pins.links()?.into_iter().filter(is_ours) {
-        if sys::link_ifindex(&old.path).is_ok_and(|ifindex| ifindex == interface.index) {
-            replace_program(program, &old).map_err(failed)?;
-            rename_links(pins, interface)?;
-            return Ok(None);
-        }
-        // The link of an interface that is gone and whose number was given out again.
-        remove_file(&old.path)?;
+/// The number of the program of a pinned link, if that hangs on an interface.
+fn program_of(link: &Path, ifindex: u32) -> Result<Option<u32>, DatapathError> {
+    let found = sys::link_info(link).map_err(DatapathError::pins("read", link))?;
+    Ok(found
+        .filter(|link| link.ifindex == ifindex)
+        .map(|link| link.program))
+}
+
+/// The program for the packets of an interface.
+fn program_for(interface: &Interface) -> Result<&'static str, DatapathError> {
+    match interface.framing {
+        Framing::Ethernet => Ok(PROGRAM_ETHER),
+        Framing::Raw => Ok(PROGRAM_RAW),
+        Framing::Unsupported(arphrd) => Err(DatapathError::Framing {
+            interface: interface.name.clone(),
+            arphrd,
+        }),
     }
-    let options = TcAttachOptions::TcxOrder(LinkOrder::default());
-    let id = program
-        .attach_with_options(&interface.name, direction.attach_type(), options)
-        .map_err(|error| failed(error.into()))?;
-    let link = program
-        .take_link(id)
-        .map_err(|error| failed(error.into()))?;
-    let link = FdLink::try_from(link).map_err(|error| failed(error.into()))?;
-    link.pin(&path).map_err(|source| DatapathError::Pin {
-        path: path.clone(),
-        source,
-    })?;
-    Ok(Some(path))
 }
 
 /// Puts the program into a pinned link in place of the one that is there.
-fn replace_program(program: &mut SchedClassifier, link: &PinnedLink) -> Result<(), Cause> {
-    let pinned = AyaPinnedLink::from_pin(&link.path)?;
+fn replace_program(program: &mut SchedClassifier, link: &Path) -> Result<(), Cause> {
+    let pinned = AyaPinnedLink::from_pin(link)?;
     let link = SchedClassifierLink::try_from(FdLink::from(pinned))?;
     let id = program.attach_to_link(link)?;
     // Closes the descriptor; the pin keeps the link.
     drop(program.take_link(id)?);
     Ok(())
-}
-
-/// Whether both filters were there already.
-fn attach_clsact(
-    pins: &Pins,
-    program: &mut SchedClassifier,
-    interface: &Interface,
-) -> Result<bool, DatapathError> {
-    clsact::ensure_qdisc(pins, interface)?;
-    let mut all_replaced = true;
-    for direction in Direction::BOTH {
-        match clsact::attach(program, interface, direction) {
-            Ok(replaced) => all_replaced &= replaced,
-            Err(source) => {
-                remove_filters(&interface.name)?;
-                return Err(DatapathError::Attach {
-                    interface: interface.name.clone(),
-                    direction: direction.name(),
-                    source: Box::new(source),
-                });
-            }
-        }
-    }
-    Ok(all_replaced)
-}
-
-/// Removes our filters from both sides of an interface; how many there were.
-pub(super) fn remove_filters(interface: &str) -> Result<usize, DatapathError> {
-    let mut removed = 0;
-    for direction in Direction::BOTH {
-        removed +=
-            clsact::remove(interface, direction).map_err(|source| DatapathError::Attach {
-                interface: interface.to_owned(),
-                direction: direction.name(),
-                source: Box::new(source),
-            })?;
-    }
-    Ok(removed)
 }

@@ -3,77 +3,99 @@
 //! A filter outlives the process that added it. Ours are found again by a fixed priority and
 //! handle, and by their name, which is the program's.
 
-use std::{fs, io};
+use std::{collections::BTreeSet, fs, os::fd::BorrowedFd};
 
-use aya::programs::{
-    ProgramError, SchedClassifier,
-    tc::{
-        NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact,
-        qdisc_detach_program,
-    },
+use super::{
+    Direction, PROGRAMS, Pins,
+    error::{Cause, DatapathError},
+    pins::make_directory,
+};
+use crate::links::{Filter, Interface, NetlinkError, Requests, Side, Slot};
+
+/// Where our filters are; the handle is "tn".
+const SLOT: Slot = Slot {
+    priority: 10,
+    handle: 0x746e,
 };
 
-use super::{Direction, PROGRAMS, Pins, error::DatapathError, pins::make_directory};
-use crate::links::Interface;
-
-const PRIORITY: u16 = 10;
-/// "tn".
-const HANDLE: TcHandle = TcHandle::new(0, 0x746e);
-
 /// Adds a clsact qdisc if there is none, and marks it as ours.
-pub(super) fn ensure_qdisc(pins: &Pins, interface: &Interface) -> Result<(), DatapathError> {
-    match qdisc_add_clsact(&interface.name) {
-        Ok(()) => make_directory(&pins.clsact(interface.index)),
-        Err(error) if errno(&error) == Some(libc::EEXIST) => Ok(()),
-        Err(error) => Err(DatapathError::Attach {
-            interface: interface.name.clone(),
-            direction: "clsact",
-            source: Box::new(error),
-        }),
+pub(super) fn ensure_qdisc(
+    pins: &Pins,
+    requests: &mut Requests,
+    interface: &Interface,
+) -> Result<(), DatapathError> {
+    let failed = |error| failed(interface, "clsact", error);
+    if requests.add_clsact(interface.index).map_err(failed)? {
+        make_directory(&pins.clsact(interface.index))?;
     }
+    Ok(())
 }
 
 /// Adds the filter, or replaces the program of ours that is there; whether one was there.
 pub(super) fn attach(
-    program: &mut SchedClassifier,
+    requests: &mut Requests,
+    name: &str,
+    program: BorrowedFd<'_>,
     interface: &Interface,
     direction: Direction,
-) -> Result<bool, ProgramError> {
-    let options = NlOptions {
-        priority: PRIORITY,
-        handle: HANDLE,
-        classid: None,
+) -> Result<bool, DatapathError> {
+    let side = side(direction);
+    let mut set = || {
+        let present = requests.filters(interface.index, side)?;
+        requests.set_filter(interface.index, side, SLOT, name, program)?;
+        Ok(present.iter().any(is_ours))
     };
-    let kind = direction.attach_type();
-    let added =
-        program.attach_with_options(&interface.name, kind, TcAttachOptions::Netlink(options));
-    let (id, replaced) = match added {
-        Err(ProgramError::TcError(error)) if errno(&error) == Some(libc::EEXIST) => {
-            let link = SchedClassifierLink::attached(&interface.name, kind, PRIORITY, HANDLE, None)
-                .map_err(TcError::IoError)?;
-            (program.attach_to_link(link)?, true)
-        }
-        other => (other?, false),
-    };
-    // The filter stays when the agent ends; dropping the link would remove it.
-    std::mem::forget(program.take_link(id)?);
-    Ok(replaced)
+    set().map_err(|error| failed(interface, direction.name(), error))
 }
 
-/// Removes our filters from one side of an interface; how many there were.
-pub(super) fn remove(interface: &str, direction: Direction) -> Result<usize, TcError> {
+/// The number of the program of our filter on a side of an interface.
+pub(super) fn program(
+    requests: &mut Requests,
+    ifindex: u32,
+    direction: Direction,
+) -> Result<Option<u32>, NetlinkError> {
+    let filters = requests.filters(ifindex, side(direction))?;
+    Ok(filters
+        .into_iter()
+        .find(is_ours)
+        .and_then(|filter| filter.program))
+}
+
+/// Removes our filters from both sides of an interface, except those with programs of `others`; how many
+/// there were.
+pub(super) fn remove(
+    requests: &mut Requests,
+    interface: (u32, &str),
+    others: &BTreeSet<u32>,
+) -> Result<usize, DatapathError> {
+    let (index, name) = interface;
     let mut removed = 0;
-    for name in PROGRAMS {
-        match qdisc_detach_program(interface, direction.attach_type(), name) {
-            Ok(()) => removed += 1,
-            Err(TcError::IoError(error)) if error.kind() == io::ErrorKind::NotFound => {}
-            // No qdisc, or no such interface any more: no filter.
-            Err(error)
+    for direction in Direction::BOTH {
+        let mut remove = || {
+            for filter in requests.filters(index, side(direction))? {
+                let is_other = filter.program.is_some_and(|id| others.contains(&id));
+                if is_ours(&filter) && !is_other {
+                    requests.remove_filter(index, side(direction), filter.slot)?;
+                    removed += 1;
+                }
+            }
+            Ok(())
+        };
+        match remove() {
+            Ok(()) => {}
+            // No such filter or interface any more.
+            Err(NetlinkError::Refused { source, .. })
                 if matches!(
-                    errno(&error),
+                    source.raw_os_error(),
                     Some(libc::EINVAL | libc::ENOENT | libc::ENODEV)
                 ) => {}
-            Err(error) => return Err(error),
+            Err(error) => {
+                return Err(DatapathError::Attach {
+                    interface: name.to_owned(),
+                    direction: direction.name(),
+                    source: error.into(),
+                });
+            }
         }
     }
     Ok(removed)
@@ -85,10 +107,22 @@ pub(super) fn unmark(pins: &Pins, ifindex: u32) {
     let _ = fs::remove_dir(pins.clsact(ifindex));
 }
 
-fn errno(error: &TcError) -> Option<i32> {
-    match error {
-        TcError::NetlinkError(error) => error.raw_os_error(),
-        TcError::IoError(error) => error.raw_os_error(),
-        _ => None,
+fn is_ours(filter: &Filter) -> bool {
+    let name = filter.name.as_deref();
+    filter.slot == SLOT && name.is_some_and(|name| PROGRAMS.contains(&name))
+}
+
+const fn side(direction: Direction) -> Side {
+    match direction {
+        Direction::Ingress => Side::Ingress,
+        Direction::Egress => Side::Egress,
+    }
+}
+
+fn failed(interface: &Interface, direction: &'static str, error: NetlinkError) -> DatapathError {
+    DatapathError::Attach {
+        interface: interface.name.clone(),
+        direction,
+        source: Cause::from(error),
     }
 }

@@ -1,55 +1,98 @@
 //! Removing every trace.
 
-use std::{fs, io, path::Path};
-
 use truename_common::layout::VERSION;
 
-use super::{Lock, Mode, Pins, attach::remove_filters, error::DatapathError, sys};
-use crate::links::Inventory;
+use super::{Direction, Lock, Mode, Pins, clsact, error::DatapathError, pins::remove_empty, sys};
+use crate::{
+    links::{Inventory, Requests},
+    sysctl,
+};
 
 /// What a detach found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Detached {
     /// Links and filters that were removed.
     pub links: usize,
-    /// Interfaces whose clsact qdisc was ours; remove it if it is empty.
-    pub qdiscs: Vec<u32>,
+    /// Switches of the kernel that have again the value that they had before truename set them, a sentence each.
+    pub restored: Vec<String>,
+    /// What is still there, as a thing and its place.
+    pub left: Vec<String>,
 }
 
-/// Removes links, filters, programs and tables of this version and older ones. Without a lock,
-/// takes it.
+/// Removes links, filters, programs and tables of this version and older ones, filters also if there are no pins
+/// any more, and restores switches. Without a lock, takes it.
 ///
 /// # Errors
-/// When another agent uses the pins, they are a newer version's, or the kernel refuses.
+/// When another agent uses the pins, they are a newer version's or another network namespace's, or the kernel
+/// refuses.
 pub fn detach(
     pins: &Pins,
+    requests: &mut Requests,
     inventory: &Inventory,
     lock: Option<&Lock>,
 ) -> Result<Detached, DatapathError> {
     let mut detached = Detached::default();
-    if !pins.root().exists() {
-        return Ok(detached);
+    let exist = pins.exist_on_bpffs()?;
+    let _taken = (exist && lock.is_none()).then(|| pins.lock()).transpose()?;
+    if exist {
+        pins.refuse_newer()?;
+        pins.refuse_other_namespace()?;
+        detached.links = pins.links()?.len();
     }
-    let _taken = lock.is_none().then(|| pins.lock()).transpose()?;
-    pins.refuse_newer()?;
-    detached.links = pins.links()?.len();
-    detached.qdiscs = pins.clsact_marks()?;
+    let qdiscs = pins.clsact_marks()?;
+    let (own, mut others) = pins.programs()?;
+    others.retain(|id| !own.contains(id));
     for interface in inventory.interfaces.values() {
-        detached.links += remove_filters(&interface.name)?;
+        let interface = (interface.index, interface.name.as_str());
+        detached.links += clsact::remove(requests, interface, &others)?;
     }
     for link in pins.links()? {
         // Fails for a link whose interface is gone, which needs no detaching.
         let _ = sys::detach_link(&link.path);
     }
-    for (_, path) in pins.versions()? {
-        remove_version(&path)?;
+    let switches = pins.switches()?;
+    let versions = pins.versions()?;
+    for (_, path) in &versions {
+        let foreign = pins.remove_version(path)?;
+        let foreign = foreign.iter().map(|path| path.display());
+        detached
+            .left
+            .extend(foreign.map(|path| format!("{path}, which truename did not make")));
     }
-    match fs::remove_dir(pins.root()) {
-        // Someone else's pins are in it.
-        Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => {
-            Err(DatapathError::pins("remove", pins.root())(error))
+    // Somebody else's pins may be in it.
+    if !versions.is_empty() {
+        remove_empty(pins.root())?;
+    }
+    requests.remove_empty_clsact(&qdiscs)?;
+    for (switch, before) in switches {
+        restore(switch, &before, &mut detached);
+    }
+    for interface in inventory.interfaces.values() {
+        for direction in Direction::BOTH {
+            let filter = clsact::program(requests, interface.index, direction)?;
+            if filter.is_some_and(|id| !others.contains(&id)) {
+                detached.left.push(format!(
+                    "a filter on {} ({})",
+                    interface.name,
+                    direction.name()
+                ));
+            }
         }
-        _ => Ok(detached),
+    }
+    Ok(detached)
+}
+
+/// Gives a switch the value that it had, unless somebody else changed it since.
+fn restore(switch: &'static str, before: &str, detached: &mut Detached) {
+    let name = sysctl::dotted(switch);
+    if sysctl::read(switch).is_ok_and(|now| now != "1") {
+        return;
+    }
+    match sysctl::set(switch, before) {
+        Ok(_) => detached.restored.push(format!("{name} is {before} again")),
+        Err(error) => detached.left.push(format!(
+            "{name}, which is 1 and was {before} before truename set it, and cannot be set: {error}"
+        )),
     }
 }
 
@@ -60,14 +103,15 @@ pub fn detach(
 /// When the kernel refuses.
 pub fn undo(
     pins: &Pins,
+    requests: &mut Requests,
     inventory: &Inventory,
     lock: &Lock,
     mode: Mode,
 ) -> Result<(), DatapathError> {
     let has_older = pins.versions()?.iter().any(|(number, _)| *number < VERSION);
     match (has_older, mode) {
-        (false, _) => detach(pins, inventory, Some(lock)).map(drop),
-        (true, Mode::Tcx) => remove_version(&pins.version()),
+        (false, _) => detach(pins, requests, inventory, Some(lock)).map(drop),
+        (true, Mode::Tcx) => pins.remove_version(&pins.version()).map(drop),
         // A filter may be this version's already, and needs its pins.
         (true, Mode::Clsact) => Ok(()),
     }
@@ -81,20 +125,9 @@ pub fn remove_old_versions(pins: &Pins) -> Result<(), DatapathError> {
     for (number, path) in pins.versions()? {
         if number < VERSION {
             log::info!("Removing the pins of table version {number}");
-            remove_version(&path)?;
-        }
-    }
-    Ok(())
-}
-
-/// Links first: a program without its tables must not see packets.
-fn remove_version(path: &Path) -> Result<(), DatapathError> {
-    for directory in [path.join("links"), path.to_owned()] {
-        match fs::remove_dir_all(&directory) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(DatapathError::pins("remove", &directory)(error));
+            for path in pins.remove_version(&path)? {
+                log::warn!("Left {}, which truename did not make", path.display());
             }
-            _ => {}
         }
     }
     Ok(())

@@ -5,6 +5,8 @@ use std::{io, path::PathBuf};
 
 use aya::{EbpfError, maps::MapError, pin::PinError, programs::ProgramError};
 
+use crate::links::NetlinkError;
+
 /// An error of a library.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
@@ -28,6 +30,20 @@ pub enum DatapathError {
         /// The nearest directory that exists.
         mount_point: PathBuf,
     },
+    /// A BPF file system on which nothing can be made.
+    #[error("cannot write to {}: {source}; mount it for reading and writing, or choose another place with --bpffs", path.display())]
+    ReadOnly {
+        /// The nearest directory that exists.
+        path: PathBuf,
+        /// The answer.
+        source: io::Error,
+    },
+    /// A directory of this version's name that truename did not make.
+    #[error(
+        "{} was not made by truename; choose another place with --bpffs",
+        .0.display()
+    )]
+    NotOurs(PathBuf),
     /// The standard place could not be mounted.
     #[error(
         "cannot mount the BPF file system at /sys/fs/bpf: {0}; mount it (mount -t bpf bpf /sys/fs/bpf), and give a container the host's (--volume /sys/fs/bpf:/sys/fs/bpf)"
@@ -52,8 +68,16 @@ pub enum DatapathError {
         /// Ours.
         known: u32,
     },
+    /// A pinned table that cannot be opened, whatever it is.
+    #[error("cannot open the pinned table {}: {}", path.display(), one_line(source))]
+    OpenTable {
+        /// The pin.
+        path: PathBuf,
+        /// Why.
+        source: MapError,
+    },
     /// Pins of this version whose tables look different.
-    #[error("the pinned table {} does not fit this version: {source}; run `truename detach`", path.display())]
+    #[error("the pinned table {} does not fit this version: {}; run `truename detach`", path.display(), one_line(source))]
     ForeignTable {
         /// The pin.
         path: PathBuf,
@@ -62,10 +86,15 @@ pub enum DatapathError {
     },
     /// Pins that serve another namespace.
     #[error(
-        "the pins in {} belong to another network namespace, where they are in use; choose another place with --bpffs",
-        .0.display()
+        "the pins in {} belong to another network namespace (net:[{inode}]), where they are in use; enter it with nsenter --net=…, or choose another place with --bpffs",
+        path.display()
     )]
-    OtherNamespace(PathBuf),
+    OtherNamespace {
+        /// Where they are.
+        path: PathBuf,
+        /// The number of the namespace.
+        inode: String,
+    },
     /// A file operation on the pins.
     #[error("cannot {action} {}: {source}", path.display())]
     Pins {
@@ -96,7 +125,7 @@ pub enum DatapathError {
         name: &'static str,
     },
     /// A table operation.
-    #[error("cannot {action} the table {name}: {source}")]
+    #[error("cannot {action} the table {name}: {}", one_line(source))]
     Table {
         /// What was tried.
         action: &'static str,
@@ -108,6 +137,9 @@ pub enum DatapathError {
     /// The barrier between two steps of a change.
     #[error("cannot wait for the programs that are running: {0}")]
     Barrier(io::Error),
+    /// The interfaces.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
     /// An interface.
     #[error("cannot attach to {interface} ({direction}): {}", one_line(&**source))]
     Attach {
@@ -129,7 +161,7 @@ pub enum DatapathError {
         arphrd: u16,
     },
     /// A pin.
-    #[error("cannot pin {}: {source}", path.display())]
+    #[error("cannot pin {}: {}", path.display(), one_line(source))]
     Pin {
         /// Where.
         path: PathBuf,
@@ -148,6 +180,20 @@ impl DatapathError {
             action,
             path,
             source,
+        }
+    }
+
+    /// A pinned table that is not what it should be: only its type and sizes are a reason to begin anew.
+    pub(super) fn pinned_table(path: &std::path::Path) -> impl Fn(MapError) -> Self {
+        let path = path.to_owned();
+        move |source| {
+            let path = path.clone();
+            match source {
+                MapError::InvalidMapType { .. }
+                | MapError::InvalidKeySize { .. }
+                | MapError::InvalidValueSize { .. } => Self::ForeignTable { path, source },
+                _ => Self::OpenTable { path, source },
+            }
         }
     }
 
@@ -205,6 +251,22 @@ fn verdict(log: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_type_and_size_are_a_reason_to_begin_anew() {
+        let of = DatapathError::pinned_table(std::path::Path::new("/b/PORTS"));
+        let wrong = of(MapError::InvalidKeySize {
+            size: 4,
+            expected: 8,
+        });
+        assert!(wrong.to_string().contains("run `truename detach`"));
+        for number in [libc::EMFILE, libc::EROFS, libc::EACCES, libc::ENOENT] {
+            let cause = io::Error::from_raw_os_error(number);
+            let words = cause.to_string();
+            let text = of(MapError::IoError(cause)).to_string();
+            assert!(text.contains(&words) && !text.contains("detach"), "{text}");
+        }
+    }
 
     #[test]
     fn a_verifier_log_becomes_one_line() {

@@ -1,6 +1,6 @@
 //! Loading the kernel program over the pinned tables.
 
-use std::{fs, path::PathBuf};
+use std::{collections::BTreeMap, fs, io, path::PathBuf};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -10,9 +10,10 @@ use aya::{
 use truename_common::layout::map;
 
 use super::{
-    CHAIN, PROGRAM_RPC, PROGRAM_XDP, PROGRAMS, Pins,
+    CHAIN, Drift, PROGRAM_RPC, PROGRAM_XDP, PROGRAMS, Pins,
     error::DatapathError,
     pins::remove_file,
+    sys,
     tables::{PINNED, check_pinned},
 };
 use crate::config::Datapath;
@@ -26,6 +27,15 @@ pub struct Object {
     pub(super) ebpf: Ebpf,
     /// The pin of this load's table of programs.
     chain: Option<PathBuf>,
+    /// The pins of tables and programs, with the number of what is pinned.
+    pinned: BTreeMap<PathBuf, (Kind, u32)>,
+}
+
+/// What a pin is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Table(&'static str),
+    Program(&'static str),
 }
 
 impl Object {
@@ -54,7 +64,11 @@ impl Object {
                 });
             }
         }
-        Ok(Self { ebpf, chain: None })
+        Ok(Self {
+            ebpf,
+            chain: None,
+            pinned: BTreeMap::new(),
+        })
     }
 
     /// Has the kernel verify the programs, and pins them in place of older ones.
@@ -76,7 +90,69 @@ impl Object {
             })?;
             fs::rename(&new, &path).map_err(DatapathError::pins("replace", &path))?;
         }
+        let tables = PINNED.map(|name| (pins.map(name), Kind::Table(name)));
+        let chain = self.chain.clone().map(|path| (path, Kind::Table(CHAIN)));
+        let programs = PROGRAMS.map(|name| (pins.program(name), Kind::Program(name)));
+        for (path, kind) in tables.into_iter().chain(chain).chain(programs) {
+            let id = sys::object_id(&path).map_err(DatapathError::pins("read", &path))?;
+            self.pinned.insert(path, (kind, id));
+        }
         Ok(())
+    }
+
+    /// The pins that somebody else removed or replaced.
+    pub(super) fn lost_pins(&self) -> Vec<Drift> {
+        let lost = self.pinned.iter().filter(|(path, (_, id))| {
+            // Only what is certain: without a free descriptor, for example, nothing can be looked at.
+            match sys::object_id(path) {
+                Ok(found) => found != *id,
+                Err(error) => matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::InvalidData
+                ),
+            }
+        });
+        lost.map(|(path, _)| Drift::Pin(path.clone())).collect()
+    }
+
+    /// Pins again what [`Self::lost_pins`] finds.
+    pub(super) fn pin_again(&mut self) -> Result<(), DatapathError> {
+        for lost in self.lost_pins() {
+            let Drift::Pin(path) = lost else { continue };
+            let Some((kind, _)) = self.pinned.get(&path) else {
+                continue;
+            };
+            remove_file(&path)?;
+            let failed = |source| DatapathError::Pin {
+                path: path.clone(),
+                source,
+            };
+            match *kind {
+                Kind::Table(name) => {
+                    if let Some(map) = self.ebpf.map(name) {
+                        map.pin(&path).map_err(failed)?;
+                    }
+                }
+                Kind::Program(name) => self.program(name)?.pin(&path).map_err(failed)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The number of a loaded program.
+    pub(super) fn id(&self, name: &'static str) -> Result<u32, DatapathError> {
+        let missing = || DatapathError::Missing {
+            kind: "program",
+            name,
+        };
+        let program = self.ebpf.program(name).ok_or_else(missing)?;
+        let info = program.info().map_err(DatapathError::program(name))?;
+        Ok(info.id())
+    }
+
+    /// The number of the XDP program, if it is loaded.
+    pub(super) fn xdp_id(&self) -> Option<u32> {
+        self.id(PROGRAM_XDP).ok()
     }
 
     /// Fills and pins the table of programs that others go on with.

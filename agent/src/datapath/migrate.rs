@@ -62,10 +62,12 @@ pub fn migrate(pins: &Pins) -> Result<(), DatapathError> {
         })?;
         count += 1;
     }
-    // A qdisc that was ours stays ours.
-    for mark in list(&pins.of_version(BEFORE).join("clsact"))? {
-        if let Some(ifindex) = mark.file_name() {
-            make_directory(&pins.version().join("clsact").join(ifindex))?;
+    // A qdisc that was ours stays ours, and so does a switch that was set.
+    for marks in ["clsact", "sysctl"] {
+        for mark in list(&pins.of_version(BEFORE).join(marks))? {
+            if let Some(name) = mark.file_name() {
+                make_directory(&pins.version().join(marks).join(name))?;
+            }
         }
     }
     if count > 0 {

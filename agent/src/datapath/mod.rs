@@ -20,7 +20,7 @@ mod sys;
 mod tables;
 mod xdp;
 
-pub use attach::{Attached, Mode, Programs};
+pub use attach::{Attached, Drift, Mode, Programs};
 pub use detach::{Detached, detach, remove_old_versions, undo};
 pub use error::DatapathError;
 pub use load::{OBJECT, Object};
@@ -48,13 +48,6 @@ impl Direction {
         match self {
             Self::Ingress => "ingress",
             Self::Egress => "egress",
-        }
-    }
-
-    const fn attach_type(self) -> aya::programs::TcAttachType {
-        match self {
-            Self::Ingress => aya::programs::TcAttachType::Ingress,
-            Self::Egress => aya::programs::TcAttachType::Egress,
         }
     }
 }

@@ -7,12 +7,14 @@
 //!                    chains/<n>              the programs that those of one load go on with
 //!                    xdp/<ifindex>-{native,generic}
 //!                    clsact/<ifindex>        a qdisc that we added (an empty directory)
+//!                    sysctl/<switch>=<value> a switch of the kernel that we set, and its value before (an empty directory)
 //!                    netns-<inode>           the network namespace served (an empty directory)
 //! ```
 //!
 //! Only BPF objects and directories can be made on a BPF file system, and no name may have a dot.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File, TryLockError},
     io,
     os::unix::fs::MetadataExt as _,
@@ -20,17 +22,54 @@ use std::{
 };
 
 use rustix::{
-    fs::statfs,
+    fs::{Access, access, statfs},
     mount::{MountFlags, mount},
 };
 use truename_common::layout::VERSION;
 
-use super::{Direction, error::DatapathError, sys};
+use super::{Direction, PROGRAMS, error::DatapathError, sys, tables::PINNED, xdp};
+use crate::sysctl;
 
 /// Where the BPF file system is mounted on every host.
 const STANDARD: &str = "/sys/fs/bpf";
 /// `BPF_FS_MAGIC`.
 const MAGIC: u32 = 0xcafe_4a11;
+
+/// Whether a name is one that we give.
+type IsOurs = fn(&str) -> bool;
+
+/// The directories of a version in the order in which they are removed, and which names in them are ours.
+const CONTENTS: [(&str, IsOurs); 7] = [
+    ("links", |name| parse_link(name).is_some()),
+    ("xdp", |name| xdp::parse(name).is_some()),
+    ("programs", is_program),
+    ("chains", is_number),
+    ("maps", is_map),
+    ("clsact", is_number),
+    ("sysctl", |name| parse_switch(name).is_some()),
+];
+
+/// The tables that table versions up to 2 pinned.
+const FORMER: [&str; 18] = [
+    "PORTS",
+    "ENDPOINTS",
+    "NAMES",
+    "LISTED",
+    "RPC_FLOWS",
+    "PEERS",
+    "ALIASES",
+    "SERVICES",
+    "SLOTS",
+    "TARGETS",
+    "CONNTRACK",
+    "MOVED",
+    "TRIED",
+    "SETTINGS",
+    "TRIES",
+    "XDP_DEVICES",
+    "COUNTERS",
+    "EVENTS",
+];
 
 /// The directory of the pins of one installation.
 #[derive(Clone, Debug)]
@@ -127,7 +166,7 @@ impl Pins {
         nearest_file_system(&self.root).1
     }
 
-    /// Checks what can be checked without changing anything: the file system and the versions.
+    /// Checks what can be checked without changing anything: the file system, the versions and the namespace.
     ///
     /// # Errors
     /// When the place cannot be used.
@@ -135,14 +174,43 @@ impl Pins {
         match nearest_file_system(&self.root) {
             (_, true) => {}
             (_, false) if self.root.starts_with(STANDARD) => {}
-            (mount_point, false) => {
-                return Err(DatapathError::NotBpffs {
-                    path: self.root.clone(),
-                    mount_point,
-                });
-            }
+            (mount_point, false) => return Err(self.not_bpffs(mount_point)),
         }
-        self.refuse_newer()
+        let (nearest, is_bpffs) = nearest_file_system(&self.root);
+        if is_bpffs && let Err(error) = access(&nearest, Access::WRITE_OK) {
+            return Err(DatapathError::ReadOnly {
+                path: nearest,
+                source: error.into(),
+            });
+        }
+        let version = self.version();
+        if !is_ours(&version) && !list(&version)?.is_empty() {
+            return Err(DatapathError::NotOurs(version));
+        }
+        self.refuse_newer()?;
+        self.refuse_other_namespace()
+    }
+
+    /// That no agent uses the pins now.
+    ///
+    /// # Errors
+    /// When one does.
+    pub fn check_free(&self) -> Result<(), DatapathError> {
+        if self.root.exists() && is_bpffs(&self.root) {
+            return self.lock().map(drop);
+        }
+        Ok(())
+    }
+
+    /// That existing pins are on a BPF file system; whether there are any.
+    pub(super) fn exist_on_bpffs(&self) -> Result<bool, DatapathError> {
+        if !self.root.exists() {
+            return Ok(false);
+        }
+        if is_bpffs(&self.root) {
+            return Ok(true);
+        }
+        Err(self.not_bpffs(self.root.clone()))
     }
 
     /// Mounts the file system if need be, makes the directories and takes the lock.
@@ -164,11 +232,89 @@ impl Pins {
         }
         make_directory(&self.root)?;
         let lock = self.lock()?;
-        self.claim_namespace()?;
+        for (_, version) in self.versions()? {
+            leave_namespaces(&version, &namespace()?)?;
+        }
+        self.make_directories()?;
+        Ok(lock)
+    }
+
+    /// Makes the directories of this version, first the mark of the network namespace: interface numbers mean
+    /// nothing in another one.
+    pub(super) fn make_directories(&self) -> Result<(), DatapathError> {
+        make_directory(&self.version().join(namespace()?))?;
         for directory in ["maps", "programs", "links", "chains"] {
             make_directory(&self.version().join(directory))?;
         }
-        Ok(lock)
+        Ok(())
+    }
+
+    /// Refuses pins that serve another network namespace, as long as that is there.
+    pub(super) fn refuse_other_namespace(&self) -> Result<(), DatapathError> {
+        let own = namespace()?;
+        for (_, version) in self.versions()? {
+            for mark in namespaces(&version, &own)? {
+                let mut is_served = false;
+                for link in links_in(&version)? {
+                    let found = sys::link_info(&link.path);
+                    let found = found.map_err(DatapathError::pins("read", &link.path))?;
+                    is_served |= found.is_some_and(|link| link.ifindex != 0);
+                }
+                let inode = mark.rsplit_once('-').map_or("", |(_, inode)| inode);
+                if is_served || exists(inode) {
+                    return Err(DatapathError::OtherNamespace {
+                        path: self.root.clone(),
+                        inode: inode.to_owned(),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Remembers the value that a switch of the kernel had before truename set it.
+    ///
+    /// # Errors
+    /// When the mark cannot be made.
+    pub fn mark_switch(&self, switch: &str, before: &str) -> Result<(), DatapathError> {
+        let directory = self.version().join("sysctl");
+        let name = format!("{}={before}", switch.replace('/', "-"));
+        let known = list(&directory)?;
+        let is_marked = known.iter().any(|path| {
+            let known = path.file_name().unwrap_or_default().to_string_lossy();
+            known.split_once('=').map(|(switch, _)| switch) == name.split_once('=').map(|(s, _)| s)
+        });
+        if is_marked {
+            return Ok(());
+        }
+        make_directory(&directory.join(name))
+    }
+
+    /// The switches that truename set, of all versions, with their values before.
+    pub(super) fn switches(&self) -> Result<Vec<(&'static str, String)>, DatapathError> {
+        let mut switches = Vec::new();
+        for (_, version) in self.versions()? {
+            for path in list(&version.join("sysctl"))? {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                switches.extend(parse_switch(&name));
+            }
+        }
+        Ok(switches)
+    }
+
+    /// The numbers of our programs, and of those of other installations at the usual places.
+    pub(super) fn programs(&self) -> Result<(BTreeSet<u32>, BTreeSet<u32>), DatapathError> {
+        let own = programs_in(&self.root)?;
+        let mut others = BTreeSet::new();
+        let beside = [Some(Path::new(STANDARD)), self.root.parent()];
+        for root in beside.into_iter().flatten().filter(|root| is_bpffs(root)) {
+            for other in list(root)?.into_iter().filter(|path| path.is_dir()) {
+                if other != self.root {
+                    others.extend(programs_in(&other)?);
+                }
+            }
+        }
+        Ok((own, others))
     }
 
     /// Takes the lock of existing pins.
@@ -188,7 +334,8 @@ impl Pins {
         links_in(&self.version())
     }
 
-    /// The directories of versions, with their numbers.
+    /// The directories of versions that truename made, with their numbers. A directory with such a name that
+    /// somebody else made is not among them.
     pub fn versions(&self) -> Result<Vec<(u32, PathBuf)>, DatapathError> {
         let paths = list(&self.root)?;
         Ok(paths
@@ -200,9 +347,55 @@ impl Pins {
                     .strip_prefix('v')?
                     .parse()
                     .ok()?;
-                Some((number, path))
+                is_ours(&path).then_some((number, path))
             })
             .collect())
+    }
+
+    /// Removes what truename pinned for a version: links first, because a program without its tables must
+    /// not see packets. What somebody else put there stays, and is returned.
+    ///
+    /// # Errors
+    /// When the directory is on no BPF file system, or a pin cannot be removed.
+    pub(super) fn remove_version(&self, version: &Path) -> Result<Vec<PathBuf>, DatapathError> {
+        if !is_bpffs(version) {
+            return Err(self.not_bpffs(version.to_owned()));
+        }
+        let mut left = Vec::new();
+        for (name, is_known) in CONTENTS {
+            let directory = version.join(name);
+            for path in list(&directory)? {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                let is_mark = fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir());
+                match (is_known(&name), is_mark) {
+                    (true, false) => remove_file(&path)?,
+                    (true, true) if remove_empty(&path)? => {}
+                    _ => left.push(path),
+                }
+            }
+            remove_empty(&directory)?;
+        }
+        let known = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            is_namespace(&name) || CONTENTS.iter().any(|(known, _)| *known == name)
+        };
+        let (marks, others): (Vec<_>, Vec<_>) = list(version)?.into_iter().partition(known);
+        left.extend(others);
+        // The mark stays as long as anything does: it says whose the directory is.
+        if left.is_empty() {
+            for mark in marks {
+                remove_empty(&mark)?;
+            }
+            remove_empty(version)?;
+        }
+        Ok(left)
+    }
+
+    fn not_bpffs(&self, mount_point: PathBuf) -> DatapathError {
+        DatapathError::NotBpffs {
+            path: self.root.clone(),
+            mount_point,
+        }
     }
 
     /// The numbers of the interfaces to which we added a clsact qdisc.
@@ -225,39 +418,62 @@ impl Pins {
             _ => Ok(()),
         }
     }
+}
 
-    /// Marks the pins as those of this network namespace; interface numbers mean nothing in
-    /// another one.
-    fn claim_namespace(&self) -> Result<(), DatapathError> {
-        let own = namespace()?;
-        for (_, version) in self.versions()? {
-            self.leave_namespaces(&version, &own)?;
+/// Forgets other namespaces than `own` that pins of a version served, which are gone.
+fn leave_namespaces(version: &Path, own: &str) -> Result<(), DatapathError> {
+    for mark in namespaces(version, own)? {
+        for link in links_in(version)? {
+            remove_file(&link.path)?;
         }
-        make_directory(&self.version().join(own))
+        log::info!("The network namespace that these pins served is gone");
+        remove_empty(&version.join(mark))?;
     }
+    Ok(())
+}
 
-    /// Forgets other namespaces than `own` that pins of a version served, if they are gone.
-    fn leave_namespaces(&self, version: &Path, own: &str) -> Result<(), DatapathError> {
-        for path in list(version)? {
-            let name = path
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
-            if !name.starts_with("netns-") || name == own {
-                continue;
-            }
-            for link in links_in(version)? {
-                match sys::link_ifindex(&link.path) {
-                    Ok(0) | Err(_) => remove_file(&link.path)?,
-                    Ok(_) => return Err(DatapathError::OtherNamespace(self.root.clone())),
-                }
-            }
-            log::info!("The network namespace that these pins served is gone");
-            fs::remove_dir(&path).map_err(DatapathError::pins("remove", &path))?;
-        }
-        Ok(())
+/// The marks of other namespaces than `own` that pins of a version serve.
+fn namespaces(version: &Path, own: &str) -> Result<Vec<String>, DatapathError> {
+    let names = list(version)?.into_iter().map(|path| {
+        let name = path.file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    });
+    Ok(names
+        .filter(|name| is_namespace(name) && name != own)
+        .collect())
+}
+
+/// Whether a process or a mount has the network namespace. Those of other mount namespaces are not seen.
+fn exists(inode: &str) -> bool {
+    let wanted = format!("net:[{inode}]");
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let is_mounted = mounts
+        .lines()
+        .any(|line| line.split(' ').nth(3) == Some(&wanted));
+    is_mounted || {
+        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let links =
+            processes.filter_map(|process| fs::read_link(process.path().join("ns/net")).ok());
+        links.into_iter().any(|link| link == Path::new(&wanted))
     }
+}
+
+/// The numbers of the programs that an installation pinned.
+fn programs_in(root: &Path) -> Result<BTreeSet<u32>, DatapathError> {
+    let mut ids = BTreeSet::new();
+    for (_, version) in Pins::new(root).versions()? {
+        let programs = list(&version.join("programs"))?;
+        ids.extend(programs.iter().filter_map(|path| sys::object_id(path).ok()));
+    }
+    Ok(ids)
+}
+
+/// Splits `net-ipv4-conf-lo-accept_local=0`.
+fn parse_switch(name: &str) -> Option<(&'static str, String)> {
+    let (name, before) = name.split_once('=')?;
+    let mut known = sysctl::LOOPBACK.into_iter();
+    let switch = known.find(|switch| switch.replace('/', "-") == name)?;
+    Some((switch, before.to_owned()))
 }
 
 /// The pinned links of a version.
@@ -287,17 +503,65 @@ fn namespace() -> Result<String, DatapathError> {
 
 /// The nearest directory that exists, and whether it is on a BPF file system.
 fn nearest_file_system(path: &Path) -> (PathBuf, bool) {
-    for directory in path.ancestors() {
-        if let Ok(stat) = statfs(directory) {
-            return (directory.to_owned(), stat.f_type as u32 == MAGIC);
-        }
-    }
-    (PathBuf::from("/"), false)
+    let nearest = path.ancestors().find(|directory| directory.exists());
+    let nearest = nearest.unwrap_or(Path::new("/"));
+    (nearest.to_owned(), is_bpffs(nearest))
+}
+
+fn is_bpffs(path: &Path) -> bool {
+    statfs(path).is_ok_and(|stat| stat.f_type as u32 == MAGIC)
+}
+
+/// Whether truename made the directory of a version: it marks each with the namespace it serves before it
+/// pins anything, and pins its programs.
+fn is_ours(version: &Path) -> bool {
+    let is_directory = fs::symlink_metadata(version).is_ok_and(|found| found.is_dir());
+    let has_mark = || {
+        let inside = list(version).unwrap_or_default();
+        inside.iter().any(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            is_namespace(&name) && path.is_dir()
+        })
+    };
+    let has_program = || {
+        let programs = version.join("programs");
+        PROGRAMS.iter().any(|name| programs.join(name).exists())
+    };
+    is_directory && (has_mark() || has_program())
+}
+
+/// Whether a name is `netns-<inode>`.
+fn is_namespace(name: &str) -> bool {
+    name.strip_prefix("netns-").is_some_and(is_number)
+}
+
+fn is_number(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+fn is_program(name: &str) -> bool {
+    PROGRAMS.contains(&name.strip_suffix("-new").unwrap_or(name))
+}
+
+fn is_map(name: &str) -> bool {
+    PINNED.contains(&name) || FORMER.contains(&name)
 }
 
 /// Makes a directory that need not be new.
 pub(super) fn make_directory(path: &Path) -> Result<(), DatapathError> {
     fs::create_dir_all(path).map_err(DatapathError::pins("make the directory", path))
+}
+
+/// Removes a directory that need not exist; whether it is gone. One that is not empty stays.
+pub(super) fn remove_empty(path: &Path) -> Result<bool, DatapathError> {
+    match fs::remove_dir(path) {
+        Ok(()) => Ok(true),
+        Err(error) => match error.kind() {
+            io::ErrorKind::NotFound => Ok(true),
+            io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::ResourceBusy => Ok(false),
+            _ => Err(DatapathError::pins("remove", path)(error)),
+        },
+    }
 }
 
 /// Removes a pin that need not exist.
@@ -361,9 +625,13 @@ mod tests {
         let pins = Pins::new(directory.path());
         assert!(matches!(pins.check(), Err(DatapathError::NotBpffs { .. })));
         assert!(pins.refuse_newer().is_ok());
-        fs::create_dir(directory.path().join("v0")).unwrap();
+        fs::create_dir_all(directory.path().join("v0/netns-1")).unwrap();
         assert!(pins.refuse_newer().is_ok());
-        fs::create_dir(directory.path().join("v9")).unwrap();
+        // Somebody else's.
+        fs::create_dir_all(directory.path().join("v8/maps")).unwrap();
+        assert!(pins.refuse_newer().is_ok());
+        assert_eq!(pins.versions().unwrap().len(), 1);
+        fs::create_dir_all(directory.path().join("v9/netns-1")).unwrap();
         let error = pins.refuse_newer().unwrap_err().to_string();
         assert!(error.contains("newer truename (table version 9"), "{error}");
     }

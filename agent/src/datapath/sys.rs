@@ -1,5 +1,5 @@
-//! What aya does not ask of the kernel: where a pinned link hangs, to detach it at once, to wait for
-//! running programs, and to read many entries of a table at a time.
+//! What aya does not ask of the kernel: to attach to an interface by its number, where a pinned link hangs, to
+//! detach it at once, to wait for running programs, and to read many entries of a table at a time.
 
 use std::{
     ffi::CString,
@@ -14,11 +14,27 @@ use std::{
 use aya::Pod;
 use rustix::thread::{MembarrierCommand, membarrier};
 
+use super::Direction;
+
+const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_DETACH: libc::c_long = 34;
+const BPF_TCX_INGRESS: u32 = 46;
+const BPF_TCX_EGRESS: u32 = 47;
+const BPF_F_AFTER: u32 = 1 << 4;
 
-/// The part of `union bpf_attr` that `BPF_OBJ_GET` reads.
+/// The part of `union bpf_attr` that `BPF_LINK_CREATE` reads for a tcx link at the end.
+#[repr(C)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_ifindex: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// The part of `union bpf_attr` that `BPF_OBJ_GET` and `BPF_OBJ_PIN` read.
 #[repr(C)]
 struct ObjGet {
     pathname: u64,
@@ -39,16 +55,99 @@ struct LookupBatch {
     flags: u64,
 }
 
-/// The interface number that a pinned tcx link hangs on: 0 if the interface is gone.
+/// A link, as the kernel describes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkInfo {
+    /// The number of its interface, in the interface's own namespace: 0 if the link is detached, or the
+    /// interface gone.
+    pub ifindex: u32,
+    /// The number of its program.
+    pub program: u32,
+}
+
+/// What a pinned tcx or XDP link is; nothing if nothing is pinned there, or something else.
 ///
-/// The number is that of the interface's own namespace.
-pub fn link_ifindex(path: &Path) -> io::Result<u32> {
+/// An error is no answer: without a free descriptor, for example, nobody knows what is there.
+pub fn link_info(path: &Path) -> io::Result<Option<LinkInfo>> {
+    let info = match obj_get(path) {
+        Ok(fd) => describe(&fd)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let link = |ifindex, program| LinkInfo { ifindex, program };
+    Ok(field(&info, "ifindex:")
+        .zip(field(&info, "prog_id:"))
+        .map(|(ifindex, program)| link(ifindex, program)))
+}
+
+/// The number of a pinned table or program.
+pub fn object_id(path: &Path) -> io::Result<u32> {
     let fd = obj_get(path)?;
-    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?;
-    info.lines()
-        .find_map(|line| line.strip_prefix("ifindex:"))
-        .and_then(|number| number.trim().parse().ok())
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not a tcx link"))
+    let info = describe(&fd)?;
+    let id = field(&info, "map_id:").or_else(|| field(&info, "prog_id:"));
+    id.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "neither a table nor a program"))
+}
+
+fn describe(fd: &OwnedFd) -> io::Result<String> {
+    fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))
+}
+
+fn field(info: &str, name: &str) -> Option<u32> {
+    let mut lines = info.lines();
+    let value = lines.find_map(|line| line.strip_prefix(name))?;
+    value.trim().parse().ok()
+}
+
+/// Attaches a program to a side of an interface behind those that are there, and pins the link.
+pub fn attach_tcx(
+    program: BorrowedFd<'_>,
+    ifindex: u32,
+    direction: Direction,
+    path: &Path,
+) -> io::Result<()> {
+    let attr = LinkCreate {
+        prog_fd: program.as_raw_fd().cast_unsigned(),
+        target_ifindex: ifindex,
+        attach_type: match direction {
+            Direction::Ingress => BPF_TCX_INGRESS,
+            Direction::Egress => BPF_TCX_EGRESS,
+        },
+        flags: BPF_F_AFTER,
+    };
+    // SAFETY: attr has the layout that the command reads, and the size is that of it; the kernel takes the
+    // rest of the union as zero.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_LINK_CREATE,
+            &raw const attr,
+            size_of::<LinkCreate>(),
+        )
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel just made this descriptor and nobody else knows it.
+    let link = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
+    let name = CString::new(path.as_os_str().as_bytes())?;
+    let attr = ObjGet {
+        pathname: name.as_ptr() as u64,
+        bpf_fd: link.as_raw_fd().cast_unsigned(),
+        file_flags: 0,
+    };
+    // SAFETY: as above; `name` outlives the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_OBJ_PIN,
+            &raw const attr,
+            size_of::<ObjGet>(),
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// Detaches a pinned link. Removing the pin alone lets the kernel do it some time later, in a work

@@ -22,6 +22,9 @@ use crate::{
     links::{Framing, Interface},
 };
 
+/// The word in messages for where the program hangs.
+pub(super) const SIDE: &str = "xdp";
+
 /// How the program is attached to an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mode {
@@ -77,8 +80,7 @@ pub fn devices(attached: &BTreeMap<u32, (Mode, bool)>) -> Vec<u32> {
         .collect()
 }
 
-/// Attaches to an interface in the first of `modes` that works, or takes the pinned link over: that of
-/// the first mode, or of the mode that this agent has `chosen` because no better one works.
+/// Attaches to an interface in the first of `modes` that works, or takes the pinned link of the first mode over.
 ///
 /// # Errors
 /// When no mode works: why the last one did not.
@@ -87,11 +89,10 @@ pub(super) fn attach(
     program: &mut Xdp,
     interface: &Interface,
     modes: &[Mode],
-    chosen: Option<Mode>,
 ) -> Result<Option<Mode>, DatapathError> {
     let failed = |source: Cause| DatapathError::Attach {
         interface: interface.name.clone(),
-        direction: "xdp",
+        direction: SIDE,
         source,
     };
     let mut last = None;
@@ -99,10 +100,10 @@ pub(super) fn attach(
         if pinned.ifindex != interface.index {
             continue;
         }
-        let is_live = sys::link_ifindex(&pinned.path).is_ok_and(|index| index == interface.index);
-        let is_best = modes.first() == Some(&pinned.mode);
-        let is_chosen = chosen == Some(pinned.mode) && modes.contains(&pinned.mode);
-        if is_live && (is_best || is_chosen) {
+        let found = sys::link_info(&pinned.path);
+        let found = found.map_err(DatapathError::pins("read", &pinned.path))?;
+        let is_live = found.is_some_and(|link| link.ifindex == interface.index);
+        if is_live && modes.first() == Some(&pinned.mode) {
             replace_program(program, &pinned).map_err(failed)?;
             return Ok(Some(pinned.mode));
         }
@@ -150,21 +151,29 @@ struct Pinned {
     mode: Mode,
 }
 
+/// Where the link of an interface is pinned.
+pub(super) fn pin(pins: &Pins, ifindex: u32, mode: Mode) -> PathBuf {
+    pins.xdp().join(format!("{ifindex}-{}", mode.name()))
+}
+
 fn pinned(pins: &Pins) -> Result<Vec<Pinned>, DatapathError> {
-    let parse = |path: PathBuf| {
-        let name = path.file_name()?.to_str()?;
-        let (ifindex, mode) = name.split_once('-')?;
-        let (ifindex, mode) = (ifindex.parse().ok()?, mode.to_owned());
-        [Mode::Native, Mode::Generic]
-            .into_iter()
-            .find(|known| known.name() == mode)
-            .map(|mode| Pinned {
-                path,
-                ifindex,
-                mode,
-            })
+    let read = |path: PathBuf| {
+        let (ifindex, mode) = parse(path.file_name()?.to_str()?)?;
+        Some(Pinned {
+            path,
+            ifindex,
+            mode,
+        })
     };
-    Ok(list(&pins.xdp())?.into_iter().filter_map(parse).collect())
+    Ok(list(&pins.xdp())?.into_iter().filter_map(read).collect())
+}
+
+/// Splits `<ifindex>-<mode>`.
+pub(super) fn parse(name: &str) -> Option<(u32, Mode)> {
+    let (ifindex, mode) = name.split_once('-')?;
+    let modes = [Mode::Native, Mode::Generic];
+    let mode = modes.into_iter().find(|known| known.name() == mode)?;
+    Some((ifindex.parse().ok()?, mode))
 }
 
 fn attach_new(
@@ -176,10 +185,7 @@ fn attach_new(
     make_directory(&pins.xdp())?;
     let id = program.attach_to_if_index(interface.index, mode.flags())?;
     let link = FdLink::try_from(program.take_link(id)?)?;
-    link.pin(
-        pins.xdp()
-            .join(format!("{}-{}", interface.index, mode.name())),
-    )?;
+    link.pin(pin(pins, interface.index, mode))?;
     Ok(())
 }
 

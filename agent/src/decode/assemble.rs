@@ -1,11 +1,14 @@
 //! From TCP segments to the bytes of both directions, in the order in which they could be read.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+};
 
 use truename_common::wire::{
     chunk::{CHUNK, Chunk},
     frame::plausible,
-    seq::{after, distance},
+    seq::distance,
 };
 
 use super::{Way, capture::Segment};
@@ -17,7 +20,7 @@ const BEYOND_MAX: usize = 64 << 20;
 #[derive(Default)]
 pub struct Connections {
     /// By the pair of addresses, the smaller one first.
-    open: BTreeMap<(SocketAddr, SocketAddr), Both>,
+    open: HashMap<(SocketAddr, SocketAddr), Both>,
     /// In the order of their first segments.
     order: Vec<(SocketAddr, SocketAddr)>,
 }
@@ -27,7 +30,25 @@ pub struct Assembled {
     pub client: SocketAddr,
     pub endpoint: SocketAddr,
     /// Pieces of both directions, in the order of the capture.
-    pub pieces: Vec<(Way, Vec<u8>)>,
+    pub pieces: Vec<(Way, Piece)>,
+}
+
+/// What comes next in a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// Bytes.
+    Bytes(Vec<u8>),
+    /// Bytes that the recording lacks; it goes on with a frame.
+    Gap(Gap),
+}
+
+/// A hole in a recording.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gap {
+    /// Bytes that were not recorded.
+    pub missing: usize,
+    /// Bytes behind them until a frame begins: its beginning is among those that are missing.
+    pub skipped: usize,
 }
 
 #[derive(Default)]
@@ -37,16 +58,20 @@ struct Both {
     /// Of the smaller address, of the other one.
     streams: [Stream; 2],
     /// Index of the stream and bytes.
-    pieces: Vec<(usize, Vec<u8>)>,
+    pieces: Vec<(usize, Piece)>,
 }
 
 #[derive(Default)]
 struct Stream {
     /// The sequence number of the next byte.
     next: Option<u32>,
-    /// Segments beyond a hole.
-    beyond: Vec<(u32, Vec<u8>)>,
+    /// How many bytes came before it.
+    position: u64,
+    /// Segments beyond a hole, by their position.
+    beyond: BTreeMap<u64, Vec<u8>>,
     beyond_len: usize,
+    /// The hole behind which no frame has begun yet.
+    gap: Option<Gap>,
 }
 
 impl Connections {
@@ -80,9 +105,20 @@ impl Connections {
     pub fn finish(mut self, ports: &[u16]) -> Vec<Assembled> {
         let mut all = Vec::new();
         for key in self.order {
-            let Some(both) = self.open.remove(&key) else {
+            let Some(mut both) = self.open.remove(&key) else {
                 continue;
             };
+            // What the recording lacks does not come any more.
+            for (index, stream) in both.streams.iter_mut().enumerate() {
+                let mut pieces = Vec::new();
+                while stream.skip_hole() {
+                    stream.join(&mut pieces);
+                }
+                // No frame begins behind the last hole.
+                pieces.extend(stream.gap.take().map(Piece::Gap));
+                let pieces = pieces.into_iter().map(|piece| (index, piece));
+                both.pieces.extend(pieces);
+            }
             let Some(endpoint) = endpoint(key, both.dialler, ports) else {
                 continue;
             };
@@ -133,12 +169,13 @@ fn endpoint(
 }
 
 impl Stream {
-    fn add(&mut self, segment: Segment<'_>, pieces: &mut Vec<Vec<u8>>) {
+    fn add(&mut self, segment: Segment<'_>, pieces: &mut Vec<Piece>) {
         if segment.syn {
             // Also a new connection of the same pair.
-            self.next = Some(segment.seq.wrapping_add(1));
-            self.beyond.clear();
-            self.beyond_len = 0;
+            *self = Self {
+                next: Some(segment.seq.wrapping_add(1)),
+                ..Self::default()
+            };
         }
         if segment.payload.is_empty() {
             return;
@@ -151,61 +188,77 @@ impl Stream {
         let next = match self.next {
             Some(next) => next,
             // The recording began in the middle: wait for a plausible frame.
-            None => {
-                let window = segment.payload.get(..CHUNK).unwrap_or(segment.payload);
-                if !plausible(&Chunk::new(window), window.len() as u32) {
-                    return;
-                }
-                seq
-            }
+            None if begins_frame(segment.payload) => seq,
+            None => return,
         };
         self.next = Some(next);
-        if after(seq, next) {
-            self.beyond_len += segment.payload.len();
-            self.beyond.push((seq, segment.payload.to_vec()));
-            if self.beyond_len > BEYOND_MAX {
-                self.skip_hole();
+        match u64::try_from(distance(seq, next)) {
+            Ok(ahead @ 1..) => {
+                let known = self.beyond.entry(self.position + ahead).or_default();
+                if known.len() < segment.payload.len() {
+                    self.beyond_len += segment.payload.len() - known.len();
+                    *known = segment.payload.to_vec();
+                }
+                if self.beyond_len > BEYOND_MAX {
+                    self.skip_hole();
+                }
             }
-        } else {
-            self.take(seq, segment.payload, pieces);
+            _ => self.take(distance(next, seq), segment.payload, pieces),
         }
         self.join(pieces);
     }
 
-    /// Takes the bytes from `next` on.
-    fn take(&mut self, seq: u32, payload: &[u8], pieces: &mut Vec<Vec<u8>>) {
-        let Some(next) = self.next else { return };
-        let known = usize::try_from(distance(next, seq)).unwrap_or(0);
-        if let Some(new) = payload.get(known..)
-            && !new.is_empty()
-        {
-            self.next = Some(next.wrapping_add(new.len() as u32));
-            pieces.push(new.to_vec());
+    /// Takes the bytes behind the first `known`.
+    fn take(&mut self, known: i32, payload: &[u8], pieces: &mut Vec<Piece>) {
+        let known = usize::try_from(known).unwrap_or(0);
+        let Some(mut new) = payload.get(known..).filter(|new| !new.is_empty()) else {
+            return;
+        };
+        self.next = self.next.map(|next| next.wrapping_add(new.len() as u32));
+        self.position += new.len() as u64;
+        if let Some(mut gap) = self.gap.take() {
+            let begin = (0..new.len()).find(|at| begins_frame(&new[*at..]));
+            gap.skipped += begin.unwrap_or(new.len());
+            let Some(begin) = begin else {
+                self.gap = Some(gap);
+                return;
+            };
+            pieces.push(Piece::Gap(gap));
+            new = &new[begin..];
         }
+        pieces.push(Piece::Bytes(new.to_vec()));
     }
 
     /// Takes what is not beyond a hole any more.
-    fn join(&mut self, pieces: &mut Vec<Vec<u8>>) {
-        while let Some(next) = self.next {
-            let Some(index) = self.beyond.iter().position(|(seq, _)| !after(*seq, next)) else {
-                return;
-            };
-            let (seq, payload) = self.beyond.swap_remove(index);
+    fn join(&mut self, pieces: &mut Vec<Piece>) {
+        while let Some(first) = self.beyond.first_entry()
+            && *first.key() <= self.position
+        {
+            let (position, payload) = first.remove_entry();
             self.beyond_len -= payload.len();
-            self.take(seq, &payload, pieces);
+            let known = i32::try_from(self.position - position).unwrap_or(i32::MAX);
+            self.take(known, &payload, pieces);
         }
     }
 
-    /// Goes on behind a hole that was not recorded.
-    fn skip_hole(&mut self) {
-        let Some(next) = self.next else { return };
-        let nearest = self
-            .beyond
-            .iter()
-            .map(|(seq, _)| *seq)
-            .min_by_key(|seq| distance(*seq, next));
-        self.next = nearest.or(self.next);
+    /// Goes on behind a hole that was not recorded; false if there is none.
+    fn skip_hole(&mut self) -> bool {
+        let (Some(next), Some((nearest, _))) = (self.next, self.beyond.first_key_value()) else {
+            return false;
+        };
+        let missing = nearest - self.position;
+        self.next = Some(next.wrapping_add(missing as u32));
+        self.position = *nearest;
+        let gap = self.gap.get_or_insert_default();
+        gap.missing += usize::try_from(missing).unwrap_or(usize::MAX);
+        true
     }
+}
+
+/// Whether a frame begins here.
+fn begins_frame(bytes: &[u8]) -> bool {
+    let window = bytes.get(..CHUNK).unwrap_or(bytes);
+    plausible(&Chunk::new(window), window.len() as u32)
 }
 
 #[cfg(test)]
@@ -251,7 +304,10 @@ mod tests {
         let all: Vec<u8> = one
             .pieces
             .iter()
-            .flat_map(|(_, piece)| piece.clone())
+            .flat_map(|(_, piece)| match piece {
+                Piece::Bytes(bytes) => bytes.clone(),
+                Piece::Gap(gap) => panic!("{gap:?}"),
+            })
             .collect();
         assert_eq!(all, bytes);
         assert!(one.pieces.iter().all(|(way, _)| *way == Way::Inbound));
@@ -265,5 +321,44 @@ mod tests {
         let mut connections = Connections::default();
         connections.add(segment(1, b"\0\0\0\x04\x12\x02\x08\x03"));
         assert_eq!(connections.finish(&[6123])[0].endpoint.port(), 6123);
+    }
+
+    const HEARTBEAT: &[u8] = b"\0\0\0\x04\x12\x02\x08\x03";
+
+    #[test]
+    fn a_hole_is_told_and_what_follows_is_read() {
+        let mut connections = Connections::default();
+        connections.add(Segment {
+            syn: true,
+            ack: false,
+            ..segment(99, b"")
+        });
+        connections.add(segment(100, HEARTBEAT));
+        // The end of a frame whose beginning is missing, a frame, and one after another hole.
+        let torn = [b"rest".as_slice(), HEARTBEAT].concat();
+        connections.add(segment(150, &torn));
+        connections.add(segment(300, HEARTBEAT));
+        let [one] = <[_; 1]>::try_from(connections.finish(&[])).ok().unwrap();
+        let pieces: Vec<_> = one.pieces.into_iter().map(|(_, piece)| piece).collect();
+        let bytes = || Piece::Bytes(HEARTBEAT.to_vec());
+        let gap = |missing, skipped| Piece::Gap(Gap { missing, skipped });
+        assert_eq!(pieces, [bytes(), gap(42, 4), bytes(), gap(138, 0), bytes()]);
+    }
+
+    #[test]
+    fn many_segments_behind_a_hole_take_no_long_time() {
+        let mut connections = Connections::default();
+        connections.add(Segment {
+            syn: true,
+            ack: false,
+            ..segment(99, b"")
+        });
+        let count = 200_000;
+        // The last one first: each is put in front of those that are there.
+        for number in (0..count).rev() {
+            connections.add(segment(5000 + number * 8, HEARTBEAT));
+        }
+        let [one] = <[_; 1]>::try_from(connections.finish(&[])).ok().unwrap();
+        assert_eq!(one.pieces.len(), count as usize + 1);
     }
 }

@@ -1,6 +1,6 @@
 //! From a pcap or pcapng file to TCP segments.
 
-use std::{io, net::SocketAddr};
+use std::{collections::BTreeMap, io, net::SocketAddr};
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use pcap_file::{
@@ -50,12 +50,50 @@ fn is_pcapng(bytes: &[u8]) -> bool {
     bytes.starts_with(&[0x0a, 0x0d, 0x0d, 0x0a])
 }
 
+/// What of a capture was not read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Skipped {
+    /// Packets by why they were not read.
+    reasons: BTreeMap<String, u64>,
+    /// Packets that were.
+    read: u64,
+}
+
+impl Skipped {
+    /// A sentence for each reason.
+    pub fn notes(&self) -> impl Iterator<Item = String> {
+        let reasons = self.reasons.iter();
+        reasons.map(|(reason, count)| format!("{count} packet(s) were skipped: {reason}"))
+    }
+
+    fn note(&mut self, reason: &str) {
+        if let Some(count) = self.reasons.get_mut(reason) {
+            *count += 1;
+        } else {
+            self.reasons.insert(reason.to_owned(), 1);
+        }
+    }
+}
+
 /// Calls `take` with every TCP segment, in the order of the capture. A capture that was cut off
-/// ends there.
+/// ends there. Packets of interfaces that cannot be read are skipped.
 ///
 /// # Errors
-/// When the capture is broken.
-pub fn read(bytes: &[u8], mut take: impl FnMut(Segment<'_>)) -> Result<(), CaptureError> {
+/// When the capture is broken, or none of its packets can be read.
+pub fn read(bytes: &[u8], mut take: impl FnMut(Segment<'_>)) -> Result<Skipped, CaptureError> {
+    let mut skipped = Skipped::default();
+    let mut odd = None;
+    let mut packet = |link, data: &[u8]| match packet(link, data, &mut take) {
+        Packet::Read => skipped.read += 1,
+        Packet::Link => {
+            odd = Some(link);
+            skipped.note(&format!("the link type {link:?} is not read"));
+        }
+        Packet::Broken => {
+            skipped.note("they are cut off or broken (tcpdump records whole packets with -s 0)");
+        }
+    };
+    let mut unknown = 0;
     if is_pcapng(bytes) {
         let mut reader = PcapNgReader::new(bytes)?;
         while let Some(block) = reader.next_block() {
@@ -66,21 +104,28 @@ pub fn read(bytes: &[u8], mut take: impl FnMut(Segment<'_>)) -> Result<(), Captu
                 _ => continue,
             };
             let data = data.into_owned();
-            let link = reader
-                .interfaces()
-                .get(interface as usize)
-                .map(|i| i.linktype);
-            packet(link.unwrap_or(DataLink::ETHERNET), &data, &mut take)?;
+            let known = reader.interfaces().get(interface as usize);
+            match known.map(|interface| interface.linktype) {
+                Some(link) => packet(link, &data),
+                None => unknown += 1,
+            }
         }
-        return Ok(());
+    } else {
+        let mut reader = PcapReader::new(bytes)?;
+        let link = reader.header().datalink;
+        while let Some(next) = reader.next_packet() {
+            let Some(next) = complete(next)? else { break };
+            packet(link, &next.data);
+        }
     }
-    let mut reader = PcapReader::new(bytes)?;
-    let link = reader.header().datalink;
-    while let Some(next) = reader.next_packet() {
-        let Some(next) = complete(next)? else { break };
-        packet(link, &next.data, &mut take)?;
+    if unknown > 0 {
+        let reason = "the capture does not describe their interface".to_owned();
+        skipped.reasons.insert(reason, unknown);
     }
-    Ok(())
+    match odd {
+        Some(link) if skipped.read == 0 => Err(CaptureError::Link(link)),
+        _ => Ok(skipped),
+    }
 }
 
 /// `None` if the file ends in the middle.
@@ -97,24 +142,46 @@ fn complete<T>(next: Result<T, pcap_file::PcapError>) -> Result<Option<T>, Captu
     }
 }
 
-fn packet(
-    link: DataLink,
-    data: &[u8],
-    take: &mut impl FnMut(Segment<'_>),
-) -> Result<(), CaptureError> {
-    // Linux "cooked" version 2, which `tcpdump -i any` writes: 20 bytes, the protocol first.
-    const SLL2: u32 = 276;
+/// What became of a packet.
+enum Packet {
+    /// It was read, whatever is in it.
+    Read,
+    /// Its link type is not known.
+    Link,
+    /// It is not whole.
+    Broken,
+}
+
+fn packet(link: DataLink, data: &[u8], take: &mut impl FnMut(Segment<'_>)) -> Packet {
+    /// Linux "cooked" version 2, which `tcpdump -i any` writes: the protocol comes first.
+    const SLL2: usize = 20;
+    /// The address family.
+    const LOOPBACK: usize = 4;
+    let behind = |header: usize| SlicedPacket::from_ip(data.get(header..).unwrap_or_default());
     let sliced = match link {
         DataLink::ETHERNET => SlicedPacket::from_ethernet(data),
-        DataLink::RAW | DataLink::IPV4 | DataLink::IPV6 => SlicedPacket::from_ip(data),
+        // 12 and 14 are what some systems write for RAW.
+        DataLink::RAW | DataLink::IPV4 | DataLink::IPV6 | DataLink::Unknown(12 | 14) => {
+            SlicedPacket::from_ip(data)
+        }
         DataLink::LINUX_SLL => SlicedPacket::from_linux_sll(data),
-        DataLink::Unknown(SLL2) => SlicedPacket::from_ip(data.get(20..).unwrap_or_default()),
-        other => return Err(CaptureError::Link(other)),
+        // Neither IPv4 nor IPv6.
+        DataLink::LINUX_SLL2
+            if ![[0x08, 0x00], [0x86, 0xdd]]
+                .iter()
+                .any(|ip| data.starts_with(ip)) =>
+        {
+            return Packet::Read;
+        }
+        DataLink::LINUX_SLL2 => behind(SLL2),
+        DataLink::NULL | DataLink::LOOP => behind(LOOPBACK),
+        _ => return Packet::Link,
     };
-    // What is not IP and TCP, or cut off, is none of ours.
-    let Ok(sliced) = sliced else { return Ok(()) };
+    let Ok(sliced) = sliced else {
+        return Packet::Broken;
+    };
     let Some(TransportSlice::Tcp(tcp)) = &sliced.transport else {
-        return Ok(());
+        return Packet::Read;
     };
     let (source, destination) = match &sliced.net {
         Some(NetSlice::Ipv4(ip)) => (
@@ -125,7 +192,7 @@ fn packet(
             ip.header().source_addr().into(),
             ip.header().destination_addr().into(),
         ),
-        _ => return Ok(()),
+        _ => return Packet::Read,
     };
     take(Segment {
         from: SocketAddr::new(source, tcp.source_port()),
@@ -135,5 +202,5 @@ fn packet(
         ack: tcp.ack(),
         payload: tcp.payload(),
     });
-    Ok(())
+    Packet::Read
 }

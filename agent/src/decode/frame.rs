@@ -26,6 +26,8 @@ pub enum Kind {
     Tls,
     /// The stream is not remoting.
     NotFrame,
+    /// Bytes that the recording lacks.
+    NotRecorded,
 }
 
 /// What a frame says.

@@ -12,6 +12,7 @@ use truename_common::{
 
 use super::{
     FrameRow, Rewrite, Way,
+    assemble::Gap,
     frame::{self, Frame, Kind},
 };
 use crate::name;
@@ -41,6 +42,8 @@ struct Stream {
     after: Vec<u8>,
     /// Bytes that the walker has not let pass: it waits for the end of a name.
     held: Vec<u8>,
+    /// Where bytes are missing.
+    gaps: Vec<(usize, Gap)>,
 }
 
 /// Bytes from which on a beginning is judged.
@@ -128,6 +131,19 @@ impl Connection {
         }
     }
 
+    /// Goes on with a frame behind bytes that the recording lacks.
+    pub fn skip(&mut self, way: Way, gap: Gap) {
+        let (stream, direction) = match way {
+            Way::Inbound => (&mut self.inbound, &mut self.flow.inbound),
+            Way::Outbound => (&mut self.outbound, &mut self.flow.outbound),
+        };
+        stream.after.append(&mut stream.held);
+        stream.gaps.push((stream.before.len(), gap));
+        // As inbound: in the middle of a connection no handshake comes.
+        let next = stream.after.len() as u32;
+        stream::begin(direction, next, stream::Way::Inbound);
+    }
+
     /// The frames of both directions.
     pub fn rows(mut self, flow: Option<&str>) -> Vec<FrameRow> {
         let scheme = scheme(&self.inbound.before, &self.outbound.before);
@@ -147,25 +163,45 @@ impl Connection {
 impl Stream {
     fn rows(&self, flow: Option<&str>, way: Way, scheme: &str) -> Vec<FrameRow> {
         let mut rows = Vec::new();
-        let mut offset = 0;
-        while offset < self.before.len() {
-            let rest = &self.before[offset..];
-            let (length, frame) = next(rest, offset == 0, scheme);
+        let row = |offset, length, frame: Frame, rewrites| FrameRow {
+            flow: flow.map(str::to_owned),
+            way,
+            offset,
+            length,
+            kind: frame.kind,
+            recipient: frame.recipient,
+            sender: frame.sender,
+            announced: frame.announced,
+            rewrites,
+        };
+        let mut gaps = self.gaps.iter().peekable();
+        // Bytes that are missing or skipped in front of the offset.
+        let (mut offset, mut lost) = (0, 0);
+        loop {
+            while let Some((_, gap)) = gaps.next_if(|(at, _)| *at <= offset) {
+                for (length, kind) in [
+                    (gap.missing, Kind::NotRecorded),
+                    (gap.skipped, Kind::NotFrame),
+                ] {
+                    if length > 0 {
+                        rows.push(row(offset + lost, length, Frame::of(kind), Vec::new()));
+                        lost += length;
+                    }
+                }
+            }
+            if offset >= self.before.len() {
+                return rows;
+            }
+            let limit = gaps.peek().map_or(self.before.len(), |(at, _)| *at);
+            let (length, frame) = next(&self.before[offset..limit], offset == 0, scheme);
             let end = offset + length;
-            rows.push(FrameRow {
-                flow: flow.map(str::to_owned),
-                way,
-                offset,
-                length,
-                kind: frame.kind,
-                recipient: frame.recipient,
-                sender: frame.sender,
-                announced: frame.announced,
-                rewrites: self.rewrites(offset, end),
-            });
+            let mut rewrites = self.rewrites(offset, end);
+            for rewrite in &mut rewrites {
+                rewrite.offset += lost;
+            }
+            rows.push(row(offset + lost, length, frame, rewrites));
             offset = end;
         }
-        rows
     }
 
     /// The places between two offsets that are not the same before and after.

@@ -5,8 +5,11 @@ use std::{fs, io, path::Path};
 use aya::util::KernelVersion;
 use rustix::thread::{CapabilitySet, capabilities};
 
-use super::Check;
-use crate::datapath::{Mode, Pins};
+use super::{Check, Refusal};
+use crate::{
+    api::ServerError,
+    datapath::{DatapathError, Mode, Pins},
+};
 
 /// The oldest kernel that the program is tested on.
 const OLDEST: (u8, u8) = (6, 1);
@@ -133,37 +136,85 @@ pub fn jit() -> Check {
 }
 
 /// Where the pins go.
-pub fn bpffs(path: &Path) -> Check {
-    let pins = Pins::new(path);
-    match pins.check() {
-        Err(error @ crate::datapath::DatapathError::NotBpffs { .. }) => {
-            Check::failure("bpffs", error.to_string(), "see above")
-        }
-        _ if pins.is_mounted() => Check::ok(
+pub fn bpffs(path: &Path, refusals: &[Refusal]) -> Check {
+    let refused = refusals.iter().find_map(|refusal| match refusal {
+        Refusal::Datapath(
+            error @ (DatapathError::NotBpffs { .. }
+            | DatapathError::ReadOnly { .. }
+            | DatapathError::Pins { .. }),
+        ) => Some(error),
+        _ => None,
+    });
+    if let Some(error) = refused {
+        return Check::failure("bpffs", error.to_string(), "see above");
+    }
+    if Pins::new(path).is_mounted() {
+        return Check::ok(
             "bpffs",
             format!("{} is on a BPF file system", path.display()),
-        ),
-        _ => Check::warning(
-            "bpffs",
-            "no BPF file system is mounted at /sys/fs/bpf".to_owned(),
-            "`truename run` mounts it; or: mount -t bpf bpf /sys/fs/bpf",
-        ),
+        );
     }
+    Check::warning(
+        "bpffs",
+        "no BPF file system is mounted at /sys/fs/bpf".to_owned(),
+        "`truename run` mounts it; or: mount -t bpf bpf /sys/fs/bpf",
+    )
 }
 
 /// Whether the pins that are there can be taken over.
-pub fn pins(path: &Path) -> Check {
-    let pins = Pins::new(path);
-    match pins.check() {
-        Err(error @ crate::datapath::DatapathError::NewerPins { .. }) => {
-            Check::failure("pins", error.to_string(), "see above")
+pub fn pins(path: &Path, refusals: &[Refusal]) -> Check {
+    for refusal in refusals {
+        match refusal {
+            Refusal::Datapath(error @ DatapathError::Busy(_)) => {
+                let remedy = "nothing, if that agent is the one that shall run; another one needs another place (--bpffs)";
+                return Check::warning("pins", error.to_string(), remedy);
+            }
+            Refusal::Datapath(
+                error @ (DatapathError::NewerPins { .. }
+                | DatapathError::NotOurs(_)
+                | DatapathError::OtherNamespace { .. }),
+            ) => return Check::failure("pins", error.to_string(), "see above"),
+            _ => {}
         }
-        Ok(()) if pins.exist() => Check::ok(
-            "pins",
-            "tables of this version are pinned: `truename run` takes them over".to_owned(),
-        ),
-        _ => Check::ok("pins", "nothing is pinned".to_owned()),
     }
+    Check::ok(
+        "pins",
+        if Pins::new(path).exist() {
+            "tables of this version are pinned: `truename run` takes them over".to_owned()
+        } else {
+            "nothing is pinned".to_owned()
+        },
+    )
+}
+
+/// Whether `run` takes the configuration.
+pub fn configuration(file: &Path, refusals: &[Refusal]) -> Check {
+    let refused = refusals.iter().find_map(|refusal| match refusal {
+        Refusal::Config(error) => Some(error.to_string()),
+        Refusal::Netlink(error) => Some(error.to_string()),
+        _ => None,
+    });
+    match refused {
+        Some(found) => Check::failure("configuration", found, "see above"),
+        None => Check::ok("configuration", format!("{} is valid", file.display())),
+    }
+}
+
+/// A control socket that cannot be used.
+pub fn control_socket(refusals: &[Refusal]) -> Option<Check> {
+    refusals.iter().find_map(|refusal| match refusal {
+        Refusal::Server(error @ ServerError::InUse(_)) => Some(Check::warning(
+            "control_socket",
+            error.to_string(),
+            "nothing, if that agent is the one that shall run",
+        )),
+        Refusal::Server(error) => Some(Check::failure(
+            "control_socket",
+            error.to_string(),
+            "see above",
+        )),
+        _ => None,
+    })
 }
 
 /// The unified hierarchy.

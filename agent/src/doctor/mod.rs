@@ -1,6 +1,7 @@
 //! Whether the host can run truename: facts, what they mean, and what to do.
 
 mod checks;
+mod refusal;
 mod services;
 
 use std::net::IpAddr;
@@ -8,6 +9,7 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use crate::config::Config;
+pub use refusal::{Refusal, refusals};
 
 /// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -73,15 +75,23 @@ impl Check {
 
 /// All checks, for a configuration. `is_local` tells the host's own addresses.
 pub fn examine(config: &Config, is_local: impl Fn(IpAddr) -> bool) -> Vec<Check> {
-    let bpffs = &config.agent.bpffs;
+    let refusals = refusals(config);
     let mut all = checks::needed();
     all.extend([
         checks::tcx(),
         checks::jit(),
-        checks::bpffs(bpffs),
-        checks::pins(bpffs),
+        checks::bpffs(&config.agent.bpffs, &refusals),
+        checks::pins(&config.agent.bpffs, &refusals),
         checks::cgroup(),
     ]);
+    // Without a file only the host is looked at.
+    all.extend(
+        config
+            .file
+            .as_deref()
+            .map(|file| checks::configuration(file, &refusals)),
+    );
+    all.extend(checks::control_socket(&refusals));
     if !config.services.is_empty() {
         all.extend([
             services::forwarding(config, is_local),

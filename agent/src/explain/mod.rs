@@ -6,7 +6,7 @@ mod step;
 mod tests;
 mod walk;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 use truename_common::{
@@ -32,6 +32,35 @@ pub struct Question {
     pub from_port: Option<u16>,
     /// To whom.
     pub to: SocketAddr,
+}
+
+impl Question {
+    /// The fields of a question.
+    pub const FIELDS: &[&str] = &["protocol", "from", "from_port", "to"];
+
+    /// Why there can be no such packet: one sentence. The tables would have an answer all the same, which would be
+    /// taken for the truth.
+    pub fn impossible(&self) -> Option<String> {
+        let (from, to) = (self.from.to_canonical(), self.to.ip().to_canonical());
+        let is_broadcast = |address| address == IpAddr::V4(Ipv4Addr::BROADCAST);
+        let why = if from.is_ipv4() != to.is_ipv4() {
+            "one address is IPv4 and the other is not"
+        } else if from.is_unspecified() || to.is_unspecified() {
+            "an unspecified address is no host's"
+        } else if from.is_multicast() || is_broadcast(from) {
+            "no packet comes from many hosts"
+        } else if to.is_multicast() || is_broadcast(to) {
+            "what is sent to many hosts is not translated"
+        } else if self.to.port() == 0 || self.from_port == Some(0) {
+            "port 0 is not used"
+        } else {
+            return None;
+        };
+        Some(format!(
+            "there is no packet from {} to {}: {why}",
+            self.from, self.to
+        ))
+    }
 }
 
 /// What becomes of it.

@@ -300,3 +300,33 @@ fn goes_on_to_the_endpoint() {
     let back: Explanation = serde_json::from_str(&json).unwrap();
     assert_eq!(back, explanation);
 }
+
+#[test]
+fn packets_that_cannot_be_are_told() {
+    let why = |from: &str, from_port, to: &str| {
+        let question = Question {
+            protocol: "tcp".to_owned(),
+            from: from.parse().unwrap(),
+            from_port,
+            to: to.parse().unwrap(),
+        };
+        question.impossible()
+    };
+    for (from, from_port, to, words) in [
+        ("fe80::1", None, "10.0.0.1:80", "IPv4"),
+        ("10.0.0.5", None, "[fd00::1]:80", "IPv4"),
+        ("0.0.0.0", None, "10.0.0.1:80", "unspecified"),
+        ("10.0.0.5", None, "0.0.0.0:80", "unspecified"),
+        ("::", None, "[fd00::1]:80", "unspecified"),
+        ("10.0.0.5", None, "10.0.0.1:0", "port 0"),
+        ("10.0.0.5", Some(0), "10.0.0.1:80", "port 0"),
+        ("224.0.0.1", None, "10.0.0.1:80", "many hosts"),
+        ("10.0.0.5", None, "255.255.255.255:80", "many hosts"),
+    ] {
+        let told = why(from, from_port, to).unwrap_or_default();
+        assert!(told.contains(words), "{from} to {to}: {told}");
+    }
+    assert_eq!(why("10.0.0.5", Some(1), "10.0.0.1:80"), None);
+    assert_eq!(why("::ffff:10.0.0.5", None, "10.0.0.1:80"), None);
+    assert_eq!(why("127.0.0.1", None, "10.0.0.1:80"), None);
+}

@@ -1,12 +1,19 @@
 //! Network interfaces: what there is, what of it is selected, and when it changes.
 //!
-//! [`Inventory`] and [`select`] are pure; [`netlink`] is the only place that speaks netlink.
+//! [`Inventory`] and [`select`] are pure. [`Requests`] asks the kernel and changes filters, [`Changes`] hears of changes; each has a
+//! socket of its own.
 
-pub mod netlink;
+mod changes;
+mod filter;
+mod netlink;
+mod request;
 mod select;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use changes::Changes;
+pub use filter::{Filter, Side, Slot};
+pub use request::{NetlinkError, Requests};
 pub use select::{check_named, select};
 
 /// What the kernel program finds at the start of a packet.
@@ -49,6 +56,12 @@ pub struct Inventory {
 }
 
 impl Inventory {
+    /// The names of all.
+    pub fn names(&self) -> BTreeSet<String> {
+        let all = self.interfaces.values();
+        all.map(|interface| interface.name.clone()).collect()
+    }
+
     /// Adds an interface.
     pub fn insert(&mut self, interface: Interface) {
         self.interfaces.insert(interface.index, interface);

@@ -2,108 +2,52 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
     net::IpAddr,
-    pin::pin,
     sync::Arc,
 };
 
-use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
-use netlink_packet_core::NetlinkPayload;
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
     link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
-    tc::TcHandle,
 };
-use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};
-use tokio::task::JoinHandle;
 
-use super::{Framing, Interface, Inventory};
+use super::{Framing, Interface, Inventory, NetlinkError, Requests, Side};
 use crate::plan::{Facts, Roles};
 
-/// Why the interfaces are not known.
-#[derive(Debug, thiserror::Error)]
-pub enum NetlinkError {
-    /// No socket.
-    #[error("cannot open a netlink socket: {0}")]
-    Socket(#[from] io::Error),
-    /// The kernel said no.
-    #[error("cannot list {what}: {source}")]
-    List {
-        /// What was asked for.
-        what: &'static str,
-        /// The answer.
-        source: rtnetlink::Error,
-    },
-    /// The subscription ended.
-    #[error("the kernel closed the netlink subscription")]
-    Closed,
-}
-
-/// A netlink connection that lists interfaces and hears of changes.
-pub struct Links {
-    handle: Handle,
-    changes: std::pin::Pin<Box<dyn Stream<Item = ()> + Send>>,
-    connection: JoinHandle<()>,
-}
-
-impl Links {
-    /// Connects in the network namespace of the calling thread.
-    ///
-    /// # Errors
-    /// When the socket cannot be opened.
-    pub fn open() -> Result<Self, NetlinkError> {
-        let (connection, handle, messages) = rtnetlink::new_multicast_connection(&[
-            MulticastGroup::Link,
-            MulticastGroup::Ipv4Route,
-            MulticastGroup::Ipv6Route,
-            MulticastGroup::Ipv4Ifaddr,
-            MulticastGroup::Ipv6Ifaddr,
-        ])?;
-        let changes = messages
-            .filter(|(message, _)| {
-                let relevant = match &message.payload {
-                    NetlinkPayload::InnerMessage(message) => concerns_selection(message),
-                    // Messages were lost: what changed is unknown.
-                    _ => true,
-                };
-                std::future::ready(relevant)
-            })
-            .map(|_| ());
-        Ok(Self {
-            handle,
-            changes: Box::pin(changes),
-            connection: tokio::spawn(connection),
-        })
-    }
-
+impl Requests {
     /// What there is now.
     ///
     /// # Errors
     /// When the kernel does not answer.
-    pub async fn inventory(&self) -> Result<Inventory, NetlinkError> {
+    pub fn inventory(&mut self) -> Result<Inventory, NetlinkError> {
         let mut inventory = Inventory::default();
-        let mut links = pin!(self.handle.link().get().execute());
-        let failed = |what| move |source| NetlinkError::List { what, source };
-        while let Some(link) = links.try_next().await.map_err(failed("interfaces"))? {
-            if let Some(interface) = read_interface(&link) {
+        let question = RouteNetlinkMessage::GetLink(LinkMessage::default());
+        for message in self.list("list interfaces", &question)? {
+            if let RouteNetlinkMessage::NewLink(link) = message
+                && let Some(interface) = read_interface(&link)
+            {
                 inventory.insert(interface);
             }
         }
-        let v4 = RouteMessageBuilder::<std::net::Ipv4Addr>::new().build();
-        let v6 = RouteMessageBuilder::<std::net::Ipv6Addr>::new().build();
-        for (family, request) in [("IPv4 routes", v4), ("IPv6 routes", v6)] {
-            let mut routes = pin!(self.handle.route().get(request).execute());
-            loop {
-                match routes.try_next().await {
-                    Ok(Some(route)) => inventory.default_route.extend(default_route(&route)),
-                    Ok(None) => break,
-                    // A kernel without this family has no routes of it.
-                    Err(error) if is_unsupported(&error) => break,
-                    Err(error) => return Err(failed(family)(error)),
+        for (family, action) in [
+            (AddressFamily::Inet, "list IPv4 routes"),
+            (AddressFamily::Inet6, "list IPv6 routes"),
+        ] {
+            let mut question = RouteMessage::default();
+            question.header.address_family = family;
+            match self.list(action, &RouteNetlinkMessage::GetRoute(question)) {
+                Ok(routes) => {
+                    for message in routes {
+                        if let RouteNetlinkMessage::NewRoute(route) = message {
+                            inventory.default_route.extend(default_route(&route));
+                        }
+                    }
                 }
+                // A kernel without this family has no routes of it.
+                Err(error) if is_unsupported(&error) => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(inventory)
@@ -113,24 +57,22 @@ impl Links {
     ///
     /// # Errors
     /// When the kernel does not answer.
-    pub async fn facts(
-        &self,
+    pub fn facts(
+        &mut self,
         inventory: &Inventory,
         targets: &BTreeSet<IpAddr>,
         roles: Arc<Roles>,
     ) -> Result<Facts, NetlinkError> {
+        let question = RouteNetlinkMessage::GetAddress(AddressMessage::default());
         let mut addresses = BTreeSet::new();
-        let mut found = pin!(self.handle.address().get().execute());
-        let failed = |source| NetlinkError::List {
-            what: "addresses",
-            source,
-        };
-        while let Some(address) = found.try_next().await.map_err(failed)? {
-            addresses.extend(own_address(&address));
+        for message in self.list("list addresses", &question)? {
+            if let RouteNetlinkMessage::NewAddress(address) = message {
+                addresses.extend(own_address(&address));
+            }
         }
         let mut sources = BTreeMap::new();
         for target in targets {
-            if let Some(source) = self.source(*target).await? {
+            if let Some(source) = self.source(*target)? {
                 sources.insert(*target, source);
             }
         }
@@ -146,24 +88,22 @@ impl Links {
     }
 
     /// The address that this host's packets to `target` come from; none if there is no route.
-    async fn source(&self, target: IpAddr) -> Result<Option<IpAddr>, NetlinkError> {
-        let request = match target {
-            IpAddr::V4(v4) => RouteMessageBuilder::<std::net::Ipv4Addr>::new()
-                .destination_prefix(v4, 32)
-                .build(),
-            IpAddr::V6(v6) => RouteMessageBuilder::<std::net::Ipv6Addr>::new()
-                .destination_prefix(v6, 128)
-                .build(),
+    fn source(&mut self, target: IpAddr) -> Result<Option<IpAddr>, NetlinkError> {
+        let (family, length, address) = match target {
+            IpAddr::V4(v4) => (AddressFamily::Inet, 32, RouteAddress::Inet(v4)),
+            IpAddr::V6(v6) => (AddressFamily::Inet6, 128, RouteAddress::Inet6(v6)),
         };
-        let mut routes = pin!(self.handle.route().get(request).execute());
-        match routes.try_next().await {
-            Ok(route) => Ok(route.as_ref().and_then(preferred_source)),
+        let mut question = RouteMessage::default();
+        question.header.address_family = family;
+        question.header.destination_prefix_length = length;
+        question
+            .attributes
+            .push(RouteAttribute::Destination(address));
+        let question = RouteNetlinkMessage::GetRoute(question);
+        match self.get("find the route to a target", question)? {
+            Some(RouteNetlinkMessage::NewRoute(route)) => Ok(preferred_source(&route)),
             // The kernel's answer to "by which route?" is an error where there is none.
-            Err(rtnetlink::Error::NetlinkError(_)) => Ok(None),
-            Err(source) => Err(NetlinkError::List {
-                what: "the route to a target",
-                source,
-            }),
+            _ => Ok(None),
         }
     }
 
@@ -171,74 +111,25 @@ impl Links {
     ///
     /// # Errors
     /// When the kernel does not answer.
-    pub async fn remove_empty_clsact(&self, interfaces: &[u32]) -> Result<(), NetlinkError> {
+    pub fn remove_empty_clsact(&mut self, interfaces: &[u32]) -> Result<(), NetlinkError> {
         for index in interfaces {
-            let Ok(index) = i32::try_from(*index) else {
-                continue;
-            };
-            let list = self.handle.traffic_filter(index);
             let mut filters = 0;
-            for request in [list.clone().get().ingress(), list.clone().get().egress()] {
-                let mut found = pin!(request.execute());
+            for side in [Side::Ingress, Side::Egress] {
                 // The interface may be gone, and its qdisc with it.
-                while let Ok(Some(_)) = found.try_next().await {
-                    filters += 1;
-                }
+                filters += self.filters(*index, side)?.len();
             }
-            if filters == 0 {
-                let mut request = self.handle.qdisc().del(index);
-                request.message_mut().header.parent = TcHandle::CLSACT;
-                if let Err(error) = request.execute().await {
-                    log::debug!("The clsact qdisc of interface {index} is not removed: {error}");
-                }
+            if filters == 0
+                && let Err(error) = self.remove_clsact(*index)
+            {
+                log::debug!("The clsact qdisc of interface {index} is not removed: {error}");
             }
         }
         Ok(())
     }
-
-    /// Waits until something changed; several changes at once count as one.
-    ///
-    /// # Errors
-    /// When the subscription ended.
-    pub async fn changed(&mut self) -> Result<(), NetlinkError> {
-        self.changes.next().await.ok_or(NetlinkError::Closed)?;
-        let mut more = pin!(stream::poll_fn(|context| {
-            match self.changes.poll_next_unpin(context) {
-                std::task::Poll::Pending => std::task::Poll::Ready(None),
-                ready => ready,
-            }
-        }));
-        while more.next().await.is_some() {}
-        Ok(())
-    }
 }
 
-impl Drop for Links {
-    fn drop(&mut self) {
-        self.connection.abort();
-    }
-}
-
-fn is_unsupported(error: &rtnetlink::Error) -> bool {
-    match error {
-        rtnetlink::Error::NetlinkError(message) => {
-            matches!(-message.raw_code(), libc::EOPNOTSUPP | libc::EAFNOSUPPORT)
-        }
-        _ => false,
-    }
-}
-
-fn concerns_selection(message: &RouteNetlinkMessage) -> bool {
-    match message {
-        RouteNetlinkMessage::NewLink(_)
-        | RouteNetlinkMessage::DelLink(_)
-        | RouteNetlinkMessage::NewAddress(_)
-        | RouteNetlinkMessage::DelAddress(_) => true,
-        RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
-            route.header.destination_prefix_length == 0
-        }
-        _ => false,
-    }
+fn is_unsupported(error: &NetlinkError) -> bool {
+    matches!(error.errno(), Some(libc::EOPNOTSUPP | libc::EAFNOSUPPORT))
 }
 
 fn read_interface(link: &LinkMessage) -> Option<Interface> {

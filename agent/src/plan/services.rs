@@ -7,8 +7,8 @@ use std::{
 
 use truename_common::{
     layout::{
-        SERVICES_MAX, Service, Settings, Slots, Socket, TARGETS_MAX, Target, conntrack_flags,
-        service_flags, target_flags,
+        SERVICES_MAX, SLOTS_PER_SERVICE, Service, Settings, Slots, Socket, TARGETS_MAX, Target,
+        conntrack_flags, service_flags, target_flags,
     },
     nat::{self, Weighted},
 };
@@ -217,6 +217,15 @@ impl<'a> Plan<'a> {
                 )),
             }
         }
+        let most = SLOTS_PER_SERVICE as usize;
+        if targets.len() > most {
+            self.out.left_out.push(format!(
+                "the service \"{}\" has {} targets, and sends connections to the first {most} only: a service has so many slots",
+                service.name,
+                targets.len()
+            ));
+            targets.truncate(most);
+        }
         targets
     }
 
@@ -371,11 +380,7 @@ impl<'a> Plan<'a> {
     }
 
     /// The slots of a service: those that it has if they are right, else free ones.
-    fn slots(
-        &mut self,
-        present: &[Service],
-        targets: &[(Target, u32)],
-    ) -> Result<Slots, &'static str> {
+    fn slots(&mut self, present: &[Service], targets: &[(Target, u32)]) -> Result<Slots, String> {
         let weighted: Option<Vec<Weighted>> = targets
             .iter()
             .map(|(target, weight)| {
@@ -386,11 +391,12 @@ impl<'a> Plan<'a> {
                 })
             })
             .collect();
-        let weighted = weighted.ok_or("number for a target")?;
+        let weighted = weighted
+            .ok_or_else(|| format!("number for a target ({TARGETS_MAX} fit the kernel table)"))?;
         let count = match weighted.len() {
             0 => return Ok(Slots::default()),
             1 => 1,
-            _ => truename_common::layout::SLOTS_PER_SERVICE,
+            _ => SLOTS_PER_SERVICE,
         };
         let mut contents = vec![0; count as usize];
         nat::fill(&mut contents, &weighted);
@@ -398,7 +404,10 @@ impl<'a> Plan<'a> {
         let present = present.iter().map(|service| service.slots).find(has);
         let slots = match present {
             Some(slots) => slots,
-            None => self.space.take(count).ok_or("place for its slots")?,
+            None => self
+                .space
+                .take(count)
+                .ok_or_else(|| "place for its slots".to_owned())?,
         };
         self.out.slots.insert(slots, contents);
         Ok(slots)

@@ -2,30 +2,38 @@
 
 use std::{
     collections::BTreeSet,
-    net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    task::spawn_blocking,
+    time::{MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
 
 use super::{
-    RunError,
+    Command, RunError,
     attachment::Attachment,
     detach,
     keeper::{Keeper, translated_targets},
     notify,
+    pulse::Pulse,
     retry::Retry,
     roles::Standing,
     service::{AgentService, Live},
 };
 use crate::{
-    config::{self, Config, Sources},
+    config::{self, Config, ConfigError, Sources},
     datapath::{DatapathError, Lock, Pins},
-    links::{self, netlink::Links},
+    links::{self, Changes, Inventory, Requests},
     logging,
-    plan::Facts,
+    plan::{Facts, Roles},
     sysctl,
     topology::{Follower, Reporter, configured},
+    watch::FileWatch,
 };
 
 /// Why the configuration is read again.
@@ -37,15 +45,29 @@ pub enum Occasion {
     File,
 }
 
+/// How far attaching got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// All that is wanted is attached.
+    Complete,
+    /// The turn of some has not come.
+    Partial,
+    /// Some could not be attached.
+    Failed,
+}
+
 /// All that changes while the agent runs.
 pub struct Agent {
     pub sources: Sources,
     /// The configuration in force.
     pub config: watch::Sender<Arc<Config>>,
-    pub links: Links,
+    /// What becomes another on this host.
+    pub changes: Changes,
+    /// What becomes of the configuration file.
+    pub file: FileWatch,
     pub pins: Pins,
-    pub lock: Lock,
-    pub attachment: Attachment,
+    pub lock: Arc<Lock>,
+    pub attachment: Arc<Mutex<Attachment>>,
     pub keeper: Arc<Mutex<Keeper>>,
     pub service: Arc<AgentService>,
     /// The sources of the topology; they end when it is dropped.
@@ -54,54 +76,169 @@ pub struct Agent {
     pub configured: Reporter,
     /// What is known of the roles that targets have.
     pub standing: watch::Receiver<Standing>,
+    /// Is told when attaching goes on, or somebody else took something off.
+    pub more: Arc<Notify>,
     /// The targets whose packets get another source address.
     pub targets: BTreeSet<IpAddr>,
     /// Why the configuration that was read last is not in force.
     pub refused: Option<String>,
+    /// Somebody wants the configuration to be read, which is done when its file rests.
+    pub is_told: bool,
+    /// The names of the interfaces when it was looked last.
+    pub names: BTreeSet<String>,
     /// When [`Self::follow`] is tried again.
     pub retry: Retry,
     /// Is told when the tables shall be checked.
     pub check: Arc<Notify>,
+    pub pulse: Pulse,
 }
 
+/// How often it is looked whether another route is taken to a target, and whether the programs are still attached.
+const EVERY: Duration = Duration::from_secs(30);
+
 impl Agent {
+    /// To be called when it has started.
+    pub fn begin(&mut self) {
+        let progress = match self.lock_attachment().is_incomplete() {
+            true => Progress::Failed,
+            false => Progress::Complete,
+        };
+        self.note(Ok(progress));
+    }
+
+    /// Follows until it is told to stop, or to detach; then everything ends.
+    pub async fn run(
+        mut self,
+        mut commands: mpsc::Receiver<Command>,
+        stop: CancellationToken,
+    ) -> Result<(), RunError> {
+        let mut ticks = interval(EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                Some(command) = commands.recv() => match command {
+                    Command::Reload => {
+                        self.is_told = true;
+                        self.file.ask();
+                    }
+                    Command::Detach(done) => {
+                        let result = self.detach().await;
+                        // Whether or not somebody else's things are left: ours are gone.
+                        let is_done = matches!(result, Ok(_) | Err(RunError::Left(_)));
+                        // The client may have hung up; the detach is done all the same.
+                        let _ = done.send(result.map_err(|error| error.to_string()));
+                        if is_done {
+                            stop.cancel();
+                            return Ok(());
+                        }
+                    }
+                },
+                () = self.file.changed() => {
+                    let is_told = std::mem::take(&mut self.is_told);
+                    self.reload(if is_told { Occasion::Signal } else { Occasion::File }).await;
+                }
+                () = self.changes.changed() => self.follow().await,
+                Ok(()) = self.standing.changed() => self.follow().await,
+                () = self.retry.due() => self.follow().await,
+                () = self.more.notified() => self.follow().await,
+                // Nothing tells when another route is taken to a target, or a link is removed.
+                _ = ticks.tick() => self.follow().await,
+            }
+        }
+    }
+
     /// Brings attachments and tables to what the host is like now. What fails is told, and tried again.
-    pub async fn follow(&mut self) {
+    async fn follow(&mut self) {
         let brought = self.bring().await;
         self.note(brought);
     }
 
     /// Has what failed tried again.
-    pub fn note(&mut self, brought: Result<(), RunError>) {
+    fn note(&mut self, brought: Result<Progress, RunError>) {
         match brought {
             Err(error) => self.retry.failed(Some(error.to_string())),
-            // They tell themselves why.
-            Ok(()) if self.attachment.is_incomplete() => self.retry.failed(None),
-            Ok(()) => self.retry.succeeded(),
+            // The interfaces tell themselves why.
+            Ok(Progress::Failed) => self.retry.failed(None),
+            Ok(Progress::Partial) => self.more.notify_one(),
+            Ok(Progress::Complete) => self.retry.succeeded(),
         }
     }
 
-    async fn bring(&mut self) -> Result<(), RunError> {
-        let inventory = self.links.inventory().await?;
-        self.attachment.follow(&inventory);
+    async fn bring(&mut self) -> Result<Progress, RunError> {
         let standing = self.standing.borrow_and_update().clone();
         self.targets = translated_targets(&self.config.borrow(), &standing.roles);
-        let facts = self
-            .links
-            .facts(&inventory, &self.targets, standing.roles)
+        let (inventory, facts) = self.look(self.targets.clone(), standing.roles).await?;
+        let names = inventory.names();
+        if self.refused.is_some() && names != self.names {
+            // It may name an interface that is there now.
+            self.file.ask();
+        }
+        self.names = names;
+        let progress = self
+            .attach(move |attachment| attach_more(attachment, &inventory))
             .await?;
         let wanted = facts.clone();
         let left_out = self.keep(move |keeper| keeper.follow(&wanted)).await?;
         self.show(&facts, standing.generation, &left_out);
-        Ok(())
+        Ok(progress)
+    }
+
+    /// What the host is like.
+    async fn look(
+        &self,
+        targets: BTreeSet<IpAddr>,
+        roles: Arc<Roles>,
+    ) -> Result<(Inventory, Facts), RunError> {
+        let _busy = self
+            .pulse
+            .busy("the kernel's interfaces, addresses and routes");
+        let looked = spawn_blocking(move || {
+            let mut requests = Requests::open()?;
+            let inventory = requests.inventory()?;
+            let facts = requests.facts(&inventory, &targets, roles)?;
+            Ok::<_, RunError>((inventory, facts))
+        });
+        looked.await?
+    }
+
+    /// Has attachments changed, where that may take its time.
+    async fn attach<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&mut Attachment) -> T + Send + 'static,
+    ) -> Result<T, RunError> {
+        let _busy = self.pulse.busy("programs to be attached or removed");
+        let attachment = Arc::clone(&self.attachment);
+        let changed = spawn_blocking(move || {
+            change(&mut attachment.lock().unwrap_or_else(PoisonError::into_inner))
+        });
+        Ok(changed.await?)
+    }
+
+    fn lock_attachment(&self) -> MutexGuard<'_, Attachment> {
+        let attachment = self.attachment.lock();
+        attachment.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads the configuration again. A bad one is told, and leaves the one before in force.
-    pub async fn reload(&mut self, occasion: Occasion) {
+    async fn reload(&mut self, occasion: Occasion) {
         if occasion == Occasion::Signal {
             self.check.notify_one();
+            self.more.notify_one();
         }
-        let read = self.sources.read(sysctl::timeouts());
+        let read = match self.read().await {
+            Ok(read) => read,
+            Err(error) => {
+                log::error!("{error}");
+                return;
+            }
+        };
+        if !self.file.is_as_told() {
+            // It was written while it was read.
+            self.is_told |= occasion == Occasion::Signal;
+            self.file.ask();
+            return;
+        }
         let current = Arc::clone(&self.config.borrow());
         if read.as_ref().is_ok_and(|config| *config == *current) && self.refused.is_none() {
             if occasion == Occasion::Signal {
@@ -134,11 +271,20 @@ impl Agent {
         notify::ready(&self.sentence());
     }
 
+    /// Reads the configuration, which takes its time where a file system hangs.
+    async fn read(&self) -> Result<Result<Config, ConfigError>, RunError> {
+        let _busy = self.pulse.busy("the configuration file to be read");
+        let sources = self.sources.clone();
+        Ok(spawn_blocking(move || sources.read(sysctl::timeouts())).await?)
+    }
+
     /// Takes on a configuration: attaches first, then changes the tables, then leaves interfaces. What can
     /// fail does so before anything is taken away.
     async fn change(&mut self, current: &Config, next: Config) -> Result<(), RunError> {
         current.check_followed_by(&next)?;
-        let inventory = self.links.inventory().await?;
+        let standing = self.standing.borrow().clone();
+        let targets = translated_targets(&next, &standing.roles);
+        let (inventory, facts) = self.look(targets.clone(), standing.roles).await?;
         let known = &current.datapath.interfaces;
         let interfaces = next.datapath.interfaces.iter();
         let new: Vec<_> = interfaces
@@ -146,17 +292,12 @@ impl Agent {
             .cloned()
             .collect();
         links::check_named(&inventory, &new)?;
-        let standing = self.standing.borrow().clone();
-        let targets = translated_targets(&next, &standing.roles);
-        let facts = self
-            .links
-            .facts(&inventory, &targets, standing.roles)
-            .await?;
-        let next = Arc::new(next);
-        self.attachment
-            .prepare(&next.datapath.interfaces, &inventory)?;
+        let (inventory, next) = (Arc::new(inventory), Arc::new(next));
+        let (wanted, present) = (next.datapath.interfaces.clone(), Arc::clone(&inventory));
+        self.attach(move |attachment| attachment.prepare(&wanted, &present))
+            .await??;
         if !next.services.is_empty() {
-            sysctl::prepare(facts.elsewhere(&next));
+            prepare_host(&self.pins, facts.elsewhere(&next));
         }
         let (config, wanted) = (Arc::clone(&next), facts.clone());
         let kept = self
@@ -166,13 +307,18 @@ impl Agent {
             Ok(left_out) => left_out,
             Err(error) => {
                 // Leaves what was just attached.
-                self.attachment.follow(&inventory);
+                self.attach(move |attachment| attach_more(attachment, &inventory))
+                    .await?;
                 return Err(error);
             }
         };
-        self.attachment
-            .select(next.datapath.interfaces.clone(), xdp(&next));
-        self.attachment.follow(&inventory);
+        let (wanted, xdp) = (next.datapath.interfaces.clone(), xdp(&next));
+        let progress = self
+            .attach(move |attachment| {
+                attachment.select(wanted, xdp);
+                attach_more(attachment, &inventory)
+            })
+            .await?;
         logging::follow(next.agent.log);
         if next.notes != current.notes {
             for note in &next.notes {
@@ -184,13 +330,16 @@ impl Agent {
         self.configured.facts(configured::facts(&next), None);
         self.config.send_replace(next);
         self.show(&facts, standing.generation, &left_out);
-        self.note(Ok(()));
+        self.note(Ok(progress));
         Ok(())
     }
 
     /// Removes every trace; the number of links that were removed.
-    pub async fn detach(&self) -> Result<usize, RunError> {
-        detach(&self.pins, &self.links, Some(&self.lock)).await
+    async fn detach(&self) -> Result<usize, RunError> {
+        let _busy = self.pulse.busy("every trace to be removed");
+        let (pins, lock) = (self.pins.clone(), Arc::clone(&self.lock));
+        let detached = spawn_blocking(move || detach(&pins, Some(&lock)));
+        Ok(detached.await??.links)
     }
 
     /// What it does, for people.
@@ -211,8 +360,9 @@ impl Agent {
         &self,
         change: impl FnOnce(&mut Keeper) -> Result<(), DatapathError> + Send + 'static,
     ) -> Result<Vec<String>, RunError> {
+        let _busy = self.pulse.busy("tables to be written");
         let keeper = Arc::clone(&self.keeper);
-        let left_out = tokio::task::spawn_blocking(move || {
+        let left_out = spawn_blocking(move || {
             let mut keeper = keeper.lock().unwrap_or_else(PoisonError::into_inner);
             change(&mut keeper).map(|()| keeper.left_out().to_vec())
         });
@@ -220,9 +370,31 @@ impl Agent {
     }
 
     fn show(&self, facts: &Facts, generation: u64, left_out: &[String]) {
-        self.service
-            .update(Live::new(&self.attachment, facts, generation, left_out));
+        self.service.update(Live::new(
+            &self.lock_attachment(),
+            facts,
+            generation,
+            left_out,
+        ));
     }
+}
+
+/// Goes on attaching.
+fn attach_more(attachment: &mut Attachment, inventory: &Inventory) -> Progress {
+    match (attachment.follow(inventory), attachment.is_incomplete()) {
+        (false, _) => Progress::Partial,
+        (true, true) => Progress::Failed,
+        (true, false) => Progress::Complete,
+    }
+}
+
+/// Sets the switches that services need, and remembers what they were for whoever detaches.
+pub fn prepare_host(pins: &Pins, elsewhere: impl Iterator<Item = SocketAddr>) {
+    sysctl::prepare(elsewhere, |switch, before| {
+        if let Err(error) = pins.mark_switch(switch, before) {
+            log::warn!("{error}");
+        }
+    });
 }
 
 /// Where XDP forwards: without a service there is nothing to forward.

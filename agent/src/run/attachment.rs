@@ -1,11 +1,18 @@
 //! Which interfaces are attached, while they come and go.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use crate::{
     api::InterfaceRow,
     config,
-    datapath::{DatapathError, Mode, Programs, XdpMode},
+    datapath::{DatapathError, Drift, Mode, Programs, XdpMode},
     links::{Inventory, select},
 };
 
@@ -19,7 +26,14 @@ pub struct Attachment {
     xdp_problems: Vec<String>,
     /// Interfaces that are wanted and could not be attached, with the reason.
     failed: BTreeMap<u32, (String, String)>,
+    /// Interfaces whose turn has not come.
+    pending: usize,
+    /// How many things that somebody else took away or replaced were brought back.
+    pub repaired: Arc<AtomicU64>,
 }
+
+/// How long attaching may take at a time: other things want to be done, too.
+const SLICE: Duration = Duration::from_millis(200);
 
 impl Attachment {
     /// Attaches to all that is selected, or to nothing: if one fails, those that this call
@@ -37,6 +51,8 @@ impl Attachment {
             xdp,
             xdp_problems: Vec::new(),
             failed: BTreeMap::new(),
+            pending: 0,
+            repaired: Arc::default(),
         };
         let selected = select(inventory, &attachment.wanted);
         for interface in selected.values() {
@@ -73,25 +89,24 @@ impl Attachment {
         Ok(attachment)
     }
 
-    /// Attaches to what other interfaces would select beyond those that are attached. Fails, as it was
-    /// before, if one of them that is named cannot be attached.
+    /// Attaches to those of other interfaces that are named, beyond those that are attached. Fails, as it was
+    /// before, if one cannot be attached. The others are left to [`Self::follow`].
     pub fn prepare(
         &mut self,
         wanted: &[config::Interface],
         inventory: &Inventory,
     ) -> Result<(), DatapathError> {
         for interface in select(inventory, wanted).values() {
-            if self.programs.attached().contains_key(&interface.index) {
+            let is_attached = self.programs.attached().contains_key(&interface.index);
+            if is_attached || !is_named(wanted, &interface.name) {
                 continue;
             }
             match self.programs.attach(interface) {
                 Ok(()) => log::info!("Attached to {} ({})", interface.name, interface.index),
-                Err(error) if is_named(wanted, &interface.name) => {
+                Err(error) => {
                     self.follow(inventory);
                     return Err(error);
                 }
-                // `follow` tries again, and tells.
-                Err(_) => {}
             }
         }
         Ok(())
@@ -103,10 +118,14 @@ impl Attachment {
         self.xdp = xdp;
     }
 
-    /// Attaches to what appeared and forgets what vanished.
-    pub fn follow(&mut self, inventory: &Inventory) {
+    /// Brings back what somebody else took off, attaches to what appeared and forgets what vanished, as far as it gets
+    /// in a short time: whether that is all.
+    pub fn follow(&mut self, inventory: &Inventory) -> bool {
+        let begin = Instant::now();
+        self.repair(inventory);
         let selected = select(inventory, &self.wanted);
         self.failed.retain(|index, _| selected.contains_key(index));
+        self.pending = 0;
         for (index, interface) in &selected {
             let name = &interface.name;
             let known = self
@@ -115,6 +134,10 @@ impl Attachment {
                 .get(index)
                 .map(|known| known.name.clone());
             if known.as_ref() == Some(name) {
+                continue;
+            }
+            if begin.elapsed() >= SLICE {
+                self.pending += 1;
                 continue;
             }
             match (self.programs.attach(interface), known) {
@@ -144,7 +167,48 @@ impl Attachment {
                 log::warn!("{error}");
             }
         }
-        self.follow_xdp(inventory);
+        if self.pending == 0 {
+            self.follow_xdp(inventory);
+        }
+        self.pending == 0
+    }
+
+    /// Looks for what somebody else took away or replaced, and brings it back; what is attached then is told by
+    /// [`Self::follow`].
+    fn repair(&mut self, inventory: &Inventory) {
+        let drift = match self.programs.drift(inventory) {
+            Ok(drift) => drift,
+            Err(error) => {
+                log::warn!("Cannot look whether programs are still attached: {error}");
+                return;
+            }
+        };
+        if drift.is_empty() {
+            return;
+        }
+        for lost in &drift {
+            log::warn!("Somebody else removed or replaced {lost}: it is brought back");
+        }
+        match self.programs.repair(&drift) {
+            Ok(()) => {
+                let count = drift.len() as u64;
+                self.repaired.fetch_add(count, Ordering::Relaxed);
+            }
+            Err(error) => log::warn!("{error}"),
+        }
+    }
+
+    /// What somebody else took away or replaced since it was looked last.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn drift(&self, inventory: &Inventory) -> Result<Vec<Drift>, DatapathError> {
+        self.programs.drift(inventory)
+    }
+
+    /// Interfaces that are wanted and whose turn has not come.
+    pub const fn pending(&self) -> usize {
+        self.pending
     }
 
     /// Brings XDP to the interfaces where it is wanted. It is an aid: failing is told, no more.

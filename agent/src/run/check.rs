@@ -15,7 +15,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{RunError, keeper::Keeper, retry::Retry};
+use super::{RunError, keeper::Keeper, pulse::Pulse, retry::Retry};
 
 /// How often it is looked.
 const EVERY: Duration = Duration::from_secs(30);
@@ -28,6 +28,7 @@ pub struct Checker {
     pub retry: Retry,
     /// Entries that were repaired since the agent started.
     pub repaired: Arc<AtomicU64>,
+    pub pulse: Pulse,
 }
 
 impl Checker {
@@ -43,12 +44,15 @@ impl Checker {
                 () = self.asked.notified() => {}
                 () = self.retry.due() => {}
             }
+            let busy = self.pulse.busy("the tables to be compared");
             let keeper = Arc::clone(&self.keeper);
             let repaired = tokio::task::spawn_blocking(move || {
                 let mut keeper = keeper.lock().unwrap_or_else(PoisonError::into_inner);
                 keeper.repair()
             });
-            match repaired.await? {
+            let repaired = repaired.await?;
+            drop(busy);
+            match repaired {
                 Ok(repaired) => {
                     self.retry.succeeded();
                     self.tell(&repaired);

@@ -9,7 +9,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use truename_common::layout::EventKind;
 
-use super::RunError;
+use super::{RunError, pulse::Pulse};
 use crate::{
     api::EventRow,
     datapath::{DatapathError, Pins, Tables},
@@ -26,6 +26,7 @@ pub struct Learner {
     pub pins: Pins,
     pub events: broadcast::Receiver<EventRow>,
     pub reporter: Reporter,
+    pub pulse: Pulse,
 }
 
 impl Learner {
@@ -33,7 +34,10 @@ impl Learner {
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), RunError> {
         loop {
             let pins = self.pins.clone();
-            match tokio::task::spawn_blocking(move || read(&pins)).await? {
+            let busy = self.pulse.busy("peers and names to be read");
+            let learned = tokio::task::spawn_blocking(move || read(&pins)).await?;
+            drop(busy);
+            match learned {
                 Ok(facts) => self.reporter.facts(facts, Some(REFRESH)),
                 Err(error) => self.reporter.failed(error, Some(REFRESH)),
             }

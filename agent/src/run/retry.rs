@@ -35,7 +35,7 @@ pub struct Retry {
     /// What it is, for people: `the tables are not up to date`.
     what: &'static str,
     problem: Problem,
-    delays: Option<Box<dyn Iterator<Item = Duration> + Send>>,
+    delays: Option<Box<dyn Iterator<Item = Duration> + Send + Sync>>,
     due: Option<Instant>,
 }
 

@@ -3,19 +3,22 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
         atomic::{AtomicU64, Ordering},
     },
+    thread,
+    time::{Duration, Instant},
 };
 
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 use truename_common::layout::{Conntrack, Counter, FiveTuple, RpcFlow, VERSION};
 
 use super::{
-    Control, Current,
+    Command, Current,
     attachment::Attachment,
     flows,
     names::Names,
+    pulse::Pulses,
     retry::Problem,
     roles::Standing,
     sweep::{self, Sweeps},
@@ -30,6 +33,7 @@ use crate::{
     config::Config,
     datapath::{DatapathError, Pins, ServiceTables, Tables},
     explain::{Explanation, Question, explain},
+    links::Requests,
     plan::Facts,
     sysctl,
     topology::{Snapshot, inquiry::Inquiry},
@@ -62,6 +66,14 @@ pub struct Watched {
     pub topology: watch::Receiver<Snapshot>,
     /// What is known of the roles that targets have.
     pub standing: watch::Receiver<Standing>,
+    /// Which tasks hang.
+    pub pulses: Pulses,
+    /// What is attached.
+    pub attachment: Arc<Mutex<Attachment>>,
+    /// How much that somebody else took off was brought back.
+    pub reattached: Arc<AtomicU64>,
+    /// Is told when somebody else took off what is attached.
+    pub drifted: Arc<Notify>,
 }
 
 /// Reads the kernel tables for clients.
@@ -69,7 +81,7 @@ pub struct AgentService {
     inner: Arc<Inner>,
     inquiry: Inquiry,
     events: broadcast::Sender<EventRow>,
-    control: mpsc::Sender<Control>,
+    commands: mpsc::Sender<Command>,
 }
 
 struct Inner {
@@ -104,7 +116,7 @@ impl AgentService {
         watched: Watched,
         live: Live,
         events: broadcast::Sender<EventRow>,
-        control: mpsc::Sender<Control>,
+        commands: mpsc::Sender<Command>,
     ) -> Self {
         let inner = Inner {
             watched,
@@ -116,7 +128,7 @@ impl AgentService {
             inner: Arc::new(inner),
             inquiry: Inquiry::of_host(),
             events,
-            control,
+            commands,
         }
     }
 
@@ -158,7 +170,7 @@ impl AgentService {
 
     async fn detach(&self) -> Response {
         let (done, answer) = oneshot::channel();
-        if self.control.send(Control::Detach(done)).await.is_err() {
+        if self.commands.send(Command::Detach(done)).await.is_err() {
             return Response::Error("the agent is stopping".to_owned());
         }
         match answer.await {
@@ -194,11 +206,16 @@ impl Inner {
     }
 
     fn read(&self, request: &Request) -> Result<Response, DatapathError> {
+        // Before the tables are opened: what is lost is brought back then.
+        let drift = match request {
+            Request::Status => self.drift()?,
+            _ => Vec::new(),
+        };
         let tables = Tables::open(&self.watched.pins)?;
         let config = &*self.config();
         let clock = Clock::read();
         Ok(match request {
-            Request::Status => Response::Status(Box::new(self.status(&tables)?)),
+            Request::Status => Response::Status(Box::new(self.status(&tables, drift)?)),
             Request::Endpoints => Response::Endpoints(view::endpoints(
                 config,
                 &tables.names()?,
@@ -217,6 +234,9 @@ impl Inner {
             }
             Request::Flush(filter) => Response::Flushed(self.flush(tables, filter)?),
             Request::Explain(question) => {
+                if let Some(why) = question.impossible() {
+                    return Ok(Response::Error(why));
+                }
                 Response::Explanation(Box::new(self.explain(&tables, question)?))
             }
             Request::Peers => Response::Peers(view::peers(config, &clock, &tables.peers()?)),
@@ -237,8 +257,10 @@ impl Inner {
 
     fn services(&self) -> Result<Vec<ServiceRow>, DatapathError> {
         let services = ServiceTables::open(&self.watched.pins)?;
+        // Reading all connections takes a while; whoever counts refusals must not wait for it.
         let refused = &self.watched.refused;
         let refused = refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let refused = refused.clone();
         let known = flows::Known {
             services: &services.services()?,
             targets: &services.targets()?,
@@ -292,7 +314,44 @@ impl Inner {
         }))
     }
 
-    fn status(&self, tables: &Tables) -> Result<Status, DatapathError> {
+    /// What somebody else took away or replaced, a sentence each.
+    fn drift(&self) -> Result<Vec<String>, DatapathError> {
+        let Some(attachment) = self.try_attachment() else {
+            let sentence = "programs are being attached or removed".to_owned();
+            return Ok(vec![sentence]);
+        };
+        let inventory = Requests::open()?.inventory()?;
+        let drift = attachment.drift(&inventory)?;
+        if !drift.is_empty() {
+            self.watched.drifted.notify_one();
+        }
+        let mut sentences: Vec<_> = drift
+            .iter()
+            .map(|lost| format!("somebody else removed or replaced {lost}; it is brought back"))
+            .collect();
+        if attachment.pending() > 0 {
+            let pending = attachment.pending();
+            sentences.push(format!("{pending} interface(s) are not attached yet"));
+        }
+        Ok(sentences)
+    }
+
+    /// The attachment, unless it is in use for long.
+    fn try_attachment(&self) -> Option<MutexGuard<'_, Attachment>> {
+        /// Longer than a slice of attaching, as a rule.
+        const PATIENCE: Duration = Duration::from_secs(1);
+        let begin = Instant::now();
+        loop {
+            match self.watched.attachment.try_lock() {
+                Ok(attachment) => return Some(attachment),
+                Err(TryLockError::Poisoned(attachment)) => return Some(attachment.into_inner()),
+                Err(TryLockError::WouldBlock) if begin.elapsed() > PATIENCE => return None,
+                Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(5)),
+            }
+        }
+    }
+
+    fn status(&self, tables: &Tables, drift: Vec<String>) -> Result<Status, DatapathError> {
         let clock = Clock::read();
         let counters = tables.counters()?;
         let services = ServiceTables::open(&self.watched.pins)?;
@@ -308,11 +367,14 @@ impl Inner {
         let (used, capacity) = (connections, services.capacity());
         let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         let mut problems = problems(&live, &counters);
+        problems.extend(drift);
         problems.extend(
             refused
                 .iter()
                 .map(|error| format!("a new configuration is not used: {error}")),
         );
+        let hanging = self.watched.pulses.hanging();
+        problems.extend_from_slice(&hanging);
         problems.extend(self.watched.retried.iter().filter_map(Problem::sentence));
         problems.extend(api::topology::problems(
             &self.watched.topology.borrow(),
@@ -333,6 +395,7 @@ impl Inner {
                 State::Degraded
             },
             problems,
+            hanging,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             table_version: VERSION,
             pid: std::process::id(),
@@ -348,6 +411,7 @@ impl Inner {
             connection_capacity: services.capacity(),
             evicted: sweeps.evicted,
             repaired: self.watched.repaired.load(Ordering::Relaxed),
+            reattached: self.watched.reattached.load(Ordering::Relaxed),
             port_tries: services.tries()?,
             sweep: sweeps.last,
             topology: api::topology::cluster(

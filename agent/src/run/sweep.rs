@@ -15,6 +15,7 @@ use super::{
     collect::{Evicted, Verdict, is_flow_over, verdict},
     keeper::Keeper,
     limit::{Admitted, Limit},
+    pulse::Pulse,
     view,
 };
 use crate::{
@@ -68,6 +69,7 @@ pub struct Sweeper {
     pub sweeps: Arc<Mutex<Sweeps>>,
     /// Is told when the tables may be half-way.
     pub check: Arc<Notify>,
+    pub pulse: Pulse,
 }
 
 impl Sweeper {
@@ -84,7 +86,10 @@ impl Sweeper {
                 () = sweeper.full.notified(), if evicts => true,
             };
             let worker = Arc::clone(&sweeper);
-            match tokio::task::spawn_blocking(move || worker.sweep(refused)).await? {
+            let busy = sweeper.pulse.busy("connections to be looked through");
+            let swept = tokio::task::spawn_blocking(move || worker.sweep(refused)).await?;
+            drop(busy);
+            match swept {
                 Ok(sweep) => sweeper.report(sweep),
                 Err(error) => log::warn!("{error}"),
             }

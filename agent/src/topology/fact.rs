@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, fmt, net::IpAddr};
 use super::Moment;
 use crate::name::{Authority, Id, NameError, RpcAddress, Session, WebAddress, shown};
 
-/// The most claims that are taken from one source: a cluster is smaller, a mistake or an attack is
-/// not.
-pub const CLAIMS_MAX: usize = 65_536;
+/// The most claims that are taken from one source: as many as there can be targets. A cluster is smaller, a
+/// mistake or an attack is not.
+pub const CLAIMS_MAX: usize = truename_common::layout::TARGETS_MAX as usize;
 /// How many refusals are kept to be shown; all are counted.
 const REFUSED_KEPT: usize = 16;
 
@@ -158,6 +158,7 @@ pub struct Facts {
     pub(super) claims: BTreeMap<Claim, Option<Moment>>,
     refused: Vec<Refused>,
     refused_count: usize,
+    beyond: usize,
 }
 
 impl Facts {
@@ -226,6 +227,11 @@ impl Facts {
         self.refused_count
     }
 
+    /// How much was left out because it was more than is taken.
+    pub const fn beyond(&self) -> usize {
+        self.beyond
+    }
+
     /// Whether both say the same, whenever they were seen.
     pub fn same_claims(&self, other: &Self) -> bool {
         self.claims.len() == other.claims.len() && self.claims().eq(other.claims())
@@ -233,6 +239,7 @@ impl Facts {
 
     fn insert(&mut self, claim: Claim, seen: Option<Moment>) {
         if self.claims.len() >= CLAIMS_MAX && !self.claims.contains_key(&claim) {
+            self.beyond += 1;
             self.refuse(
                 "fact",
                 "one more",

@@ -18,14 +18,13 @@
 
 use std::{io, path::PathBuf};
 
-use futures_util::StreamExt as _;
-use inotify::{Inotify, WatchMask};
+use tokio::task::spawn_blocking;
 
-use super::{
-    Claim, Component, Facts, Kind, Reporter, Source, SourceId, Worker, poll::jittered,
-    source::PATIENCE,
+use super::{Claim, Component, Facts, Kind, Reporter, Source, SourceId, Worker};
+use crate::{
+    config::{ConfigError, reader},
+    watch::FileWatch,
 };
-use crate::config::{ConfigError, reader};
 
 const SECTIONS: &[&str] = &["leader", "worker", "address"];
 const LEADER: &[&str] = &["rpc", "rest"];
@@ -109,30 +108,6 @@ impl File {
         }
         Ok(facts)
     }
-
-    /// Watches the directory: editors and Kubernetes put another file in the place of the old one.
-    fn watch(&self) -> io::Result<Inotify> {
-        let directory = self.path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-        let inotify = Inotify::init()?;
-        inotify.watches().add(
-            directory,
-            WatchMask::CLOSE_WRITE
-                | WatchMask::MOVED_TO
-                | WatchMask::MOVED_FROM
-                | WatchMask::CREATE
-                | WatchMask::DELETE
-                | WatchMask::DELETE_SELF
-                | WatchMask::MOVE_SELF,
-        )?;
-        Ok(inotify)
-    }
-
-    fn report(&self, reporter: &Reporter, next: Option<std::time::Duration>) {
-        match self.read() {
-            Ok(facts) => reporter.facts(facts, next),
-            Err(error) => reporter.failed(error, next),
-        }
-    }
 }
 
 impl Source for File {
@@ -144,29 +119,22 @@ impl Source for File {
     }
 
     async fn observe(self, reporter: Reporter) {
+        let mut watch = FileWatch::new(&self.path);
         loop {
-            // Watched before it is read: no change falls between.
-            let watched = self
-                .watch()
-                .and_then(|inotify| inotify.into_event_stream([0; 4096]));
-            match watched {
-                Ok(mut events) => {
-                    self.report(&reporter, None);
-                    while let Some(Ok(event)) = events.next().await {
-                        let gone = inotify::EventMask::IGNORED | inotify::EventMask::MOVE_SELF;
-                        if event.mask.intersects(gone) {
-                            break;
-                        }
-                        self.report(&reporter, None);
-                    }
-                }
-                // The directory is not there: it cannot tell when it will be.
-                Err(error) => {
-                    let pause = jittered(PATIENCE / 4);
-                    let path = self.path.display();
-                    reporter.failed(format_args!("cannot watch {path}: {error}"), Some(pause));
-                    tokio::time::sleep(pause).await;
-                }
+            watch.changed().await;
+            // A file system that hangs must hang nothing else.
+            let file = self.clone();
+            let Ok(read) = spawn_blocking(move || file.read()).await else {
+                continue;
+            };
+            if !watch.is_as_told() {
+                // It was written while it was read.
+                watch.ask();
+                continue;
+            }
+            match read {
+                Ok(facts) => reporter.facts(facts, None),
+                Err(error) => reporter.failed(error, None),
             }
         }
     }

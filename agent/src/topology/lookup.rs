@@ -1,5 +1,4 @@
-//! The addresses of host names, as this host finds them: in its hosts file, by DNS, or by whatever else
-//! its name service is configured to ask.
+//! The addresses of host names, as this host finds them.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -14,7 +13,9 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-/// Look-ups at a time: each has a thread of its own while it waits.
+use super::dns::look_up;
+
+/// Look-ups at a time.
 pub(super) const AT_ONCE: usize = 32;
 /// Answers that come within this time of each other are told together.
 const GATHER: Duration = Duration::from_millis(50);
@@ -54,7 +55,7 @@ struct Name {
 impl Lookup {
     /// By the name service of this host.
     pub fn of_host() -> Self {
-        Self::by(|name| Box::pin(look_up(name)))
+        Self::by(|name| Box::pin(async move { look_up(&name).await }))
     }
 
     fn by(ask: fn(String) -> Answering) -> Self {
@@ -166,22 +167,6 @@ impl Lookup {
         let names = u32::try_from(self.names.len()).unwrap_or(u32::MAX);
         REFRESH.max(PACE.saturating_mul(names))
     }
-}
-
-/// Asks the name service of this host once.
-pub async fn look_up(name: String) -> Found {
-    // The port is of no account.
-    let found = tokio::net::lookup_host((name.as_str(), 0)).await;
-    let mut addresses: Vec<_> = found
-        .map_err(|error| format!("it cannot be looked up: {error}"))?
-        .map(|socket| socket.ip().to_canonical())
-        .collect();
-    addresses.sort();
-    addresses.dedup();
-    if addresses.is_empty() {
-        return Err("it resolves to no address".to_owned());
-    }
-    Ok(addresses)
 }
 
 #[cfg(test)]

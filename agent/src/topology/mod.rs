@@ -11,6 +11,7 @@
 //! [`Health`] tell. Nothing from outside gets in unless it passed a parser of [`crate::name`].
 
 pub mod configured;
+pub mod dns;
 pub mod fact;
 pub mod file;
 pub mod flink;

@@ -61,7 +61,12 @@ impl Place {
         })
     }
 
-    /// The servers as clients take them, with commas.
+    /// The servers.
+    pub fn quorum(&self) -> &[Authority] {
+        &self.quorum
+    }
+
+    /// The servers in one line, with commas.
     pub fn servers(&self) -> String {
         let servers: Vec<&str> = self.quorum.iter().map(Authority::as_str).collect();
         servers.join(",")

@@ -12,11 +12,14 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpStream, lookup_host},
+    net::TcpStream,
 };
 
 use super::{HttpError, Tls, Validator};
-use crate::name::Url;
+use crate::{
+    name::Url,
+    topology::{dns::look_up, literal},
+};
 
 /// The most that is buffered of an answer before its body, in bytes: headers may not be longer.
 const HEAD: usize = 64 * 1024;
@@ -35,12 +38,13 @@ impl Sender {
         let authority = url.address().authority();
         let host = authority.host();
         let bare = host.trim_matches(['[', ']']);
-        let addresses = lookup_host((bare, authority.port()))
-            .await
-            .map_err(HttpError::Resolve)?;
+        let addresses = match literal(host) {
+            Some(address) => vec![address],
+            None => look_up(bare).await.map_err(HttpError::Resolve)?,
+        };
         let mut last = io::Error::other("the host has no address");
         for address in addresses {
-            match TcpStream::connect(address).await {
+            match TcpStream::connect((address, authority.port())).await {
                 Ok(stream) if url.address().tls() => {
                     return Self::start(tls.connect(bare, stream).await?).await;
                 }

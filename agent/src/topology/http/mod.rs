@@ -5,7 +5,7 @@ mod connection;
 mod document;
 mod tls;
 
-use std::{collections::HashMap, io, time::Duration};
+use std::{collections::VecDeque, io, time::Duration};
 
 use http_body_util::{BodyExt as _, Limited};
 use hyper::{
@@ -33,7 +33,7 @@ const VALIDATOR: usize = 256;
 pub enum HttpError {
     /// The name of the host.
     #[error("cannot resolve the host: {0}")]
-    Resolve(io::Error),
+    Resolve(String),
     /// No address of the host took the connection.
     #[error("cannot connect: {0}")]
     Connect(io::Error),
@@ -97,19 +97,24 @@ pub enum Fetched {
     Same,
 }
 
-/// Keeps connections alive between polls.
+/// Keeps connections alive between polls: those that were used last, and no more than a few, however many servers
+/// redirects lead to.
 #[derive(Debug)]
 pub struct Client {
     tls: Tls,
-    kept: HashMap<Url, Sender>,
+    /// By the origin; the one that was used last is the last.
+    kept: VecDeque<(Url, Sender)>,
 }
+
+/// Connections that are kept.
+const KEPT: usize = 8;
 
 impl Client {
     /// A client with these certificates of authorities.
     pub fn new(tls: Tls) -> Self {
         Self {
             tls,
-            kept: HashMap::new(),
+            kept: VecDeque::new(),
         }
     }
 
@@ -175,7 +180,7 @@ impl Client {
         url: &Url,
         validator: &Validator,
     ) -> Result<(Sender, Response<Incoming>), HttpError> {
-        if let Some(mut sender) = self.kept.remove(&url.origin())
+        if let Some(mut sender) = self.take(url)
             && let Ok(response) = sender.send(url, validator).await
         {
             return Ok((sender, response));
@@ -185,8 +190,17 @@ impl Client {
         Ok((sender, response))
     }
 
+    fn take(&mut self, url: &Url) -> Option<Sender> {
+        let origin = url.origin();
+        let place = self.kept.iter().position(|(kept, _)| *kept == origin)?;
+        self.kept.remove(place).map(|(_, sender)| sender)
+    }
+
     fn keep(&mut self, url: &Url, sender: Sender) {
-        self.kept.insert(url.origin(), sender);
+        if self.kept.len() >= KEPT {
+            self.kept.pop_front();
+        }
+        self.kept.push_back((url.origin(), sender));
     }
 }
 
@@ -217,4 +231,53 @@ async fn read(response: Response<Incoming>, limit: usize) -> Result<Bytes, HttpE
     let body = Limited::new(response.into_body(), limit).collect().await;
     // Either its limit or the connection's end.
     Ok(body.map_err(|_| HttpError::Body(limit))?.to_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+
+    /// Redirects each question to another address of this host, where it is answered.
+    async fn answer(mut stream: TcpStream, number: u8, port: u16) {
+        let mut request = Vec::new();
+        let mut piece = [0; 512];
+        while let Ok(1..) = stream.read(&mut piece).await {
+            request.extend(piece);
+            let answer = if request.starts_with(b"GET /x") {
+                "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}".to_owned()
+            } else {
+                format!(
+                    "HTTP/1.1 302 Found\r\nLocation: http://127.0.1.{number}:{port}/x\r\nContent-Length: 0\r\n\r\n"
+                )
+            };
+            request.clear();
+            if stream.write_all(answer.as_bytes()).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn redirects_to_ever_other_servers_keep_few_connections() {
+        let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            for number in 0_u8.. {
+                let (stream, _) = listener.accept().await.unwrap();
+                tokio::spawn(answer(stream, number, port));
+            }
+        });
+        let mut client = Client::new(Tls::of_host());
+        let url: Url = format!("http://127.0.0.1:{port}/").parse().unwrap();
+        for _ in 0..60 {
+            let fetched = client.get(&url, &Validator::default(), 100).await;
+            assert!(matches!(fetched, Ok(Fetched::New { .. })), "{fetched:?}");
+        }
+        assert_eq!(client.kept.len(), KEPT);
+    }
 }

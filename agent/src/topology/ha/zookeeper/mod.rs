@@ -5,7 +5,7 @@
 
 mod layout;
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -13,7 +13,10 @@ use zookeeper_client::{Client, Error, OneshotWatcher, SessionState};
 
 use super::{CONFIRM, retries};
 pub use crate::config::ha::zookeeper::{Place, PlaceError};
-use crate::topology::{Kind, Reporter, Source, SourceId};
+use crate::{
+    name::Authority,
+    topology::{Kind, Reporter, Source, SourceId, inquiry::Inquiry, literal},
+};
 use layout::{Node, Nodes};
 
 /// The session of an agent, which owns nothing in ZooKeeper: it only decides how soon a silent
@@ -37,6 +40,9 @@ enum Failure {
     /// A session that ended.
     #[error("cannot read {path} in ZooKeeper: {error}")]
     Read { path: String, error: Error },
+    /// No server has an address.
+    #[error("the servers of ZooKeeper are not found: {0}")]
+    Resolve(String),
     /// A session that was lost while nothing was read.
     #[error("the session with ZooKeeper at {0} has ended")]
     Ended(String),
@@ -65,10 +71,11 @@ impl Zookeeper {
         mut good: impl FnMut() + Send,
     ) -> Result<Infallible, Failure> {
         let servers = self.place.servers();
+        let addresses = self.addresses().await?;
         let client = Client::connector()
             .with_session_timeout(SESSION)
             .with_fail_eagerly()
-            .connect(&servers)
+            .connect(&addresses)
             .await
             .map_err(|error| Failure::Connect {
                 servers: servers.clone(),
@@ -120,6 +127,37 @@ impl Zookeeper {
                 }
             }
         }
+    }
+
+    /// The servers by their addresses. Left to the client, each name would be looked up by a thread that waits.
+    async fn addresses(&self) -> Result<String, Failure> {
+        let quorum = self.place.quorum();
+        let names = quorum.iter().map(Authority::host);
+        let names = names.filter(|host| literal(host).is_none());
+        let names = names.map(str::to_owned).collect();
+        let found = Inquiry::of_host().all(names).await;
+        let mut sockets = Vec::new();
+        let mut failures = Vec::new();
+        for server in quorum {
+            let host = server.host();
+            let addresses = match (literal(host), found.get(host)) {
+                (Some(address), _) => vec![address],
+                (None, Some(Ok(addresses))) => addresses.clone(),
+                (None, Some(Err(why))) => {
+                    failures.push(format!("{host}: {why}"));
+                    continue;
+                }
+                (None, None) => continue,
+            };
+            let addresses = addresses.into_iter();
+            sockets.extend(
+                addresses.map(|address| SocketAddr::new(address, server.port()).to_string()),
+            );
+        }
+        if sockets.is_empty() {
+            return Err(Failure::Resolve(failures.join("; ")));
+        }
+        Ok(sockets.join(","))
     }
 
     /// Waits for the watcher, if there is one, then reads the node and watches it.

@@ -1,0 +1,50 @@
+//! Why `truename run` would not start: one answer for `run`, `config check` and `doctor`.
+
+use crate::{
+    api::{Server, ServerError},
+    config::{Config, ConfigError},
+    datapath::{DatapathError, Pins},
+    links::{self, NetlinkError, Requests},
+};
+
+use super::{Unmet, require};
+
+/// A reason not to start.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The configuration contradicts itself or the host.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The host lacks something.
+    #[error(transparent)]
+    Unmet(#[from] Unmet),
+    /// The control socket.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// The pins.
+    #[error(transparent)]
+    Datapath(#[from] DatapathError),
+    /// The interfaces cannot be listed.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+}
+
+/// All reasons that can be seen without changing anything, in the order in which `run` tells them.
+pub fn refusals(config: &Config) -> Vec<Refusal> {
+    let pins = Pins::new(&config.agent.bpffs);
+    let looks: [Result<(), Refusal>; 6] = [
+        config.check_runnable().map_err(Refusal::from),
+        interfaces(config),
+        Server::check_free(&config.agent.control_socket).map_err(Refusal::from),
+        require().map_err(Refusal::from),
+        pins.check().map_err(Refusal::from),
+        pins.check_free().map_err(Refusal::from),
+    ];
+    looks.into_iter().filter_map(Result::err).collect()
+}
+
+/// That the interfaces that are selected by name are there.
+fn interfaces(config: &Config) -> Result<(), Refusal> {
+    let inventory = Requests::open()?.inventory()?;
+    Ok(links::check_named(&inventory, &config.datapath.interfaces)?)
+}

@@ -1,0 +1,118 @@
+//! Hearing from the kernel that interfaces, addresses, default routes or filters are others.
+
+use std::{io, time::Duration};
+
+use netlink_packet_core::NetlinkPayload;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    time::{Instant, sleep_until},
+};
+
+use super::request::{NetlinkError, messages};
+
+/// `RTNLGRP_*` of links, filters, addresses and routes.
+const GROUPS: [u32; 6] = [1, 4, 5, 7, 9, 11];
+/// How much the kernel keeps for us, in bytes: some thousand messages. Beyond it messages are lost, which is told.
+const BUFFER: usize = 4 << 20;
+/// Changes that come within this time of the last one that was told are told together.
+const GATHER: Duration = Duration::from_millis(50);
+/// How long after a failure a socket is opened again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// A subscription, of the network namespace of the thread that made it.
+#[derive(Debug)]
+pub struct Changes {
+    socket: AsyncFd<Socket>,
+    /// When the next change may be told.
+    earliest: Instant,
+}
+
+impl Changes {
+    /// Hears from now on; in a Tokio runtime.
+    ///
+    /// # Errors
+    /// When the socket cannot be opened.
+    pub fn subscribe() -> Result<Self, NetlinkError> {
+        Ok(Self {
+            socket: open().map_err(NetlinkError::Socket)?,
+            earliest: Instant::now(),
+        })
+    }
+
+    /// Waits until something changed, or may have: messages that were lost count as a change. Several at once are one.
+    /// Nothing is lost if the future is dropped.
+    pub async fn changed(&mut self) {
+        loop {
+            sleep_until(self.earliest).await;
+            let heard = self.hear().await;
+            if let Ok(false) = heard {
+                continue;
+            }
+            self.earliest = Instant::now() + GATHER;
+            if let Err(error) = heard {
+                log::warn!("Cannot hear of changes from the kernel: {error}; it is tried again");
+                match open() {
+                    Ok(socket) => self.socket = socket,
+                    Err(_) => self.earliest = Instant::now() + AGAIN,
+                }
+            }
+            return;
+        }
+    }
+
+    /// Reads all that is there; whether it concerns anybody.
+    async fn hear(&self) -> io::Result<bool> {
+        let mut guard = self.socket.readable().await?;
+        let mut is_changed = false;
+        loop {
+            match guard.get_inner().recv_from_full() {
+                Ok((bytes, _)) => is_changed |= messages(&bytes).any(|m| concerns(&m.payload)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                    log::debug!("The kernel dropped messages: all is looked at again");
+                    is_changed = true;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        guard.clear_ready();
+        Ok(is_changed)
+    }
+}
+
+fn open() -> io::Result<AsyncFd<Socket>> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    // More than the host's limit needs CAP_NET_ADMIN, which the agent has.
+    set_socket_recv_buffer_size_force(&socket, BUFFER)
+        .or_else(|_| socket.set_rx_buf_sz(BUFFER as libc::c_int))?;
+    socket.bind_auto()?;
+    for group in GROUPS {
+        socket.add_membership(group)?;
+    }
+    socket.set_non_blocking(true)?;
+    // SAFETY: the socket owns its descriptor, keeps it open and always returns the same one.
+    unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }.map_err(io::Error::from)
+}
+
+/// Whether a change may concern what is selected, or what is attached.
+fn concerns(payload: &NetlinkPayload<RouteNetlinkMessage>) -> bool {
+    let NetlinkPayload::InnerMessage(message) = payload else {
+        return true;
+    };
+    match message {
+        RouteNetlinkMessage::NewLink(_)
+        | RouteNetlinkMessage::DelLink(_)
+        | RouteNetlinkMessage::NewAddress(_)
+        | RouteNetlinkMessage::DelAddress(_)
+        | RouteNetlinkMessage::DelQueueDiscipline(_)
+        | RouteNetlinkMessage::DelTrafficFilter(_) => true,
+        RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
+            route.header.destination_prefix_length == 0
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,273 @@
+//! Starting: everything that can be refused is checked before the kernel is touched; what is touched is undone if the start fails.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+};
+
+use tokio::{
+    sync::{Notify, broadcast, mpsc, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Command, RunError,
+    agent::{self, Agent},
+    attachment::Attachment,
+    check::Checker,
+    events,
+    keeper::{Keeper, translated_targets},
+    learn::Learner,
+    pulse::Pulses,
+    retry::Retry,
+    roles::Resolver,
+    service::{AgentService, Live, Watched},
+    sweep::{Sweeper, Sweeps},
+};
+use crate::{
+    api::Server,
+    config::{Config, Sources},
+    datapath::{self, Mode, Object, Pins, Programs, ServiceTables, Tables},
+    doctor,
+    links::{self, Changes, Inventory, Requests},
+    plan::Facts,
+    topology::{self, Follower, learned},
+    watch::FileWatch,
+};
+
+/// An agent at work.
+pub struct Running {
+    /// They end when one fails, or when they are told to stop.
+    pub tasks: JoinSet<Result<(), RunError>>,
+    pub commands: mpsc::Sender<Command>,
+    pub stop: CancellationToken,
+    /// What it does, for people.
+    pub sentence: String,
+}
+
+/// Starts an agent. In the runtime that runs its tasks.
+pub async fn start(
+    sources: Sources,
+    config: Config,
+    mode: Mode,
+    pulses: Pulses,
+) -> Result<Running, RunError> {
+    for note in &config.notes {
+        log::warn!("{note}");
+    }
+    // What can be refused, before anything is changed.
+    if let Some(refusal) = doctor::refusals(&config).into_iter().next() {
+        return Err(refusal.into());
+    }
+    let pins = Pins::new(&config.agent.bpffs);
+    // Nothing that changes from now on is missed.
+    let changes = Changes::subscribe()?;
+    let file = FileWatch::new(sources.path());
+    let server = Server::bind(&config.agent.control_socket)?;
+    let config = Arc::new(config);
+    let starting = Arc::clone(&config);
+    let in_pins = pins.clone();
+    let Attached {
+        lock,
+        attachment,
+        keeper,
+        facts,
+    } = tokio::task::spawn_blocking(move || attach(&starting, &in_pins, mode)).await??;
+
+    let targets = translated_targets(&config, &facts.roles);
+    let (config, current) = watch::channel(config);
+    let (events, _) = broadcast::channel(events::BACKLOG);
+    let (commands, commanded) = mpsc::channel(4);
+    let live = Live::new(&attachment, &facts, 0, keeper.left_out());
+    let keeper = Arc::new(Mutex::new(keeper));
+    let sweeps = Arc::new(Mutex::new(Sweeps::default()));
+    let full = Arc::new(Notify::new());
+    let refused = Arc::new(Mutex::new(BTreeMap::new()));
+    let retry = Retry::new("the tables and interfaces are not up to date");
+    let checker = Checker {
+        keeper: Arc::clone(&keeper),
+        asked: Arc::new(Notify::new()),
+        retry: Retry::new("the tables cannot be checked"),
+        repaired: Arc::default(),
+        pulse: pulses.of("check"),
+    };
+    let check = Arc::clone(&checker.asked);
+    let follower = Follower::configured(&current.borrow().topology);
+    let configured = follower.reporter(topology::configured::id());
+    configured.facts(topology::configured::facts(&current.borrow()), None);
+    let resolver = Resolver::new(current.clone(), follower.subscribe());
+    let standing = resolver.subscribe();
+    let reattached = Arc::clone(&attachment.repaired);
+    let attachment = Arc::new(Mutex::new(attachment));
+    let more = Arc::new(Notify::new());
+    let service = Arc::new(AgentService::new(
+        Watched {
+            config: current.clone(),
+            pins: pins.clone(),
+            sweeps: Arc::clone(&sweeps),
+            refused: Arc::clone(&refused),
+            retried: [retry.problem(), checker.retry.problem()],
+            repaired: Arc::clone(&checker.repaired),
+            topology: follower.subscribe(),
+            standing: standing.clone(),
+            pulses: pulses.clone(),
+            attachment: Arc::clone(&attachment),
+            reattached,
+            drifted: Arc::clone(&more),
+        },
+        live,
+        events.clone(),
+        commands.clone(),
+    ));
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    let learner = Learner {
+        pins: pins.clone(),
+        events: events.subscribe(),
+        reporter: follower.reporter(learned::id()),
+        pulse: pulses.of("learn"),
+    };
+    tasks.spawn(learner.run(stop.clone()));
+    tasks.spawn(resolver.run(stop.clone()));
+    let drain = events::Drain {
+        config: current.clone(),
+        events: events.clone(),
+        full: Arc::clone(&full),
+        refused,
+    };
+    tasks.spawn(drain.run(pins.clone(), stop.clone()));
+    let sweeper = Sweeper {
+        config: current,
+        pins: pins.clone(),
+        keeper: Arc::clone(&keeper),
+        events,
+        full,
+        sweeps,
+        check: Arc::clone(&check),
+        pulse: pulses.of("sweep"),
+    };
+    tasks.spawn(sweeper.run(stop.clone()));
+    tasks.spawn(checker.run(stop.clone()));
+    let (serving, stopped) = (Arc::clone(&service), stop.clone());
+    tasks.spawn(async move {
+        let stopped = async move { stopped.cancelled().await };
+        server.serve(serving, stopped).await;
+        Ok(())
+    });
+    let (beating, stopped) = (pulses.clone(), stop.clone());
+    tasks.spawn(async move {
+        stopped.run_until_cancelled(beating.beat()).await;
+        Ok(())
+    });
+    let mut agent = Agent {
+        sources,
+        config,
+        changes,
+        file,
+        pins,
+        lock: Arc::new(lock),
+        attachment,
+        more,
+        keeper,
+        service,
+        follower,
+        configured,
+        standing,
+        targets,
+        refused: None,
+        is_told: false,
+        names: BTreeSet::new(),
+        retry,
+        check,
+        pulse: pulses.of("agent"),
+    };
+    agent.begin();
+    let sentence = agent.sentence();
+    log::info!("{sentence}");
+    tasks.spawn(agent.run(commanded, stop.clone()));
+    Ok(Running {
+        tasks,
+        commands,
+        stop,
+        sentence,
+    })
+}
+
+/// What is in the kernel when it started.
+struct Attached {
+    lock: datapath::Lock,
+    attachment: Attachment,
+    keeper: Keeper,
+    facts: Facts,
+}
+
+fn attach(config: &Arc<Config>, pins: &Pins, mode: Mode) -> Result<Attached, RunError> {
+    let mut requests = Requests::open()?;
+    let inventory = requests.inventory()?;
+    links::check_named(&inventory, &config.datapath.interfaces)?;
+    // Nothing is known of the cluster yet: services keep the targets that they have.
+    let roles = Arc::default();
+    let targets = translated_targets(config, &roles);
+    let facts = requests.facts(&inventory, &targets, roles)?;
+    let existed = pins.exist();
+    let lock = pins.prepare()?;
+    match load(config, pins, mode, &inventory, &facts) {
+        Ok((attachment, keeper)) => Ok(Attached {
+            lock,
+            attachment,
+            keeper,
+            facts,
+        }),
+        Err(error) => {
+            if !existed
+                && let Err(error) = datapath::undo(pins, &mut requests, &inventory, &lock, mode)
+            {
+                log::error!("Cannot undo the start: {error}");
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Loads the programs, fills the tables, and attaches.
+fn load(
+    config: &Arc<Config>,
+    pins: &Pins,
+    mode: Mode,
+    inventory: &Inventory,
+    facts: &Facts,
+) -> Result<(Attachment, Keeper), RunError> {
+    let sizes = &config.datapath;
+    datapath::migrate(pins)?;
+    let object = Object::open(pins, sizes)?;
+    for (what, wanted, capacity) in [
+        (
+            "RPC flows",
+            sizes.max_rpc_flows,
+            Tables::open(pins)?.flow_capacity(),
+        ),
+        (
+            "connections",
+            sizes.max_flows,
+            ServiceTables::open(pins)?.capacity(),
+        ),
+    ] {
+        if capacity != wanted {
+            log::warn!(
+                "The pinned table of {what} keeps its {capacity} entries until `truename detach`"
+            );
+        }
+    }
+    // The kernel has accepted the programs before anything that is in use is changed.
+    let programs = Programs::load(object, pins, mode)?;
+    let mut keeper = Keeper::open(Arc::clone(config), pins)?;
+    keeper.follow(facts)?;
+    if !config.services.is_empty() {
+        agent::prepare_host(pins, facts.elsewhere(config));
+    }
+    let interfaces = config.datapath.interfaces.clone();
+    let attachment = Attachment::start(programs, interfaces, agent::xdp(config), inventory)?;
+    datapath::remove_old_versions(pins)?;
+    Ok((attachment, keeper))
+}
