@@ -83,6 +83,27 @@ fn all_but_a_rst_begin_a_connection() {
 }
 
 #[test]
+fn nothing_to_an_alias_that_no_interface_has_goes_on_unchanged() {
+    for v6 in [false, true] {
+        let mut nat = Nat::new(OBJECT, Link::Ethernet);
+        let sockets = Sockets::of(v6);
+        let service = nat.service(sockets.alias, TCP, &[local(sockets.local)]);
+        let flags = service_flags::UNASSIGNED;
+        nat.publish(sockets.alias, TCP, Service { flags, ..service });
+        for (port, flags) in (1000..).zip([ACK, FIN, SYN | ACK, SYN]) {
+            let sockets = sockets.from_port(port);
+            assert_eq!(sent(&nat, &sockets, flags), State::SynSent, "{flags:#x}");
+        }
+        nat.assert_count(Counter::NatNew, 4);
+        for flags in [RST, RST | ACK, SYN | RST] {
+            let packet = Datagram::tcp(sockets.client, sockets.alias, flags);
+            nat.drops(OUTSIDE, &packet);
+        }
+        nat.assert_count(Counter::NatNoConnection, 3);
+    }
+}
+
+#[test]
 fn the_target_resets_what_it_does_not_know() {
     for v6 in [false, true] {
         for first in [ACK, FIN] {

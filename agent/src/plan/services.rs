@@ -324,6 +324,9 @@ impl<'a> Plan<'a> {
             if service.on_change == OnChange::Reset {
                 flags |= service_flags::RESET;
             }
+            if !self.facts.has_alias(alias) {
+                flags |= service_flags::UNASSIGNED;
+            }
             self.out.services.insert(
                 *alias,
                 Service {

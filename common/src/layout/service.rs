@@ -41,6 +41,9 @@ pub mod service_flags {
     /// packet without a connection begins one with the present target, whatever its flags but RST,
     /// whose stack resets it.
     pub const RESET: u32 = 2;
+    /// No interface of this host has the alias. A packet that is left alone would be routed, mostly back to where it
+    /// came from: a TCP packet without a connection begins one, whatever its flags but RST; others end here.
+    pub const UNASSIGNED: u32 = 4;
 }
 
 /// A socket that a service stands for. A target keeps its number while a connection goes to it.

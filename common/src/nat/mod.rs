@@ -59,8 +59,7 @@ pub fn is_first(protocol: u8, segment: Segment) -> bool {
 /// Whether a packet to `service` that has no connection begins one.
 #[inline(always)]
 pub fn begins(service: &Service, protocol: u8, segment: Segment) -> bool {
-    let is_any = service.flags & service_flags::RESET != 0 && !segment.rst;
-    is_any || is_first(protocol, segment)
+    takes_any(service) && !segment.rst || is_first(protocol, segment)
 }
 
 /// State and flags of a connection after a packet of it. `segment` is ignored for UDP.
@@ -85,6 +84,12 @@ pub fn advance(
     let (next, fins) = next_state(
         ConntrackState::from_number(state),
         flags & fin,
+/// Whether any TCP packet to `service` but a RST begins a connection if it has none.
+#[inline(always)]
+pub const fn takes_any(service: &Service) -> bool {
+    service.flags & (service_flags::RESET | service_flags::UNASSIGNED) != 0
+}
+
         from_client,
         segment,
     );

@@ -16,7 +16,7 @@ use aya_ebpf::bindings::__sk_buff;
 use truename_common::{
     layout::{
         Conntrack, Counter, EventKind, FiveTuple, Service, Settings, Socket, TCP, Target,
-        conntrack_flags, port_flags, target_flags,
+        conntrack_flags, port_flags, service_flags, target_flags,
     },
     nat::{self, Segment},
 };
@@ -211,7 +211,7 @@ fn refused(scratch: &Scratch) -> i32 {
     match conntrack::Outcome::from_number(scratch.nat.outcome) {
         conntrack::Outcome::NotBeginning => {
             count(Counter::NatNoConnection, 1);
-            NEXT
+            left_alone(&scratch.nat.service)
         }
         conntrack::Outcome::Elsewhere => NEXT,
         outcome => {
@@ -228,6 +228,16 @@ fn refused(scratch: &Scratch) -> i32 {
 
 /// A packet of a target to a client; `nat.key` is its connection's.
 #[inline(always)]
+/// What happens to a packet to `service` that is not translated: the stack of this host has the alias, or nobody.
+#[inline(always)]
+fn left_alone(service: &Service) -> i32 {
+    if service.flags & service_flags::UNASSIGNED != 0 {
+        DROP
+    } else {
+        NEXT
+    }
+}
+
 pub fn to_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     let Some(settings) = SETTINGS.get(0) else {
         return NEXT;
