@@ -8,7 +8,7 @@ use std::{
 use truename_common::{
     layout::{
         SERVICES_MAX, Service, Settings, Slots, Socket, TARGETS_MAX, Target, conntrack_flags,
-        service_flags, target_flags,
+        service_flags, settings_flags, target_flags,
     },
     nat::{self, Weighted},
 };
@@ -19,7 +19,7 @@ use super::{
     roles::{self, Wanted},
     space::Space,
 };
-use crate::config::{self, Config, OnChange, Snat, Transport};
+use crate::config::{self, Config, OnChange, Snat, Transport, WhenFull};
 
 /// The wanted contents of the tables of services.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -457,7 +457,11 @@ fn settings(config: &Config, facts: &Facts, held: &Held) -> Settings {
         first_port: ports.first,
         last_port: ports.last,
         tag: held.settings.tag,
-        pad: [0; 2],
+        flags: match config.datapath.when_full {
+            WhenFull::Evict => settings_flags::EVICT,
+            WhenFull::Refuse => 0,
+        },
+        pad: 0,
     };
     let has_range = held.settings.last_port != 0;
     if has_range && !held.keys_stay(&wanted) {

@@ -115,4 +115,7 @@ counters! {
     NatIcmpUnknown = "nat_icmp_unknown",
     /// Packets forwarded in XDP.
     XdpForwarded = "xdp_forwarded",
+    /// Connections that the kernel program removed because a new one found the table full: those that had timed out,
+    /// and with `when_full = "evict"` others that were over or not answered.
+    NatCollected = "nat_collected",
 }

@@ -23,7 +23,7 @@ pub use flow::{
 };
 pub use service::{
     SERVICES_MAX, SLOTS_MAX, SLOTS_PER_SERVICE, Service, Settings, Slots, TARGETS_MAX, Target,
-    service_flags, target_flags,
+    service_flags, settings_flags, target_flags,
 };
 pub use socket::{FiveTuple, Socket, TCP, UDP, v4_mapped};
 pub use text::{AUTHORITY_MAX, Authority, LongText, SYSTEM_MAX, System, Text};

@@ -83,7 +83,15 @@ pub struct Settings {
     pub last_port: u16,
     /// Written to `tc_index` of a translated packet, so that the next hook knows it; not 0.
     pub tag: u16,
-    pub pad: [u8; 2],
+    /// Bits of [`settings_flags`].
+    pub flags: u8,
+    pub pad: u8,
+}
+
+/// Bits of [`Settings::flags`].
+pub mod settings_flags {
+    /// Connections that are over, or that were never answered, make room for new ones before they time out.
+    pub const EVICT: u8 = 1;
 }
 
 plain!(

@@ -60,6 +60,7 @@ pub struct Nat {
     pub quote: icmp_error::Quote,
     pub hash: u64,
     pub now_ns: u64,
+    pub removal: conntrack::Removal,
     /// Candidate source ports: the next one, and how the search went.
     pub index: u32,
     pub outcome: u32,
@@ -226,8 +227,6 @@ fn refused(scratch: &Scratch) -> i32 {
     }
 }
 
-/// A packet of a target to a client; `nat.key` is its connection's.
-#[inline(always)]
 /// What happens to a packet to `service` that is not translated: the stack of this host has the alias, or nobody.
 #[inline(always)]
 fn left_alone(service: &Service) -> i32 {
@@ -238,6 +237,8 @@ fn left_alone(service: &Service) -> i32 {
     }
 }
 
+/// A packet of a target to a client; `nat.key` is its connection's.
+#[inline(always)]
 pub fn to_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     let Some(settings) = SETTINGS.get(0) else {
         return NEXT;
