@@ -6,8 +6,8 @@ use proptest::{prelude::*, test_runner::TestRunner};
 use truename::datapath::OBJECT;
 use truename_common::{
     layout::{
-        Conntrack, ConntrackState as State, Counter, EventKind, FiveTuple, Service, Settings, Slots, TCP, Target, UDP,
-        conntrack_flags, map, service_flags, settings_flags,
+        Conntrack, ConntrackState as State, Counter, EventKind, FiveTuple, Service, Settings,
+        Slots, TCP, Target, UDP, conntrack_flags, map, service_flags, settings_flags,
     },
     nat::{self, Choice, Tables as _},
 };
@@ -272,7 +272,10 @@ fn what_is_over_makes_room_if_it_may() {
         nat.assert_count(Counter::NatCollected, 0);
         std::thread::sleep(NO_ROOM);
         let flags = settings_flags::EVICT;
-        nat.set(Settings { flags, ..nat.settings });
+        nat.set(Settings {
+            flags,
+            ..nat.settings
+        });
         nat.run(OUTSIDE, &first.bytes());
         nat.assert_count(Counter::NatCollected, collected);
     }

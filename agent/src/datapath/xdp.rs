@@ -205,6 +205,8 @@ mod tests {
             veth,
             peer: None,
             peer_elsewhere: veth,
+            address: None,
+            controller: None,
         }
     }
 

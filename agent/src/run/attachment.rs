@@ -6,8 +6,9 @@ use crate::{
     api::InterfaceRow,
     config,
     datapath::{DatapathError, Mode, Programs, XdpMode},
-    links::{Inventory, select},
+    links::{Interface, Inventory, select},
 };
+use truename_common::layout::Link;
 
 /// The programs, and the interfaces they should hang on.
 pub struct Attachment {
@@ -39,6 +40,9 @@ impl Attachment {
             failed: BTreeMap::new(),
         };
         let selected = select(inventory, &attachment.wanted);
+        attachment
+            .programs
+            .set_links(&links(inventory, &selected))?;
         for interface in selected.values() {
             let Err(error) = attachment.programs.attach(interface) else {
                 continue;
@@ -107,6 +111,9 @@ impl Attachment {
     pub fn follow(&mut self, inventory: &Inventory) {
         let selected = select(inventory, &self.wanted);
         self.failed.retain(|index, _| selected.contains_key(index));
+        if let Err(error) = self.programs.set_links(&links(inventory, &selected)) {
+            log::warn!("{error}");
+        }
         for (index, interface) in &selected {
             let name = &interface.name;
             let known = self
@@ -244,6 +251,12 @@ impl Attachment {
             }
         }
     }
+}
+
+/// The link addresses of interfaces, by number.
+fn links(inventory: &Inventory, selected: &BTreeMap<u32, &Interface>) -> BTreeMap<u32, Link> {
+    let link = |(index, interface): (&u32, &&Interface)| (*index, inventory.link(interface));
+    selected.iter().map(link).collect()
 }
 
 /// Whether an interface is asked for by its name.

@@ -7,6 +7,7 @@ mod conntrack;
 mod forward;
 mod icmp;
 mod icmp_error;
+mod receive;
 pub mod stages;
 pub mod xdp;
 
@@ -106,6 +107,10 @@ pub fn translate(skb: *mut __sk_buff, scratch: &mut Scratch, wanted: u32) -> i32
     // SAFETY: the context of the program.
     let tag = unsafe { (*skb).tc_index };
     if settings.tag == 0 || tag == u32::from(settings.tag) {
+        return NEXT;
+    }
+    if receive::is_strangers(skb, &scratch.headers, settings) {
+        count(Counter::NatStrangers, 1);
         return NEXT;
     }
     let icmp = scratch.headers.icmp != 0;

@@ -10,7 +10,7 @@ use aya_ebpf::{
 };
 use truename_common::layout::{Conntrack, Counter, TCP, conntrack_flags, port_flags};
 
-use super::{Settings, conntrack, is_reply, is_to_service, wanted};
+use super::{Settings, conntrack, is_reply, is_to_service, receive, wanted};
 use crate::{
     maps::{CONNTRACK, PORTS, SETTINGS, Scratch, XDP_DEVICES, count},
     packet::{Frame, rewrite, rewrite::Packet as _, stages, tcp_flag},
@@ -30,7 +30,11 @@ pub fn forward(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
         && headers.fragment == 0
         && headers.network == ETHERNET
         && headers.hop_limit > 1;
-    if wanted & wanted::NAT == 0 || !is_plain || settings.tag == 0 {
+    if wanted & wanted::NAT == 0
+        || !is_plain
+        || settings.tag == 0
+        || receive::is_strangers_frame(ctx.ctx)
+    {
         return xdp_action::XDP_PASS;
     }
     let Some((entry, from_client)) = connection(scratch, settings, wanted) else {

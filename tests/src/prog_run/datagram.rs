@@ -12,6 +12,9 @@ use etherparse::{
 
 use super::packet::{Link, Shape, flag};
 
+/// The link address that packets are sent to.
+pub const THIS_HOST: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
 /// What is behind the IP header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -204,7 +207,7 @@ impl Shape {
         hop_limit: u8,
     ) -> Result<PacketBuilderStep<IpHeaders>> {
         let ip = self.ip(addresses, hop_limit)?;
-        let ethernet = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+        let ethernet = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], THIS_HOST);
         Ok(match self.link {
             Link::Ethernet => ethernet.ip(ip),
             Link::Vlan => ethernet.single_vlan(VlanId::try_new(7)?).ip(ip),
