@@ -104,6 +104,61 @@ fn nothing_to_an_alias_that_no_interface_has_goes_on_unchanged() {
 }
 
 #[test]
+fn loopback_addresses_are_not_for_other_hosts() {
+    for v6 in [false, true] {
+        let host = Host::new(1500);
+        host.run(|| {
+            let outside = Place::arriving(host.client);
+            let mut nat = Nat::new(OBJECT, Link::Ethernet);
+            let mut sockets = Sockets::of(v6);
+            let loopback = if v6 { "::1" } else { "127.0.0.1" }.parse().unwrap();
+            // To one.
+            sockets.alias.set_ip(loopback);
+            let service = nat.service(sockets.alias, TCP, &[local(sockets.local)]);
+            let flags = service_flags::LOOPBACK;
+            nat.publish(sockets.alias, TCP, Service { flags, ..service });
+            nat.passes(outside, &sockets.first(TCP));
+            nat.assert_count(Counter::NatStrangers, 1);
+            sent(&nat, &sockets, SYN);
+            nat.passes(outside, &Datagram::tcp(sockets.client, sockets.alias, ACK));
+            // From one.
+            let mut sockets = Sockets::of(v6);
+            nat.service(sockets.alias, TCP, &[local(sockets.local)]);
+            sockets.client.set_ip(loopback);
+            nat.passes(outside, &sockets.first(TCP));
+            nat.assert_count(Counter::NatStrangers, 3);
+            assert_eq!(nat.connections().len(), 1);
+        });
+    }
+}
+
+#[test]
+fn frames_for_another_host_pass() {
+    for v6 in [false, true] {
+        let host = Host::new(1500);
+        host.run(|| {
+            let outside = Place::arriving(host.client);
+            let mut nat = Nat::new(OBJECT, Link::Ethernet);
+            let sockets = Sockets::of(v6);
+            nat.service(sockets.alias, TCP, &[local(sockets.local)]);
+            let first = sockets.first(TCP);
+            for link in [[2, 0, 0, 0, 0, 9], [0xff; 6], [1, 0, 0x5e, 0, 0, 1]] {
+                let mut bytes = first.bytes();
+                bytes[..6].copy_from_slice(&link);
+                assert_eq!(nat.run(outside, &bytes), Verdict::Next(bytes.clone()));
+            }
+            nat.assert_count(Counter::NatStrangers, 3);
+            assert!(nat.connections().is_empty());
+            nat.becomes(
+                outside,
+                &first,
+                &first.between(sockets.client, sockets.local),
+            );
+        });
+    }
+}
+
+#[test]
 fn the_target_resets_what_it_does_not_know() {
     for v6 in [false, true] {
         for first in [ACK, FIN] {

@@ -39,14 +39,14 @@ fn alias(text: &str) -> Socket {
 }
 
 #[test]
-fn an_alias_that_no_interface_has_is_marked() {
-    use truename_common::layout::service_flags::UNASSIGNED;
+fn an_alias_is_marked_by_where_its_address_is() {
+    use truename_common::layout::service_flags::{LOOPBACK, UNASSIGNED};
 
     for (listen, expected) in [
         ("10.0.0.10:80", 0),
-        ("127.0.0.2:80", 0),
+        ("127.0.0.2:80", LOOPBACK),
         ("10.0.0.99:80", UNASSIGNED),
-        ("[::1]:80", 0),
+        ("[::1]:80", LOOPBACK),
         ("[fd00::1]:80", 0),
         ("[fd00::99]:80", UNASSIGNED),
     ] {

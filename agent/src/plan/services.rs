@@ -327,6 +327,9 @@ impl<'a> Plan<'a> {
             if !self.facts.has_alias(alias) {
                 flags |= service_flags::UNASSIGNED;
             }
+            if IpAddr::from(alias.address).to_canonical().is_loopback() {
+                flags |= service_flags::LOOPBACK;
+            }
             self.out.services.insert(
                 *alias,
                 Service {

@@ -44,6 +44,8 @@ pub mod service_flags {
     /// No interface of this host has the alias. A packet that is left alone would be routed, mostly back to where it
     /// came from: a TCP packet without a connection begins one, whatever its flags but RST; others end here.
     pub const UNASSIGNED: u32 = 4;
+    /// The alias is a loopback address: packets that come in from other hosts are not to it.
+    pub const LOOPBACK: u32 = 8;
 }
 
 /// A socket that a service stands for. A target keeps its number while a connection goes to it.

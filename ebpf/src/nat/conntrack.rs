@@ -18,7 +18,7 @@ use truename_common::{
     wire::stream::Steps,
 };
 
-use super::{Nat, forward, segment};
+use super::{Nat, forward, receive, segment};
 use crate::{
     maps::{
         CONNTRACK, KernelTables, SETTINGS, Scratch, TRIED, count, count_tries, scratch, target,
@@ -81,6 +81,13 @@ pub fn of_client(
     let Some(entry) = find(scratch, settings).filter(|entry| !is_left(*entry, scratch)) else {
         if !begins {
             scratch.nat.outcome = Outcome::NotBeginning as u32;
+            return None;
+        }
+        if receive::is_from_outside(skb, settings)
+            && receive::is_loopback_address(&scratch.headers.source)
+        {
+            count(Counter::NatStrangers, 1);
+            scratch.nat.outcome = Outcome::Elsewhere as u32;
             return None;
         }
         let nat = &mut scratch.nat;

@@ -115,6 +115,13 @@ pub fn translate(skb: *mut __sk_buff, scratch: &mut Scratch, wanted: u32) -> i32
     }
     let icmp = scratch.headers.icmp != 0;
     if wanted & wanted::SERVICE != 0 && is_to_service(scratch, icmp) {
+        // Such a packet is a martian, which the stack drops, unless it is told not to.
+        if scratch.nat.service.flags & service_flags::LOOPBACK != 0
+            && receive::is_from_outside(skb, settings)
+        {
+            count(Counter::NatStrangers, 1);
+            return NEXT;
+        }
         return if icmp {
             stages::icmp_from_client(skb, scratch)
         } else {

@@ -32,7 +32,21 @@ pub fn is_strangers(skb: *mut __sk_buff, headers: &Headers, settings: &Settings)
     }
 }
 
-/// The same for a frame of XDP, which the kernel has not looked at yet.
+/// Whether the packet came in from another host. (One that this host forwards is seen on its way out, too.)
+#[inline(always)]
+pub fn is_from_outside(skb: *mut __sk_buff, settings: &Settings) -> bool {
+    !forward::is_own(skb) && !forward::is_loopback(skb, settings)
+}
+
+/// Whether an address is one of 127.0.0.0/8, or ::1.
+#[inline(always)]
+pub fn is_loopback_address(address: &[u8; 16]) -> bool {
+    const V6: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    let is_v4 = address.starts_with(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 127]);
+    is_v4 || *address == V6
+}
+
+/// The same as [`is_strangers`] for a frame of XDP, which the kernel has not looked at yet.
 #[inline(always)]
 pub fn is_strangers_frame(ctx: *mut xdp_md) -> bool {
     // SAFETY: the context of the program.

@@ -8,7 +8,9 @@ use aya_ebpf::{
     helpers::generated::{bpf_fib_lookup, bpf_redirect},
     programs::XdpContext,
 };
-use truename_common::layout::{Conntrack, Counter, TCP, conntrack_flags, port_flags};
+use truename_common::layout::{
+    Conntrack, Counter, TCP, conntrack_flags, port_flags, service_flags,
+};
 
 use super::{Settings, conntrack, is_reply, is_to_service, receive, wanted};
 use crate::{
@@ -85,7 +87,8 @@ fn connection(
 ) -> Option<(*mut Conntrack, bool)> {
     if wanted & wanted::SERVICE != 0 && is_to_service(scratch, false) {
         // It may begin another connection with the same addresses, in place of one that is over.
-        if scratch.headers.has(tcp_flag::SYN) {
+        let is_loopback = scratch.nat.service.flags & service_flags::LOOPBACK != 0;
+        if is_loopback || scratch.headers.has(tcp_flag::SYN) {
             return None;
         }
         return conntrack::find(scratch, settings).map(|entry| (entry, true));
