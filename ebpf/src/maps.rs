@@ -184,3 +184,6 @@ pub fn target(number: u32) -> Option<&'static Target> {
 
 #[map]
 pub static LINKS: HashMap<u32, Link> = HashMap::pinned(1024, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static ASKED: LruHashMap<FiveTuple, u64> = LruHashMap::pinned(8192, 0);

@@ -133,6 +133,25 @@ fn loopback_addresses_are_not_for_other_hosts() {
 }
 
 #[test]
+fn a_program_that_uses_the_port_of_an_alias_gets_its_answers() {
+    for v6 in [false, true] {
+        let mut nat = Nat::new(OBJECT, Link::Ethernet);
+        let sockets = Sockets::of(v6);
+        nat.service(sockets.alias, UDP, &[local(sockets.local)]);
+        let [answer, _, question, _] = sockets.talk(UDP);
+        // Somebody else's datagram from this socket, which passes this host, is no question of it.
+        nat.passes(OUTSIDE, &question);
+        let other = sockets.from_port(1).first(UDP);
+        nat.becomes(OUTSIDE, &other, &other.between(other.source, sockets.local));
+        nat.passes(Place::default(), &question);
+        nat.passes(OUTSIDE, &answer);
+        assert_eq!(nat.connections().len(), 1);
+        let other = sockets.from_port(2).first(UDP);
+        nat.becomes(OUTSIDE, &other, &other.between(other.source, sockets.local));
+    }
+}
+
+#[test]
 fn frames_for_another_host_pass() {
     for v6 in [false, true] {
         let host = Host::new(1500);

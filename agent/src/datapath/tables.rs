@@ -18,7 +18,7 @@ use super::{
 use crate::reconcile::{Change, Kernel, Present};
 
 /// Every pinned table, in the order of the catalogue.
-pub const PINNED: [&str; 19] = [
+pub const PINNED: [&str; 20] = [
     map::PORTS,
     map::ENDPOINTS,
     map::NAMES,
@@ -36,6 +36,7 @@ pub const PINNED: [&str; 19] = [
     map::TRIES,
     map::XDP_DEVICES,
     map::LINKS,
+    map::ASKED,
     map::COUNTERS,
     map::EVENTS,
 ];
@@ -304,6 +305,7 @@ pub(super) fn check_pinned(pins: &Pins) -> Result<(), DatapathError> {
             map::CONNTRACK => drop(open::<Table<FiveTuple, Conntrack>>(pins, name)?),
             map::MOVED => drop(open::<Table<FiveTuple, u32>>(pins, name)?),
             map::XDP_DEVICES => drop(open::<Table<u32, u8>>(pins, name)?),
+            map::ASKED => drop(open::<Table<FiveTuple, u64>>(pins, name)?),
             map::LINKS => drop(open::<Table<u32, Link>>(pins, name)?),
             map::SETTINGS => drop(open::<Array<MapData, Settings>>(pins, name)?),
             map::TRIES | map::COUNTERS => drop(open::<PerCpuArray<MapData, u64>>(pins, name)?),

@@ -64,6 +64,10 @@ pub mod map {
     pub const XDP_DEVICES: &str = "XDP_DEVICES";
     /// Number of an attached interface → [`Link`](super::Link).
     pub const LINKS: &str = "LINKS";
+    /// [`FiveTuple`](super::FiveTuple) → `u64` `CLOCK_MONOTONIC` nanoseconds: when a program of this host last sent a
+    /// datagram from the socket of an alias (`endpoint`) to another host (`client`), which may answer. Least recently
+    /// used.
+    pub const ASKED: &str = "ASKED";
     /// Low 16 bits of the hash of what a client sees → `u32`, a bit for every candidate source port
     /// that a connection with such a hash was given. Bits are only ever set.
     pub const TRIED: &str = "TRIED";

@@ -11,17 +11,18 @@ use aya_ebpf::{
 };
 use truename_common::{
     layout::{
-        Conntrack, ConntrackState, Counter, FiveTuple, Settings, TCP, conntrack_flags,
-        settings_flags, target_flags,
+        Conntrack, ConntrackState, Counter, FiveTuple, Settings, Socket, TCP, conntrack_flags,
+        service_flags, settings_flags, target_flags,
     },
     nat::{self, Choice, Spare, TRIES},
     wire::stream::Steps,
 };
 
-use super::{Nat, forward, receive, segment};
+use super::{Nat, forward, receive, segment, stages};
 use crate::{
     maps::{
-        CONNTRACK, KernelTables, SETTINGS, Scratch, TRIED, count, count_tries, scratch, target,
+        ASKED, CONNTRACK, KernelTables, SERVICES, SETTINGS, Scratch, TRIED, count, count_tries,
+        scratch, target,
     },
     packet::{Headers, add, or, payload::repeat, tcp_flag},
 };
@@ -90,6 +91,10 @@ pub fn of_client(
             scratch.nat.outcome = Outcome::Elsewhere as u32;
             return None;
         }
+        if stages::is_for_own_program(skb, scratch) != 0 {
+            scratch.nat.outcome = Outcome::Elsewhere as u32;
+            return None;
+        }
         let nat = &mut scratch.nat;
         if !set_target(nat, Choice::Current) {
             nat.outcome = Outcome::NoTarget as u32;
@@ -108,6 +113,56 @@ pub fn of_client(
         return None;
     }
     Some(entry)
+}
+
+/// Notes that a program of this host sends a datagram, if it does so from the socket of an alias.
+#[inline(always)]
+pub fn note_asked(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
+    /// How old a note may become before it is written again.
+    const STALE_NS: u64 = 1 << 30;
+    if !forward::is_own(skb) {
+        return 0;
+    }
+    let Scratch { headers, nat, .. } = scratch;
+    headers.tuple(&mut nat.original);
+    super::swap(&mut nat.original);
+    let alias: Socket = nat.original.endpoint();
+    let now_ns = now();
+    // SAFETY: the value is a number; an entry that is used again meanwhile is another's note, no worse than none.
+    let is_fresh = unsafe { ASKED.get(&nat.original) }
+        .is_some_and(|asked_ns| now_ns.wrapping_sub(*asked_ns) < STALE_NS);
+    // SAFETY: only whether there is one is asked.
+    if !is_fresh && unsafe { SERVICES.get(&alias) }.is_some() {
+        nat.now_ns = now_ns;
+        let _ = ASKED.insert(&nat.original, &nat.now_ns, 0);
+    }
+    0
+}
+
+/// Whether the packet, which may begin a connection, belongs to what a program of this host does with the alias'
+/// socket: over UDP the answer to what it asked, over TCP a segment of its connection. 1 if so.
+#[inline(always)]
+pub fn is_for_own_program(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
+    i32::from(
+        SETTINGS
+            .get(0)
+            .is_some_and(|settings| is_own_programs(skb, scratch, settings)),
+    )
+}
+
+#[inline(always)]
+fn is_own_programs(skb: *mut __sk_buff, scratch: &Scratch, settings: &Settings) -> bool {
+    let Scratch { headers, nat, .. } = scratch;
+    if nat.service.flags & service_flags::UNASSIGNED != 0 {
+        return false;
+    }
+    if headers.protocol == TCP {
+        return !is_first(headers) && has_socket(skb, headers, &nat.original, End::Alias);
+    }
+    let seconds = settings.timeouts[ConntrackState::Unreplied as usize];
+    // SAFETY: as in `note_asked`.
+    unsafe { ASKED.get(&nat.original) }
+        .is_some_and(|asked_ns| now().wrapping_sub(*asked_ns) < u64::from(seconds) * 1_000_000_000)
 }
 
 /// Whether the packet begins a new connection in place of this one, whose target the service does not choose
@@ -277,9 +332,9 @@ impl Steps for Search<'_> {
 /// A new connection to `nat.target`, with the first candidate source port that is free.
 #[inline(always)]
 fn create(skb: *mut __sk_buff, scratch: &mut Scratch, flags: u8) -> Option<*mut Conntrack> {
-    let mut outcome = super::stages::create(skb, scratch, u32::from(flags));
-    if outcome == Outcome::TableFull as u32 && super::stages::make_room(scratch) {
-        outcome = super::stages::create(skb, scratch, u32::from(flags));
+    let mut outcome = stages::create(skb, scratch, u32::from(flags));
+    if outcome == Outcome::TableFull as u32 && stages::make_room(scratch) {
+        outcome = stages::create(skb, scratch, u32::from(flags));
     }
     let nat = &mut scratch.nat;
     nat.outcome = outcome;
@@ -371,6 +426,8 @@ enum End {
     Target,
     Source,
     Elsewhere,
+    /// None: the host has a socket where the client sees the alias.
+    Alias,
 }
 
 impl Steps for Allocation<'_> {
@@ -533,7 +590,7 @@ fn has_socket(skb: *mut __sk_buff, headers: &Headers, key: &FiveTuple, end: End)
     let is_udp = key.protocol != TCP;
     // Of the packet that the socket would receive: its source first.
     let (from, from_port, to, to_port) = match end {
-        End::Target if !is_udp => (
+        End::Target | End::Alias if !is_udp => (
             &key.client,
             key.client_port,
             &key.endpoint,

@@ -39,8 +39,10 @@ pub mod wanted {
     pub const TARGET: u32 = 4;
     /// To a target, not by way of a service.
     pub const DIRECT: u32 = 8;
+    /// Of UDP, from the port of a service.
+    pub const ASKS: u32 = 16;
     /// Any but [`RPC`].
-    pub const NAT: u32 = SERVICE | TARGET | DIRECT;
+    pub const NAT: u32 = SERVICE | TARGET | DIRECT | ASKS;
 }
 
 /// Working memory of the translation; see [`crate::maps::SCRATCH`].
@@ -82,12 +84,12 @@ pub fn wanted(protocol: u8, is_icmp: bool, source: u16, destination: u16) -> u32
         return bit(from, port_flags::SERVICE, wanted::SERVICE)
             | bit(to, port_flags::TARGET, wanted::TARGET);
     }
-    let rpc = if protocol == TCP {
+    let own = if protocol == TCP {
         bit(from | to, port_flags::ENDPOINT, wanted::RPC)
     } else {
-        0
+        bit(from, port_flags::SERVICE, wanted::ASKS)
     };
-    rpc | bit(to, port_flags::SERVICE, wanted::SERVICE)
+    own | bit(to, port_flags::SERVICE, wanted::SERVICE)
         | bit(from, port_flags::TARGET, wanted::TARGET)
         | bit(to, port_flags::TARGET, wanted::DIRECT)
 }
@@ -139,6 +141,9 @@ pub fn translate(skb: *mut __sk_buff, scratch: &mut Scratch, wanted: u32) -> i32
         if icmp {
             count(Counter::NatIcmpUnknown, 1);
         }
+    }
+    if wanted & wanted::ASKS != 0 {
+        stages::note_asked(skb, scratch);
     }
     if wanted & wanted::DIRECT != 0 {
         return stages::direct(skb, scratch);

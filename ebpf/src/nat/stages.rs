@@ -58,6 +58,15 @@ stage!(
     icmp_to_client, tn_icmp_to_client, icmp::to_client
 );
 
+stage!(
+    /// [`conntrack::note_asked`].
+    note_asked, tn_note_asked, conntrack::note_asked
+);
+stage!(
+    /// [`conntrack::is_for_own_program`].
+    is_for_own_program, tn_is_for_own_program, conntrack::is_for_own_program
+);
+
 /// [`forward::route`].
 ///
 /// # Errors
