@@ -42,8 +42,10 @@ fn frames_for_another_host_are_not_translated() {
         beside(|by| {
             let lab = Lab::new()?;
             let mut seen = Seen::new();
-            let mut rules = Rules::default();
-            rules.xdp = Some(xdp);
+            let mut rules = Rules {
+                xdp: Some(xdp),
+                ..Rules::default()
+            };
             let mut echoes = Vec::new();
             for family in Family::BOTH {
                 let targets = [lab.node(family), lab.target(family, 0)];

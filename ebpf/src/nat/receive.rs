@@ -66,7 +66,7 @@ pub fn is_strangers_frame(ctx: *mut xdp_md) -> bool {
 
 /// Whether the frame goes to this link address.
 #[inline(always)]
-fn is_to(packet: impl Packet + Copy, address: &[u8; 6]) -> bool {
+fn is_to(packet: impl Packet, address: &[u8; 6]) -> bool {
     let [a, b, c, d, e, f] = *address;
     let is_there = |at, word: [u8; 2]| packet.load(at) == Some(u16::from_ne_bytes(word));
     is_there(0, [a, b]) && is_there(2, [c, d]) && is_there(4, [e, f])
