@@ -7,8 +7,9 @@ use aya_ebpf::{
 };
 use truename_common::{
     layout::{
-        AliasKey, AliasStat, Conntrack, Counter, Endpoint, FiveTuple, ListedAlias, Names, Peer,
-        PeerKey, RpcFlow, SERVICES_MAX, SLOTS_MAX, Service, Settings, Socket, TARGETS_MAX, Target,
+        AliasKey, AliasStat, Conntrack, Counter, Endpoint, FiveTuple, Link, ListedAlias, Names,
+        Peer, PeerKey, RpcFlow, SERVICES_MAX, SLOTS_MAX, Service, Settings, Socket, TARGETS_MAX,
+        Target,
     },
     nat::{TRIES as TRIES_MAX, Tables},
     wire::stream::Work,
@@ -180,3 +181,9 @@ impl Tables for KernelTables {
 pub fn target(number: u32) -> Option<&'static Target> {
     TARGETS.get(number).filter(|target| target.port != 0)
 }
+
+#[map]
+pub static LINKS: HashMap<u32, Link> = HashMap::pinned(1024, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static ASKED: LruHashMap<FiveTuple, u64> = LruHashMap::pinned(8192, 0);
