@@ -45,8 +45,8 @@ counters! {
     DroppedHole = "dropped_hole",
     /// A segment that ends inside a name, dropped until the bytes behind it are seen.
     DroppedHeld = "dropped_held",
-    /// A segment dropped because there was no memory to remember its edits.
-    DroppedMemory = "dropped_memory",
+    /// A segment dropped because the edits of the unacknowledged bytes fill the log.
+    DroppedLogFull = "dropped_log_full",
     /// A segment dropped because another CPU held the flow for too long.
     DroppedContended = "dropped_contended",
     /// A segment dropped because the packet could not be written (out of memory).
@@ -93,7 +93,8 @@ counters! {
     NatPortsExhausted = "nat_ports_exhausted",
     /// New connections refused because the service has no target.
     NatNoTarget = "nat_no_target",
-    /// Packets to an alias that begin no connection and belong to none, passed unchanged.
+    /// Packets to an alias that begin no connection and belong to none: passed unchanged, or dropped if no interface
+    /// has the alias.
     NatNoConnection = "nat_no_connection",
     /// Fragments of a service's packets, dropped.
     NatFragment = "nat_fragment",
@@ -109,14 +110,15 @@ counters! {
     NatErrorUnsent = "nat_error_unsent",
     /// Packets that could not be written (out of memory), dropped.
     NatStore = "nat_store",
-    /// ICMP errors about a service's packets that belong to no connection, passed unchanged.
+    /// ICMP errors about a service's packets that belong to no connection: passed unchanged, or dropped if no interface
+    /// has the alias.
     NatIcmpUnknown = "nat_icmp_unknown",
     /// Packets forwarded in XDP.
     XdpForwarded = "xdp_forwarded",
-    /// A segment beyond the window that the receiver advertises, dropped.
-    OutOfWindow = "out_of_window",
-    /// A segment, SYN, RST or acknowledgement that TCP itself would not accept: it changes nothing.
-    NotAccepted = "not_accepted",
-    /// A connection reset because there was no memory to remember its edits.
-    ResetMemory = "reset_memory",
+    /// Packets of services in frames for another host, or from other hosts to or from a loopback address: passed
+    /// unchanged.
+    NatStrangers = "nat_strangers",
+    /// Connections that the kernel program removed because a new one found the table full: those that had timed out,
+    /// and with `when_full = "evict"` others that were over or not answered.
+    NatCollected = "nat_collected",
 }

@@ -9,6 +9,7 @@ mod counter;
 mod endpoint;
 mod event;
 mod flow;
+mod link;
 mod service;
 mod socket;
 mod text;
@@ -18,19 +19,19 @@ pub use counter::Counter;
 pub use endpoint::{Endpoint, ListedAlias, Names, Policy, Protocol};
 pub use event::{Event, EventKind};
 pub use flow::{
-    AliasKey, AliasStat, Direction, Edit, EditKind, FlowNames, Handshake, MAIN, NEEDLE_WORDS,
-    Needle, PAGE_BYTES, PAGE_WORDS, PAGES_KEPT, Page, PageKey, Peer, PeerKey, RANGES, Range,
-    RpcFlow, Walker, word,
+    AliasKey, AliasStat, Direction, EDIT_LOG, Edit, EditKind, FlowNames, MAIN, Peer, PeerKey,
+    RANGES, Range, RpcFlow, Walker,
 };
+pub use link::{Link, link_flags};
 pub use service::{
     SERVICES_MAX, SLOTS_MAX, SLOTS_PER_SERVICE, Service, Settings, Slots, TARGETS_MAX, Target,
-    service_flags, target_flags,
+    service_flags, settings_flags, target_flags,
 };
 pub use socket::{FiveTuple, Socket, TCP, UDP, v4_mapped};
 pub use text::{AUTHORITY_MAX, Authority, LongText, SYSTEM_MAX, System, Text};
 
 /// Version of every pinned table. It is part of the pin path.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 2;
 
 /// Names of the pinned tables, as the kernel program declares them.
 pub mod map {
@@ -44,12 +45,6 @@ pub mod map {
     pub const LISTED: &str = "LISTED";
     /// [`FiveTuple`](super::FiveTuple) → [`RpcFlow`](super::RpcFlow).
     pub const RPC_FLOWS: &str = "RPC_FLOWS";
-    /// The same, of flows whose other side has not been seen: least recently used.
-    pub const ONE_SIDED_FLOWS: &str = "ONE_SIDED_FLOWS";
-    /// [`FiveTuple`](super::FiveTuple) → [`Handshake`](super::Handshake), least recently used.
-    pub const HANDSHAKES: &str = "HANDSHAKES";
-    /// [`PageKey`](super::PageKey) → [`Page`](super::Page).
-    pub const PAGES: &str = "PAGES";
     /// [`PeerKey`](super::PeerKey) → [`Peer`](super::Peer).
     pub const PEERS: &str = "PEERS";
     /// [`AliasKey`](super::AliasKey) → [`AliasStat`](super::AliasStat).
@@ -67,6 +62,12 @@ pub mod map {
     pub const MOVED: &str = "MOVED";
     /// Number of an interface → `u8` 1, if frames may be sent there from XDP.
     pub const XDP_DEVICES: &str = "XDP_DEVICES";
+    /// Number of an attached interface → [`Link`](super::Link).
+    pub const LINKS: &str = "LINKS";
+    /// [`FiveTuple`](super::FiveTuple) → `u64` `CLOCK_MONOTONIC` nanoseconds: when a program of this host last sent a
+    /// datagram from the socket of an alias (`endpoint`) to another host (`client`), which may answer. Least recently
+    /// used.
+    pub const ASKED: &str = "ASKED";
     /// Low 16 bits of the hash of what a client sees → `u32`, a bit for every candidate source port
     /// that a connection with such a hash was given. Bits are only ever set.
     pub const TRIED: &str = "TRIED";
