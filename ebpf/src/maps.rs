@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use truename_common::{
     layout::{
-        AliasKey, AliasStat, Conntrack, Counter, Endpoint, FiveTuple, Handshake, ListedAlias,
+        AliasKey, AliasStat, Conntrack, Counter, Endpoint, FiveTuple, Handshake, Link, ListedAlias,
         Names, Page, PageKey, Peer, PeerKey, RpcFlow, SERVICES_MAX, SLOTS_MAX, Service, Settings,
         Socket, TARGETS_MAX, Target,
     },
@@ -204,3 +204,9 @@ impl Tables for KernelTables {
 pub fn target(number: u32) -> Option<&'static Target> {
     TARGETS.get(number).filter(|target| target.port != 0)
 }
+
+#[map]
+pub static LINKS: HashMap<u32, Link> = HashMap::pinned(1024, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static ASKED: LruHashMap<FiveTuple, u64> = LruHashMap::pinned(8192, 0);

@@ -70,6 +70,26 @@ impl Site {
     }
 }
 
+/// As netfilter does, which takes up a connection in the middle.
+#[test]
+fn a_connection_to_an_alias_that_no_interface_has_survives_the_loss_of_its_entry() {
+    alone(|| {
+        for family in Family::BOTH {
+            for target in [0, 1] {
+                let site = Site::new(family)?;
+                let rules = site.rules(&[target], "drain");
+                let mut by = Translator::start(By::Truename, &site.lab, &rules)?;
+                let stream = site.connect()?;
+                site.ensure_at(&stream, target)?;
+                let truename = by.truename().context("not truename")?;
+                ensure!(truename.flush()? == 1, "not this one alone");
+                site.ensure_at(&stream, target)?;
+            }
+        }
+        Ok(())
+    });
+}
+
 /// Asserts that a connection ended with `ECONNRESET`.
 fn ensure_reset<T>(outcome: Result<T>) -> Result<()> {
     let error = outcome.err().context("it goes on")?;

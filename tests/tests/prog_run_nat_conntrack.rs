@@ -6,8 +6,8 @@ use proptest::{prelude::*, test_runner::TestRunner};
 use truename::datapath::OBJECT;
 use truename_common::{
     layout::{
-        ConntrackState as State, Counter, EventKind, FiveTuple, Service, Slots, TCP, Target, UDP,
-        conntrack_flags, map, service_flags,
+        Conntrack, ConntrackState as State, Counter, EventKind, FiveTuple, Service, Settings,
+        Slots, TCP, Target, UDP, conntrack_flags, map, service_flags, settings_flags,
     },
     nat::{self, Choice, Tables as _},
 };
@@ -221,6 +221,76 @@ fn bytes_and_times_are_noted() {
             seen = entry.seen_ns;
             assert!(u64::from(entry.created_s) <= seen / 1_000_000_000);
         }
+    }
+}
+
+#[test]
+fn connections_that_timed_out_make_room_in_a_full_table() {
+    const ENTRIES: u32 = 1000;
+    for v6 in [false, true] {
+        let sockets = Sockets::of(v6);
+        let mut nat = Nat::limited(OBJECT, &[(map::CONNTRACK, ENTRIES)]);
+        nat.service(sockets.alias, TCP, &[local(sockets.local)]);
+        for port in 0..ENTRIES as u16 {
+            let key = tuple(sockets.from_port(port).client, sockets.local, TCP);
+            // One of a thousand timed out since the machine was started.
+            let entry = if port == 500 {
+                held(State::SynReceived, true)
+            } else {
+                held(State::Established, false)
+            };
+            nat.connect(key, entry);
+        }
+        let first = |port| sockets.from_port(port).first(TCP);
+        let to = |port, socket| first(port).between(sockets.from_port(port).client, socket);
+        nat.becomes(OUTSIDE, &first(2000), &to(2000, sockets.local));
+        nat.assert_count(Counter::NatCollected, 1);
+        nat.drops(OUTSIDE, &first(2001));
+        nat.assert_count(Counter::NatTableFull, 1);
+        assert_eq!(nat.connections().len(), ENTRIES as usize);
+    }
+}
+
+#[test]
+fn what_is_over_makes_room_if_it_may() {
+    const ENTRIES: u32 = 8;
+    let sockets = Sockets::of(false);
+    for (states, collected) in [
+        ([State::Established, State::SynSent], 4),
+        ([State::SynSent, State::TimeWait], 4),
+        ([State::Closed, State::TimeWait], 8),
+        ([State::Established, State::Replied], 0),
+    ] {
+        let mut nat = Nat::limited(OBJECT, &[(map::CONNTRACK, ENTRIES)]);
+        nat.service(sockets.alias, TCP, &[local(sockets.local)]);
+        for port in 0..ENTRIES as u16 {
+            let key = tuple(sockets.from_port(port).client, sockets.local, TCP);
+            nat.connect(key, held(states[usize::from(port % 2)], false));
+        }
+        let first = sockets.from_port(2000).first(TCP);
+        nat.drops(OUTSIDE, &first);
+        nat.assert_count(Counter::NatCollected, 0);
+        std::thread::sleep(NO_ROOM);
+        let flags = settings_flags::EVICT;
+        nat.set(Settings {
+            flags,
+            ..nat.settings
+        });
+        nat.run(OUTSIDE, &first.bytes());
+        nat.assert_count(Counter::NatCollected, collected);
+    }
+}
+
+/// How long no room is looked for after none was found.
+const NO_ROOM: std::time::Duration = std::time::Duration::from_millis(120);
+
+/// A connection whose last packet came when the machine was started, or now.
+fn held(state: State, timed_out: bool) -> Conntrack {
+    let seen_ns = if timed_out { 0 } else { u64::MAX >> 1 };
+    Conntrack {
+        seen_ns,
+        state: state as u8,
+        ..Conntrack::default()
     }
 }
 

@@ -83,6 +83,101 @@ fn all_but_a_rst_begin_a_connection() {
 }
 
 #[test]
+fn nothing_to_an_alias_that_no_interface_has_goes_on_unchanged() {
+    for v6 in [false, true] {
+        let mut nat = Nat::new(OBJECT, Link::Ethernet);
+        let sockets = Sockets::of(v6);
+        let service = nat.service(sockets.alias, TCP, &[local(sockets.local)]);
+        let flags = service_flags::UNASSIGNED;
+        nat.publish(sockets.alias, TCP, Service { flags, ..service });
+        for (port, flags) in (1000..).zip([ACK, FIN, SYN | ACK, SYN]) {
+            let sockets = sockets.from_port(port);
+            assert_eq!(sent(&nat, &sockets, flags), State::SynSent, "{flags:#x}");
+        }
+        nat.assert_count(Counter::NatNew, 4);
+        for flags in [RST, RST | ACK, SYN | RST] {
+            let packet = Datagram::tcp(sockets.client, sockets.alias, flags);
+            nat.drops(OUTSIDE, &packet);
+        }
+        nat.assert_count(Counter::NatNoConnection, 3);
+    }
+}
+
+#[test]
+fn loopback_addresses_are_not_for_other_hosts() {
+    for v6 in [false, true] {
+        let host = Host::new(1500);
+        host.run(|| {
+            let outside = Place::arriving(host.client);
+            let mut nat = Nat::new(OBJECT, Link::Ethernet);
+            let mut sockets = Sockets::of(v6);
+            let loopback = if v6 { "::1" } else { "127.0.0.1" }.parse().unwrap();
+            // To one.
+            sockets.alias.set_ip(loopback);
+            let service = nat.service(sockets.alias, TCP, &[local(sockets.local)]);
+            let flags = service_flags::LOOPBACK;
+            nat.publish(sockets.alias, TCP, Service { flags, ..service });
+            nat.passes(outside, &sockets.first(TCP));
+            nat.assert_count(Counter::NatStrangers, 1);
+            sent(&nat, &sockets, SYN);
+            nat.passes(outside, &Datagram::tcp(sockets.client, sockets.alias, ACK));
+            // From one.
+            let mut sockets = Sockets::of(v6);
+            nat.service(sockets.alias, TCP, &[local(sockets.local)]);
+            sockets.client.set_ip(loopback);
+            nat.passes(outside, &sockets.first(TCP));
+            nat.assert_count(Counter::NatStrangers, 3);
+            assert_eq!(nat.connections().len(), 1);
+        });
+    }
+}
+
+#[test]
+fn a_program_that_uses_the_port_of_an_alias_gets_its_answers() {
+    for v6 in [false, true] {
+        let mut nat = Nat::new(OBJECT, Link::Ethernet);
+        let sockets = Sockets::of(v6);
+        nat.service(sockets.alias, UDP, &[local(sockets.local)]);
+        let [answer, _, question, _] = sockets.talk(UDP);
+        // Somebody else's datagram from this socket, which passes this host, is no question of it.
+        nat.passes(OUTSIDE, &question);
+        let other = sockets.from_port(1).first(UDP);
+        nat.becomes(OUTSIDE, &other, &other.between(other.source, sockets.local));
+        nat.passes(Place::default(), &question);
+        nat.passes(OUTSIDE, &answer);
+        assert_eq!(nat.connections().len(), 1);
+        let other = sockets.from_port(2).first(UDP);
+        nat.becomes(OUTSIDE, &other, &other.between(other.source, sockets.local));
+    }
+}
+
+#[test]
+fn frames_for_another_host_pass() {
+    for v6 in [false, true] {
+        let host = Host::new(1500);
+        host.run(|| {
+            let outside = Place::arriving(host.client);
+            let mut nat = Nat::new(OBJECT, Link::Ethernet);
+            let sockets = Sockets::of(v6);
+            nat.service(sockets.alias, TCP, &[local(sockets.local)]);
+            let first = sockets.first(TCP);
+            for link in [[2, 0, 0, 0, 0, 9], [0xff; 6], [1, 0, 0x5e, 0, 0, 1]] {
+                let mut bytes = first.bytes();
+                bytes[..6].copy_from_slice(&link);
+                assert_eq!(nat.run(outside, &bytes), Verdict::Next(bytes.clone()));
+            }
+            nat.assert_count(Counter::NatStrangers, 3);
+            assert!(nat.connections().is_empty());
+            nat.becomes(
+                outside,
+                &first,
+                &first.between(sockets.client, sockets.local),
+            );
+        });
+    }
+}
+
+#[test]
 fn the_target_resets_what_it_does_not_know() {
     for v6 in [false, true] {
         for first in [ACK, FIN] {

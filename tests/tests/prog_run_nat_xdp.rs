@@ -8,21 +8,18 @@ use truename_common::layout::{
     Conntrack, ConntrackState, Counter, Service, Slots, TCP, UDP, conntrack_flags, service_flags,
 };
 use truename_tests::prog_run::{
-    CASES, Datagram, Host, IcmpError, Kind, Link, Nat, Place, Shape, Sockets, Verdict, check_sums,
-    flag, local, remote, shapes, tuple,
+    CASES, Datagram, Host, IcmpError, Kind, Link, Nat, Place, Shape, Sockets, THIS_HOST, Verdict,
+    check_sums, flag, local, remote, shapes, tuple,
 };
 
 /// Link addresses of the neighbours and of the host's two interfaces.
 const NEIGHBOUR: [u8; 6] = [2, 0, 0, 0, 0, 9];
-const CLIENT_SIDE: [u8; 6] = [2, 0, 0, 0, 0, 0x0a];
-const TARGET_SIDE: [u8; 6] = [2, 0, 0, 0, 0, 0x0b];
+const CLIENT_SIDE: [u8; 6] = THIS_HOST;
+const TARGET_SIDE: [u8; 6] = THIS_HOST;
 
 /// A host that knows its neighbours.
 fn host() -> Host {
     let host = Host::new(1500);
-    // With another link address a device forgets its neighbours.
-    host.ip("link set client address 02:00:00:00:00:0a");
-    host.ip("link set target address 02:00:00:00:00:0b");
     host.know_neighbours("02:00:00:00:00:09");
     host
 }

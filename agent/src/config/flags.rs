@@ -137,7 +137,7 @@ impl Flags {
                 name,
                 protocol: flag.protocol,
                 listen: flag.listen,
-                on_change: OnChange::default_for(&targets),
+                on_change: OnChange::default_for(flag.protocol, &targets),
                 targets,
                 snat: Snat::Auto,
                 origin,

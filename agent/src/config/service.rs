@@ -137,15 +137,16 @@ impl OnChange {
         }
     }
 
-    /// What is done without configuration: who leads no more has no use for its connections.
-    pub(super) fn default_for(targets: &[Target]) -> Self {
+    /// What is done without configuration: who leads no more has no use for its connections, and a stream of datagrams
+    /// does not notice that it goes to another target, but may go on for ever.
+    pub(super) fn default_for(protocol: Transport, targets: &[Target]) -> Self {
         let follows_leader = |target: &Target| {
             matches!(
                 target.place,
                 Place::Role(Role::LeaderRest | Role::LeaderRpc)
             )
         };
-        if targets.iter().all(follows_leader) {
+        if protocol == Transport::Udp || targets.iter().all(follows_leader) {
             Self::Reset
         } else {
             Self::Drain
@@ -273,14 +274,15 @@ pub(super) fn read(section: &Section<'_>) -> Result<Service, ConfigError> {
     let entry = section.need("name", "\"rest\"")?;
     let name = entry.string()?;
     check_name(name).map_err(|reason| entry.bad(name, reason))?;
+    let protocol = section.need("protocol", "\"tcp\"")?.parse()?;
     let targets = read_targets(&section.need("target", "\"10.0.0.1:8081\"")?)?;
     let on_change = match section.get("on_change") {
         Some(entry) => entry.parse()?,
-        None => OnChange::default_for(&targets),
+        None => OnChange::default_for(protocol, &targets),
     };
     Ok(Service {
         name: name.to_owned(),
-        protocol: section.need("protocol", "\"tcp\"")?.parse()?,
+        protocol,
         listen: section.need("listen", "\"10.0.0.10:8081\"")?.parse()?,
         targets,
         snat: section

@@ -15,13 +15,14 @@ use aya::{
     },
     util::KernelVersion,
 };
+use truename_common::layout::Link;
 
 use super::{
     Direction, Object, PROGRAM_ETHER, PROGRAM_RAW, Pins, clsact,
     error::{Cause, DatapathError},
     pins::remove_file,
     sys,
-    tables::set_xdp_devices,
+    tables::{set_links, set_xdp_devices},
     xdp::{self, Mode as XdpMode},
 };
 use crate::{
@@ -266,6 +267,14 @@ impl Programs {
         xdp::detach_others(&self.pins, &attached)?;
         self.xdp = attached;
         Ok(problems)
+    }
+
+    /// Tells the programs which frames these interfaces receive for this host.
+    ///
+    /// # Errors
+    /// When the table cannot be read or written.
+    pub fn set_links(&self, links: &BTreeMap<u32, Link>) -> Result<(), DatapathError> {
+        set_links(&self.pins, links)
     }
 
     /// Where XDP forwards, and how.

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use aya::maps::{Array, MapData, PerCpuArray, RingBuf};
 use truename_common::layout::{
-    AliasKey, AliasStat, Conntrack, Counter, Endpoint, FiveTuple, Handshake, ListedAlias, Names,
-    Page, PageKey, Peer, PeerKey, RpcFlow, Service, Settings, Slots, Socket, Target, map,
+    AliasKey, AliasStat, Conntrack, Counter, Endpoint, FiveTuple, Handshake, Link, ListedAlias,
+    Names, Page, PageKey, Peer, PeerKey, RpcFlow, Service, Settings, Slots, Socket, Target, map,
 };
 
 use super::{
@@ -18,7 +18,7 @@ use super::{
 use crate::reconcile::{Change, Kernel, Present};
 
 /// Every pinned table, in the order of the catalogue.
-pub const PINNED: [&str; 21] = [
+pub const PINNED: [&str; 23] = [
     map::PORTS,
     map::ENDPOINTS,
     map::NAMES,
@@ -38,6 +38,8 @@ pub const PINNED: [&str; 21] = [
     map::SETTINGS,
     map::TRIES,
     map::XDP_DEVICES,
+    map::LINKS,
+    map::ASKED,
     map::COUNTERS,
     map::EVENTS,
 ];
@@ -381,6 +383,22 @@ pub(super) fn set_xdp_devices(pins: &Pins, devices: &[u32]) -> Result<(), Datapa
         .try_for_each(|index| insert(&mut table, index, 1, map::XDP_DEVICES))
 }
 
+/// Tells the kernel program the link addresses of the attached interfaces.
+///
+/// # Errors
+/// When the table cannot be read or written.
+pub(super) fn set_links(pins: &Pins, links: &BTreeMap<u32, Link>) -> Result<(), DatapathError> {
+    let mut table: Table<u32, Link> = open(pins, map::LINKS)?;
+    let present: BTreeMap<u32, Link> = entries(&table, map::LINKS)?.into_iter().collect();
+    for index in present.keys().filter(|index| !links.contains_key(index)) {
+        remove(&mut table, index, map::LINKS)?;
+    }
+    links
+        .iter()
+        .filter(|(index, link)| present.get(index) != Some(link))
+        .try_for_each(|(index, link)| insert(&mut table, index, *link, map::LINKS))
+}
+
 /// That the tables that are pinned already look as this version expects.
 ///
 /// # Errors
@@ -409,6 +427,8 @@ pub(super) fn check_pinned(pins: &Pins) -> Result<(), DatapathError> {
             map::CONNTRACK => drop(open::<Table<FiveTuple, Conntrack>>(pins, name)?),
             map::MOVED => drop(open::<Table<FiveTuple, u32>>(pins, name)?),
             map::XDP_DEVICES => drop(open::<Table<u32, u8>>(pins, name)?),
+            map::ASKED => drop(open::<Table<FiveTuple, u64>>(pins, name)?),
+            map::LINKS => drop(open::<Table<u32, Link>>(pins, name)?),
             map::SETTINGS => drop(open::<Array<MapData, Settings>>(pins, name)?),
             map::TRIES | map::COUNTERS => drop(open::<PerCpuArray<MapData, u64>>(pins, name)?),
             _ => drop(open::<RingBuf<MapData>>(pins, name)?),

@@ -211,6 +211,8 @@ mod tests {
             veth,
             peer: None,
             peer_elsewhere: veth,
+            address: None,
+            controller: None,
         }
     }
 

@@ -128,7 +128,7 @@ impl<S: Source> Walk<'_, S> {
         }
         let begins = match self.original.protocol {
             UDP => Begins::Any,
-            _ if service.flags & service_flags::RESET != 0 => Begins::AnyButRst,
+            _ if nat::takes_any(service) => Begins::AnyButRst,
             _ => Begins::First,
         };
         let current = self.choose(service, Choice::Current);

@@ -15,6 +15,7 @@ pub use changes::Changes;
 pub use filter::{Filter, Side, Slot};
 pub use request::{NetlinkError, Requests};
 pub use select::{check_named, select};
+use truename_common::layout::{Link, link_flags};
 
 /// What the kernel program finds at the start of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,6 +45,10 @@ pub struct Interface {
     pub peer: Option<u32>,
     /// Whether that peer is in another network namespace.
     pub peer_elsewhere: bool,
+    /// Its link address, if it has one as Ethernet does.
+    pub address: Option<[u8; 6]>,
+    /// The number of the bridge or bond that it is a port of.
+    pub controller: Option<u32>,
 }
 
 /// What there is.
@@ -60,6 +65,25 @@ impl Inventory {
     pub fn names(&self) -> BTreeSet<String> {
         let all = self.interfaces.values();
         all.map(|interface| interface.name.clone()).collect()
+    }
+
+    /// The link addresses of frames that an interface receives for this host.
+    pub fn link(&self, interface: &Interface) -> Link {
+        let controller = interface
+            .controller
+            .and_then(|index| self.interfaces.get(&index));
+        let is_container = controller.is_some() && interface.veth && interface.peer_elsewhere;
+        Link {
+            address: interface.address.unwrap_or_default(),
+            controller: controller
+                .and_then(|controller| controller.address)
+                .unwrap_or_default(),
+            flags: if is_container {
+                link_flags::CONTAINER
+            } else {
+                0
+            },
+        }
     }
 
     /// Adds an interface.

@@ -142,11 +142,15 @@ fn read_interface(link: &LinkMessage) -> Option<Interface> {
     let mut veth = false;
     let mut peer = None;
     let mut peer_elsewhere = false;
+    let mut address = None;
+    let mut controller = None;
     for attribute in &link.attributes {
         match attribute {
             LinkAttribute::IfName(text) => name = Some(text.clone()),
             LinkAttribute::Link(index) => peer = Some(*index),
             LinkAttribute::LinkNetNsId(_) => peer_elsewhere = true,
+            LinkAttribute::Address(bytes) => address = bytes.as_slice().try_into().ok(),
+            LinkAttribute::Controller(index) => controller = Some(*index),
             LinkAttribute::LinkInfo(infos) => {
                 veth |= infos
                     .iter()
@@ -163,6 +167,8 @@ fn read_interface(link: &LinkMessage) -> Option<Interface> {
         veth,
         peer,
         peer_elsewhere,
+        address,
+        controller,
     })
 }
 

@@ -88,6 +88,8 @@ mod tests {
             veth: name.starts_with("veth"),
             peer: None,
             peer_elsewhere: false,
+            address: None,
+            controller: None,
         }
     }
 

@@ -58,6 +58,12 @@ impl Facts {
     pub fn is_local(&self, address: IpAddr) -> bool {
         address.is_loopback() || self.addresses.contains(&address)
     }
+
+    /// Whether an alias is an address of this host.
+    pub fn has_alias(&self, alias: &Socket) -> bool {
+        let address = IpAddr::from(alias.address).to_canonical();
+        self.is_local(address)
+    }
 }
 
 impl Held {

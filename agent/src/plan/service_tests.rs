@@ -39,6 +39,28 @@ fn alias(text: &str) -> Socket {
 }
 
 #[test]
+fn an_alias_is_marked_by_where_its_address_is() {
+    use truename_common::layout::service_flags::{LOOPBACK, UNASSIGNED};
+
+    for (listen, expected) in [
+        ("10.0.0.10:80", 0),
+        ("127.0.0.2:80", LOOPBACK),
+        ("10.0.0.99:80", UNASSIGNED),
+        ("[::1]:80", LOOPBACK),
+        ("[fd00::1]:80", 0),
+        ("[fd00::99]:80", UNASSIGNED),
+    ] {
+        let target = if listen.starts_with('[') {
+            "[fd00::1]:8080"
+        } else {
+            "10.0.0.1:8080"
+        };
+        let plan = services(&config(&[&format!("tcp={listen}={target}")]));
+        assert_eq!(plan.services[&alias(listen)].flags, expected, "{listen}");
+    }
+}
+
+#[test]
 fn a_local_target_is_only_readdressed() {
     let plan = services(&config(&["tcp=10.0.0.10:80=10.0.0.1:8080"]));
     let service = plan.services[&alias("10.0.0.10:80")];

@@ -8,7 +8,7 @@ use std::{
 use truename_common::{
     layout::{
         SERVICES_MAX, SLOTS_PER_SERVICE, Service, Settings, Slots, Socket, TARGETS_MAX, Target,
-        conntrack_flags, service_flags, target_flags,
+        conntrack_flags, service_flags, settings_flags, target_flags,
     },
     nat::{self, Weighted},
 };
@@ -19,7 +19,7 @@ use super::{
     roles::{self, Wanted},
     space::Space,
 };
-use crate::config::{self, Config, OnChange, Snat, Transport};
+use crate::config::{self, Config, OnChange, Snat, Transport, WhenFull};
 
 /// The wanted contents of the tables of services.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -333,6 +333,12 @@ impl<'a> Plan<'a> {
             if service.on_change == OnChange::Reset {
                 flags |= service_flags::RESET;
             }
+            if !self.facts.has_alias(alias) {
+                flags |= service_flags::UNASSIGNED;
+            }
+            if IpAddr::from(alias.address).to_canonical().is_loopback() {
+                flags |= service_flags::LOOPBACK;
+            }
             self.out.services.insert(
                 *alias,
                 Service {
@@ -463,7 +469,11 @@ fn settings(config: &Config, facts: &Facts, held: &Held) -> Settings {
         first_port: ports.first,
         last_port: ports.last,
         tag: held.settings.tag,
-        pad: [0; 2],
+        flags: match config.datapath.when_full {
+            WhenFull::Evict => settings_flags::EVICT,
+            WhenFull::Refuse => 0,
+        },
+        pad: 0,
     };
     let has_range = held.settings.last_port != 0;
     if has_range && !held.keys_stay(&wanted) {

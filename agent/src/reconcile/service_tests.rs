@@ -270,7 +270,11 @@ impl Kernel for Fake {
 pub(super) fn facts(sources: u8) -> Facts {
     let ip = |n: u8| format!("10.0.0.{n}").parse().unwrap();
     Facts {
-        addresses: [ip(1), ip(10)].into(),
+        // Its own and, so that no flag tells that they are not, the aliases.
+        addresses: (0..=u8::MAX)
+            .map(|n| std::net::IpAddr::from([10, 0, 1, n]))
+            .chain([ip(1), ip(10)])
+            .collect(),
         loopback: 1,
         roles: std::sync::Arc::default(),
         sources: (2..6).map(|n| (ip(n), ip(sources))).collect(),

@@ -13,8 +13,9 @@ use crate::{
     api::InterfaceRow,
     config,
     datapath::{DatapathError, Drift, Mode, Programs, XdpMode},
-    links::{Inventory, select},
+    links::{Interface, Inventory, select},
 };
+use truename_common::layout::Link;
 
 /// The programs, and the interfaces they should hang on.
 pub struct Attachment {
@@ -55,6 +56,9 @@ impl Attachment {
             repaired: Arc::default(),
         };
         let selected = select(inventory, &attachment.wanted);
+        attachment
+            .programs
+            .set_links(&links(inventory, &selected))?;
         for interface in selected.values() {
             let Err(error) = attachment.programs.attach(interface) else {
                 continue;
@@ -126,6 +130,9 @@ impl Attachment {
         let selected = select(inventory, &self.wanted);
         self.failed.retain(|index, _| selected.contains_key(index));
         self.pending = 0;
+        if let Err(error) = self.programs.set_links(&links(inventory, &selected)) {
+            log::warn!("{error}");
+        }
         for (index, interface) in &selected {
             let name = &interface.name;
             let known = self
@@ -308,6 +315,12 @@ impl Attachment {
             }
         }
     }
+}
+
+/// The link addresses of interfaces, by number.
+fn links(inventory: &Inventory, selected: &BTreeMap<u32, &Interface>) -> BTreeMap<u32, Link> {
+    let link = |(index, interface): (&u32, &&Interface)| (*index, inventory.link(interface));
+    selected.iter().map(link).collect()
 }
 
 /// Whether an interface is asked for by its name.

@@ -93,7 +93,8 @@ counters! {
     NatPortsExhausted = "nat_ports_exhausted",
     /// New connections refused because the service has no target.
     NatNoTarget = "nat_no_target",
-    /// Packets to an alias that begin no connection and belong to none, passed unchanged.
+    /// Packets to an alias that begin no connection and belong to none: passed unchanged, or dropped if no interface
+    /// has the alias.
     NatNoConnection = "nat_no_connection",
     /// Fragments of a service's packets, dropped.
     NatFragment = "nat_fragment",
@@ -109,7 +110,8 @@ counters! {
     NatErrorUnsent = "nat_error_unsent",
     /// Packets that could not be written (out of memory), dropped.
     NatStore = "nat_store",
-    /// ICMP errors about a service's packets that belong to no connection, passed unchanged.
+    /// ICMP errors about a service's packets that belong to no connection: passed unchanged, or dropped if no interface
+    /// has the alias.
     NatIcmpUnknown = "nat_icmp_unknown",
     /// Packets forwarded in XDP.
     XdpForwarded = "xdp_forwarded",
@@ -119,4 +121,10 @@ counters! {
     NotAccepted = "not_accepted",
     /// A connection reset because there was no memory to remember its edits.
     ResetMemory = "reset_memory",
+    /// Packets of services in frames for another host, or from other hosts to or from a loopback address: passed
+    /// unchanged.
+    NatStrangers = "nat_strangers",
+    /// Connections that the kernel program removed because a new one found the table full: those that had timed out,
+    /// and with `when_full = "evict"` others that were over or not answered.
+    NatCollected = "nat_collected",
 }

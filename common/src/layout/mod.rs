@@ -9,6 +9,7 @@ mod counter;
 mod endpoint;
 mod event;
 mod flow;
+mod link;
 mod service;
 mod socket;
 mod text;
@@ -22,9 +23,10 @@ pub use flow::{
     Needle, PAGE_BYTES, PAGE_WORDS, PAGES_KEPT, Page, PageKey, Peer, PeerKey, RANGES, Range,
     RpcFlow, Walker, word,
 };
+pub use link::{Link, link_flags};
 pub use service::{
     SERVICES_MAX, SLOTS_MAX, SLOTS_PER_SERVICE, Service, Settings, Slots, TARGETS_MAX, Target,
-    service_flags, target_flags,
+    service_flags, settings_flags, target_flags,
 };
 pub use socket::{FiveTuple, Socket, TCP, UDP, v4_mapped};
 pub use text::{AUTHORITY_MAX, Authority, LongText, SYSTEM_MAX, System, Text};
@@ -67,6 +69,12 @@ pub mod map {
     pub const MOVED: &str = "MOVED";
     /// Number of an interface → `u8` 1, if frames may be sent there from XDP.
     pub const XDP_DEVICES: &str = "XDP_DEVICES";
+    /// Number of an attached interface → [`Link`](super::Link).
+    pub const LINKS: &str = "LINKS";
+    /// [`FiveTuple`](super::FiveTuple) → `u64` `CLOCK_MONOTONIC` nanoseconds: when a program of this host last sent a
+    /// datagram from the socket of an alias (`endpoint`) to another host (`client`), which may answer. Least recently
+    /// used.
+    pub const ASKED: &str = "ASKED";
     /// Low 16 bits of the hash of what a client sees → `u32`, a bit for every candidate source port
     /// that a connection with such a hash was given. Bits are only ever set.
     pub const TRIED: &str = "TRIED";

@@ -41,6 +41,11 @@ pub mod service_flags {
     /// packet without a connection begins one with the present target, whatever its flags but RST,
     /// whose stack resets it.
     pub const RESET: u32 = 2;
+    /// No interface of this host has the alias. A packet that is left alone would be routed, mostly back to where it
+    /// came from: a TCP packet without a connection begins one, whatever its flags but RST; others end here.
+    pub const UNASSIGNED: u32 = 4;
+    /// The alias is a loopback address: packets that come in from other hosts are not to it.
+    pub const LOOPBACK: u32 = 8;
 }
 
 /// A socket that a service stands for. A target keeps its number while a connection goes to it.
@@ -80,7 +85,15 @@ pub struct Settings {
     pub last_port: u16,
     /// Written to `tc_index` of a translated packet, so that the next hook knows it; not 0.
     pub tag: u16,
-    pub pad: [u8; 2],
+    /// Bits of [`settings_flags`].
+    pub flags: u8,
+    pub pad: u8,
+}
+
+/// Bits of [`Settings::flags`].
+pub mod settings_flags {
+    /// Connections that are over, or that were never answered, make room for new ones before they time out.
+    pub const EVICT: u8 = 1;
 }
 
 plain!(

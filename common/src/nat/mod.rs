@@ -40,6 +40,35 @@ pub fn is_replaceable(entry: &Conntrack, settings: &Settings, now_ns: u64) -> bo
     is_forgotten || is_expired(entry, settings, now_ns)
 }
 
+/// Which connections make room in a full table, in the order in which they go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spare {
+    /// Those that may be replaced anyway; see [`is_replaceable`].
+    Replaceable,
+    /// Those that are over.
+    Over,
+    /// Those that the target has not answered.
+    Unanswered,
+}
+
+impl Spare {
+    /// All, in their order.
+    pub const ALL: [Self; 3] = [Self::Replaceable, Self::Over, Self::Unanswered];
+
+    /// Whether a connection is one of these.
+    #[inline(always)]
+    pub fn has(self, entry: &Conntrack, settings: &Settings, now_ns: u64) -> bool {
+        let state = ConntrackState::from_number(entry.state);
+        match self {
+            Self::Replaceable => is_replaceable(entry, settings, now_ns),
+            Self::Over => matches!(state, ConntrackState::TimeWait | ConntrackState::Closed),
+            Self::Unanswered => {
+                matches!(state, ConntrackState::SynSent | ConntrackState::Unreplied)
+            }
+        }
+    }
+}
+
 /// Whether a connection that was found by this choice is given up for a new one with the same addresses:
 /// it is over, and its service chooses another target now.
 #[inline(always)]
@@ -56,11 +85,16 @@ pub fn is_first(protocol: u8, segment: Segment) -> bool {
     protocol != TCP || segment.syn && !(segment.ack || segment.rst || segment.fin)
 }
 
+/// Whether any TCP packet to `service` but a RST begins a connection if it has none.
+#[inline(always)]
+pub const fn takes_any(service: &Service) -> bool {
+    service.flags & (service_flags::RESET | service_flags::UNASSIGNED) != 0
+}
+
 /// Whether a packet to `service` that has no connection begins one.
 #[inline(always)]
 pub fn begins(service: &Service, protocol: u8, segment: Segment) -> bool {
-    let is_any = service.flags & service_flags::RESET != 0 && !segment.rst;
-    is_any || is_first(protocol, segment)
+    takes_any(service) && !segment.rst || is_first(protocol, segment)
 }
 
 /// State and flags of a connection after a packet of it. `segment` is ignored for UDP.

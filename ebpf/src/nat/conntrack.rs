@@ -1,25 +1,29 @@
 //! Finding and beginning connections.
 
-use core::ptr;
+use core::{ffi::c_void, ptr};
 
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_NOEXIST, bpf_sock, bpf_sock_tuple},
     helpers::generated::{
-        bpf_ktime_get_coarse_ns, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp,
-        bpf_tcp_sock,
+        bpf_for_each_map_elem, bpf_ktime_get_coarse_ns, bpf_map_delete_elem, bpf_sk_lookup_udp,
+        bpf_sk_release, bpf_skc_lookup_tcp, bpf_tcp_sock,
     },
 };
 use truename_common::{
     layout::{
-        Conntrack, ConntrackState, Counter, FiveTuple, Settings, TCP, conntrack_flags, target_flags,
+        Conntrack, ConntrackState, Counter, FiveTuple, Settings, Socket, TCP, conntrack_flags,
+        service_flags, settings_flags, target_flags,
     },
-    nat::{self, Choice, TRIES},
+    nat::{self, Choice, Spare, TRIES},
     wire::stream::Steps,
 };
 
-use super::{Nat, forward, segment};
+use super::{Nat, forward, receive, segment, stages};
 use crate::{
-    maps::{CONNTRACK, KernelTables, Scratch, TRIED, count, count_tries, target},
+    maps::{
+        ASKED, CONNTRACK, KernelTables, SERVICES, SETTINGS, Scratch, TRIED, count, count_tries,
+        scratch, target,
+    },
     packet::{Headers, add, or, payload::repeat, tcp_flag},
 };
 
@@ -80,6 +84,17 @@ pub fn of_client(
             scratch.nat.outcome = Outcome::NotBeginning as u32;
             return None;
         }
+        if receive::is_from_outside(skb, settings)
+            && receive::is_loopback_address(&scratch.headers.source)
+        {
+            count(Counter::NatStrangers, 1);
+            scratch.nat.outcome = Outcome::Elsewhere as u32;
+            return None;
+        }
+        if stages::is_for_own_program(skb, scratch) != 0 {
+            scratch.nat.outcome = Outcome::Elsewhere as u32;
+            return None;
+        }
         let nat = &mut scratch.nat;
         if !set_target(nat, Choice::Current) {
             nat.outcome = Outcome::NoTarget as u32;
@@ -98,6 +113,56 @@ pub fn of_client(
         return None;
     }
     Some(entry)
+}
+
+/// Notes that a program of this host sends a datagram, if it does so from the socket of an alias.
+#[inline(always)]
+pub fn note_asked(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
+    /// How old a note may become before it is written again.
+    const STALE_NS: u64 = 1 << 30;
+    if !forward::is_own(skb) {
+        return 0;
+    }
+    let Scratch { headers, nat, .. } = scratch;
+    headers.tuple(&mut nat.original);
+    super::swap(&mut nat.original);
+    let alias: Socket = nat.original.endpoint();
+    let now_ns = now();
+    // SAFETY: the value is a number; an entry that is used again meanwhile is another's note, no worse than none.
+    let is_fresh = unsafe { ASKED.get(&nat.original) }
+        .is_some_and(|asked_ns| now_ns.wrapping_sub(*asked_ns) < STALE_NS);
+    // SAFETY: only whether there is one is asked.
+    if !is_fresh && unsafe { SERVICES.get(&alias) }.is_some() {
+        nat.now_ns = now_ns;
+        let _ = ASKED.insert(&nat.original, &nat.now_ns, 0);
+    }
+    0
+}
+
+/// Whether the packet, which may begin a connection, belongs to what a program of this host does with the alias'
+/// socket: over UDP the answer to what it asked, over TCP a segment of its connection. 1 if so.
+#[inline(always)]
+pub fn is_for_own_program(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
+    i32::from(
+        SETTINGS
+            .get(0)
+            .is_some_and(|settings| is_own_programs(skb, scratch, settings)),
+    )
+}
+
+#[inline(always)]
+fn is_own_programs(skb: *mut __sk_buff, scratch: &Scratch, settings: &Settings) -> bool {
+    let Scratch { headers, nat, .. } = scratch;
+    if nat.service.flags & service_flags::UNASSIGNED != 0 {
+        return false;
+    }
+    if headers.protocol == TCP {
+        return !is_first(headers) && has_socket(skb, headers, &nat.original, End::Alias);
+    }
+    let seconds = settings.timeouts[ConntrackState::Unreplied as usize];
+    // SAFETY: as in `note_asked`.
+    unsafe { ASKED.get(&nat.original) }
+        .is_some_and(|asked_ns| now().wrapping_sub(*asked_ns) < u64::from(seconds) * 1_000_000_000)
 }
 
 /// Whether the packet begins a new connection in place of this one, whose target the service does not choose
@@ -267,9 +332,13 @@ impl Steps for Search<'_> {
 /// A new connection to `nat.target`, with the first candidate source port that is free.
 #[inline(always)]
 fn create(skb: *mut __sk_buff, scratch: &mut Scratch, flags: u8) -> Option<*mut Conntrack> {
-    super::stages::create(skb, scratch, u32::from(flags));
+    let mut outcome = stages::create(skb, scratch, u32::from(flags));
+    if outcome == Outcome::TableFull as u32 && stages::make_room(scratch) {
+        outcome = stages::create(skb, scratch, u32::from(flags));
+    }
     let nat = &mut scratch.nat;
-    if nat.outcome != Outcome::Found as u32 {
+    nat.outcome = outcome;
+    if outcome != Outcome::Found as u32 {
         return None;
     }
     CONNTRACK.get_ptr_mut(&nat.key)
@@ -357,6 +426,8 @@ enum End {
     Target,
     Source,
     Elsewhere,
+    /// None: the host has a socket where the client sees the alias.
+    Alias,
 }
 
 impl Steps for Allocation<'_> {
@@ -419,6 +490,96 @@ fn taken(nat: &mut Nat, settings: &Settings) -> bool {
     true
 }
 
+/// What [`make_room`] looks for.
+#[repr(C)]
+pub struct Removal {
+    now_ns: u64,
+    /// When it last found nothing. This outlives the packet.
+    in_vain_ns: u64,
+    /// A [`Spare`].
+    spare: u32,
+    /// How many more entries may be removed.
+    left: u32,
+}
+
+/// Removes entries that the agent would, of those that go first: it may be away, or slower than connections come.
+/// Whether there were any.
+///
+/// # Safety
+/// `removal` is that of the working memory. It is a pointer because the callback changes it, too.
+#[inline(always)]
+pub unsafe fn make_room(removal: *mut Removal, settings: &Settings) -> bool {
+    /// How long nothing is looked for after nothing was found: to look at all entries takes milliseconds.
+    const PAUSE_NS: u64 = 100_000_000;
+    /// Entries that are removed at once: few enough for one packet, many enough to be worth the search.
+    const AT_ONCE: u32 = 256;
+    let now_ns = now();
+    // SAFETY: the caller's. A write that nothing here reads is for the callback.
+    let (in_vain_ns, left) = unsafe { ((*removal).in_vain_ns, &raw mut (*removal).left) };
+    if now_ns.wrapping_sub(in_vain_ns) < PAUSE_NS {
+        return false;
+    }
+    // SAFETY: as above.
+    unsafe {
+        (&raw mut (*removal).now_ns).write_volatile(now_ns);
+        left.write_volatile(AT_ONCE);
+    }
+    for spare in Spare::ALL {
+        if spare != Spare::Replaceable && settings.flags & settings_flags::EVICT == 0 {
+            break;
+        }
+        // SAFETY: as above. The callback has the type that the helper calls for a hash (Linux 5.13). A map is a static
+        // of which the helper is given the address. The callback takes its state from the working memory: Linux 6.18's
+        // verifier fails (EFAULT) where it has to follow it to the caller's stack.
+        let removed = unsafe {
+            (&raw mut (*removal).spare).write_volatile(spare as u32);
+            bpf_for_each_map_elem(
+                (&raw const CONNTRACK).cast_mut().cast(),
+                remove as *mut c_void,
+                ptr::null_mut(),
+                0,
+            );
+            AT_ONCE.wrapping_sub(left.read_volatile())
+        };
+        if removed > 0 {
+            count(Counter::NatCollected, u64::from(removed));
+            return true;
+        }
+    }
+    // SAFETY: as above.
+    unsafe { (*removal).in_vain_ns = now_ns };
+    false
+}
+
+/// A step of [`make_room`]: 1 ends it.
+#[inline(never)]
+unsafe extern "C" fn remove(
+    map: *mut c_void,
+    key: *mut c_void,
+    entry: *const Conntrack,
+    _: *mut c_void,
+) -> i64 {
+    // SAFETY: `make_room` lends the working memory while the helper runs.
+    let (Some(scratch), Some(settings)) = (unsafe { scratch() }, SETTINGS.get(0)) else {
+        return 1;
+    };
+    let removal = &mut scratch.nat.removal;
+    let spare = match removal.spare {
+        0 => Spare::Replaceable,
+        1 => Spare::Over,
+        _ => Spare::Unanswered,
+    };
+    // SAFETY: the helper gives the entry, which is valid for the call.
+    if !spare.has(unsafe { &*entry }, settings, removal.now_ns) {
+        return 0;
+    }
+    // SAFETY: map and key are the helper's.
+    if unsafe { bpf_map_delete_elem(map, key) } == 0 {
+        removal.left = removal.left.wrapping_sub(1);
+    }
+    i64::from(removal.left == 0)
+}
+
 /// Whether the host's stack has a socket for another connection with this key. At the target's end even
 /// one in TIME_WAIT: a SYN with other sequence numbers would be answered with an old acknowledgement. At
 /// the source's end it is the host's own connection to the target, whose answers would be taken for the
@@ -429,7 +590,7 @@ fn has_socket(skb: *mut __sk_buff, headers: &Headers, key: &FiveTuple, end: End)
     let is_udp = key.protocol != TCP;
     // Of the packet that the socket would receive: its source first.
     let (from, from_port, to, to_port) = match end {
-        End::Target if !is_udp => (
+        End::Target | End::Alias if !is_udp => (
             &key.client,
             key.client_port,
             &key.endpoint,

@@ -4,7 +4,7 @@
 use aya_ebpf::bindings::__sk_buff;
 use truename_common::layout::{Counter, FiveTuple, Settings, conntrack_flags};
 
-use super::{Route, conntrack, forward, stages, tag};
+use super::{Route, conntrack, forward, left_alone, stages, tag};
 use crate::{
     maps::{CONNTRACK, SETTINGS, Scratch, count},
     packet::{Buffer, DROP, NEXT, rewrite},
@@ -18,7 +18,7 @@ pub fn from_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     };
     let Some(entry) = conntrack::find(scratch, settings) else {
         count(Counter::NatIcmpUnknown, 1);
-        return NEXT;
+        return left_alone(&scratch.nat.service);
     };
     // SAFETY: the pointer is to a map value, valid until the program ends.
     let flags = unsafe { (*entry).flags };

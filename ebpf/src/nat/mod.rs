@@ -7,6 +7,7 @@ mod conntrack;
 mod forward;
 mod icmp;
 mod icmp_error;
+mod receive;
 pub mod stages;
 pub mod xdp;
 
@@ -16,7 +17,7 @@ use aya_ebpf::bindings::__sk_buff;
 use truename_common::{
     layout::{
         Conntrack, Counter, EventKind, FiveTuple, Service, Settings, Socket, TCP, Target,
-        conntrack_flags, port_flags, target_flags,
+        conntrack_flags, port_flags, service_flags, target_flags,
     },
     nat::{self, Segment},
 };
@@ -38,8 +39,10 @@ pub mod wanted {
     pub const TARGET: u32 = 4;
     /// To a target, not by way of a service.
     pub const DIRECT: u32 = 8;
+    /// Of UDP, from the port of a service.
+    pub const ASKS: u32 = 16;
     /// Any but [`RPC`].
-    pub const NAT: u32 = SERVICE | TARGET | DIRECT;
+    pub const NAT: u32 = SERVICE | TARGET | DIRECT | ASKS;
 }
 
 /// Working memory of the translation; see [`crate::maps::SCRATCH`].
@@ -60,6 +63,7 @@ pub struct Nat {
     pub quote: icmp_error::Quote,
     pub hash: u64,
     pub now_ns: u64,
+    pub removal: conntrack::Removal,
     /// Candidate source ports: the next one, and how the search went.
     pub index: u32,
     pub outcome: u32,
@@ -80,12 +84,12 @@ pub fn wanted(protocol: u8, is_icmp: bool, source: u16, destination: u16) -> u32
         return bit(from, port_flags::SERVICE, wanted::SERVICE)
             | bit(to, port_flags::TARGET, wanted::TARGET);
     }
-    let rpc = if protocol == TCP {
+    let own = if protocol == TCP {
         bit(from | to, port_flags::ENDPOINT, wanted::RPC)
     } else {
-        0
+        bit(from, port_flags::SERVICE, wanted::ASKS)
     };
-    rpc | bit(to, port_flags::SERVICE, wanted::SERVICE)
+    own | bit(to, port_flags::SERVICE, wanted::SERVICE)
         | bit(from, port_flags::TARGET, wanted::TARGET)
         | bit(to, port_flags::TARGET, wanted::DIRECT)
 }
@@ -107,8 +111,19 @@ pub fn translate(skb: *mut __sk_buff, scratch: &mut Scratch, wanted: u32) -> i32
     if settings.tag == 0 || tag == u32::from(settings.tag) {
         return NEXT;
     }
+    if receive::is_strangers(skb, &scratch.headers, settings) {
+        count(Counter::NatStrangers, 1);
+        return NEXT;
+    }
     let icmp = scratch.headers.icmp != 0;
     if wanted & wanted::SERVICE != 0 && is_to_service(scratch, icmp) {
+        // Such a packet is a martian, which the stack drops, unless it is told not to.
+        if scratch.nat.service.flags & service_flags::LOOPBACK != 0
+            && receive::is_from_outside(skb, settings)
+        {
+            count(Counter::NatStrangers, 1);
+            return NEXT;
+        }
         return if icmp {
             stages::icmp_from_client(skb, scratch)
         } else {
@@ -126,6 +141,9 @@ pub fn translate(skb: *mut __sk_buff, scratch: &mut Scratch, wanted: u32) -> i32
         if icmp {
             count(Counter::NatIcmpUnknown, 1);
         }
+    }
+    if wanted & wanted::ASKS != 0 {
+        stages::note_asked(skb, scratch);
     }
     if wanted & wanted::DIRECT != 0 {
         return stages::direct(skb, scratch);
@@ -211,7 +229,7 @@ fn refused(scratch: &Scratch) -> i32 {
     match conntrack::Outcome::from_number(scratch.nat.outcome) {
         conntrack::Outcome::NotBeginning => {
             count(Counter::NatNoConnection, 1);
-            NEXT
+            left_alone(&scratch.nat.service)
         }
         conntrack::Outcome::Elsewhere => NEXT,
         outcome => {
@@ -223,6 +241,16 @@ fn refused(scratch: &Scratch) -> i32 {
             }
             DROP
         }
+    }
+}
+
+/// What happens to a packet to `service` that is not translated: the stack of this host has the alias, or nobody.
+#[inline(always)]
+fn left_alone(service: &Service) -> i32 {
+    if service.flags & service_flags::UNASSIGNED != 0 {
+        DROP
+    } else {
+        NEXT
     }
 }
 

@@ -58,6 +58,15 @@ stage!(
     icmp_to_client, tn_icmp_to_client, icmp::to_client
 );
 
+stage!(
+    /// [`conntrack::note_asked`].
+    note_asked, tn_note_asked, conntrack::note_asked
+);
+stage!(
+    /// [`conntrack::is_for_own_program`].
+    is_for_own_program, tn_is_for_own_program, conntrack::is_for_own_program
+);
+
 /// [`forward::route`].
 ///
 /// # Errors
@@ -83,10 +92,11 @@ extern "C" fn tn_route(skb: *mut __sk_buff) -> i32 {
     }
 }
 
-/// [`conntrack::allocate`].
+/// [`conntrack::allocate`]. Returns a [`conntrack::Outcome`]: the compiler may think that the working memory is as it was
+/// before the call.
 #[inline(always)]
-pub fn create(skb: *mut __sk_buff, _: &mut Scratch, flags: u32) {
-    tn_create(skb, flags);
+pub fn create(skb: *mut __sk_buff, _: &mut Scratch, flags: u32) -> u32 {
+    tn_create(skb, flags) as u32
 }
 
 #[unsafe(no_mangle)]
@@ -97,7 +107,24 @@ extern "C" fn tn_create(skb: *mut __sk_buff, flags: u32) -> i32 {
         return 0;
     };
     conntrack::allocate(skb, scratch, settings, flags as u8);
-    0
+    scratch.nat.outcome as i32
+}
+
+/// [`conntrack::make_room`].
+#[inline(always)]
+pub fn make_room(_: &mut Scratch) -> bool {
+    tn_make_room() != 0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tn_make_room() -> i32 {
+    // SAFETY: `make_room`, the only caller, lends it.
+    let (Some(scratch), Some(settings)) = (unsafe { scratch() }, SETTINGS.get(0)) else {
+        return 0;
+    };
+    // SAFETY: it is that of the working memory.
+    i32::from(unsafe { conntrack::make_room(&raw mut scratch.nat.removal, settings) })
 }
 
 /// [`icmp_error::answer`].

@@ -8,9 +8,11 @@ use aya_ebpf::{
     helpers::generated::{bpf_fib_lookup, bpf_redirect},
     programs::XdpContext,
 };
-use truename_common::layout::{Conntrack, Counter, TCP, conntrack_flags, port_flags};
+use truename_common::layout::{
+    Conntrack, Counter, TCP, conntrack_flags, port_flags, service_flags,
+};
 
-use super::{Settings, conntrack, is_reply, is_to_service, wanted};
+use super::{Settings, conntrack, is_reply, is_to_service, receive, wanted};
 use crate::{
     maps::{CONNTRACK, PORTS, SETTINGS, Scratch, XDP_DEVICES, count},
     packet::{Frame, rewrite, rewrite::Packet as _, stages, tcp_flag},
@@ -30,7 +32,11 @@ pub fn forward(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
         && headers.fragment == 0
         && headers.network == ETHERNET
         && headers.hop_limit > 1;
-    if wanted & wanted::NAT == 0 || !is_plain || settings.tag == 0 {
+    if wanted & wanted::NAT == 0
+        || !is_plain
+        || settings.tag == 0
+        || receive::is_strangers_frame(ctx.ctx)
+    {
         return xdp_action::XDP_PASS;
     }
     let Some((entry, from_client)) = connection(scratch, settings, wanted) else {
@@ -81,7 +87,8 @@ fn connection(
 ) -> Option<(*mut Conntrack, bool)> {
     if wanted & wanted::SERVICE != 0 && is_to_service(scratch, false) {
         // It may begin another connection with the same addresses, in place of one that is over.
-        if scratch.headers.has(tcp_flag::SYN) {
+        let is_loopback = scratch.nat.service.flags & service_flags::LOOPBACK != 0;
+        if is_loopback || scratch.headers.has(tcp_flag::SYN) {
             return None;
         }
         return conntrack::find(scratch, settings).map(|entry| (entry, true));

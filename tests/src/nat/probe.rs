@@ -4,6 +4,7 @@
 use std::{
     io::{self, Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -131,6 +132,15 @@ impl Probe {
     /// The kernel refuses.
     pub fn set_hops(&self, hops: u8) -> Result<()> {
         self.set(libc::IP_TTL, libc::IPV6_UNICAST_HOPS, hops.into())
+    }
+
+    /// Waits no longer than this for a datagram.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn set_patience(&self, patience: Duration) -> Result<()> {
+        let set = self.socket.set_read_timeout(Some(patience));
+        set.context("set the time to wait")
     }
 
     /// Sends a datagram with so many bytes.

@@ -14,6 +14,8 @@ use super::packet::{Link, Shape, flag};
 
 /// The window that every TCP segment offers: the largest without an option.
 const WINDOW: u16 = u16::MAX;
+/// The link address that packets are sent to.
+pub const THIS_HOST: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
 /// What is behind the IP header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -207,7 +209,7 @@ impl Shape {
         hop_limit: u8,
     ) -> Result<PacketBuilderStep<IpHeaders>> {
         let ip = self.ip(addresses, hop_limit)?;
-        let ethernet = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+        let ethernet = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], THIS_HOST);
         Ok(match self.link {
             Link::Ethernet => ethernet.ip(ip),
             Link::Vlan => ethernet.single_vlan(VlanId::try_new(7)?).ip(ip),

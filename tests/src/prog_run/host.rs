@@ -1,5 +1,6 @@
 //! A host between a client's network and a target's, for what asks the kernel: routes and sockets.
 
+use super::datagram::THIS_HOST;
 use crate::namespace::{self, Namespace};
 
 /// A network namespace with the addresses of [`super::Sockets`]. Nobody answers.
@@ -31,7 +32,10 @@ impl Host {
         ] {
             namespace::link((&namespace, name), (&namespace, peer)).expect("a link");
             let ip = |arguments: &str| namespace.ip(arguments).expect("ip");
-            ip(&format!("link set {name} mtu {mtu}"));
+            let [.., last] = THIS_HOST;
+            ip(&format!(
+                "link set {name} mtu {mtu} address 02:00:00:00:00:{last:02x}"
+            ));
             for address in addresses {
                 ip(&format!("address add {address} dev {name}"));
             }

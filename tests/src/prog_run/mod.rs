@@ -12,7 +12,7 @@ mod sockets;
 mod talk;
 mod xdp;
 
-pub use datagram::{Datagram, IcmpError, Kind, check_sums};
+pub use datagram::{Datagram, IcmpError, Kind, THIS_HOST, check_sums};
 pub use host::Host;
 pub use nat::{Nat, local, remote, routed};
 pub use packet::{Link, Received, Shape, flag};

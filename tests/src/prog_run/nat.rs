@@ -98,7 +98,8 @@ impl Nat {
             first_port: 50_000,
             last_port: 50_999,
             tag: 0x746e,
-            pad: [0; 2],
+            flags: 0,
+            pad: 0,
         };
         let mut nat = Self {
             program: Program::limited(object, name, entries, with_rpc).expect("the program loads"),

@@ -1,10 +1,10 @@
 //! The XDP program over the same tables as that of tc.
 
 use anyhow::{Result, bail, ensure};
-use truename_common::layout::map;
+use truename_common::layout::{Link as Addresses, map};
 
 use super::{
-    datagram::{Datagram, check_sums},
+    datagram::{Datagram, THIS_HOST, check_sums},
     nat::Nat,
     packet::Link,
     program::Program,
@@ -28,6 +28,13 @@ impl Nat {
         self.program.load_another(NAME).expect("the program loads");
         for device in devices {
             self.insert(map::XDP_DEVICES, *device, 1u8);
+        }
+        for device in devices {
+            let link = Addresses {
+                address: THIS_HOST,
+                ..Addresses::default()
+            };
+            self.insert(map::LINKS, *device, link);
         }
         self
     }

@@ -1,0 +1,73 @@
+//! Which frames are meant for this host, as the kernel's own receive path decides.
+
+use aya_ebpf::bindings::{__sk_buff, xdp_md};
+use truename_common::layout::{Link, Settings, link_flags};
+
+use super::forward;
+use crate::{
+    maps::LINKS,
+    packet::{Buffer, Frame, Headers, rewrite::Packet},
+};
+
+/// `PACKET_HOST` (include/uapi/linux/if_packet.h).
+const HOST: u32 = 0;
+
+/// Whether the packet came in a frame for another host: a promiscuous interface, a switch that floods. Linux
+/// forwards none of these, and gives none to TCP.
+#[inline(always)]
+pub fn is_strangers(skb: *mut __sk_buff, headers: &Headers, settings: &Settings) -> bool {
+    // SAFETY: the context of the program.
+    let (kind, interface) = unsafe { ((*skb).pkt_type, (*skb).ifindex) };
+    // Without a link-layer header there is nobody else.
+    if kind == HOST || headers.network == 0 || forward::is_loopback(skb, settings) {
+        return false;
+    }
+    // What a bridge's port receives for the bridge has another address than the port's.
+    // SAFETY: the entry is replaced whole, by user space.
+    match unsafe { LINKS.get(&interface) } {
+        Some(link) => {
+            link.flags & link_flags::CONTAINER == 0 && !is_to(Buffer(skb), &link.controller)
+        }
+        None => true,
+    }
+}
+
+/// Whether the packet came in from another host. (One that this host forwards is seen on its way out, too.)
+#[inline(always)]
+pub fn is_from_outside(skb: *mut __sk_buff, settings: &Settings) -> bool {
+    !forward::is_own(skb) && !forward::is_loopback(skb, settings)
+}
+
+/// Whether an address is one of 127.0.0.0/8, or ::1.
+#[inline(always)]
+pub fn is_loopback_address(address: &[u8; 16]) -> bool {
+    const V6: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    let is_v4 = address.starts_with(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 127]);
+    is_v4 || *address == V6
+}
+
+/// The same as [`is_strangers`] for a frame of XDP, which the kernel has not looked at yet.
+#[inline(always)]
+pub fn is_strangers_frame(ctx: *mut xdp_md) -> bool {
+    // SAFETY: the context of the program.
+    let interface = unsafe { (*ctx).ingress_ifindex };
+    // SAFETY: as above.
+    let Some(link) = (unsafe { LINKS.get(&interface) }) else {
+        return true;
+    };
+    let Link {
+        address,
+        controller,
+        flags,
+    } = link;
+    let frame = Frame(ctx);
+    flags & link_flags::CONTAINER == 0 && !is_to(frame, address) && !is_to(frame, controller)
+}
+
+/// Whether the frame goes to this link address.
+#[inline(always)]
+fn is_to(packet: impl Packet, address: &[u8; 6]) -> bool {
+    let [a, b, c, d, e, f] = *address;
+    let is_there = |at, word: [u8; 2]| packet.load(at) == Some(u16::from_ne_bytes(word));
+    is_there(0, [a, b]) && is_there(2, [c, d]) && is_there(4, [e, f])
+}
