@@ -70,7 +70,7 @@ struct Events {
 }
 
 impl FileWatch {
-    /// Watches from now on; in a Tokio runtime. The first change is told at once, for whoever has not read the file yet.
+    /// Watches from now on; in a Tokio runtime. It reports a first change at once: the caller may not have read the file yet.
     pub fn new(path: &Path) -> Self {
         let mut again = interval(AGAIN);
         again.set_missed_tick_behavior(MissedTickBehavior::Delay);

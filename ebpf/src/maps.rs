@@ -74,6 +74,12 @@ pub static MOVED: HashMap<FiveTuple, u32> = HashMap::pinned(1 << 16, BPF_F_NO_PR
 pub static XDP_DEVICES: HashMap<u32, u8> = HashMap::pinned(1024, BPF_F_NO_PREALLOC);
 
 #[map]
+pub static LINKS: HashMap<u32, Link> = HashMap::pinned(1024, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static ASKED: LruHashMap<FiveTuple, u64> = LruHashMap::pinned(8192, 0);
+
+#[map]
 pub static TRIED: Array<u32> = Array::pinned(1 << 16, 0);
 
 #[map]
@@ -204,9 +210,3 @@ impl Tables for KernelTables {
 pub fn target(number: u32) -> Option<&'static Target> {
     TARGETS.get(number).filter(|target| target.port != 0)
 }
-
-#[map]
-pub static LINKS: HashMap<u32, Link> = HashMap::pinned(1024, BPF_F_NO_PREALLOC);
-
-#[map]
-pub static ASKED: LruHashMap<FiveTuple, u64> = LruHashMap::pinned(8192, 0);

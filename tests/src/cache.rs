@@ -37,7 +37,7 @@ pub fn entry(name: &str, make: impl FnOnce(&Path) -> Result<PathBuf>) -> Result<
         File::create(&lock_path).with_context(|| format!("create {}", lock_path.display()))?;
     lock.lock()
         .with_context(|| format!("wait for another fetch of {name}"))?;
-    // Whoever held the lock may have made it.
+    // The former holder of the lock may have made it.
     if !entry.is_dir() {
         let partial = cache.join(format!("{name}.partial"));
         // Left by a fetch that was interrupted; nobody else works there, the lock is ours.

@@ -5,7 +5,7 @@ use truename_tests::{bench::Options, is_root};
 
 use crate::{
     budget, build,
-    command::{cargo, run as run_command},
+    command::{cargo, run as run_command, test_program},
 };
 
 /// Builds everything optimised and measures.
@@ -15,21 +15,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         "the benchmark makes network namespaces and loads BPF programs: run it as root"
     );
     build::release()?;
-    let mut bench = cargo(&[
-        "run",
-        "--quiet",
-        "--release",
-        "--package",
-        "truename-tests",
-        "--bin",
-        "truename-bench",
-        "--",
-    ]);
+    let mut bench = test_program("truename-bench");
     if !options.only_streams() {
         bench.arg("--object").arg(budget::object_path()?);
     }
-    // It has the same options: they pass as they are, behind the verb.
-    bench.args(std::env::args_os().skip(2));
     run_command(bench).context("run the benchmark")?;
     if options.only_streams() {
         return Ok(());

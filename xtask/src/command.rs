@@ -41,6 +41,22 @@ pub(crate) fn cargo(arguments: &[&str]) -> Command {
     command(cargo, arguments)
 }
 
+/// Runs a program of the tests, optimised. It takes the options of the verb: they pass as they are, behind it.
+pub(crate) fn test_program(name: &str) -> Command {
+    let mut command = cargo(&[
+        "run",
+        "--quiet",
+        "--release",
+        "--package",
+        "truename-tests",
+        "--bin",
+        name,
+        "--",
+    ]);
+    command.args(std::env::args_os().skip(2));
+    command
+}
+
 /// The root of the repository.
 pub(crate) fn root() -> PathBuf {
     let own = Path::new(env!("CARGO_MANIFEST_DIR"));

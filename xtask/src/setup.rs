@@ -51,7 +51,7 @@ pub(crate) fn run() -> Result<()> {
         return Ok(());
     }
     let lock = lock()?;
-    // Whoever held the lock may have done the work.
+    // The former holder of the lock may have done the work.
     if complete().is_none() {
         install()?;
     }

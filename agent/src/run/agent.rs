@@ -61,9 +61,9 @@ pub struct Agent {
     pub sources: Sources,
     /// The configuration in force.
     pub config: watch::Sender<Arc<Config>>,
-    /// What becomes another on this host.
+    /// Tells when links, addresses or filters of this host have changed.
     pub changes: Changes,
-    /// What becomes of the configuration file.
+    /// Tells when the configuration file has changed.
     pub file: FileWatch,
     pub pins: Pins,
     pub lock: Arc<Lock>,
@@ -388,7 +388,7 @@ fn attach_more(attachment: &mut Attachment, inventory: &Inventory) -> Progress {
     }
 }
 
-/// Sets the switches that services need, and remembers what they were for whoever detaches.
+/// Sets the sysctls that services need, and remembers their old values, so that `detach` can restore them.
 pub fn prepare_host(pins: &Pins, elsewhere: impl Iterator<Item = SocketAddr>) {
     sysctl::prepare(elsewhere, |switch, before| {
         if let Err(error) = pins.mark_switch(switch, before) {

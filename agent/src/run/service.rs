@@ -257,7 +257,7 @@ impl Inner {
 
     fn services(&self) -> Result<Vec<ServiceRow>, DatapathError> {
         let services = ServiceTables::open(&self.watched.pins)?;
-        // Reading all connections takes a while; whoever counts refusals must not wait for it.
+        // Reading all connections takes a while; the task that counts refusals must not wait for it.
         let refused = &self.watched.refused;
         let refused = refused.lock().unwrap_or_else(PoisonError::into_inner);
         let refused = refused.clone();
