@@ -19,13 +19,19 @@ pub fn classify(ctx: &TcContext, link: Link) -> i32 {
         return NEXT;
     };
     let (skb, headers) = (ctx.skb.skb, &raw mut scratch.headers);
-    let mut wanted = match link {
+    let parse = || match link {
         Link::Ethernet => stages::tn_parse_ether(skb, headers),
         Link::None => stages::tn_parse_raw(skb, headers),
-    } as u32;
-    if wanted == 0 {
+    };
+    let mut parsed = parse();
+    if parsed == stages::MISSED {
+        stages::tn_fetch_headers(skb);
+        parsed = parse();
+    }
+    if parsed <= 0 {
         return NEXT;
     }
+    let mut wanted = parsed as u32;
     scratch.nat.route = Route::NEXT;
     if wanted & wanted::NAT != 0 {
         let verdict = nat::translate(skb, scratch, wanted);
@@ -45,11 +51,7 @@ pub fn classify(ctx: &TcContext, link: Link) -> i32 {
             )
         };
     }
-    if wanted & wanted::RPC != 0
-        && scratch.headers.protocol == TCP
-        && rpc::stages::tn_find(scratch) != 0
-    {
-        count(Counter::RpcPackets, 1);
+    if wanted & wanted::RPC != 0 && scratch.headers.protocol == TCP {
         // SAFETY: the table holds programs of this type only; if it holds none, the way goes on here.
         unsafe { CHAIN.tail_call(ctx, 0) };
     }

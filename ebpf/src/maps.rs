@@ -7,9 +7,9 @@ use aya_ebpf::{
 };
 use truename_common::{
     layout::{
-        AliasKey, AliasStat, Conntrack, Counter, Endpoint, FiveTuple, Link, ListedAlias, Names,
-        Peer, PeerKey, RpcFlow, SERVICES_MAX, SLOTS_MAX, Service, Settings, Socket, TARGETS_MAX,
-        Target,
+        AliasKey, AliasStat, Conntrack, Counter, Endpoint, FiveTuple, Handshake, Link, ListedAlias,
+        Names, Page, PageKey, Peer, PeerKey, RpcFlow, SERVICES_MAX, SLOTS_MAX, Service, Settings,
+        Socket, TARGETS_MAX, Target,
     },
     nat::{TRIES as TRIES_MAX, Tables},
     wire::stream::Work,
@@ -18,7 +18,7 @@ use truename_common::{
 use crate::{
     nat::Nat,
     packet::{Headers, payload::Buffers},
-    rpc::Found,
+    rpc::{Found, Options},
 };
 
 #[map]
@@ -33,9 +33,21 @@ pub static NAMES: HashMap<Socket, Names> = HashMap::pinned(4096, 0);
 #[map]
 pub static LISTED: HashMap<ListedAlias, u8> = HashMap::pinned(4096, 0);
 
-/// Not preallocated: an entry has 13 KiB, most hosts have few.
+/// Not preallocated: an entry has 12 KiB, most hosts have few.
 #[map]
 pub static RPC_FLOWS: HashMap<FiveTuple, RpcFlow> = HashMap::pinned(4096, BPF_F_NO_PREALLOC);
+
+/// Flows of which one side was seen only: acknowledgements take another path, or a stranger makes them up. They
+/// make room for one another, never for those in [`RPC_FLOWS`].
+#[map]
+pub static ONE_SIDED_FLOWS: LruHashMap<FiveTuple, RpcFlow> = LruHashMap::pinned(256, 0);
+
+#[map]
+pub static HANDSHAKES: LruHashMap<FiveTuple, Handshake> = LruHashMap::pinned(8192, 0);
+
+/// Not preallocated: 16 MiB of stream in flight need 529, a connection at rest one or two.
+#[map]
+pub static PAGES: HashMap<PageKey, Page> = HashMap::pinned(16384, BPF_F_NO_PREALLOC);
 
 #[map]
 pub static PEERS: LruHashMap<PeerKey, Peer> = LruHashMap::pinned(4096, 0);
@@ -86,9 +98,12 @@ pub static EVENTS: RingBuf = RingBuf::pinned(256 << 10, 0);
 #[map]
 pub static CHAIN: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
-/// The value that a new flow begins with: too large for the stack.
+/// The values that a new flow and a new page begin with: too large for the stack.
 #[map]
 static BLANK_FLOW: Array<RpcFlow> = Array::with_max_entries(1, 0);
+
+#[map]
+static BLANK_PAGE: Array<Page> = Array::with_max_entries(1, 0);
 
 /// Working memory of one packet. Programs of a CPU do not interrupt one another: tc runs with
 /// bottom halves disabled.
@@ -105,6 +120,8 @@ pub struct Scratch {
     pub headers: Headers,
     pub nat: Nat,
     pub found: Found,
+    pub handshake: Handshake,
+    pub options: Options,
     pub work: Work,
     pub buffers: Buffers,
     pub names: Names,
@@ -141,6 +158,12 @@ pub fn listed_key() -> Option<*mut ListedAlias> {
 #[inline(always)]
 pub fn blank_flow() -> Option<&'static RpcFlow> {
     BLANK_FLOW.get(0)
+}
+
+/// The value that a new page begins with.
+#[inline(always)]
+pub fn blank_page() -> Option<&'static Page> {
+    BLANK_PAGE.get(0)
 }
 
 /// Adds `n` to a counter.

@@ -1,6 +1,6 @@
-//! An agent takes over what one of table version 1 left, without breaking a flow.
+//! An agent takes over what one of table version 2 left, without breaking a flow.
 //!
-//! `fixtures/v1/truename.o` is the kernel program of the last commit with table version 1, as it was built
+//! `fixtures/v2/truename.o` is the kernel program of the last commit with table version 2, as it was built
 //! there, without debugging information. It is loaded, filled and attached here in the way of its agent.
 
 use std::{
@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap},
+    maps::{Array, HashMap, ProgramArray},
     programs::{LinkOrder, SchedClassifier, TcAttachType, links::FdLink, tc::TcAttachOptions},
 };
 use truename_common::layout::{
@@ -25,10 +25,10 @@ use truename_tests::{
     wire,
 };
 
-/// The kernel program of table version 1.
-static OLD: &[u8] = aya::include_bytes_aligned!("../fixtures/v1/truename.o");
+/// The kernel program of table version 2.
+static OLD: &[u8] = aya::include_bytes_aligned!("../fixtures/v2/truename.o");
 /// Its pinned tables.
-const TABLES: [&str; 9] = [
+const TABLES: [&str; 18] = [
     map::PORTS,
     map::ENDPOINTS,
     map::NAMES,
@@ -36,6 +36,15 @@ const TABLES: [&str; 9] = [
     map::RPC_FLOWS,
     map::PEERS,
     map::ALIASES,
+    map::SERVICES,
+    map::SLOTS,
+    map::TARGETS,
+    map::CONNTRACK,
+    map::MOVED,
+    map::TRIED,
+    map::SETTINGS,
+    map::TRIES,
+    map::XDP_DEVICES,
     map::COUNTERS,
     map::EVENTS,
 ];
@@ -55,10 +64,10 @@ fn exchange(connection: &Connection, round: u32, what: &str) {
     }
 }
 
-/// What an agent of version 1 leaves when it ends: pinned tables, programs and links.
+/// What an agent of version 2 leaves when it ends: pinned tables, programs and links.
 fn leave_old(lab: &Lab, root: &Path) -> Result<()> {
-    let version = root.join("v1");
-    for directory in ["maps", "programs", "links"] {
+    let version = root.join("v2");
+    for directory in ["maps", "programs", "links", "chains"] {
         fs::create_dir_all(version.join(directory))?;
     }
     let mut loader = EbpfLoader::new();
@@ -71,6 +80,7 @@ fn leave_old(lab: &Lab, root: &Path) -> Result<()> {
     // "7: s0@if6: <BROADCAST,…"
     let shown = lab.server().ip("-o link show dev s0")?;
     let ifindex = shown.split(':').next().context("the number of s0")?;
+    chain(&mut old, &version)?;
     let program: &mut SchedClassifier = old
         .program_mut("tn_ether")
         .context("the old program")?
@@ -88,6 +98,20 @@ fn leave_old(lab: &Lab, root: &Path) -> Result<()> {
         })??;
         link.pin(version.join(format!("links/s0-{ifindex}-{name}")))?;
     }
+    Ok(())
+}
+
+/// Fills and pins the table of programs that the attached one goes on with.
+fn chain(old: &mut Ebpf, version: &Path) -> Result<()> {
+    let program: &mut SchedClassifier = old
+        .program_mut("tn_rpc")
+        .context("the old program of RPC")?
+        .try_into()?;
+    program.load()?;
+    let program = program.fd()?.try_clone()?;
+    let map = old.map_mut("CHAIN").context("CHAIN")?;
+    map.pin(version.join("chains/0"))?;
+    ProgramArray::try_from(map)?.set(0, &program, 0)?;
     Ok(())
 }
 
@@ -121,7 +145,7 @@ fn fill(old: &mut Ebpf, lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// An installation whose pins are those of version 1; no agent runs.
+/// An installation whose pins are those of version 2; no agent runs.
 fn old(lab: &Lab, scratch: &Scratch) -> Truename {
     let endpoint = format!("pekko={}=jobmanager:6123", lab.address());
     let arguments = ["--interface", "s0", "--endpoint", &endpoint];
@@ -132,9 +156,9 @@ fn old(lab: &Lab, scratch: &Scratch) -> Truename {
 }
 
 #[test]
-fn flows_of_the_version_before_go_on_while_the_new_agent_takes_over() {
+fn connections_of_the_version_before_go_on_while_the_new_agent_takes_over() {
     assert_eq!(
-        VERSION, 2,
+        VERSION, 3,
         "keep the object of the version before as a fixture"
     );
     let lab = Lab::direct().unwrap();
@@ -158,7 +182,8 @@ fn flows_of_the_version_before_go_on_while_the_new_agent_takes_over() {
     });
     assert!(rounds > 2, "{rounds} rounds only");
     exchange(&connection, rounds, "with the new program");
-    assert_eq!(truename.counter("adopted").unwrap(), 0);
+    // Its flow is not taken over: the new program adopts the connection, and translates it.
+    assert_eq!(truename.counter("adopted").unwrap(), 1);
     assert_eq!(truename.counter("resynchronised").unwrap(), 0);
     let (status, code) = truename.status().unwrap();
     assert_eq!(code, 0, "{status}");
@@ -193,7 +218,7 @@ fn an_upgrade_that_fails_leaves_the_version_before_at_work() {
     let mut left: Vec<_> = left.collect();
     left.sort();
     // The obstacle is not truename's, so it is left where it is.
-    assert_eq!(left, ["v1", &format!("v{VERSION}")]);
+    assert_eq!(left, ["v2", &format!("v{VERSION}")]);
     let obstacle = truename.bpffs().join(obstacle);
     let version = truename.bpffs().join(format!("v{VERSION}"));
     assert!(!version.join("maps").exists());

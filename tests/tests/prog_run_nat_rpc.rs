@@ -213,7 +213,7 @@ fn the_recorded_pair_comes_out_as_it_has_to() {
     while send(TARGET, 1448) {}
     assert!(nat.program.count(Counter::RewrittenInbound).unwrap() > 0);
     assert!(nat.program.count(Counter::RewrittenOutbound).unwrap() > 0);
-    nat.assert_count(Counter::DroppedLogFull, 0);
+    nat.assert_count(Counter::DroppedHole, 0);
 }
 
 #[test]

@@ -21,6 +21,13 @@ use crate::config::Datapath;
 /// The kernel program that was built with this agent.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/truename"));
 
+/// How many pages of marks there can be: four a flow, which is 126,976 bytes of stream in flight. Few flows can have more
+/// at a time; 2048 pages are two of them with 16 MiB each way.
+const fn pages(flows: u32) -> u32 {
+    let pages = 4 * flows;
+    if pages > 2048 { pages } else { 2048 }
+}
+
 /// The loaded object: tables are pinned, programs are not yet in the kernel.
 #[derive(Debug)]
 pub struct Object {
@@ -50,6 +57,7 @@ impl Object {
         check_pinned(pins)?;
         let mut loader = EbpfLoader::new();
         loader.map_max_entries(map::RPC_FLOWS, sizes.max_rpc_flows);
+        loader.map_max_entries(map::PAGES, pages(sizes.max_rpc_flows));
         loader.map_max_entries(map::CONNTRACK, sizes.max_flows);
         loader.map_max_entries(map::MOVED, sizes.max_flows);
         for name in PINNED {

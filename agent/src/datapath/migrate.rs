@@ -1,8 +1,8 @@
 //! Taking over the tables of the version before.
 //!
 //! Nothing is copied: the tables that both versions have alike are pinned a second time, so that the old
-//! programs and the new ones work with the same flows for as long as both are attached. An RPC header that
-//! passes both is translated once: the second finds it behind the cursor, and makes the same edits again.
+//! programs and the new ones work with the same connections for as long as both are attached. RPC flows have another layout:
+//! the new program adopts them. What the old one has translated is nothing to translate for the new one.
 
 use aya::maps::{MapData, MapType};
 use aya_obj::{Object, generated::bpf_map_type};
@@ -19,14 +19,22 @@ use super::{
 const BEFORE: u32 = VERSION - 1;
 
 /// The tables that have the same layout in both versions. Every new [`VERSION`] writes this anew.
-const ALIKE: [&str; 9] = [
+const ALIKE: [&str; 17] = [
     map::PORTS,
     map::ENDPOINTS,
     map::NAMES,
     map::LISTED,
-    map::RPC_FLOWS,
     map::PEERS,
     map::ALIASES,
+    map::SERVICES,
+    map::SLOTS,
+    map::TARGETS,
+    map::CONNTRACK,
+    map::MOVED,
+    map::XDP_DEVICES,
+    map::TRIED,
+    map::SETTINGS,
+    map::TRIES,
     map::COUNTERS,
     map::EVENTS,
 ];
@@ -71,7 +79,7 @@ pub fn migrate(pins: &Pins) -> Result<(), DatapathError> {
         }
     }
     if count > 0 {
-        log::info!("Took over {count} table(s) of table version {BEFORE}, with all flows");
+        log::info!("Took over {count} table(s) of table version {BEFORE}, with all connections");
     }
     Ok(())
 }

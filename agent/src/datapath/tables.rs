@@ -1,11 +1,11 @@
 //! The kernel tables, opened from their pins.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aya::maps::{Array, MapData, PerCpuArray, RingBuf};
 use truename_common::layout::{
-    AliasKey, AliasStat, Conntrack, Counter, Endpoint, FiveTuple, Link, ListedAlias, Names, Peer,
-    PeerKey, RpcFlow, Service, Settings, Slots, Socket, Target, map,
+    AliasKey, AliasStat, Conntrack, Counter, Endpoint, FiveTuple, Handshake, Link, ListedAlias,
+    Names, Page, PageKey, Peer, PeerKey, RpcFlow, Service, Settings, Slots, Socket, Target, map,
 };
 
 use super::{
@@ -18,12 +18,15 @@ use super::{
 use crate::reconcile::{Change, Kernel, Present};
 
 /// Every pinned table, in the order of the catalogue.
-pub const PINNED: [&str; 20] = [
+pub const PINNED: [&str; 23] = [
     map::PORTS,
     map::ENDPOINTS,
     map::NAMES,
     map::LISTED,
     map::RPC_FLOWS,
+    map::ONE_SIDED_FLOWS,
+    map::HANDSHAKES,
+    map::PAGES,
     map::PEERS,
     map::ALIASES,
     map::SERVICES,
@@ -41,17 +44,61 @@ pub const PINNED: [&str; 20] = [
     map::EVENTS,
 ];
 
+/// How many pages of marks are listed at once.
+const PAGE_WALK: usize = 1 << 16;
+
 /// The tables that are only read, or whose entries are only removed.
 pub struct Tables {
     ports: Array<MapData, u8>,
     endpoints: Table<Socket, Endpoint>,
     listed: Table<ListedAlias, u8>,
     names: Table<Socket, Names>,
-    flows: Table<FiveTuple, RpcFlow>,
+    flows: Flows,
     flow_capacity: u32,
+    handshakes: Table<FiveTuple, Handshake>,
+    pages: Table<PageKey, Page>,
     peers: Table<PeerKey, Peer>,
     aliases: Table<AliasKey, AliasStat>,
     counters: PerCpuArray<MapData, u64>,
+}
+
+/// The two tables of RPC flows.
+struct Flows {
+    /// Of which both sides were seen.
+    both_sides: Table<FiveTuple, RpcFlow>,
+    one_side: Table<FiveTuple, RpcFlow>,
+}
+
+impl Flows {
+    fn open(pins: &Pins) -> Result<Self, DatapathError> {
+        Ok(Self {
+            both_sides: open(pins, map::RPC_FLOWS)?,
+            one_side: open(pins, map::ONE_SIDED_FLOWS)?,
+        })
+    }
+
+    /// The tables, with their names. A flow moves from the first to the second, and is in both for a moment: so a reader
+    /// misses none.
+    const fn tables(&self) -> [(&Table<FiveTuple, RpcFlow>, &'static str); 2] {
+        [
+            (&self.one_side, map::ONE_SIDED_FLOWS),
+            (&self.both_sides, map::RPC_FLOWS),
+        ]
+    }
+
+    fn get(&self, key: &FiveTuple) -> Result<Option<RpcFlow>, DatapathError> {
+        for (table, name) in self.tables() {
+            if let Some(flow) = get(table, key, name)? {
+                return Ok(Some(flow));
+            }
+        }
+        Ok(None)
+    }
+
+    fn remove(&mut self, key: &FiveTuple) -> Result<bool, DatapathError> {
+        let was = remove(&mut self.one_side, key, map::ONE_SIDED_FLOWS)?;
+        Ok(remove(&mut self.both_sides, key, map::RPC_FLOWS)? || was)
+    }
 }
 
 /// The tables that the agent owns.
@@ -60,7 +107,7 @@ pub struct TablesMut {
     endpoints: Table<Socket, Endpoint>,
     names: Table<Socket, Names>,
     listed: Table<ListedAlias, u8>,
-    flows: Table<FiveTuple, RpcFlow>,
+    flows: Flows,
     services: ServiceTables,
 }
 
@@ -75,8 +122,10 @@ impl Tables {
             endpoints: open(pins, map::ENDPOINTS)?,
             listed: open(pins, map::LISTED)?,
             names: open(pins, map::NAMES)?,
-            flows: open(pins, map::RPC_FLOWS)?,
+            flows: Flows::open(pins)?,
             flow_capacity: capacity(pins, map::RPC_FLOWS)?,
+            handshakes: open(pins, map::HANDSHAKES)?,
+            pages: open(pins, map::PAGES)?,
             peers: open(pins, map::PEERS)?,
             aliases: open(pins, map::ALIASES)?,
             counters: open(pins, map::COUNTERS)?,
@@ -111,29 +160,91 @@ impl Tables {
     }
 
     /// RPC flows.
-    pub fn flows(&self) -> Result<Vec<(FiveTuple, RpcFlow)>, DatapathError> {
-        entries(&self.flows, map::RPC_FLOWS)
+    pub fn flows(&self) -> Result<BTreeMap<FiveTuple, RpcFlow>, DatapathError> {
+        let mut flows = BTreeMap::new();
+        self.visit_flows(|key, flow| {
+            flows.insert(key, flow);
+        })?;
+        Ok(flows)
     }
 
-    /// RPC flows that fit.
+    /// Shows every RPC flow; one that becomes two-sided meanwhile twice.
+    pub fn visit_flows(
+        &self,
+        mut visit: impl FnMut(FiveTuple, RpcFlow),
+    ) -> Result<(), DatapathError> {
+        for (table, name) in self.flows.tables() {
+            batch::visit(table, name, &mut visit)?;
+        }
+        Ok(())
+    }
+
+    /// RPC flows of which both sides were seen, that fit.
     pub const fn flow_capacity(&self) -> u32 {
         self.flow_capacity
     }
 
     /// The keys of the RPC flows, without their values, which are large.
     pub fn flow_keys(&self) -> Result<Vec<FiveTuple>, DatapathError> {
-        let keys: Result<Vec<_>, _> = self.flows.keys().collect();
-        keys.map_err(DatapathError::table("list", map::RPC_FLOWS))
+        let mut all = BTreeSet::new();
+        for (table, name) in self.flows.tables() {
+            for key in table.keys() {
+                all.insert(key.map_err(DatapathError::table("list", name))?);
+            }
+        }
+        Ok(all.into_iter().collect())
     }
 
     /// One RPC flow, if it is still there.
     pub fn flow(&self, key: &FiveTuple) -> Result<Option<RpcFlow>, DatapathError> {
-        get(&self.flows, key, map::RPC_FLOWS)
+        self.flows.get(key)
     }
 
-    /// Forgets an RPC flow; whether it was there.
+    /// Forgets an RPC flow; whether it was there. What it counted is added to its alias.
     pub fn remove_flow(&mut self, key: &FiveTuple) -> Result<bool, DatapathError> {
-        remove(&mut self.flows, key, map::RPC_FLOWS)
+        let Some(flow) = self.flows.get(key)? else {
+            return Ok(false);
+        };
+        let alias = flow.alias_key(key);
+        if flow.unreported != [0; 2]
+            && let Some(mut stat) = get(&self.aliases, &alias, map::ALIASES)?
+        {
+            flow.report(&mut stat);
+            insert(&mut self.aliases, &alias, stat, map::ALIASES)?;
+        }
+        self.flows.remove(key)
+    }
+
+    /// Connections that have not carried data.
+    pub fn handshakes(&self) -> Result<Vec<(FiveTuple, Handshake)>, DatapathError> {
+        entries(&self.handshakes, map::HANDSHAKES)
+    }
+
+    /// Forgets a handshake, if it is still the same.
+    pub fn remove_handshake(
+        &mut self,
+        key: &FiveTuple,
+        seen: &Handshake,
+    ) -> Result<(), DatapathError> {
+        if get(&self.handshakes, key, map::HANDSHAKES)?.as_ref() == Some(seen) {
+            remove(&mut self.handshakes, key, map::HANDSHAKES)?;
+        }
+        Ok(())
+    }
+
+    /// The keys of the pages of marks.
+    pub fn page_keys(&self) -> Result<BTreeSet<PageKey>, DatapathError> {
+        // The walk begins again where a page went meanwhile: it must end all the same.
+        let mut keys = BTreeSet::new();
+        for key in self.pages.keys().take(PAGE_WALK) {
+            keys.insert(key.map_err(DatapathError::table("list", map::PAGES))?);
+        }
+        Ok(keys)
+    }
+
+    /// Forgets a page of marks.
+    pub fn remove_page(&mut self, key: &PageKey) -> Result<bool, DatapathError> {
+        remove(&mut self.pages, key, map::PAGES)
     }
 
     /// Clients.
@@ -141,9 +252,16 @@ impl Tables {
         entries(&self.peers, map::PEERS)
     }
 
-    /// Aliases in use.
-    pub fn aliases(&self) -> Result<Vec<(AliasKey, AliasStat)>, DatapathError> {
-        entries(&self.aliases, map::ALIASES)
+    /// Aliases in use, with what flows have counted and not reported.
+    pub fn aliases(&self) -> Result<BTreeMap<AliasKey, AliasStat>, DatapathError> {
+        let mut aliases: BTreeMap<_, _> =
+            entries(&self.aliases, map::ALIASES)?.into_iter().collect();
+        for (key, flow) in self.flows()? {
+            if let Some(stat) = aliases.get_mut(&flow.alias_key(&key)) {
+                flow.report(stat);
+            }
+        }
+        Ok(aliases)
     }
 
     /// The counters, summed over the processors.
@@ -175,7 +293,7 @@ impl TablesMut {
             endpoints: open(pins, map::ENDPOINTS)?,
             names: open(pins, map::NAMES)?,
             listed: open(pins, map::LISTED)?,
-            flows: open(pins, map::RPC_FLOWS)?,
+            flows: Flows::open(pins)?,
             services: ServiceTables::open(pins)?,
         })
     }
@@ -232,7 +350,7 @@ impl Kernel for TablesMut {
             Change::RemoveName(socket) => remove(&mut self.names, &socket, map::NAMES).map(drop),
             Change::Unlist(key) => remove(&mut self.listed, &key, map::LISTED).map(drop),
             Change::Forget(key) => {
-                remove(&mut self.flows, &key, map::RPC_FLOWS)?;
+                self.flows.remove(&key)?;
                 self.services.apply(change)
             }
             Change::Target(..)
@@ -296,7 +414,11 @@ pub(super) fn check_pinned(pins: &Pins) -> Result<(), DatapathError> {
             map::ENDPOINTS => drop(open::<Table<Socket, Endpoint>>(pins, name)?),
             map::NAMES => drop(open::<Table<Socket, Names>>(pins, name)?),
             map::LISTED => drop(open::<Table<ListedAlias, u8>>(pins, name)?),
-            map::RPC_FLOWS => drop(open::<Table<FiveTuple, RpcFlow>>(pins, name)?),
+            map::RPC_FLOWS | map::ONE_SIDED_FLOWS => {
+                drop(open::<Table<FiveTuple, RpcFlow>>(pins, name)?);
+            }
+            map::HANDSHAKES => drop(open::<Table<FiveTuple, Handshake>>(pins, name)?),
+            map::PAGES => drop(open::<Table<PageKey, Page>>(pins, name)?),
             map::PEERS => drop(open::<Table<PeerKey, Peer>>(pins, name)?),
             map::ALIASES => drop(open::<Table<AliasKey, AliasStat>>(pins, name)?),
             map::SERVICES => drop(open::<Table<Socket, Service>>(pins, name)?),

@@ -1,12 +1,14 @@
 //! The kernel's walker over recorded streams.
 
+use std::collections::HashMap;
+
 use truename_common::{
-    layout::{Authority, LongText, RpcFlow, System},
+    layout::{Authority, LongText, Page, PageKey, RpcFlow, System},
     wire::{
         chunk::Chunk,
         flow::{self, state},
         frame::plausible,
-        stream::{self, Packet, Stage, Steps, Verdict, Work, found},
+        stream::{self, Block, Packet, Stage, Steps, Verdict, Work, found},
     },
 };
 
@@ -32,6 +34,7 @@ pub struct Names {
 pub struct Connection {
     flow: Box<RpcFlow>,
     work: Box<Work>,
+    pages: HashMap<PageKey, Box<Page>>,
     inbound: Stream,
     outbound: Stream,
 }
@@ -71,6 +74,7 @@ impl Connection {
         Self {
             flow,
             work: Box::default(),
+            pages: HashMap::new(),
             inbound: Stream::default(),
             outbound: Stream::default(),
         }
@@ -110,7 +114,10 @@ impl Connection {
         let mut segment = stream.held.clone();
         let seq = stream.after.len() as u32;
         let len = segment.len() as u32;
-        let mut packet = Memory(&mut segment);
+        let mut packet = Memory {
+            bytes: &mut segment,
+            pages: &mut self.pages,
+        };
         let verdict = stream::process(&mut packet, &mut self.flow, &mut self.work, wire, seq, len);
         if self.work.found & found::ASSOCIATE != 0 {
             match way {
@@ -127,7 +134,7 @@ impl Connection {
                 Way::Inbound => &mut self.flow.inbound,
                 Way::Outbound => &mut self.flow.outbound,
             };
-            stream::acknowledge(direction, end);
+            stream::acknowledge(direction, end, 0);
         }
     }
 
@@ -300,22 +307,43 @@ fn is_name(byte: u8) -> bool {
 }
 
 /// A segment in memory.
-struct Memory<'a>(&'a mut [u8]);
+struct Memory<'a> {
+    bytes: &'a mut [u8],
+    pages: &'a mut HashMap<PageKey, Box<Page>>,
+}
+
+impl Memory<'_> {
+    fn get(&self, offset: u32, len: u32) -> Option<&[u8]> {
+        let from = offset as usize;
+        self.bytes.get(from..from + len as usize)
+    }
+}
 
 impl Packet for Memory<'_> {
     fn load(&mut self, offset: u32, len: u32, chunk: &mut Chunk) -> bool {
-        let (from, to) = (offset as usize, offset as usize + len as usize);
-        let Some(bytes) = self.0.get(from..to) else {
+        let Some(bytes) = self.get(offset, len) else {
             return false;
         };
         *chunk = Chunk::new(bytes);
         true
     }
 
-    fn store(&mut self, offset: u32, text: &LongText, from: u32, len: u32) -> bool {
+    fn load_block(&mut self, offset: u32, len: u32, block: &mut Block) -> bool {
+        let Some(bytes) = self.get(offset, len) else {
+            return false;
+        };
+        block.fill(bytes);
+        true
+    }
+
+    fn writable(&mut self, _: u32) -> bool {
+        true
+    }
+
+    fn store(&mut self, offset: u32, text: &LongText, from: u32, len: u32, _: Option<u32>) -> bool {
         let (offset, from, len) = (offset as usize, from as usize, len as usize);
         match (
-            self.0.get_mut(offset..offset + len),
+            self.bytes.get_mut(offset..offset + len),
             text.bytes.get(from..from + len),
         ) {
             (Some(to), Some(from)) => {
@@ -324,6 +352,22 @@ impl Packet for Memory<'_> {
             }
             _ => false,
         }
+    }
+
+    /// A recording has no checksum to correct.
+    fn finish(&mut self) -> bool {
+        true
+    }
+
+    fn page(&mut self, key: &PageKey, create: bool) -> Option<&mut Page> {
+        if create {
+            return Some(self.pages.entry(*key).or_default());
+        }
+        self.pages.get_mut(key).map(|page| &mut **page)
+    }
+
+    fn forget(&mut self, key: &PageKey) {
+        self.pages.remove(key);
     }
 
     fn admits(&mut self, _: &Authority) -> bool {

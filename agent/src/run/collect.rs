@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use truename_common::{
-    layout::{Conntrack, ConntrackState as State, FiveTuple, RpcFlow, Settings},
+    layout::{Conntrack, ConntrackState as State, FiveTuple, Handshake, RpcFlow, Settings},
     nat,
     wire::flow::state,
 };
@@ -15,6 +15,8 @@ use truename_common::{
 const IDLE: Duration = Duration::from_secs(2 * 60 * 60);
 /// A closed flow is kept for the retransmissions of its end.
 const CLOSED: Duration = Duration::from_secs(60);
+/// A connection that has carried nothing for so long after its SYN is forgotten.
+const OPENING: Duration = Duration::from_secs(60);
 /// The part of the table that is free after an eviction, and that must be used before one.
 const ROOM: usize = 16;
 
@@ -40,6 +42,12 @@ pub fn verdict(entry: &Conntrack, now_ns: u64, settings: &Settings) -> Verdict {
 pub fn is_flow_over(flow: &RpcFlow, now_ns: u64) -> bool {
     let silent = Duration::from_nanos(now_ns.saturating_sub(flow.seen_ns));
     silent > IDLE || (state::is_closed(flow.flags) && silent > CLOSED)
+}
+
+/// Whether a connection has carried nothing for too long. One that is left alone stays, until the table is full.
+pub fn is_handshake_over(handshake: &Handshake, now_ns: u64) -> bool {
+    let silent = Duration::from_nanos(now_ns.saturating_sub(handshake.seen_ns));
+    silent > OPENING && !handshake.is_left_alone()
 }
 
 /// The connections that make room.
@@ -101,6 +109,8 @@ const fn rank(entry: &Conntrack) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use truename_common::wire::handshake;
+
     use super::*;
 
     const SECOND: u64 = 1_000_000_000;
@@ -165,6 +175,22 @@ mod tests {
             &flow(state::FIN_INBOUND, now - 2 * minute),
             now
         ));
+    }
+
+    #[test]
+    fn a_connection_without_data_is_forgotten_after_a_minute() {
+        let minute = 60 * SECOND;
+        let opened = |flags, seen_ns| Handshake {
+            flags,
+            seen_ns,
+            ..Handshake::default()
+        };
+        let now = 200 * minute;
+        assert!(!is_handshake_over(&opened(0, now - minute), now));
+        assert!(!is_handshake_over(&opened(0, now + 5), now));
+        assert!(is_handshake_over(&opened(0, now - minute - 1), now));
+        let left_alone = opened(handshake::state::LEFT_ALONE, 0);
+        assert!(!is_handshake_over(&left_alone, now));
     }
 
     #[test]

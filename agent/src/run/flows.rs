@@ -1,6 +1,6 @@
 //! Connections and RPC flows as rows: one for each flow. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use truename_common::{
     layout::{
@@ -25,13 +25,12 @@ pub fn flows(
     config: &Config,
     clock: &Clock,
     connections: &BTreeMap<FiveTuple, Conntrack>,
-    rpc: &[(FiveTuple, RpcFlow)],
+    rpc: &BTreeMap<FiveTuple, RpcFlow>,
 ) -> Vec<FlowRow> {
     let aliases = Aliases::new(config);
-    let with_rpc: BTreeSet<_> = rpc.iter().map(|(key, _)| *key).collect();
     let alone = connections
         .iter()
-        .filter(|(key, _)| !with_rpc.contains(key))
+        .filter(|(key, _)| !rpc.contains_key(key))
         .map(|(key, entry)| {
             (
                 entry.seen_ns,
@@ -329,7 +328,12 @@ mod tests {
             .keys()
             .find(|key| key.client_port == 61_000)
             .unwrap();
-        let rows = flows(&config(), &Clock::read(), &connections, &[(key, flow)]);
+        let rows = flows(
+            &config(),
+            &Clock::read(),
+            &connections,
+            &BTreeMap::from([(key, flow)]),
+        );
         assert_eq!(rows.len(), 2);
         let row = &rows[0];
         assert_eq!(row.client, "10.0.0.5:40000");

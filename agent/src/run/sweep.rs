@@ -12,7 +12,7 @@ use truename_common::layout::{Authority, Conntrack, Event, EventKind, FiveTuple,
 
 use super::{
     Current, RunError,
-    collect::{Evicted, Verdict, is_flow_over, verdict},
+    collect::{Evicted, Verdict, is_flow_over, is_handshake_over, verdict},
     keeper::Keeper,
     limit::{Admitted, Limit},
     pulse::Pulse,
@@ -140,6 +140,7 @@ impl Sweeper {
                 self.evict(&mut services, &mut tables, &mut sweep, used.count, refused)?;
         }
         forget_flows(&services, &mut tables, &mut sweep)?;
+        forget_handshakes(&mut tables)?;
         forget_moves(&mut services, &mut sweep, &used)?;
         if sweep.moved > 0 || keeper.is_untidy(&used.targets) {
             keeper.tidy().inspect_err(|_| self.check.notify_one())?;
@@ -279,25 +280,55 @@ pub(super) fn forget(
     Ok(usize::from(flow))
 }
 
-/// Forgets RPC flows that have no connection and are over.
+/// Forgets RPC flows that have no connection and are over, and the marks of all that are gone.
 fn forget_flows(
     services: &ServiceTables,
     tables: &mut Tables,
     sweep: &mut Sweep,
 ) -> Result<(), DatapathError> {
-    for key in tables.flow_keys()? {
+    // Pages before flows: whoever makes a page is there already.
+    let pages = tables.page_keys()?;
+    let mut living = BTreeSet::new();
+    let mut over = Vec::new();
+    // The clock is read before the flow, so that a packet in between makes it younger.
+    let now = Clock::read().monotonic_ns();
+    tables.visit_flows(|key, flow| {
         sweep.scanned += 1;
+        if is_flow_over(&flow, now) {
+            over.push((key, flow.id));
+        } else {
+            living.insert(flow.id);
+        }
+    })?;
+    for (key, id) in over {
+        let now = Clock::read().monotonic_ns();
         if services.connection(&key)?.is_some() {
+            living.insert(id);
             continue;
         }
-        // The clock is read before the flow, so that a packet in between makes it younger.
-        let now = Clock::read().monotonic_ns();
-        if tables
-            .flow(&key)?
-            .is_some_and(|flow| is_flow_over(&flow, now))
-        {
-            tables.remove_flow(&key)?;
-            sweep.flows += 1;
+        match tables.flow(&key)? {
+            Some(flow) if is_flow_over(&flow, now) => {
+                tables.remove_flow(&key)?;
+                sweep.flows += 1;
+            }
+            Some(flow) => {
+                living.insert(flow.id);
+            }
+            None => {}
+        }
+    }
+    for page in pages.iter().filter(|page| !living.contains(&page.flow)) {
+        tables.remove_page(page)?;
+    }
+    Ok(())
+}
+
+/// Forgets connections that have carried nothing.
+fn forget_handshakes(tables: &mut Tables) -> Result<(), DatapathError> {
+    let now = Clock::read().monotonic_ns();
+    for (key, handshake) in tables.handshakes()? {
+        if is_handshake_over(&handshake, now) {
+            tables.remove_handshake(&key, &handshake)?;
         }
     }
     Ok(())

@@ -85,7 +85,11 @@ fn endpoint_row(
 }
 
 /// Aliases in use, the latest first.
-pub fn aliases(config: &Config, clock: &Clock, entries: &[(AliasKey, AliasStat)]) -> Vec<AliasRow> {
+pub fn aliases(
+    config: &Config,
+    clock: &Clock,
+    entries: &BTreeMap<AliasKey, AliasStat>,
+) -> Vec<AliasRow> {
     let mut entries: Vec<_> = entries.iter().collect();
     entries.sort_by_key(|(key, stat)| (std::cmp::Reverse(stat.seen_ns), key.client));
     entries
@@ -315,7 +319,7 @@ mod tests {
             client: v4_mapped([10, 0, 0, 2]),
             ..AliasKey::default()
         };
-        let rows = aliases(&config(), &Clock::read(), &[(key, stat)]);
+        let rows = aliases(&config(), &Clock::read(), &BTreeMap::from([(key, stat)]));
         assert_eq!(rows[0].alias, "a\\x1b[2J:1");
         assert_eq!(rows[0].endpoint, "jm");
         assert_eq!(rows[0].client, "10.0.0.2");

@@ -45,8 +45,8 @@ counters! {
     DroppedHole = "dropped_hole",
     /// A segment that ends inside a name, dropped until the bytes behind it are seen.
     DroppedHeld = "dropped_held",
-    /// A segment dropped because the edits of the unacknowledged bytes fill the log.
-    DroppedLogFull = "dropped_log_full",
+    /// A segment dropped because there was no memory to remember its edits.
+    DroppedMemory = "dropped_memory",
     /// A segment dropped because another CPU held the flow for too long.
     DroppedContended = "dropped_contended",
     /// A segment dropped because the packet could not be written (out of memory).
@@ -115,6 +115,12 @@ counters! {
     NatIcmpUnknown = "nat_icmp_unknown",
     /// Packets forwarded in XDP.
     XdpForwarded = "xdp_forwarded",
+    /// A segment beyond the window that the receiver advertises, dropped.
+    OutOfWindow = "out_of_window",
+    /// A segment, SYN, RST or acknowledgement that TCP itself would not accept: it changes nothing.
+    NotAccepted = "not_accepted",
+    /// A connection reset because there was no memory to remember its edits.
+    ResetMemory = "reset_memory",
     /// Packets of services in frames for another host, or from other hosts to or from a loopback address: passed
     /// unchanged.
     NatStrangers = "nat_strangers",

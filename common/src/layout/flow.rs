@@ -1,13 +1,22 @@
-use super::{Authority, LongText, Socket, System, Text, plain};
+use super::{Authority, FiveTuple, LongText, Socket, System, Text, plain};
 
-/// Edits of unacknowledged bytes that a direction can hold. A power of two. A 64 KiB packet of
-/// 190-byte frames has about 350.
-pub const EDIT_LOG: usize = 512;
-/// Ranges that a direction can hold: the main one, and those beyond a hole. A power of two, so that
-/// a mask bounds an index.
-pub const RANGES: usize = 4;
+/// Ranges that a direction can hold: the main one, and those beyond holes. A power of two, so that a
+/// mask bounds an index.
+pub const RANGES: usize = 16;
 /// The range that ends at the first byte that has not been walked.
 pub const MAIN: usize = 0;
+/// Words of a [`Needle`], of the window on a segment, and of what is kept of a range's beginning.
+pub const NEEDLE_WORDS: usize = 16;
+/// Words of a [`Page`]. With its key and the kernel's own header an entry takes just below 4 KiB, the
+/// size class that the kernel allocates it from.
+pub const PAGE_WORDS: usize = 496;
+/// Bytes of the stream that a [`Page`] covers.
+pub const PAGE_BYTES: u64 = 64 * PAGE_WORDS as u64;
+/// Pages behind the newest one that a direction can remember: 16 MiB of stream, and as many again before
+/// a bit of [`Direction::pages`] would stand for two pages.
+pub const PAGES_KEPT: u32 = 529;
+/// Words of [`Direction::pages`], for each of the two kinds of edits that a direction makes.
+pub const PAGE_BITS: usize = 1024 / 64;
 
 /// Where the bytes of an [`Edit`] come from: an index into [`FlowNames::texts`].
 #[repr(u8)]
@@ -30,7 +39,7 @@ pub struct Edit {
     /// Sequence number of the first byte.
     pub at: u32,
     pub len: u16,
-    /// The [`EditKind`] in the upper two bits, the offset into its text in the others.
+    /// The [`EditKind`] in the upper two bits; [`Edit::EXACT`]; the offset into the text in the others.
     pub source: u16,
 }
 
@@ -75,6 +84,21 @@ pub struct Range {
     pub end: u32,
     /// The state at `end`.
     pub walker: Walker,
+    /// Inbound: the first frame that was found in the range.
+    pub first: u32,
+    /// Bytes in `head`.
+    pub head_len: u16,
+    /// What was written into the range's first bytes, in the belief that they are the rest of a name:
+    /// how many bytes, and from which offset of the text.
+    pub rest_len: u16,
+    pub rest_from: u16,
+    /// Where that begins, behind the first byte.
+    pub rest_at: u16,
+    /// Flags of `wire::stream`.
+    pub flags: u16,
+    pub pad: u16,
+    /// The first bytes, as they came: what the belief is checked with.
+    pub head: [u64; NEEDLE_WORDS],
 }
 
 /// One direction of a translated stream. The rules are those of `wire::stream`.
@@ -84,29 +108,76 @@ pub struct Direction {
     /// Frames walked, and edits made, for the statistics.
     pub frames: u64,
     pub edits: u64,
-    /// `CLOCK_MONOTONIC` nanoseconds when a segment was held, the cursor not having moved since.
-    pub held_ns: u64,
-    /// Sequence number up to which the receiver has acknowledged.
-    pub acked: u32,
-    /// End of the last byte with a logged edit.
-    pub edited_to: u32,
-    /// Free-running positions in `log`.
-    pub log_head: u32,
-    pub log_tail: u32,
+    /// Position of the cursor in the stream, counted in 64 bits; it begins at 2³².
+    pub position: u64,
+    /// [`Direction::ACKED`] and the sequence number up to which the receiver has acknowledged, in one
+    /// value: it is written without the lock.
+    pub acked: u64,
+    /// The same of an acknowledgement of bytes that were not seen.
+    pub claimed: u64,
+    /// The position from which on pages are let go again.
+    pub sweep_at: u64,
+    /// Bytes behind `acked` that the receiver has room for; 0 if that is not known.
+    pub window: u32,
+    /// End of the highest byte that was accepted.
+    pub high: u32,
     /// Flags of `wire::stream`.
     pub flags: u32,
     /// Since the cursor moved: the first segment dropped beyond the hole, and how often it came.
     pub hole_seq: u32,
     pub hole_drops: u32,
-    /// Since the cursor moved: how often a held segment came again.
+    /// Since the cursor moved: how often a segment was held, and how often memory was short.
     pub held_drops: u32,
+    pub memory_drops: u32,
+    /// Ranges beyond holes that are in use.
+    pub islands: u32,
     /// Where the captured authority begins, to know whose it is.
     pub captured_at: u32,
+    /// The oldest page that may exist.
+    pub oldest_page: u32,
+    /// Bytes that are still to be searched byte by byte, so that near misses are seen.
+    pub careful: u32,
+    /// Longest near miss of the pattern that was seen, in recipients and elsewhere, and whether the
+    /// pattern itself was seen there.
+    pub near: [u16; 2],
+    pub hits: [u16; 2],
+    pub pad: u32,
+    /// Which pages have edits, by kind: a bit for the number modulo 1024.
+    pub pages: [[u64; PAGE_BITS]; 2],
     /// [`MAIN`] first.
     pub ranges: [Range; RANGES],
+    /// Scale of the windows that are advertised for this direction; [`Direction::NO_SCALE`] if unknown.
+    pub scale: u32,
     pub captured: Authority,
     pub captured_system: System,
-    pub log: [Edit; EDIT_LOG],
+}
+
+/// A text as words, to be compared eight bytes at a time. Empty if it is longer than 120 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Needle {
+    pub words: [u64; NEEDLE_WORDS],
+    pub len: u32,
+    pub pad: u32,
+}
+
+/// Key of [`super::map::PAGES`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PageKey {
+    /// [`RpcFlow::id`].
+    pub flow: u64,
+    /// Number of the page: position in the stream through [`PAGE_BYTES`].
+    pub page: u32,
+    /// The [`EditKind`].
+    pub kind: u32,
+}
+
+/// Which bytes of a part of a stream were edited: a bit for every byte.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Page {
+    pub words: [u64; PAGE_WORDS],
 }
 
 /// The names that a flow translates between, frozen when they become known.
@@ -126,6 +197,21 @@ pub struct FlowNames {
     pub texts: [LongText; 4],
     /// `://<system>@<canonical>/`; empty while a name is unknown.
     pub pattern: LongText,
+    /// 1 if everything below, and the texts, fit the names above.
+    pub prepared: u32,
+    /// Length of the scheme word in front of the names: 4 `akka`, 5 `pekko`, 0 unknown.
+    pub scheme: u32,
+    /// By how much an edit of a whole name at an even offset changes the checksum, by [`EditKind`].
+    pub sums: [u32; 4],
+    /// 1 if the system can stand in the host position of a URI, as the local form needs it.
+    pub is_local: u32,
+    /// `<scheme>.tcp://<system>@<alias>/`, and the same with the canonical authority.
+    pub front: Needle,
+    pub front_canonical: Needle,
+    /// The pattern.
+    pub needle: Needle,
+    /// The hashes of all words of the pattern, wherever they begin: a bit each.
+    pub filter: [u64; NEEDLE_WORDS],
 }
 
 impl FlowNames {
@@ -146,25 +232,51 @@ impl FlowNames {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RpcFlow {
+    /// Part of the keys of its pages.
+    pub id: u64,
     /// `CLOCK_MONOTONIC` nanoseconds.
     pub created_ns: u64,
     pub seen_ns: u64,
+    /// When the endpoint was last looked up.
+    pub checked_ns: u64,
     /// 1 while a CPU works on the flow.
     pub lock: u64,
     /// Hashes of the alias and of what the client announced; 0 while unknown.
     pub alias_hash: u64,
     pub origin_hash: u64,
+    /// Edits that the alias's statistics do not have yet, inbound and outbound.
+    pub unreported: [u32; 2],
+    /// When they were last reported.
+    pub reported_ns: u64,
     /// Bits of `wire::flow::state`.
     pub flags: u32,
     /// [`super::Endpoint::id`].
     pub endpoint: u32,
     /// A [`super::Policy`].
     pub policy: u32,
-    pub reserved: u32,
+    /// Sequence number of the FIN of the client and of the endpoint, once seen.
+    pub fins: [u32; 2],
+    pub pad: u32,
     pub inbound: Direction,
     pub outbound: Direction,
     pub names: FlowNames,
-    pub pad: [u8; 4],
+}
+
+/// A connection that has not carried data: key and value of [`super::map::HANDSHAKES`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Handshake {
+    /// `CLOCK_MONOTONIC` nanoseconds of the last SYN.
+    pub seen_ns: u64,
+    /// Sequence number behind the SYN of the client, and of the endpoint.
+    pub client_next: u32,
+    pub endpoint_next: u32,
+    /// The same of a SYN of the client that the endpoint has not answered, while another one is answered.
+    pub pending_next: u32,
+    /// Bits of `wire::handshake::state`.
+    pub flags: u32,
+    /// Window scale of the client, and of the endpoint; [`Direction::NO_SCALE`] if it was not seen.
+    pub scales: [u32; 2],
 }
 
 /// Who a client is, as seen by an endpoint: replies may travel on another connection of it.
@@ -193,7 +305,7 @@ pub struct Peer {
 
 /// An alias as one client uses it.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AliasKey {
     pub endpoint: Socket,
     pub client: [u8; 16],
@@ -216,14 +328,26 @@ pub struct AliasStat {
     pub pad: [u8; 5],
 }
 
+/// Bytes of a [`Range`].
+const RANGE: usize = 4 + 4 + 32 + 4 + 6 * 2 + 8 * NEEDLE_WORDS;
+/// Bytes of a [`Direction`].
+const DIRECTION: usize =
+    6 * 8 + 11 * 4 + 4 * 2 + 2 * 8 * PAGE_BITS + RANGE * RANGES + 4 + 258 + 66 + 4;
+/// Bytes of [`FlowNames`].
+const NAMES: usize =
+    258 * 4 + 66 + 514 * 5 + 3 * 4 + 4 * 4 + 3 * (8 * NEEDLE_WORDS + 8) + 8 * NEEDLE_WORDS;
+
 plain!(
     Edit = 8,
     Walker = 32,
-    Range = 40,
-    Direction = 24 + 36 + 40 * RANGES + 258 + 66 + 8 * EDIT_LOG,
-    FlowNames = 258 * 4 + 66 + 514 * 5,
-    RpcFlow =
-        56 + 2 * (24 + 36 + 40 * RANGES + 258 + 66 + 8 * EDIT_LOG) + 258 * 4 + 66 + 514 * 5 + 4,
+    Range = RANGE,
+    Direction = DIRECTION,
+    Needle = 8 * NEEDLE_WORDS + 8,
+    Page = 8 * PAGE_WORDS,
+    PageKey = 16,
+    FlowNames = NAMES,
+    RpcFlow = 8 * 8 + 8 + 6 * 4 + 2 * DIRECTION + NAMES,
+    Handshake = 32,
     PeerKey = 48,
     Peer = 592,
     AliasKey = 48,
@@ -231,20 +355,38 @@ plain!(
 );
 
 impl Edit {
+    /// The bytes that are replaced are the whole name that [`FlowNames::sums`] is about.
+    pub const EXACT: u16 = 0x2000;
+
     /// An edit of `len` bytes at `at`, taken from offset `from` of the text of `kind`.
     #[inline(always)]
     pub const fn new(at: u32, len: u16, kind: EditKind, from: u16) -> Self {
         Self {
             at,
             len,
-            source: ((kind as u16) << 14) | (from & 0x3fff),
+            source: ((kind as u16) << 14) | (from & 0x1fff),
         }
+    }
+
+    /// The same edit, marked as [`Self::EXACT`].
+    #[inline(always)]
+    pub const fn exact(self) -> Self {
+        Self {
+            source: self.source | Self::EXACT,
+            ..self
+        }
+    }
+
+    /// Whether the edit is [`Self::EXACT`].
+    #[inline(always)]
+    pub const fn is_exact(&self) -> bool {
+        self.source & Self::EXACT != 0
     }
 
     /// Offset into the text.
     #[inline(always)]
     pub const fn from(&self) -> u16 {
-        self.source & 0x3fff
+        self.source & 0x1fff
     }
 
     /// Number of the [`EditKind`].
@@ -254,17 +396,123 @@ impl Edit {
     }
 }
 
+impl Needle {
+    /// Bytes that a needle can hold: beyond them a word that is compared must not reach.
+    pub const MAX: usize = 8 * (NEEDLE_WORDS - 1);
+
+    /// Sets byte `index`; does nothing beyond [`Self::MAX`].
+    #[inline(always)]
+    pub fn set(&mut self, index: usize, byte: u8) {
+        let shift = 8 * (index & 7) as u32;
+        let word = &mut self.words[(index / 8) & (NEEDLE_WORDS - 1)];
+        if index < Self::MAX {
+            let value = u64::from_le(*word) & !(0xff << shift) | u64::from(byte) << shift;
+            *word = value.to_le();
+        }
+    }
+
+    /// The eight bytes from `index` on, the first one lowest.
+    #[inline(always)]
+    pub fn word(&self, index: usize) -> u64 {
+        word(&self.words, index)
+    }
+}
+
+/// The eight bytes of `words` from byte `index` on, the first one lowest; `index` is taken modulo the size.
+#[inline(always)]
+pub fn word(words: &[u64; NEEDLE_WORDS], index: usize) -> u64 {
+    let (at, shift) = (index / 8, 8 * (index & 7) as u32);
+    let low = u64::from_le(words[at & (NEEDLE_WORDS - 1)]) >> shift;
+    // Shifting by 64 in two steps: without a branch, and zero where nothing is taken of the next word.
+    low | u64::from_le(words[(at + 1) & (NEEDLE_WORDS - 1)]) << 1 << (63 - shift)
+}
+
+impl RpcFlow {
+    /// The alias that the flow's edits are counted for.
+    #[inline(always)]
+    pub fn alias_key(&self, key: &FiveTuple) -> AliasKey {
+        AliasKey {
+            endpoint: key.endpoint(),
+            client: key.client,
+            pad: 0,
+            alias: self.alias_hash,
+        }
+    }
+
+    /// Adds what was counted and is not yet reported.
+    #[inline(always)]
+    pub fn report(&self, stat: &mut AliasStat) {
+        let [inbound, outbound] = self.unreported;
+        stat.seen_ns = self.seen_ns;
+        stat.inbound += u64::from(inbound);
+        stat.outbound += u64::from(outbound);
+    }
+}
+
+impl Default for Page {
+    fn default() -> Self {
+        Self {
+            words: [0; PAGE_WORDS],
+        }
+    }
+}
+
 impl Direction {
+    /// The bit of [`Self::acked`] that says that it is valid.
+    pub const ACKED: u64 = 1 << 32;
+    /// No window scale was seen.
+    pub const NO_SCALE: u32 = 255;
+    /// Where [`Self::position`] begins.
+    pub const ORIGIN: u64 = 1 << 32;
+    /// The page of the first byte of the stream.
+    pub const FIRST_PAGE: u32 = (Self::ORIGIN / PAGE_BYTES) as u32;
+
     /// Range `index`, modulo [`RANGES`].
     #[inline(always)]
     pub fn range(&mut self, index: usize) -> &mut Range {
         &mut self.ranges[index & (RANGES - 1)]
     }
 
+    /// Makes all ranges unused.
+    #[inline(always)]
+    pub fn clear_ranges(&mut self) {
+        for range in &mut self.ranges {
+            range.start = 0;
+            range.end = 0;
+            range.flags = 0;
+        }
+        self.islands = 0;
+    }
+
     /// Sequence number of the first byte that has not been walked.
     #[inline(always)]
     pub const fn cursor(&self) -> u32 {
         self.ranges[MAIN].end
+    }
+
+    /// Moves the cursor.
+    #[inline(always)]
+    pub fn set_cursor(&mut self, to: u32) {
+        let moved = to.wrapping_sub(self.ranges[MAIN].end) as i32;
+        self.position = self.position.wrapping_add(moved as i64 as u64);
+        self.ranges[MAIN].end = to;
+    }
+
+    /// The position of a sequence number, which is less than 2³¹ away from the cursor.
+    #[inline(always)]
+    pub const fn position_of(&self, seq: u32) -> u64 {
+        let ahead = seq.wrapping_sub(self.ranges[MAIN].end) as i32;
+        self.position.wrapping_add(ahead as i64 as u64)
+    }
+
+    /// The sequence number up to which the receiver has acknowledged, if that was seen.
+    #[inline(always)]
+    pub const fn acknowledged(&self) -> Option<u32> {
+        if self.acked & Self::ACKED != 0 {
+            Some(self.acked as u32)
+        } else {
+            None
+        }
     }
 }
 
@@ -273,20 +521,29 @@ impl Default for Direction {
         Self {
             frames: 0,
             edits: 0,
+            position: Self::ORIGIN,
             acked: 0,
-            edited_to: 0,
-            log_head: 0,
-            log_tail: 0,
+            claimed: 0,
+            sweep_at: 0,
+            window: 0,
+            high: 0,
             flags: 0,
             hole_seq: 0,
             hole_drops: 0,
             held_drops: 0,
-            held_ns: 0,
+            memory_drops: 0,
+            islands: 0,
             captured_at: 0,
+            oldest_page: Self::FIRST_PAGE,
+            careful: 0,
+            near: [0; 2],
+            hits: [0; 2],
+            pad: 0,
+            pages: [[0; PAGE_BITS]; 2],
             ranges: [Range::default(); RANGES],
+            scale: Self::NO_SCALE,
             captured: Text::EMPTY,
             captured_system: Text::EMPTY,
-            log: [Edit::default(); EDIT_LOG],
         }
     }
 }

@@ -19,8 +19,9 @@ pub use counter::Counter;
 pub use endpoint::{Endpoint, ListedAlias, Names, Policy, Protocol};
 pub use event::{Event, EventKind};
 pub use flow::{
-    AliasKey, AliasStat, Direction, EDIT_LOG, Edit, EditKind, FlowNames, MAIN, Peer, PeerKey,
-    RANGES, Range, RpcFlow, Walker,
+    AliasKey, AliasStat, Direction, Edit, EditKind, FlowNames, Handshake, MAIN, NEEDLE_WORDS,
+    Needle, PAGE_BYTES, PAGE_WORDS, PAGES_KEPT, Page, PageKey, Peer, PeerKey, RANGES, Range,
+    RpcFlow, Walker, word,
 };
 pub use link::{Link, link_flags};
 pub use service::{
@@ -31,7 +32,7 @@ pub use socket::{FiveTuple, Socket, TCP, UDP, v4_mapped};
 pub use text::{AUTHORITY_MAX, Authority, LongText, SYSTEM_MAX, System, Text};
 
 /// Version of every pinned table. It is part of the pin path.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Names of the pinned tables, as the kernel program declares them.
 pub mod map {
@@ -45,6 +46,12 @@ pub mod map {
     pub const LISTED: &str = "LISTED";
     /// [`FiveTuple`](super::FiveTuple) → [`RpcFlow`](super::RpcFlow).
     pub const RPC_FLOWS: &str = "RPC_FLOWS";
+    /// The same, of flows whose other side has not been seen: least recently used.
+    pub const ONE_SIDED_FLOWS: &str = "ONE_SIDED_FLOWS";
+    /// [`FiveTuple`](super::FiveTuple) → [`Handshake`](super::Handshake), least recently used.
+    pub const HANDSHAKES: &str = "HANDSHAKES";
+    /// [`PageKey`](super::PageKey) → [`Page`](super::Page).
+    pub const PAGES: &str = "PAGES";
     /// [`PeerKey`](super::PeerKey) → [`Peer`](super::Peer).
     pub const PEERS: &str = "PEERS";
     /// [`AliasKey`](super::AliasKey) → [`AliasStat`](super::AliasStat).

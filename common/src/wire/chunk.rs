@@ -1,8 +1,11 @@
 //! A window on the bytes of a segment.
 
+use crate::layout::{NEEDLE_WORDS, word};
+
 /// Bytes in a window.
 pub const CHUNK: usize = 128;
-const WORDS: usize = CHUNK / 8;
+const WORDS: usize = NEEDLE_WORDS;
+const _: () = assert!(8 * WORDS == CHUNK);
 const LOW: u64 = 0x0101_0101_0101_0101;
 const HIGH: u64 = 0x8080_8080_8080_8080;
 
@@ -30,10 +33,22 @@ impl Chunk {
         chunk
     }
 
+    /// A chunk with these words.
+    #[inline(always)]
+    pub const fn from_words(words: &[u64; WORDS]) -> Self {
+        Self { words: *words }
+    }
+
     /// Byte `index`, modulo [`CHUNK`]: a mask is a bound that the verifier cannot lose.
     #[inline(always)]
     pub fn byte(&self, index: usize) -> u8 {
         (u64::from_le(self.words[(index / 8) & (WORDS - 1)]) >> (8 * (index & 7))) as u8
+    }
+
+    /// The eight bytes from `index` on, the first one lowest; `index` is taken modulo [`CHUNK`].
+    #[inline(always)]
+    pub fn word(&self, index: usize) -> u64 {
+        word(&self.words, index)
     }
 
     /// Where `byte` next stands at or after `index`, within the word of `index`; the beginning of the
@@ -68,6 +83,12 @@ impl Chunk {
     #[inline(always)]
     pub fn words_mut(&mut self) -> &mut [u64; WORDS] {
         &mut self.words
+    }
+
+    /// The bytes as words.
+    #[inline(always)]
+    pub fn words(&self) -> &[u64; WORDS] {
+        &self.words
     }
 }
 

@@ -9,7 +9,7 @@
 //! length prefix. Encoders write fields in ascending order; any order is understood, unknown fields
 //! are skipped, lengths need not be minimal. What lies behind the recipient is never looked at.
 
-use super::{chunk::Chunk, flow::Recipients};
+use super::{chunk::Chunk, flow::Recipients, varint::varint};
 use crate::layout::{AUTHORITY_MAX, Authority, SYSTEM_MAX, System, Walker};
 
 /// Longest frame that is believed: Flink's default maximum is 10 MiB, and a TLS record read as a
@@ -61,6 +61,10 @@ mod flag {
     pub const LEFT: u8 = 16;
     /// The system equals the endpoint's so far.
     pub const SYSTEM: u8 = 32;
+    /// The system can stand in the host position of a URI so far: see [`super::super::authority::is_uri_host`].
+    pub const URI_HOST: u8 = 64;
+    /// Its last byte is a hyphen.
+    pub const HYPHEN: u8 = 128;
 }
 
 /// What reading a byte brought about.
@@ -127,6 +131,12 @@ impl Walker {
         self.phase == phase::LENGTH && self.count == 0
     }
 
+    /// Forgets what the frame was, once all of it is known: two ways of reading a frame leave one state.
+    #[inline(always)]
+    pub fn rest(&mut self) {
+        *self = Self::at(self.resume);
+    }
+
     /// Whether bytes that were read may have to be overwritten, which only bytes still to come tell:
     /// from the end of the scheme word to the end of the authority.
     #[inline(always)]
@@ -140,8 +150,9 @@ impl Walker {
         self.phase == phase::SCHEME && self.count > self.word_len()
     }
 
+    /// Length of the scheme word.
     #[inline(always)]
-    const fn word_len(&self) -> u8 {
+    pub const fn word_len(&self) -> u8 {
         if self.flags & flag::PEKKO != 0 { 5 } else { 4 }
     }
 
@@ -197,10 +208,26 @@ impl Walker {
         self.flags & flag::LEFT != 0
     }
 
+    /// Whether the system that was read can stand in the host position of a URI.
+    #[inline(always)]
+    pub const fn is_uri_host(&self) -> bool {
+        self.flags & (flag::URI_HOST | flag::HYPHEN) == flag::URI_HOST
+    }
+
     /// Whether the system that was read so far is (the beginning of) the endpoint's.
     #[inline(always)]
     pub const fn is_own_system(&self) -> bool {
         self.flags & flag::SYSTEM != 0
+    }
+
+    /// Whether the recipient, of which the bytes before `position` were read, can become the flow's alias.
+    #[inline(always)]
+    pub fn may_be_alias(&self, position: u32, names: &Recipients<'_>) -> bool {
+        let len = position.wrapping_sub(self.authority);
+        self.phase == phase::AUTHORITY
+            && len > 0
+            && self.flags & (flag::ALIAS | flag::SYSTEM) == flag::ALIAS | flag::SYSTEM
+            && len <= u32::from(names.alias.len)
     }
 
     /// The comparison of the recipient's authority, after [`Step::Recipient`].
@@ -455,6 +482,16 @@ impl Walker {
         if byte != names.system.at(index) {
             self.flags &= !flag::SYSTEM;
         }
+        let is_alphabetic = byte.is_ascii_alphabetic();
+        if index == 0 && is_alphabetic {
+            self.flags |= flag::URI_HOST;
+        }
+        self.flags &= !flag::HYPHEN;
+        if byte == b'-' {
+            self.flags |= flag::HYPHEN;
+        } else if !is_alphabetic && !byte.is_ascii_digit() {
+            self.flags &= !flag::URI_HOST;
+        }
         captured.system.push(byte);
         self.count += 1;
         Step::Go
@@ -512,51 +549,52 @@ impl Walker {
 /// made for the purpose. `len` is the number of valid bytes in `head`.
 #[inline(always)]
 pub fn plausible(head: &Chunk, len: u32) -> bool {
-    let len = len as usize;
     if len < 8 {
         return false;
     }
-    let frame = u32::from_be_bytes([head.byte(0), head.byte(1), head.byte(2), head.byte(3)]);
+    let frame = (head.word(0) as u32).swap_bytes();
     if !(4..=FRAME_MAX).contains(&frame) {
         return false;
     }
-    if head.byte(4) == 0x12 {
+    let mut fields = Fields::at(head, 4);
+    let payload = fields.next();
+    if payload.tag == 0x12 {
         return plausible_control(head, frame);
     }
-    let (payload, inner_tag) = length_at(head, 5);
-    if head.byte(4) != 0x0a || inner_tag == 0 || frame != payload + inner_tag as u32 - 4 {
+    if payload.tag != 0x0a || payload.len == 0 || payload.value.wrapping_add(payload.len) != frame {
         return false;
     }
-    let (inner, after) = length_at(head, inner_tag + 1);
-    if after == 0 || after >= len {
+    let inner = fields.next();
+    let after = 4 + payload.len + inner.len;
+    if inner.len == 0 || after >= len {
         return false;
     }
-    match head.byte(inner_tag) {
+    if inner.tag == 0x0a {
         // An acknowledgement: fixed64 fields of nine bytes each.
-        0x0a => inner >= 9 && inner % 9 == 0 && inner < payload && head.byte(after) == 0x09,
-        0x12 => {
-            inner + (after - inner_tag) as u32 == payload && plausible_envelope(head, after, len)
-        }
-        _ => false,
+        return inner.value >= 9
+            && inner.value.is_multiple_of(9)
+            && inner.value < payload.value
+            && fields.low as u8 == 0x09;
     }
-}
-
-/// An envelope whose recipient begins at `at`, as far as the `len` bytes of `head` show it.
-#[inline(always)]
-fn plausible_envelope(head: &Chunk, at: usize, len: usize) -> bool {
-    if head.byte(at) != 0x0a {
+    if inner.tag != 0x12 || inner.value.wrapping_add(inner.len) != payload.value {
         return false;
     }
-    let (reference, path_tag) = length_at(head, at + 1);
-    if at + 4 >= len {
+    // The recipient, as far as it can be seen.
+    let reference = fields.next();
+    let path = fields.next();
+    if reference.tag != 0x0a {
+        return false;
+    }
+    if after + 4 >= len {
         return true;
     }
-    let (path, text) = length_at(head, path_tag + 1);
-    path_tag != 0
-        && text != 0
-        && head.byte(path_tag) == 0x0a
-        && path + (text - path_tag) as u32 == reference
-        && (text >= len || head.byte(text) == b'a' || head.byte(text) == b'p')
+    let text = after + reference.len + path.len;
+    let first = fields.low as u8;
+    reference.len != 0
+        && path.len != 0
+        && path.tag == 0x0a
+        && path.value.wrapping_add(path.len) == reference.value
+        && (text >= len || first == b'a' || first == b'p')
 }
 
 /// Associate (with a handshake) or one of the messages without.
@@ -573,18 +611,56 @@ fn plausible_control(head: &Chunk, frame: u32) -> bool {
     }
 }
 
-/// The varint at `at` and the index behind it; index 0 if it is longer than four bytes.
-#[inline(always)]
-fn length_at(head: &Chunk, at: usize) -> (u32, usize) {
-    let mut value = 0;
-    let mut index = 0;
-    while index < 4 {
-        let byte = head.byte(at + index);
-        value |= u32::from(byte & 0x7f) << (7 * index as u32);
-        if byte & 0x80 == 0 {
-            return (value, at + index + 1);
+/// Tags and lengths that follow one another: up to sixteen bytes, read without branches.
+pub struct Fields {
+    low: u64,
+    high: u64,
+}
+
+/// A tag and the length behind it.
+pub struct Field {
+    pub tag: u8,
+    pub value: u32,
+    /// Bytes of both; 0 if the length has more than four.
+    pub len: u32,
+}
+
+impl Fields {
+    /// The fields from `index` of the window on.
+    #[inline(always)]
+    pub fn at(chunk: &Chunk, index: usize) -> Self {
+        Self {
+            low: chunk.word(index),
+            high: chunk.word(index + 8),
         }
-        index += 1;
     }
-    (0, 0)
+
+    /// The fields in these words.
+    #[inline(always)]
+    pub const fn of(low: u64, high: u64) -> Self {
+        Self { low, high }
+    }
+
+    /// The next two bytes.
+    #[inline(always)]
+    pub const fn two(&self) -> u16 {
+        self.low as u16
+    }
+
+    /// Reads the next one.
+    #[inline(always)]
+    #[allow(clippy::should_implement_trait, reason = "there is always another one")]
+    pub fn next(&mut self) -> Field {
+        let tag = self.low as u8;
+        let (value, bytes) = varint(self.low >> 8);
+        let len = bytes + 1;
+        let shift = 8 * len;
+        self.low = self.low >> shift | self.high << (64 - shift);
+        self.high >>= shift;
+        Field {
+            tag,
+            value,
+            len: if bytes == 0 { 0 } else { len },
+        }
+    }
 }

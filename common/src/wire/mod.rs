@@ -15,6 +15,8 @@ pub mod authority;
 pub mod chunk;
 pub mod flow;
 pub mod frame;
+pub mod handshake;
 pub mod pattern;
 pub mod seq;
 pub mod stream;
+pub mod varint;

@@ -44,7 +44,17 @@ impl Walker {
     pub fn body_goes_on(&mut self, position: u32) {
         self.tag = framing::BODY;
         self.matched = 0;
+        self.flags = 0;
         self.frame_may_end(position);
+    }
+
+    /// The length of the frame was read, and `len` bytes follow from `position` on.
+    #[inline(always)]
+    pub fn frame_in_body(&mut self, position: u32, len: u32) {
+        self.count = 4;
+        self.value = len;
+        self.frame_end = position.wrapping_add(len);
+        self.body_goes_on(position);
     }
 
     /// The search goes on where frames are not known.
@@ -52,6 +62,7 @@ impl Walker {
     pub fn lose_framing(&mut self) {
         self.tag = framing::UNKNOWN;
         self.matched = 0;
+        self.flags = 0;
     }
 
     /// Takes a byte of a frame's length; `next` is the position behind it.

@@ -1,21 +1,61 @@
 //! A TCP stream in user space, and an independent oracle of its translation.
 #![allow(dead_code, reason = "every test binary uses a part")]
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use truename_common::{
-    layout::{Authority, Direction, LongText, RpcFlow},
+    layout::{Authority, Direction, LongText, Page, PageKey, RpcFlow},
     wire::{
         chunk::Chunk,
         flow,
-        stream::{self, Packet, Stage, Steps, Verdict, Way, Work, found},
+        stream::{self, Block, Packet, Stage, Steps, Verdict, Way, Work, found},
     },
 };
+
+thread_local! { pub static TRACE: std::cell::RefCell<Vec<String>> = const { std::cell::RefCell::new(Vec::new()) }; }
+
+/// The pages of all flows.
+#[derive(Default)]
+pub struct Pages {
+    pub pages: HashMap<PageKey, Box<Page>>,
+    /// How many there may be.
+    pub room: Option<usize>,
+}
 
 /// One segment in memory.
 pub struct Memory<'a> {
     pub bytes: &'a mut [u8],
+    pub pages: &'a mut Pages,
     pub admitted: &'a dyn Fn(&[u8]) -> bool,
+    /// What the checksum was changed by, and has to be.
+    sum: u32,
+    expected: u32,
+}
+
+impl<'a> Memory<'a> {
+    pub fn new(
+        bytes: &'a mut [u8],
+        pages: &'a mut Pages,
+        admitted: &'a dyn Fn(&[u8]) -> bool,
+    ) -> Self {
+        Self {
+            bytes,
+            pages,
+            admitted,
+            sum: 0,
+            expected: 0,
+        }
+    }
+}
+
+/// The sum of 16-bit words, of which the first byte has index `at`.
+fn sum(at: usize, bytes: &[u8]) -> u32 {
+    let mut sum = 0u32;
+    for (index, byte) in bytes.iter().enumerate() {
+        let shift = if (at + index) & 1 == 0 { 0 } else { 8 };
+        sum += u32::from(*byte) << shift;
+    }
+    sum % 0xffff
 }
 
 impl Packet for Memory<'_> {
@@ -25,11 +65,57 @@ impl Packet for Memory<'_> {
         true
     }
 
-    fn store(&mut self, offset: u32, text: &LongText, from: u32, len: u32) -> bool {
+    fn load_block(&mut self, offset: u32, len: u32, block: &mut Block) -> bool {
+        block.fill(&self.bytes[offset as usize..(offset + len) as usize]);
+        true
+    }
+
+    fn writable(&mut self, len: u32) -> bool {
+        assert!(len as usize <= self.bytes.len());
+        true
+    }
+
+    fn store(
+        &mut self,
+        offset: u32,
+        text: &LongText,
+        from: u32,
+        len: u32,
+        known: Option<u32>,
+    ) -> bool {
         let text = &text.bytes;
         let (offset, from, len) = (offset as usize, from as usize, len as usize);
+        let before = sum(offset, &self.bytes[offset..offset + len]);
         self.bytes[offset..offset + len].copy_from_slice(&text[from..from + len]);
+        let change = (sum(offset, &self.bytes[offset..offset + len]) + 0xffff - before) % 0xffff;
+        self.expected = (self.expected + change) % 0xffff;
+        let mut known = known.map_or(change, |known| known % 0xffff);
+        if known != change {
+            // At an odd offset it is the byte-swapped one.
+            known = u32::from((known as u16).swap_bytes());
+        }
+        self.sum = (self.sum + known) % 0xffff;
         true
+    }
+
+    fn finish(&mut self) -> bool {
+        assert_eq!(self.sum % 0xffff, self.expected % 0xffff, "the checksum");
+        true
+    }
+
+    fn page(&mut self, key: &PageKey, create: bool) -> Option<&mut Page> {
+        let pages = &mut self.pages;
+        if create && !pages.pages.contains_key(key) {
+            if pages.room.is_some_and(|room| pages.pages.len() >= room) {
+                return None;
+            }
+            pages.pages.insert(*key, Box::default());
+        }
+        pages.pages.get_mut(key).map(|page| &mut **page)
+    }
+
+    fn forget(&mut self, key: &PageKey) {
+        self.pages.pages.remove(key);
     }
 
     fn admits(&mut self, alias: &Authority) -> bool {
@@ -42,7 +128,7 @@ impl Packet for Memory<'_> {
                 return;
             }
         }
-        assert!(times < 1 << 16, "a walk was cut off after {times} steps");
+        assert!(times < 1 << 14, "a walk was cut off after {times} steps");
     }
 
     fn stage(&mut self, stage: Stage, flow: &mut RpcFlow, work: &mut Work) {
@@ -53,7 +139,8 @@ impl Packet for Memory<'_> {
 /// A connection: the flow, and what each receiver got.
 pub struct Connection {
     pub flow: Box<RpcFlow>,
-    pub work: Work,
+    pub work: Box<Work>,
+    pub pages: Pages,
     pub inbound: Receiver,
     pub outbound: Receiver,
     pub admitted: fn(&[u8]) -> bool,
@@ -75,7 +162,12 @@ impl Receiver {
         for (slot, byte) in self.bytes[at..].iter_mut().zip(bytes) {
             match slot {
                 None => *slot = Some(*byte),
-                Some(before) => assert_eq!(before, byte, "a byte came with two values, at {at}"),
+                Some(before) => {
+                    if before != byte {
+                        eprintln!("TRACE {}", TRACE.with(|t| t.borrow().join("\n")));
+                    }
+                    assert_eq!(before, byte, "a byte came with two values, at {at}")
+                }
             }
         }
     }
@@ -96,6 +188,7 @@ impl Receiver {
 impl Connection {
     /// A connection whose handshake was seen.
     pub fn new(client_isn: u32, endpoint_isn: u32) -> Self {
+        TRACE.with(|t| t.borrow_mut().clear());
         let mut flow = Box::new(RpcFlow::default());
         stream::begin(&mut flow.inbound, client_isn, Way::Inbound);
         stream::begin(&mut flow.outbound, endpoint_isn, Way::Outbound);
@@ -105,7 +198,8 @@ impl Connection {
         };
         Self {
             flow,
-            work: Work::default(),
+            work: Box::default(),
+            pages: Pages::default(),
             inbound: receiver(client_isn),
             outbound: receiver(endpoint_isn),
             admitted: |_| true,
@@ -123,10 +217,7 @@ impl Connection {
     pub fn send(&mut self, way: Way, seq: u32, bytes: &[u8]) -> Verdict {
         let mut bytes = bytes.to_vec();
         let len = bytes.len() as u32;
-        let mut packet = Memory {
-            bytes: &mut bytes,
-            admitted: &self.admitted,
-        };
+        let mut packet = Memory::new(&mut bytes, &mut self.pages, &self.admitted);
         let verdict = stream::process(&mut packet, &mut self.flow, &mut self.work, way, seq, len);
         if self.work.found & found::ASSOCIATE != 0 {
             match way {
@@ -134,6 +225,48 @@ impl Connection {
                 Way::Outbound => flow::learn_canonical(&mut self.flow),
             }
         }
+        let start = match way {
+            Way::Inbound => self.inbound.start,
+            _ => self.outbound.start,
+        };
+        TRACE.with(|t| {
+            t.borrow_mut().push(format!(
+                "{way:?} {}+{} {verdict:?} reset {} count {} found {:x} | {:?}\n   {}",
+                seq.wrapping_sub(start),
+                len,
+                self.work.reset,
+                self.work.made,
+                self.work.found,
+                {
+                    let d = if way == Way::Inbound {
+                        &self.flow.inbound
+                    } else {
+                        &self.flow.outbound
+                    };
+                    d.ranges
+                        .iter()
+                        .enumerate()
+                        .filter(|(i, r)| *i == 0 || r.start != r.end)
+                        .map(|(i, r)| {
+                            format!(
+                                "{i}:{}..{} f{} fl{} m{} rest{}@{}/{} res{} ph{}",
+                                r.start.wrapping_sub(start) as i32,
+                                r.end.wrapping_sub(start) as i32,
+                                r.first.wrapping_sub(start) as i32,
+                                r.flags,
+                                r.walker.matched,
+                                r.rest_len,
+                                r.rest_at,
+                                r.rest_from,
+                                r.walker.resume.wrapping_sub(start) as i32,
+                                r.walker.phase
+                            )
+                        })
+                        .collect::<Vec<_>>()
+                },
+                bytes.escape_ascii()
+            ))
+        });
         if verdict == Verdict::Pass {
             match way {
                 Way::Inbound => self.inbound.take(seq, &bytes),
@@ -176,7 +309,7 @@ impl Connection {
                 };
                 let ack = receiver.start.wrapping_add(receiver.contiguous() as u32);
                 if pieces.len() < 64 {
-                    stream::acknowledge(self.direction(way), ack);
+                    stream::acknowledge(self.direction(way), ack, 0);
                 }
             }
             queue = left;
@@ -185,7 +318,7 @@ impl Connection {
                 Way::Outbound => &self.outbound,
             };
             let ack = receiver.start.wrapping_add(receiver.contiguous() as u32);
-            stream::acknowledge(self.direction(way), ack);
+            stream::acknowledge(self.direction(way), ack, 0);
             rounds += 1;
             assert!(rounds < 2000, "stalled with {} segments left", queue.len());
         }

@@ -1,4 +1,4 @@
-use core::mem::size_of;
+use core::{cell::Cell, mem::size_of};
 
 use aya_ebpf::programs::{TcContext, XdpContext};
 use truename_common::layout::{Counter, FiveTuple, TCP, UDP, v4_mapped};
@@ -25,6 +25,8 @@ pub struct Headers {
     /// TCP only, as are `payload`, `payload_len` and `flags`.
     pub seq: u32,
     pub ack: u32,
+    /// The advertised window, not scaled.
+    pub window: u32,
     /// Offset of the transport header.
     pub transport: u32,
     /// Offset and length of the payload.
@@ -104,22 +106,35 @@ pub trait View {
     fn data_end(&self) -> usize;
     /// Bytes of the packet.
     fn len(&self) -> u32;
+    /// Something could not be read, because the packet ends before, or the part that can be read directly.
+    fn missed(&self) {}
 }
 
-impl View for TcContext {
+/// A packet of tc, whose headers may lie outside of what can be read directly.
+pub struct Linear<'a> {
+    pub ctx: &'a TcContext,
+    pub missed: Cell<bool>,
+}
+
+impl View for Linear<'_> {
     #[inline(always)]
     fn data(&self) -> usize {
-        self.data()
+        self.ctx.data()
     }
 
     #[inline(always)]
     fn data_end(&self) -> usize {
-        self.data_end()
+        self.ctx.data_end()
     }
 
     #[inline(always)]
     fn len(&self) -> u32 {
-        self.len()
+        self.ctx.len()
+    }
+
+    #[inline(always)]
+    fn missed(&self) {
+        self.missed.set(true);
     }
 }
 
@@ -145,6 +160,7 @@ impl View for XdpContext {
 fn read<T: Copy>(ctx: &impl View, offset: usize) -> Option<T> {
     let start = ctx.data();
     if start + offset + size_of::<T>() > ctx.data_end() {
+        ctx.missed();
         return None;
     }
     // SAFETY: the bytes lie between data and data_end, as the verifier checks too; T is plain data
@@ -443,5 +459,6 @@ fn tcp(ctx: &impl View, network: &Network, headers: &mut Headers) -> Option<()> 
     headers.payload = payload as u32;
     headers.payload_len = (network.end - payload) as u32;
     headers.flags = u32::from(header[13]);
+    headers.window = u32::from(u16::from_be_bytes([header[14], header[15]]));
     Some(())
 }

@@ -78,3 +78,18 @@ pub unsafe fn csum_diff(
     // SAFETY: the caller's.
     unsafe { helper(from, from_len, to, to_len, sum) }
 }
+
+/// The memory behind the pointer is changed by somebody else: what the compiler knows of it does not hold any more.
+///
+/// A global function gets at the working memory by itself. The compiler takes a reference to it for the only way there,
+/// and would keep values across the call.
+#[inline(always)]
+pub fn changed<T>(memory: &mut T) {
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: a register is moved to itself; that it may write memory is what is said.
+    unsafe {
+        core::arch::asm!("{0} = {0}", inout(reg) core::ptr::from_mut(memory) => _);
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    core::hint::black_box(memory);
+}

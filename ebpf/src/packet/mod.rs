@@ -9,10 +9,11 @@ pub mod payload;
 pub mod rewrite;
 pub mod stages;
 
-pub use atomic::{add, or};
+pub use atomic::{add, or, or as atomic_or};
 pub use buffer::Buffer;
 pub use frame::Frame;
-pub use headers::{Headers, Link, parse, tcp_flag};
+pub use headers::{Headers, Linear, Link, parse, tcp_flag};
+pub use helper::changed;
 pub use payload::{fold, load};
 
 /// The next program or filter decides: `TCX_NEXT`, and `TC_ACT_UNSPEC` of clsact.

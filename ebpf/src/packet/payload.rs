@@ -4,13 +4,13 @@ use core::{ffi::c_void, ptr};
 
 use aya_ebpf::{
     bindings::__sk_buff,
-    helpers::generated::{bpf_l4_csum_replace, bpf_loop},
+    helpers::generated::{bpf_l4_csum_replace, bpf_loop, bpf_skb_pull_data},
 };
 use truename_common::{
-    layout::{Authority, LongText, RpcFlow},
+    layout::{Authority, LongText, Needle, Page, PageKey, RpcFlow},
     wire::{
         chunk::{CHUNK, Chunk},
-        stream::{Packet, Stage, Steps, Work},
+        stream::{BLOCK, Block, Packet, Stage, Steps, Work},
     },
 };
 
@@ -19,7 +19,7 @@ use super::{
     tcp_flag,
 };
 use crate::{
-    maps::{LISTED, listed_key},
+    maps::{LISTED, PAGES, blank_page, listed_key},
     rpc::stages,
 };
 
@@ -36,7 +36,8 @@ pub struct Buffers {
     pub payload: u32,
     /// The number of the endpoint.
     pub endpoint: u32,
-    pad: u32,
+    /// What the stores so far have changed in the checksum.
+    sum: u32,
     before: Bytes,
     after: Bytes,
 }
@@ -52,6 +53,31 @@ pub struct Payload<'a> {
 }
 
 impl Payload<'_> {
+    /// What the `len` bytes at `at` are more, as a sum, than those in `buffers.before`.
+    #[inline(always)]
+    fn difference(&mut self, at: u64, len: u64) -> Option<u16> {
+        if !load_padded(self.skb.cast(), at, len, &mut self.buffers.after) {
+            return None;
+        }
+        let padded = opaque((len + 3) & !3);
+        if padded > 336 {
+            return None;
+        }
+        // The sum is computed in two calls, as kernels before 6.13 take at most 512 bytes in one.
+        // SAFETY: both buffers have 336 bytes.
+        let sum = unsafe {
+            let less = csum_diff(self.buffers.before.0.as_ptr(), padded, ptr::null(), 0, 0);
+            csum_diff(
+                ptr::null(),
+                0,
+                self.buffers.after.0.as_ptr(),
+                padded,
+                less as u64,
+            )
+        };
+        Some(fold(sum))
+    }
+
     /// Turns the segment into an RST, so that what was sent of a wrong guess is never read.
     #[inline(always)]
     pub fn reset(&mut self) {
@@ -125,10 +151,38 @@ impl Packet for Payload<'_> {
     }
 
     #[inline(always)]
-    fn store(&mut self, offset: u32, text: &LongText, from: u32, len: u32) -> bool {
+    fn load_block(&mut self, offset: u32, len: u32, block: &mut Block) -> bool {
+        let Some(len) = length(u64::from(len), BLOCK as u64) else {
+            return false;
+        };
+        let to = block.words_mut().as_mut_ptr();
+        let at = u64::from(self.buffers.payload) + u64::from(offset);
+        // SAFETY: `to` has BLOCK bytes, `len` is at most that; the helper checks the packet's bounds.
+        unsafe { skb_load_bytes(self.skb.cast(), at, to.cast(), len) == 0 }
+    }
+
+    #[inline(always)]
+    fn writable(&mut self, len: u32) -> bool {
+        self.buffers.sum = 0;
+        // One copy for all stores: each of them would make the packet writable up to its own end.
+        // SAFETY: the context of the program.
+        unsafe { bpf_skb_pull_data(self.skb, self.buffers.payload + len) == 0 }
+    }
+
+    #[inline(always)]
+    fn store(
+        &mut self,
+        offset: u32,
+        text: &LongText,
+        from: u32,
+        len: u32,
+        sum: Option<u32>,
+    ) -> bool {
         let at = u64::from(self.buffers.payload) + u64::from(offset);
         let (from, len) = (u64::from(from), u64::from(len));
-        if !load_padded(self.skb.cast(), at, len, &mut self.buffers.before) {
+        let is_known = sum.is_some();
+        let known = sum.unwrap_or_default();
+        if !is_known && !load_padded(self.skb.cast(), at, len, &mut self.buffers.before) {
             return false;
         }
         let from = opaque(from);
@@ -149,31 +203,26 @@ impl Packet for Payload<'_> {
                 0,
             )
         } != 0
-            || !load_padded(self.skb.cast(), at, len, &mut self.buffers.after)
         {
             return false;
         }
-        let padded = opaque((len + 3) & !3);
-        if padded > 336 {
-            return false;
+        let mut sum = fold(i64::from(known));
+        if !is_known {
+            match self.difference(at, len) {
+                Some(difference) => sum = difference,
+                None => return false,
+            }
         }
-        // The sum is computed in two calls, as kernels before 6.13 take at most 512 bytes in one.
-        // SAFETY: both buffers have 336 bytes.
-        let sum = unsafe {
-            let less = csum_diff(self.buffers.before.0.as_ptr(), padded, ptr::null(), 0, 0);
-            csum_diff(
-                ptr::null(),
-                0,
-                self.buffers.after.0.as_ptr(),
-                padded,
-                less as u64,
-            )
-        };
-        let mut sum = fold(sum);
         // A sum that begins at an odd byte of the segment is the byte-swapped one.
         if (at - u64::from(self.buffers.transport)) & 1 != 0 {
             sum = sum.swap_bytes();
         }
+        self.buffers.sum += u32::from(sum);
+        true
+    }
+
+    #[inline(always)]
+    fn finish(&mut self) -> bool {
         // Without BPF_F_PSEUDO_HDR the helper leaves a CHECKSUM_PARTIAL packet alone.
         // SAFETY: the helper checks the packet's bounds.
         unsafe {
@@ -181,10 +230,20 @@ impl Packet for Payload<'_> {
                 self.skb.cast(),
                 self.buffers.transport + CHECKSUM,
                 0,
-                u64::from(sum),
+                u64::from(fold(i64::from(self.buffers.sum))),
                 0,
             ) == 0
         }
+    }
+
+    #[inline(always)]
+    fn page(&mut self, key: &PageKey, create: bool) -> Option<&mut Page> {
+        page(key, create)
+    }
+
+    #[inline(always)]
+    fn forget(&mut self, key: &PageKey) {
+        let _ = PAGES.remove(key);
     }
 
     #[inline(always)]
@@ -207,6 +266,11 @@ impl Packet for Payload<'_> {
     }
 
     #[inline(always)]
+    fn equal(window: &Block, at: u32, text: &Needle, from: u32, len: u32) -> u32 {
+        stages::tn_equal(window, text, at, from, len)
+    }
+
+    #[inline(always)]
     fn repeat<S: Steps>(state: &mut S, times: u32) {
         repeat(state, times);
     }
@@ -215,14 +279,89 @@ impl Packet for Payload<'_> {
     fn stage(&mut self, stage: Stage, flow: &mut RpcFlow, work: &mut Work) {
         let (skb, buffers) = (self.skb, &raw mut *self.buffers);
         match stage {
-            Stage::Prepare => stages::tn_prepare(flow, work),
-            Stage::Look => stages::tn_look(skb, flow, work, buffers),
             Stage::Walk => stages::tn_walk(skb, flow, work, buffers),
+            Stage::Head => stages::tn_head(skb, flow, work, buffers),
+            Stage::Rest => stages::tn_rest(skb, flow, work, buffers),
+            Stage::Open => stages::tn_open(skb, flow, work, buffers),
             Stage::Frames => stages::tn_frames(skb, flow, work, buffers),
             Stage::Search => stages::tn_search(skb, flow, work, buffers),
             Stage::Apply => stages::tn_apply(skb, flow, work, buffers),
+            Stage::Prepare => stages::tn_prepare(flow, work),
+            Stage::Place => stages::tn_place(flow, work),
+            Stage::Arrive => stages::tn_arrive(flow, work),
+            Stage::Join => stages::tn_join(flow, work),
+            Stage::Settle => stages::tn_settle(flow, work),
+            Stage::Mark => stages::tn_mark(flow, work),
+            Stage::Sweep => stages::tn_sweep(flow, work),
+            Stage::Recall => stages::tn_recall(flow, work),
         };
     }
+}
+
+/// The page with a key; a new one if `create`.
+#[inline(always)]
+fn page(key: &PageKey, create: bool) -> Option<&'static mut Page> {
+    let mut page = PAGES.get_ptr_mut(key);
+    if page.is_none() && create {
+        let _ = PAGES.insert(key, blank_page()?, 0);
+        page = PAGES.get_ptr_mut(key);
+    }
+    // SAFETY: the pointer is to a map value, valid until the program ends; only the flow's own packets use its
+    // pages, and this CPU has the flow's lock.
+    page.map(|page| unsafe { &mut *page })
+}
+
+/// [`Packet`] for the stages that work on a flow and its pages, and never touch the packet.
+pub struct Pages;
+
+impl Packet for Pages {
+    #[inline(always)]
+    fn load(&mut self, _: u32, _: u32, _: &mut Chunk) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn load_block(&mut self, _: u32, _: u32, _: &mut Block) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn writable(&mut self, _: u32) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn store(&mut self, _: u32, _: &LongText, _: u32, _: u32, _: Option<u32>) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn finish(&mut self) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn page(&mut self, key: &PageKey, create: bool) -> Option<&mut Page> {
+        page(key, create)
+    }
+
+    #[inline(always)]
+    fn forget(&mut self, key: &PageKey) {
+        let _ = PAGES.remove(key);
+    }
+
+    #[inline(always)]
+    fn admits(&mut self, _: &Authority) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn repeat<S: Steps>(state: &mut S, times: u32) {
+        repeat(state, times);
+    }
+
+    #[inline(always)]
+    fn stage(&mut self, _: Stage, _: &mut RpcFlow, _: &mut Work) {}
 }
 
 /// Calls `state.step()` until it returns false, at most `times` times.

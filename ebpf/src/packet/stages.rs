@@ -1,18 +1,19 @@
 //! Reading headers as global functions; see [`crate::rpc::stages`].
 
+use core::cell::Cell;
+
 use aya_ebpf::{
     bindings::{__sk_buff, xdp_md},
     helpers::generated::bpf_skb_pull_data,
     programs::{TcContext, XdpContext},
 };
 
-use super::{Headers, Link, parse as parse_headers};
+use super::{Headers, Linear, Link, parse as parse_headers};
 use crate::{maps::count, nat};
 
 /// Bytes that the headers may take: those of an ICMP error over IPv6 and of what it quotes, and VLAN
 /// tags.
 const HEADERS: u32 = 128;
-
 /// [`super::parse`] for devices with an Ethernet header: bits of [`nat::wanted`].
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -45,20 +46,36 @@ fn parse(skb: *mut __sk_buff, headers: *mut Headers, link: Link) -> i32 {
     if headers.is_null() {
         return 0;
     }
-    let ctx = TcContext::new(skb);
-    let linear = ctx.data_end() - ctx.data();
-    if linear < HEADERS as usize && linear < ctx.len() as usize {
-        // A device may leave all but the link-layer header outside. If it stays there, it is not read.
-        // SAFETY: the context of the program.
-        unsafe { bpf_skb_pull_data(skb, HEADERS.min(ctx.len())) };
-    }
     // SAFETY: the caller lends its exclusive reference for the time of the call.
     let headers = unsafe { &mut *headers };
-    match parse_headers(&ctx, link, headers, nat::wanted) {
-        Ok(wanted) => wanted as i32,
+    let ctx = TcContext::new(skb);
+    let view = Linear {
+        ctx: &ctx,
+        missed: Cell::new(false),
+    };
+    match parse_headers(&view, link, headers, nat::wanted) {
+        Ok(wanted) if wanted != 0 => wanted as i32,
+        // Stack and drivers leave headers in the linear part, nearly always: they are read where they are.
+        // Only if one is missing, and there is more of the packet, it is fetched: that copies, and costs more
+        // than all the rest.
+        _ if view.missed.get() && ctx.data_end() - ctx.data() < ctx.len() as usize => MISSED,
+        Ok(_) => 0,
         Err(why) => {
             count(why, 1);
             0
         }
     }
+}
+
+/// What [`tn_parse_ether`] and [`tn_parse_raw`] return if a header lies outside of the linear part.
+pub const MISSED: i32 = -1;
+
+/// Fetches headers into the linear part. A header that is not there afterwards is not read.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tn_fetch_headers(skb: *mut __sk_buff) -> i32 {
+    let len = TcContext::new(skb).len();
+    // SAFETY: the context of the program.
+    unsafe { bpf_skb_pull_data(skb, HEADERS.min(len)) };
+    0
 }

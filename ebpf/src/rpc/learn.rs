@@ -2,7 +2,7 @@
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use truename_common::{
-    layout::{AliasKey, Authority, Counter, EventKind, FiveTuple, PeerKey, RpcFlow},
+    layout::{Authority, Counter, EventKind, PeerKey, RpcFlow},
     wire::{
         authority,
         flow::{self, state},
@@ -24,18 +24,21 @@ fn now() -> u64 {
 
 /// Fills the names that the flow lacks from what is known of the endpoint and of the client.
 #[inline(always)]
-pub fn names(flow: &mut RpcFlow, key: &FiveTuple, way: Way) {
+pub fn names(flow: &mut RpcFlow, scratch: &mut Scratch) {
+    let (key, way) = (&scratch.found.key, scratch.found.way);
     if flow.names.canonical.is_empty() || flow.names.system.is_empty() {
         let endpoint = key.endpoint();
         // SAFETY: names are replaced whole; a torn read is possible only while an endpoint changes
         // its name, which ends its flows.
         let found = unsafe { NAMES.get(&endpoint).or_else(|| NAMES.get(&endpoint.any())) };
         if let Some(found) = found {
-            if flow.names.canonical.is_empty() {
+            if flow.names.canonical.is_empty() && !found.canonical.is_empty() {
                 flow.names.canonical = found.canonical;
+                flow.names.prepared = 0;
             }
-            if flow.names.system.is_empty() {
+            if flow.names.system.is_empty() && !found.system.is_empty() {
                 flow.names.system = found.system;
+                flow.names.prepared = 0;
             }
         }
     }
@@ -55,6 +58,7 @@ pub fn names(flow: &mut RpcFlow, key: &FiveTuple, way: Way) {
             && !peer.alias.is_empty()
         {
             flow.names.peer_alias = peer.alias;
+            flow.names.prepared = 0;
         }
     }
 }
@@ -76,6 +80,10 @@ pub fn announced(entry: &mut RpcFlow, way: Way, scratch: &mut Scratch) {
         }
         Way::Outbound => {
             flow::learn_canonical(entry);
+            if entry.flags & state::CONFIRMED == 0 {
+                // Whoever makes up what the endpoint says teaches others nothing.
+                return;
+            }
             let endpoint = scratch.found.key.endpoint();
             let names = &mut scratch.names;
             names.canonical = entry.outbound.captured;
@@ -123,7 +131,7 @@ pub fn alias(entry: &mut RpcFlow, scratch: &mut Scratch) {
     stat.no_fit = u8::from(!entry.names.canonical.is_empty() && !entry.names.fits());
     // BPF_NOEXIST: an alias that is known keeps its numbers.
     if ALIASES
-        .insert(alias_key(entry, &scratch.found.key), &*stat, 1)
+        .insert(entry.alias_key(&scratch.found.key), &*stat, 1)
         .is_ok()
     {
         raise(
@@ -139,9 +147,9 @@ pub fn alias(entry: &mut RpcFlow, scratch: &mut Scratch) {
     }
 }
 
-/// Names were translated.
-#[inline(never)]
-pub fn used(entry: &mut RpcFlow, way: Way, edits: u32, scratch: &mut Scratch) {
+/// Brings the statistics of the flow's alias up to date.
+#[inline(always)]
+pub fn report(entry: &mut RpcFlow, scratch: &mut Scratch) {
     if entry.alias_hash == 0 {
         // On a connection of replies the alias is the one of the client's other connection.
         if entry.names.alias.is_empty() && entry.names.peer_alias.is_empty() {
@@ -153,25 +161,12 @@ pub fn used(entry: &mut RpcFlow, way: Way, edits: u32, scratch: &mut Scratch) {
             hash(&entry.names.alias, scratch)
         };
     }
-    if let Some(stat) = ALIASES.get_ptr_mut(alias_key(entry, &scratch.found.key)) {
+    if let Some(stat) = ALIASES.get_ptr_mut(entry.alias_key(&scratch.found.key)) {
         // SAFETY: the pointer is to a map value. Two flows of one client may count at once and lose a
         // count; these are statistics.
-        let stat = unsafe { &mut *stat };
-        stat.seen_ns = entry.seen_ns;
-        match way {
-            Way::Inbound => stat.inbound += u64::from(edits),
-            Way::Outbound => stat.outbound += u64::from(edits),
-        }
-    }
-}
-
-#[inline(always)]
-fn alias_key(entry: &RpcFlow, key: &FiveTuple) -> AliasKey {
-    AliasKey {
-        endpoint: key.endpoint(),
-        client: key.client,
-        pad: 0,
-        alias: entry.alias_hash,
+        entry.report(unsafe { &mut *stat });
+        entry.unreported = [0; 2];
+        entry.reported_ns = entry.seen_ns;
     }
 }
 

@@ -1,9 +1,11 @@
 //! The RPC translator: from a packet to a flow to a verdict.
 
 mod direction;
+mod handshake;
 mod learn;
 mod lock;
 pub mod stages;
 mod translate;
 
 pub use direction::Found;
+pub use handshake::Options;

@@ -2,26 +2,28 @@
 //!
 //! The verifier checks a global function once, by itself, and not again for every way that leads to
 //! its call: without this the ways multiply beyond its limit. The memory behind the arguments is known
-//! to it by their types (BTF).
+//! to it by their types (BTF). A function must use all its arguments: one that is optimised away is not
+//! passed, and the verifier refuses the call. So there are two kinds of stages.
 
 use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use truename_common::{
-    layout::RpcFlow,
-    wire::stream::{self, Stage, Work},
+    layout::{Needle, RpcFlow},
+    wire::stream::{self, Block, Stage, Work},
 };
 
-use super::{direction, learn, translate};
+use super::{direction, handshake, learn, translate};
 use crate::{
     maps::{Scratch, scratch},
     packet::{
-        NEXT,
-        payload::{Buffers, Payload},
+        NEXT, changed,
+        payload::{Buffers, Pages, Payload},
     },
 };
 
-macro_rules! stage {
-    ($(#[$doc:meta])* $name:ident = $stage:expr) => {
-        $(#[$doc])*
+/// A stage that reads or writes the packet.
+macro_rules! packet_stage {
+    ($($name:ident = $stage:ident),+ $(,)?) => { $(
+        #[doc = concat!("[`Stage::", stringify!($stage), "`].")]
         #[unsafe(no_mangle)]
         #[inline(never)]
         pub extern "C" fn $name(
@@ -35,107 +37,160 @@ macro_rules! stage {
             }
             // SAFETY: the caller lends its exclusive references for the time of the call.
             let (flow, work, buffers) = unsafe { (&mut *flow, &mut *work, &mut *buffers) };
-            stream::run($stage, &mut Payload { skb, buffers }, flow, work);
+            stream::run(Stage::$stage, &mut Payload { skb, buffers }, flow, work);
             0
         }
-    };
+    )+ };
 }
 
-stage!(
-    /// [`Stage::Look`].
-    tn_look = Stage::Look
-);
-stage!(
-    /// [`Stage::Walk`].
-    tn_walk = Stage::Walk
-);
-stage!(
-    /// [`Stage::Frames`].
-    tn_frames = Stage::Frames
-);
-stage!(
-    /// [`Stage::Search`].
-    tn_search = Stage::Search
-);
-stage!(
-    /// [`Stage::Apply`].
-    tn_apply = Stage::Apply
+/// A stage that works on the flow and its pages alone.
+macro_rules! flow_stage {
+    ($($name:ident = $stage:ident),+ $(,)?) => { $(
+        #[doc = concat!("[`Stage::", stringify!($stage), "`].")]
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $name(flow: *mut RpcFlow, work: *mut Work) -> i32 {
+            if flow.is_null() || work.is_null() {
+                return 0;
+            }
+            // SAFETY: the caller lends its exclusive references for the time of the call.
+            let (flow, work) = unsafe { (&mut *flow, &mut *work) };
+            stream::run(Stage::$stage, &mut Pages, flow, work);
+            0
+        }
+    )+ };
+}
+
+packet_stage!(
+    tn_walk = Walk,
+    tn_head = Head,
+    tn_rest = Rest,
+    tn_open = Open,
+    tn_frames = Frames,
+    tn_search = Search,
+    tn_apply = Apply,
 );
 
-/// [`Stage::Prepare`]. It looks at no packet: an argument that a function does not use is not passed,
-/// and the verifier objects.
+flow_stage!(
+    tn_prepare = Prepare,
+    tn_place = Place,
+    tn_arrive = Arrive,
+    tn_join = Join,
+    tn_settle = Settle,
+    tn_mark = Mark,
+    tn_sweep = Sweep,
+    tn_recall = Recall,
+);
+
+/// [`stream::equal`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn tn_prepare(flow: *mut RpcFlow, work: *mut Work) -> i32 {
-    if flow.is_null() || work.is_null() {
+pub extern "C" fn tn_equal(
+    window: *const Block,
+    text: *const Needle,
+    at: u32,
+    from: u32,
+    len: u32,
+) -> u32 {
+    if window.is_null() || text.is_null() {
         return 0;
     }
-    // SAFETY: as above.
-    let (flow, work) = unsafe { (&mut *flow, &mut *work) };
-    stream::prepare::<Payload<'_>>(&mut flow.names, work);
-    0
+    // SAFETY: the caller lends its references for the time of the call.
+    let (window, text) = unsafe { (&*window, &*text) };
+    stream::equal(window, at, text, from, len)
 }
 
-/// [`tn_translate`], which is lent the working memory.
+/// A part that is lent the working memory, and gets at it by itself: the verifier of Linux 6.1 lets no memory behind
+/// an argument be the key or value of a map.
+macro_rules! packet_part {
+    ($($(#[$doc:meta])* $name:ident, $global:ident = $part:path, $nothing:expr;)+) => { $(
+        $(#[$doc])*
+        #[inline(always)]
+        pub fn $name(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
+            changed(scratch);
+            let result = $global(skb);
+            changed(scratch);
+            result
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $global(skb: *mut __sk_buff) -> i32 {
+            // SAFETY: the only caller lends it.
+            let Some(scratch) = (unsafe { scratch() }) else {
+                return $nothing;
+            };
+            $part(&TcContext::new(skb), scratch)
+        }
+    )+ };
+}
+
+/// The same for a flow.
+macro_rules! flow_part {
+    ($($(#[$doc:meta])* $name:ident, $global:ident = $part:path;)+) => { $(
+        $(#[$doc])*
+        #[inline(always)]
+        pub fn $name(flow: &mut RpcFlow, scratch: &mut Scratch) {
+            changed(scratch);
+            $global(flow);
+            changed(scratch);
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $global(flow: *mut RpcFlow) -> i32 {
+            if flow.is_null() {
+                return 0;
+            }
+            // SAFETY: the only caller lends it.
+            let Some(scratch) = (unsafe { scratch() }) else {
+                return 0;
+            };
+            // SAFETY: as above.
+            $part(unsafe { &mut *flow }, scratch);
+            0
+        }
+    )+ };
+}
+
+/// [`tn_find`], which is lent the working memory.
 #[inline(always)]
-pub fn translate(skb: *mut __sk_buff, _: &mut Scratch) -> i32 {
-    tn_translate(skb)
+pub fn find(scratch: &mut Scratch) -> bool {
+    changed(scratch);
+    let found = tn_find() != 0;
+    changed(scratch);
+    found
 }
 
-/// [`translate::segment`].
+/// [`direction::find`]; 1 if a flow or an endpoint is found.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn tn_translate(skb: *mut __sk_buff) -> i32 {
-    // SAFETY: `translate`, the only caller, lends it.
+extern "C" fn tn_find() -> i32 {
+    // SAFETY: `find`, the only caller, lends it.
     let Some(scratch) = (unsafe { scratch() }) else {
-        return NEXT;
-    };
-    translate::segment(&TcContext::new(skb), scratch)
-}
-
-/// [`direction::find`]; 1 if an endpoint is found.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn tn_find(scratch: *mut Scratch) -> i32 {
-    if scratch.is_null() {
         return 0;
-    }
-    // SAFETY: as above.
-    let scratch = unsafe { &mut *scratch };
+    };
     i32::from(direction::find(&scratch.headers, &mut scratch.found))
 }
 
-/// [`learn::names`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn tn_names(flow: *mut RpcFlow, scratch: *mut Scratch) -> i32 {
-    if flow.is_null() || scratch.is_null() {
-        return 0;
-    }
-    // SAFETY: as above.
-    let (flow, scratch) = unsafe { (&mut *flow, &mut *scratch) };
-    learn::names(flow, &scratch.found.key, scratch.found.way);
-    0
-}
+packet_part!(
+    /// [`translate::segment`].
+    translate, tn_translate = translate::segment, NEXT;
+    /// [`translate::create`].
+    create, tn_new_flow = translate::create, 0;
+    /// [`handshake::take`].
+    syn, tn_syn = handshake::take, 0;
+);
 
-/// [`tn_account`], which is lent the working memory.
-#[inline(always)]
-pub fn account(flow: &mut RpcFlow, _: &mut Scratch) {
-    tn_account(flow);
-}
-
-/// [`translate::account`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn tn_account(flow: *mut RpcFlow) -> i32 {
-    if flow.is_null() {
-        return 0;
-    }
-    // SAFETY: `account`, the only caller, lends it.
-    let Some(scratch) = (unsafe { scratch() }) else {
-        return 0;
-    };
-    // SAFETY: as above.
-    translate::account(unsafe { &mut *flow }, scratch);
-    0
-}
+flow_part!(
+    /// [`translate::begin`].
+    begin, tn_begin = translate::begin;
+    /// [`translate::confirm`].
+    confirm, tn_confirm = translate::confirm;
+    /// [`learn::names`].
+    names, tn_names = learn::names;
+    /// [`learn::report`].
+    report, tn_report = learn::report;
+    /// [`translate::account`].
+    account, tn_account = translate::account;
+);

@@ -2,213 +2,281 @@
 
 use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::TcContext};
 use truename_common::{
-    layout::{Counter, EventKind, MAIN, RpcFlow},
+    layout::{Counter, Direction, EventKind, RpcFlow},
     wire::{
         flow::state,
-        stream::{self, Verdict, Way, found},
+        handshake::state as opened,
+        stream::{self, Verdict, Way, flag, found, reset, window},
     },
 };
 
-use super::{learn, lock, stages};
+use super::{direction, learn, lock, stages};
 use crate::{
     events::raise,
-    maps::{RPC_FLOWS, Scratch, blank_flow, count},
+    maps::{HANDSHAKES, ONE_SIDED_FLOWS, RPC_FLOWS, Scratch, blank_flow, count},
     packet::{DROP, Headers, NEXT, payload::Payload, tcp_flag},
 };
 
-/// Translates the segment in the working memory.
+/// How often the endpoint of a flow is looked up again: it may have been removed.
+const CHECK_NS: u64 = 1_000_000_000;
+/// How often a flow brings the statistics of its alias up to date; the agent adds up what is not reported.
+const REPORT_NS: u64 = 100_000_000;
+/// Another connection with the same addresses replaces one that has been silent for so long.
+const SILENT_NS: u64 = 60_000_000_000;
+
+#[inline(always)]
+fn now() -> u64 {
+    // SAFETY: the helper only reads the clock.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// Translates the segment in the working memory, if it is of an endpoint.
 #[inline(always)]
 pub fn segment(ctx: &TcContext, scratch: &mut Scratch) -> i32 {
     let Some(flow) = flow_of(ctx, scratch) else {
         return NEXT;
     };
-    let segment = &scratch.headers;
-    if segment.fragment != 0 {
-        count(Counter::Fragment, 1);
+    let headers = &scratch.headers;
+    let is_control = headers.has(tcp_flag::FIN | tcp_flag::RST);
+    // SAFETY: the pointer is to a map value, valid until the program ends. What is written here are single
+    // values, and what is read may be as old as the packet before.
+    let entry = unsafe { &mut *flow };
+    if headers.payload_len == 0 && !is_control && entry.flags & state::CONFIRMED != 0 {
+        acknowledge(entry, headers, scratch.found.way);
         return NEXT;
     }
-    if segment.payload_len == 0 && !segment.has(tcp_flag::SYN | tcp_flag::FIN | tcp_flag::RST) {
-        acknowledge(flow, segment, scratch.found.way);
+    if headers.fragment != 0 {
+        count(Counter::Fragment, 1);
         return NEXT;
     }
     if !lock::take(flow) {
         count(Counter::DroppedContended, 1);
         return DROP;
     }
-    let action = locked(ctx, flow, scratch);
+    let action = locked(ctx, entry, scratch);
     lock::release(flow);
     action
 }
 
-/// The entry of the segment's flow: a new one for a SYN, or for a plausible frame without one.
+/// The entry of the segment's flow: most have one, and one look-up finds it. Only data of an endpoint makes a new one.
 #[inline(always)]
 fn flow_of(ctx: &TcContext, scratch: &mut Scratch) -> Option<*mut RpcFlow> {
-    let (segment, way) = (&scratch.headers, scratch.found.way);
-    let known = RPC_FLOWS.get_ptr_mut(&scratch.found.key);
-    if let Some(flow) = known {
-        match relation(flow, segment, way) {
-            Relation::Same => return Some(flow),
-            Relation::Stray => return None,
-            Relation::Later => return create(scratch),
+    let is_syn = scratch.headers.has(tcp_flag::SYN);
+    if !is_syn {
+        for way in [Way::Inbound, Way::Outbound] {
+            if direction::set(&mut scratch.found, &scratch.headers, way)
+                && let Some(flow) = RPC_FLOWS.get_ptr_mut(&scratch.found.key)
+            {
+                count(Counter::RpcPackets, 1);
+                return Some(flow);
+            }
         }
     }
-    if segment.has(tcp_flag::SYN) && segment.has(tcp_flag::ACK) == (way == Way::Outbound) {
-        return create(scratch);
-    }
-    if segment.payload_len == 0 || segment.has(tcp_flag::RST) {
+    if !stages::find(scratch) {
         return None;
     }
-    adopt(ctx, scratch)
+    count(Counter::RpcPackets, 1);
+    if is_syn {
+        stages::syn(ctx.skb.skb, scratch);
+        if scratch.headers.payload_len == 0 {
+            return None;
+        }
+    }
+    let key = &scratch.found.key;
+    if let Some(flow) = ONE_SIDED_FLOWS.get_ptr_mut(key) {
+        return Some(flow);
+    }
+    if scratch.headers.payload_len == 0 || scratch.headers.has(tcp_flag::RST) {
+        return None;
+    }
+    match stages::create(ctx.skb.skb, scratch) {
+        CONFIRMED => RPC_FLOWS.get_ptr_mut(&scratch.found.key),
+        ONE_SIDED => ONE_SIDED_FLOWS.get_ptr_mut(&scratch.found.key),
+        _ => None,
+    }
 }
 
-/// What a segment has to do with the flow of its addresses.
-enum Relation {
-    Same,
-    /// A SYN that the endpoint has not accepted: of an earlier connection, or forged.
-    Stray,
-    /// It begins the next connection.
-    Later,
-}
+/// What [`create`] has made.
+const NOTHING: i32 = 0;
+const CONFIRMED: i32 = 1;
+const ONE_SIDED: i32 = 2;
 
-/// The end of a connection can pass unseen, so a SYN on an open flow may begin the next one; only the
-/// endpoint knows, and tells by its answer.
+/// Sequence number of the first byte of data: it follows that of a SYN.
 #[inline(always)]
-fn relation(flow: *mut RpcFlow, segment: &Headers, way: Way) -> Relation {
-    if !segment.has(tcp_flag::SYN) {
-        return Relation::Same;
+fn first_byte(headers: &Headers) -> u32 {
+    headers
+        .seq
+        .wrapping_add(u32::from(headers.has(tcp_flag::SYN)))
+}
+
+/// A new entry, if the data is plausible: of a connection whose handshake was seen whole, or one that is
+/// one-sided so far.
+#[inline(always)]
+pub fn create(ctx: &TcContext, scratch: &mut Scratch) -> i32 {
+    let (way, seq) = (scratch.found.way, first_byte(&scratch.headers));
+    // SAFETY: the entry is copied at once; it changes with SYNs only.
+    let known = unsafe { HANDSHAKES.get(&scratch.found.key) };
+    scratch.handshake = known.copied().unwrap_or_default();
+    let opened = &scratch.handshake;
+    if opened.is_left_alone() {
+        return NOTHING;
     }
-    // SAFETY: the pointer is to a map value, valid until the program ends.
-    let flow = unsafe { &*flow };
-    let next = segment.seq.wrapping_add(1);
-    let (inbound, outbound) = (&flow.inbound.ranges[MAIN], &flow.outbound.ranges[MAIN]);
-    if segment.has(tcp_flag::ACK) {
-        // It may acknowledge data of the SYN.
-        let accepted = segment.ack.wrapping_sub(inbound.start);
-        let is_same = way == Way::Inbound
-            || outbound.start == next
-            || accepted <= inbound.end.wrapping_sub(inbound.start);
-        return if is_same {
-            Relation::Same
-        } else {
-            Relation::Later
-        };
+    let offset = opened.offset(way, seq);
+    let is_confirmed = opened.is_confirmed() && offset.is_some();
+    // If they are not the first bytes, those are still to come.
+    let is_later = offset != Some(0) && is_confirmed;
+    if is_later || begins_frame(ctx, scratch) {
+        return insert(scratch, is_confirmed);
     }
-    let closed = state::is_closed(flow.flags);
-    if way == Way::Outbound || inbound.start == next && !closed {
-        Relation::Same
-    } else if closed || flow.outbound.flags & stream::flag::SYNCED == 0 {
-        Relation::Later
+    if is_confirmed {
+        leave_alone(scratch);
     } else {
-        Relation::Stray
+        count(Counter::Unsynchronised, 1);
     }
+    NOTHING
 }
 
-/// A new entry, in place of any old one.
-#[inline(never)]
-fn create(scratch: &Scratch) -> Option<*mut RpcFlow> {
-    let blank = blank_flow()?;
-    if RPC_FLOWS.insert(&scratch.found.key, blank, 0).is_err() {
-        count(Counter::TableFull, 1);
-        return None;
+/// The connection does not begin with a frame: nothing of it is looked at any more.
+#[inline(always)]
+fn leave_alone(scratch: &mut Scratch) {
+    let first = scratch.work.chunk.word(0);
+    // The type of a TLS record, and its version if that came with it.
+    let is_tls = first as u16 == 0x0316 || scratch.headers.payload_len == 1 && first as u8 == 0x16;
+    let why = if is_tls {
+        Counter::Tls
+    } else {
+        Counter::TooLong
+    };
+    count(why, 1);
+    if let Some(handshake) = HANDSHAKES.get_ptr_mut(&scratch.found.key) {
+        // SAFETY: the pointer is to a map value; the flag is never taken back.
+        unsafe { (*handshake).flags |= opened::LEFT_ALONE };
     }
-    let flow = RPC_FLOWS.get_ptr_mut(&scratch.found.key)?;
-    // SAFETY: the pointer is to a map value, valid until the program ends. Another CPU can reach it
-    // already, but has no packet of a flow that begins with this one.
-    let entry = unsafe { &mut *flow };
-    entry.endpoint = scratch.found.endpoint.id;
-    entry.policy = u32::from(scratch.found.endpoint.policy);
-    // SAFETY: the helper only reads the clock.
-    entry.created_ns = unsafe { bpf_ktime_get_ns() };
-    Some(flow)
+    scratch.alias.alias.len = 0;
+    raise(
+        EventKind::LeftAlone,
+        why as u32,
+        &scratch.found.key,
+        &scratch.alias.alias,
+    );
 }
 
-/// A flow found in the middle, if the segment begins with a plausible frame.
-#[inline(never)]
-fn adopt(ctx: &TcContext, scratch: &mut Scratch) -> Option<*mut RpcFlow> {
+/// Whether the payload begins with a frame.
+#[inline(always)]
+fn begins_frame(ctx: &TcContext, scratch: &mut Scratch) -> bool {
     let Scratch {
-        headers: segment,
+        headers,
         work,
         buffers,
         ..
     } = &mut *scratch;
-    buffers.transport = segment.transport;
-    buffers.payload = segment.payload;
+    buffers.transport = headers.transport;
+    buffers.payload = headers.payload;
     let mut payload = Payload {
         skb: ctx.skb.skb,
         buffers,
     };
-    if !stream::begins_frame(&mut payload, work, segment.payload_len) {
-        count(Counter::Unsynchronised, 1);
-        return None;
-    }
-    let flow = create(scratch)?;
-    // SAFETY: as in `create`.
-    let entry = unsafe { &mut *flow };
-    entry.flags = state::ADOPTED;
-    count(Counter::Adopted, 1);
-    let found = &scratch.found;
-    raise(
-        EventKind::Adopted,
-        found.way as u32,
-        &found.key,
-        &entry.names.alias,
-    );
-    Some(flow)
+    stream::begins_frame(&mut payload, work, headers.payload_len)
 }
 
-/// Takes the acknowledgement: one store, which needs no lock.
+/// A blank entry, unless another CPU has just made one.
 #[inline(always)]
-fn acknowledge(flow: *mut RpcFlow, segment: &Headers, way: Way) {
-    // SAFETY: the pointer is to a map value, valid until the program ends.
-    let flow = unsafe { &mut *flow };
-    if segment.has(tcp_flag::ACK) {
-        let acknowledged = match way {
-            Way::Inbound => &mut flow.outbound,
-            Way::Outbound => &mut flow.inbound,
-        };
-        stream::acknowledge(acknowledged, segment.ack);
+fn insert(scratch: &Scratch, is_confirmed: bool) -> i32 {
+    let Some(blank) = blank_flow() else {
+        return NOTHING;
+    };
+    let key = &scratch.found.key;
+    /// Linux: an entry that is there stays.
+    const BPF_NOEXIST: u64 = 1;
+    /// Linux: it is there.
+    const EEXIST: i32 = -17;
+    if is_confirmed {
+        match RPC_FLOWS.insert(key, blank, BPF_NOEXIST) {
+            Ok(()) | Err(EEXIST) => return CONFIRMED,
+            Err(_) => count(Counter::TableFull, 1),
+        }
+        return NOTHING;
     }
+    let _ = ONE_SIDED_FLOWS.insert(key, blank, BPF_NOEXIST);
+    ONE_SIDED
+}
+
+/// Takes the acknowledgement of a segment. False if TCP would not accept it.
+#[inline(always)]
+fn acknowledge(flow: &mut RpcFlow, headers: &Headers, way: Way) -> bool {
+    let (own, other) = match way {
+        Way::Inbound => (&mut flow.inbound, &mut flow.outbound),
+        Way::Outbound => (&mut flow.outbound, &mut flow.inbound),
+    };
+    if !headers.has(tcp_flag::ACK) || other.flags & flag::SYNCED == 0 {
+        return true;
+    }
+    let is_own = own.flags & flag::SYNCED == 0 || window::is_near(own, headers.seq, 0);
+    let is_accepted = is_own && stream::acknowledge(other, headers.ack, headers.window);
+    if !is_accepted {
+        count(Counter::NotAccepted, 1);
+    }
+    is_accepted
 }
 
 #[inline(always)]
-fn locked(ctx: &TcContext, entry: *mut RpcFlow, scratch: &mut Scratch) -> i32 {
+fn locked(ctx: &TcContext, flow: &mut RpcFlow, scratch: &mut Scratch) -> i32 {
     let way = scratch.found.way;
-    acknowledge(entry, &scratch.headers, way);
-    // SAFETY: the pointer is to a map value, valid until the program ends, and this CPU has the lock.
-    let flow = unsafe { &mut *entry };
-    // SAFETY: the helper only reads the clock.
-    flow.seen_ns = unsafe { bpf_ktime_get_ns() };
+    let now_ns = now();
+    if flow.created_ns == 0 || flow.flags & state::SUCCEEDED != 0 {
+        stages::begin(flow, scratch);
+    }
+    if !is_of(flow, scratch, way) {
+        count(Counter::NotAccepted, 1);
+        return NEXT;
+    }
+    acknowledge(flow, &scratch.headers, way);
     control(flow, &scratch.headers, way);
+    flow.seen_ns = now_ns;
+    if flow.flags & state::CONFIRMED == 0 {
+        stages::confirm(flow, scratch);
+    }
     if scratch.headers.payload_len == 0
         || scratch.headers.has(tcp_flag::RST)
         || flow.flags & state::LEFT_ALONE != 0
     {
         return NEXT;
     }
-    stages::tn_names(flow, scratch);
+    if now_ns.wrapping_sub(flow.checked_ns) > CHECK_NS {
+        flow.checked_ns = now_ns;
+        if !direction::find_endpoint(&mut scratch.found) {
+            // It is no endpoint any more.
+            return NEXT;
+        }
+        flow.endpoint = scratch.found.endpoint.id;
+        flow.policy = u32::from(scratch.found.endpoint.policy);
+    }
+    if flow.names.prepared == 0 || flow.names.alias.is_empty() {
+        stages::names(flow, scratch);
+    }
+    let seq = first_byte(&scratch.headers);
     let Scratch {
-        headers: segment,
+        headers,
         work,
         buffers,
         ..
     } = &mut *scratch;
-    buffers.transport = segment.transport;
-    buffers.payload = segment.payload;
+    buffers.transport = headers.transport;
+    buffers.payload = headers.payload;
     buffers.endpoint = flow.endpoint;
-    work.now_ns = flow.seen_ns;
+    work.now_ns = now_ns;
     let mut payload = Payload {
         skb: ctx.skb.skb,
         buffers,
     };
-    // Data of a SYN follows the SYN's own sequence number.
-    let seq = segment
-        .seq
-        .wrapping_add(u32::from(segment.has(tcp_flag::SYN)));
-    let verdict = stream::process(&mut payload, flow, work, way, seq, segment.payload_len);
+    let verdict = stream::process(&mut payload, flow, work, way, seq, headers.payload_len);
     if verdict == Verdict::Reset {
         payload.reset();
     }
-    stages::account(flow, scratch);
+    if scratch.work.found != 0 {
+        stages::account(flow, scratch);
+    }
+    counts(flow, scratch);
     match verdict {
         Verdict::Pass => NEXT,
         Verdict::Drop(why) => {
@@ -217,75 +285,269 @@ fn locked(ctx: &TcContext, entry: *mut RpcFlow, scratch: &mut Scratch) -> i32 {
         }
         Verdict::Reset => {
             flow.flags |= state::RESET;
-            count(Counter::ResetMisguess, 1);
-            raise(EventKind::Reset, 0, &scratch.found.key, &flow.names.alias);
+            let why = scratch.work.reset;
+            let counter = if why == reset::MEMORY || why == reset::MARKS {
+                Counter::ResetMemory
+            } else {
+                Counter::ResetMisguess
+            };
+            count(counter, 1);
+            raise(EventKind::Reset, why, &scratch.found.key, &flow.names.alias);
             NEXT
         }
     }
 }
 
-/// SYN, FIN and RST.
+/// Begins a new flow, or one that follows on another one with the same addresses.
 #[inline(always)]
-fn control(flow: &mut RpcFlow, segment: &Headers, way: Way) {
-    if segment.has(tcp_flag::SYN) {
-        let direction = match way {
-            Way::Inbound => &mut flow.inbound,
-            Way::Outbound => &mut flow.outbound,
-        };
-        if direction.flags & stream::flag::SYNCED == 0 {
-            stream::begin(direction, segment.seq.wrapping_add(1), way);
+pub fn begin(flow: &mut RpcFlow, scratch: &mut Scratch) {
+    let now_ns = now();
+    if flow.created_ns == 0 {
+        // Another CPU may have made the entry.
+        // SAFETY: the entry is copied at once; it changes with SYNs only.
+        let opened = unsafe { HANDSHAKES.get(&scratch.found.key) };
+        scratch.handshake = opened.copied().unwrap_or_default();
+        if direction::find_endpoint(&mut scratch.found) {
+            start(flow, scratch, now_ns);
         }
-        // The SYN was taken for a stray one, or passed unseen.
-        if way == Way::Outbound
-            && segment.has(tcp_flag::ACK)
-            && flow.inbound.flags & stream::flag::SYNCED == 0
-            && flow.flags & state::LEFT_ALONE == 0
-        {
-            stream::begin(&mut flow.inbound, segment.ack, Way::Inbound);
-        }
+    } else if is_next(flow, scratch, now_ns) {
+        renew(flow);
+        start(flow, scratch, now_ns);
     }
-    if segment.has(tcp_flag::FIN) {
-        flow.flags |= match way {
+}
+
+/// Begins a flow at its handshake, as far as that was seen.
+#[inline(always)]
+fn start(flow: &mut RpcFlow, scratch: &mut Scratch, now_ns: u64) {
+    let key = &scratch.found.key;
+    flow.created_ns = now_ns;
+    flow.checked_ns = now_ns;
+    flow.endpoint = scratch.found.endpoint.id;
+    flow.policy = u32::from(scratch.found.endpoint.policy);
+    // Flows of one nanosecond differ by their ports.
+    flow.id = now_ns ^ u64::from(key.client_port) << 48 ^ u64::from(key.endpoint_port) << 32;
+    for direction in [&mut flow.inbound, &mut flow.outbound] {
+        // A blank entry is all zeros.
+        direction.position = Direction::ORIGIN;
+        direction.oldest_page = Direction::FIRST_PAGE;
+        direction.scale = Direction::NO_SCALE;
+    }
+    let opened = &scratch.handshake;
+    let seq = first_byte(&scratch.headers);
+    if opened.offset(scratch.found.way, seq).is_none() {
+        flow.flags = state::ADOPTED;
+        count(Counter::Adopted, 1);
+        raise(
+            EventKind::Adopted,
+            scratch.found.way as u32,
+            key,
+            &flow.names.alias,
+        );
+        return;
+    }
+    flow.inbound.scale = opened.scales[1];
+    flow.outbound.scale = opened.scales[0];
+    stream::begin(&mut flow.inbound, opened.client_next, Way::Inbound);
+    flow.flags = 0;
+    if opened.is_confirmed() {
+        stream::begin(&mut flow.outbound, opened.endpoint_next, Way::Outbound);
+        flow.flags = state::CONFIRMED;
+        let _ = HANDSHAKES.remove(key);
+    }
+}
+
+/// Whether the segment is the first data of another connection with the same addresses, which the endpoint has
+/// accepted. The old one must be over, or silent: whoever makes up both sides of a handshake ends none that lives.
+#[inline(always)]
+fn is_next(flow: &RpcFlow, scratch: &mut Scratch, now_ns: u64) -> bool {
+    let is_over = state::is_closed(flow.flags) || now_ns.wrapping_sub(flow.seen_ns) > SILENT_NS;
+    if !is_over || scratch.headers.payload_len == 0 {
+        return false;
+    }
+    // SAFETY: the entry is copied at once; it changes with SYNs only.
+    let Some(opened) = (unsafe { HANDSHAKES.get(&scratch.found.key) }) else {
+        return false;
+    };
+    let way = scratch.found.way;
+    if !opened.is_confirmed() || opened.offset(way, first_byte(&scratch.headers)).is_none() {
+        return false;
+    }
+    scratch.handshake = *opened;
+    direction::find_endpoint(&mut scratch.found)
+}
+
+/// Makes the entry blank again. Texts stay where they are: without a length they are nothing.
+#[inline(always)]
+fn renew(flow: &mut RpcFlow) {
+    for direction in [&mut flow.inbound, &mut flow.outbound] {
+        direction.flags = 0;
+        direction.acked = 0;
+        direction.claimed = 0;
+        direction.sweep_at = 0;
+        direction.window = 0;
+        direction.hole_drops = 0;
+        direction.held_drops = 0;
+        direction.memory_drops = 0;
+        direction.near = [0; 2];
+        direction.hits = [0; 2];
+        for kind in &mut direction.pages {
+            for word in kind {
+                *word = 0;
+            }
+        }
+        direction.clear_ranges();
+    }
+    let names = &mut flow.names;
+    names.canonical.len = 0;
+    names.alias.len = 0;
+    names.peer_alias.len = 0;
+    names.origin.len = 0;
+    names.system.len = 0;
+    names.pattern.len = 0;
+    names.needle.len = 0;
+    names.is_local = 0;
+    names.front.len = 0;
+    names.front_canonical.len = 0;
+    names.scheme = 0;
+    names.prepared = 0;
+    for text in &mut names.texts {
+        text.len = 0;
+    }
+    flow.alias_hash = 0;
+    flow.origin_hash = 0;
+    flow.unreported = [0; 2];
+}
+
+/// Whether the segment can be of this connection.
+#[inline(always)]
+fn is_of(flow: &RpcFlow, scratch: &Scratch, way: Way) -> bool {
+    let direction = match way {
+        Way::Inbound => &flow.inbound,
+        Way::Outbound => &flow.outbound,
+    };
+    let headers = &scratch.headers;
+    if direction.flags & flag::SYNCED == 0 {
+        return true;
+    }
+    if headers.has(tcp_flag::RST) {
+        // RFC 5961 3.2: exactly what is expected next. What was lost behind us is not known here, so it may be
+        // anything that is not acknowledged.
+        let from = direction
+            .acknowledged()
+            .unwrap_or_else(|| direction.cursor());
+        let offset = headers.seq.wrapping_sub(from);
+        return offset <= direction.high.wrapping_sub(from) || headers.seq == direction.cursor();
+    }
+    let seq = first_byte(headers);
+    if headers.payload_len == 0 || headers.has(tcp_flag::FIN) {
+        window::is_near(direction, seq, headers.payload_len)
+    } else {
+        window::is_in_reach(direction, seq)
+    }
+}
+
+/// Takes FIN and RST. New data takes a forged one back.
+#[inline(always)]
+fn control(flow: &mut RpcFlow, headers: &Headers, way: Way) {
+    let direction = match way {
+        Way::Inbound => &flow.inbound,
+        Way::Outbound => &flow.outbound,
+    };
+    let (fin, cursor) = (
+        match way {
             Way::Inbound => state::FIN_INBOUND,
             Way::Outbound => state::FIN_OUTBOUND,
-        };
+        },
+        direction.cursor(),
+    );
+    if headers.has(tcp_flag::FIN) {
+        flow.flags |= fin;
+    } else if headers.payload_len != 0 && headers.seq == cursor {
+        flow.flags &= !(fin | state::RESET);
     }
-    if segment.has(tcp_flag::RST) {
+    if headers.has(tcp_flag::RST) {
         flow.flags |= state::RESET;
+    }
+}
+
+/// The other side has acknowledged what was seen of this one: the flow moves to the table of those that both
+/// sides take part in.
+#[inline(always)]
+pub fn confirm(flow: &mut RpcFlow, scratch: &mut Scratch) {
+    let (headers, way) = (&scratch.headers, scratch.found.way);
+    let other = match way {
+        Way::Inbound => &flow.outbound,
+        Way::Outbound => &flow.inbound,
+    };
+    let start = other.ranges[truename_common::layout::MAIN].start;
+    let acknowledged = headers.ack.wrapping_sub(start);
+    let seen = other.high.wrapping_sub(start);
+    if other.flags & flag::SYNCED == 0
+        || !headers.has(tcp_flag::ACK)
+        || acknowledged == 0
+        || acknowledged > seen
+    {
+        return;
+    }
+    flow.flags |= state::CONFIRMED;
+    flow.lock = 0;
+    let key = &scratch.found.key;
+    // The same entry once more: the verifier of Linux 6.1 takes no value from memory behind an argument.
+    let is_moved = match ONE_SIDED_FLOWS.get_ptr(key) {
+        // SAFETY: the pointer is to a map value, which this CPU has the lock of.
+        Some(entry) => RPC_FLOWS.insert(key, unsafe { &*entry }, 0).is_ok(),
+        None => return,
+    };
+    flow.lock = 1;
+    if is_moved {
+        let _ = ONE_SIDED_FLOWS.remove(&scratch.found.key);
+    } else {
+        count(Counter::TableFull, 1);
+    }
+}
+
+/// Counts frames and names.
+#[inline(always)]
+fn counts(flow: &mut RpcFlow, scratch: &mut Scratch) {
+    let (edits, frames) = (scratch.work.made, scratch.work.frames);
+    if frames != 0 {
+        count(Counter::Frames, u64::from(frames));
+    }
+    if edits == 0 {
+        return;
+    }
+    match scratch.found.way {
+        Way::Inbound => {
+            count(Counter::RewrittenInbound, u64::from(edits));
+            flow.unreported[0] += edits;
+        }
+        Way::Outbound => {
+            count(Counter::RewrittenOutbound, u64::from(edits));
+            flow.unreported[1] += edits;
+        }
+    }
+    if flow.seen_ns.wrapping_sub(flow.reported_ns) > REPORT_NS {
+        stages::report(flow, scratch);
     }
 }
 
 /// Counts what the walk came upon, and tells the agent.
 #[inline(always)]
 pub fn account(flow: &mut RpcFlow, scratch: &mut Scratch) {
-    let way = scratch.found.way;
-    let (seen, edits, frames) = (scratch.work.found, scratch.work.edits, scratch.work.frames);
-    if frames != 0 {
-        count(Counter::Frames, u64::from(frames));
+    let (way, seen) = (scratch.found.way, scratch.work.found);
+    reasons(seen, flow, scratch);
+    if seen & found::ASSOCIATE != 0 {
+        learn::announced(flow, way, scratch);
     }
-    if seen != 0 {
-        reasons(seen, flow, scratch);
-        if seen & found::ASSOCIATE != 0 {
-            learn::announced(flow, way, scratch);
-        }
-        if seen & found::ALIAS != 0 {
-            learn::alias(flow, scratch);
-        }
-    }
-    if edits != 0 {
-        let counter = match way {
-            Way::Inbound => Counter::RewrittenInbound,
-            Way::Outbound => Counter::RewrittenOutbound,
-        };
-        count(counter, u64::from(edits));
-        learn::used(flow, way, edits, scratch);
+    if seen & found::ALIAS != 0 {
+        learn::alias(flow, scratch);
     }
 }
 
 /// Counters and events of what needs nothing else.
 #[inline(never)]
 fn reasons(seen: u32, flow: &RpcFlow, scratch: &Scratch) {
-    const COUNTED: [(u32, Counter); 10] = [
+    const COUNTED: [(u32, Counter); 11] = [
         (found::MALFORMED, Counter::Malformed),
         (found::NO_AUTHORITY, Counter::NoAuthority),
         (found::OTHER_SYSTEM, Counter::OtherSystem),
@@ -296,15 +558,13 @@ fn reasons(seen: u32, flow: &RpcFlow, scratch: &Scratch) {
         (found::GUESSED, Counter::Guessed),
         (found::REAPPLIED, Counter::Reapplied),
         (found::UNSYNCHRONISED, Counter::Unsynchronised),
+        (found::CUT, Counter::Cut),
     ];
     let (key, way, alias) = (&scratch.found.key, scratch.found.way, &flow.names.alias);
     for (bit, counter) in COUNTED {
         if seen & bit != 0 {
             count(counter, 1);
         }
-    }
-    if seen & found::CUT != 0 {
-        count(Counter::Cut, 1);
     }
     if seen & found::RESYNCHRONISED != 0 {
         raise(EventKind::Resynchronised, way as u32, key, alias);

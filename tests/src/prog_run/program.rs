@@ -225,10 +225,13 @@ impl Program {
             protocol: TCP,
             ..FiveTuple::default()
         };
-        Ok(self
-            .entries::<FiveTuple, RpcFlow>(map::RPC_FLOWS)?
-            .into_iter()
-            .find_map(|(found, flow)| (found == key).then_some(flow)))
+        for table in FLOWS {
+            let mut flows = self.entries::<FiveTuple, RpcFlow>(table)?.into_iter();
+            if let Some((_, flow)) = flows.find(|(found, _)| *found == key) {
+                return Ok(Some(flow));
+            }
+        }
+        Ok(None)
     }
 
     /// The number of flows.
@@ -236,9 +239,12 @@ impl Program {
     /// # Errors
     /// The table cannot be read.
     pub fn flows(&self) -> Result<usize> {
-        let table = self.table(map::RPC_FLOWS)?;
-        let table: HashMap<_, FiveTuple, RpcFlow> = HashMap::try_from(table)?;
-        Ok(table.keys().count())
+        let mut count = 0;
+        for table in FLOWS {
+            let table: HashMap<_, FiveTuple, RpcFlow> = HashMap::try_from(self.table(table)?)?;
+            count += table.keys().count();
+        }
+        Ok(count)
     }
 
     /// The canonical authority and the system that an endpoint is known by.
@@ -254,14 +260,22 @@ impl Program {
             .map(|(_, names)| (names.canonical.to_string(), names.system.to_string())))
     }
 
-    /// The aliases in use.
+    /// The aliases in use, with what flows have not reported.
     ///
     /// # Errors
     /// The table cannot be read.
     pub fn aliases(&self) -> Result<Aliases> {
-        Ok(self
-            .entries::<AliasKey, AliasStat>(map::ALIASES)?
-            .into_iter()
+        let mut aliases = self.entries::<AliasKey, AliasStat>(map::ALIASES)?;
+        for table in FLOWS {
+            for (key, flow) in self.entries::<FiveTuple, RpcFlow>(table)? {
+                let alias = flow.alias_key(&key);
+                if let Some((_, stat)) = aliases.iter_mut().find(|(key, _)| *key == alias) {
+                    flow.report(stat);
+                }
+            }
+        }
+        let named = aliases.into_iter();
+        Ok(named
             .map(|(_, stat)| (stat.alias.to_string(), stat))
             .collect())
     }
@@ -296,6 +310,9 @@ impl Program {
             .with_context(|| format!("no table {name}"))
     }
 }
+
+/// The tables of RPC flows.
+const FLOWS: [&str; 2] = [map::RPC_FLOWS, map::ONE_SIDED_FLOWS];
 
 fn load(ebpf: &mut Ebpf, name: &str) -> Result<()> {
     let program = ebpf.program_mut(name);

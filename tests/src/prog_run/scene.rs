@@ -224,12 +224,34 @@ impl Scene {
         self.reply_as(&self.names.alias.padded(length).expect("it fits"))
     }
 
+    /// As [`Self::reply`], without near misses.
+    pub fn plain_reply(&self) -> Vec<u8> {
+        self.plain_reply_as(&self.names.canonical.to_string())
+    }
+
+    /// As [`Self::translated_reply`], without near misses.
+    ///
+    /// # Panics
+    /// The alias does not fit.
+    pub fn translated_plain_reply(&self) -> Vec<u8> {
+        let length = self.names.canonical.to_string().len();
+        self.plain_reply_as(&self.names.alias.padded(length).expect("it fits"))
+    }
+
     fn reply_as(&self, authority: &str) -> Vec<u8> {
+        self.frame_as(authority, NEAR_MISSES)
+    }
+
+    fn plain_reply_as(&self, authority: &str) -> Vec<u8> {
+        self.frame_as(authority, "")
+    }
+
+    fn frame_as(&self, authority: &str, misses: &str) -> Vec<u8> {
         let own = self.names.path(&authority, "/user/rpc/b");
         Envelope {
             recipient: self.names.path(&self.names.client, "/temp/$a"),
             sender: Some(own.clone()),
-            body: format!("{NEAR_MISSES}\x00{}{own}", own.len() as u8 as char).into_bytes(),
+            body: format!("{misses}\x00{}{own}", own.len() as u8 as char).into_bytes(),
             serializer: 1,
             ..Envelope::default()
         }

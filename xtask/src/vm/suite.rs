@@ -41,8 +41,7 @@ const QUICK: [&str; 6] = [
 ];
 
 /// Tests that a processor in software is too slow for: where segments are of some hundred bytes and a name is
-/// cut in one, or one is lost, senders wait until the program guesses, or longer than the tests do
-/// (docs/decisions/0003-held-segments.md). `large_messages_over_a_bad_line` and `doubled_packets` are run.
+/// cut in one, or one is lost, senders wait longer than the tests do. `large_messages_over_a_bad_line` and `doubled_packets` are run.
 const LEFT_OUT: [&str; 4] = [
     "all_of_it",
     "lost_packets",

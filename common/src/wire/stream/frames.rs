@@ -1,16 +1,26 @@
-//! Reading the frames of a walk, and what becomes of a recipient.
+//! Reads the frames of a walk, and decides what a recipient is translated to.
 
-use super::{Job, Packet, Steps, Way, flag, found, state};
+use super::{
+    Packet, Steps, Way, flag, found,
+    front::{self, FRONT},
+    job::{BLOCK, Job, more, reset},
+};
 use crate::{
-    layout::{Counter, Edit, EditKind},
+    layout::{Edit, EditKind},
     wire::{
         authority,
+        flow::state,
         frame::{Captured, Known, Step},
         seq::{after, before},
     },
 };
 
-/// Reads frames, a byte a step.
+/// Frames below this size are read several at a time: what is copied of the packet costs less than the calls.
+const SHORT: u32 = 400;
+/// Bytes of a longer frame that are looked at: its front, and a name.
+const WINDOW: u32 = 160;
+
+/// Reads frames: one a step, or one byte of a frame.
 pub(super) struct Frames<'a, P>(pub(super) Job<'a, P>);
 
 impl<P: Packet> Steps for Frames<'_, P> {
@@ -28,16 +38,19 @@ impl<P: Packet> Steps for Frames<'_, P> {
         if !before(job.work.at, job.work.stop) {
             return false;
         }
-        if job.log_is_full() {
-            job.work.drop = Counter::DroppedLogFull as u32 + 1;
+        if job.is_full() {
+            job.work.more = more::WALK;
             return false;
         }
-        let Some(byte) = job.byte() else { return false };
-        let position = job.work.at;
         if job.work.walker.at_boundary() {
+            if job.work.slow | job.work.checks == 0 && job.whole_frame() {
+                return true;
+            }
             job.work.frames += 1;
             job.direction.frames += 1;
         }
+        let Some(byte) = job.byte() else { return false };
+        let position = job.work.at;
         let step = job.read(position, byte);
         job.work.at = position.wrapping_add(1);
         job.act(step, position)
@@ -45,17 +58,137 @@ impl<P: Packet> Steps for Frames<'_, P> {
 }
 
 impl<P: Packet> Job<'_, P> {
-    /// The walk has stopped: a recipient that is still open becomes the local form if that is
-    /// certain to be right, and one that is becoming it goes on.
+    /// Reads the front of a whole frame at once. False if it has to be read byte by byte.
+    #[inline(never)]
+    fn whole_frame(&mut self) -> bool {
+        let at = self.work.at;
+        let left = self.work.stop.wrapping_sub(at);
+        if left < FRONT || !self.work.is_inbound() {
+            return false;
+        }
+        let needed = FRONT + self.names.front.len;
+        let needed = if left < needed { left } else { needed };
+        // Where frames are short the block has several.
+        let wanted = if self.work.front.len < SHORT {
+            BLOCK as u32
+        } else {
+            WINDOW
+        };
+        let Some(index) = self.in_block(at, needed, wanted) else {
+            return false;
+        };
+        let first = self.work.block.word(index);
+        if first as u32 == 0 {
+            // A frame without bytes, or two.
+            let frames = if first == 0 && left >= 8 { 2 } else { 1 };
+            self.passes(frames, at.wrapping_add(4 * frames));
+            return true;
+        }
+        let (low, high) = (
+            self.work.block.word(index + 4),
+            self.work.block.word(index + 12),
+        );
+        if !front::read(first as u32, low, high, &mut self.work.front) {
+            return false;
+        }
+        let front = self.work.front;
+        let end = at.wrapping_add(4).wrapping_add(front.len);
+        if front.path == 0 {
+            self.passes(1, end);
+            return true;
+        }
+        let known = self.work.block_len.wrapping_sub(index);
+        let room = if known < left { known } else { left };
+        // What of the path lies in the window, and where.
+        self.work.index = index + front.path;
+        self.work.bit = room.saturating_sub(front.path);
+        self.work.cursor = at.wrapping_add(front.path);
+        self.work.cursor_end = end;
+        if front.path_len < self.work.bit {
+            self.work.bit = front.path_len;
+        }
+        self.whole_recipient()
+    }
+
+    /// Compares the path in the window with the names that the flow knows. False if it is none of them, or not
+    /// there as a whole.
+    #[inline(always)]
+    fn whole_recipient(&mut self) -> bool {
+        let (text, room) = (self.work.index, self.work.bit);
+        let len = self.names.front.len;
+        if len != 0
+            && len <= room
+            && P::equal(&self.work.block, text, &self.names.front, 0, len) == len
+        {
+            if !self.push_whole(self.work.cursor, len) {
+                return false;
+            }
+            self.passes(1, self.work.cursor_end);
+            return true;
+        }
+        let len = self.names.front_canonical.len;
+        if len != 0
+            && len <= room
+            && P::equal(&self.work.block, text, &self.names.front_canonical, 0, len) == len
+        {
+            self.canonical_used();
+            self.passes(1, self.work.cursor_end);
+            return true;
+        }
+        false
+    }
+
+    /// Goes behind `frames` frames, the last of which ends at `end`.
+    #[inline(always)]
+    fn passes(&mut self, frames: u32, end: u32) {
+        self.work.frames += frames;
+        self.direction.frames += u64::from(frames);
+        // All else is at rest already.
+        self.work.walker.resume = end;
+        self.work.walker.frame_end = end;
+    }
+
+    /// Translates the recipient at `path`, whose front is that of the alias and has `len` bytes. False if it
+    /// cannot be.
+    #[inline(always)]
+    fn push_whole(&mut self, path: u32, len: u32) -> bool {
+        let alias = u32::from(self.names.alias.len);
+        let canonical = u32::from(self.names.canonical.len);
+        let edit = if canonical != 0 && canonical <= alias {
+            let authority = path.wrapping_add(len - 1).wrapping_sub(alias);
+            Edit::new(authority, alias as u16, EditKind::Canonical, 0)
+        } else if self.names.has_local() {
+            let scheme = self.names.scheme;
+            let begin = path.wrapping_add(scheme);
+            Edit::new(begin, (len - 1 - scheme) as u16, EditKind::Local, 0)
+        } else {
+            return false;
+        };
+        self.push(edit.exact());
+        true
+    }
+
+    /// The client names the endpoint by its canonical authority.
+    #[inline(always)]
+    fn canonical_used(&mut self) {
+        self.work.state |= state::CANONICAL_USED;
+        // What the client does on another connection is not for this one.
+        self.names.peer_alias.len = 0;
+        self.names.text_mut(EditKind::PeerAlias).len = 0;
+    }
+
+    /// The walk has stopped at the end of the segment: a recipient that is still open becomes the local form
+    /// if that is certain to be right, and one that is becoming it goes on.
     #[inline(always)]
     pub(super) fn close_recipient(&mut self) {
         let (walker, stop) = (self.work.walker, self.work.stop);
-        if self.work.at != stop {
+        if self.work.at != stop || stop != self.work.end() || self.work.checks != 0 {
             return;
         }
         if walker.recipient_open()
             && walker.is_own_system()
             && self.names.allows_local(self.work.policy)
+            && !self.names.system.is_empty()
         {
             self.work.walker.make_local();
         }
@@ -64,7 +197,7 @@ impl<P: Packet> Job<'_, P> {
         }
     }
 
-    /// Logs the local form up to `end`, from where it is not logged yet.
+    /// Adds the local form up to `end`, from where it was not added yet.
     #[inline(always)]
     pub(super) fn push_local(&mut self, scheme_end: u32, end: u32) {
         let begin = self.work.walker.local_to();
@@ -78,7 +211,7 @@ impl<P: Packet> Job<'_, P> {
     }
 
     #[inline(always)]
-    pub(super) fn read(&mut self, position: u32, byte: u8) -> Step {
+    fn read(&mut self, position: u32, byte: u8) -> Step {
         let names = self.names.recipients();
         let mut captured = Captured {
             authority: &mut self.direction.captured,
@@ -90,14 +223,17 @@ impl<P: Packet> Job<'_, P> {
 
     /// Acts on what a byte of a frame brought about; false ends the walk of frames.
     #[inline(always)]
-    pub(super) fn act(&mut self, step: Step, position: u32) -> bool {
+    fn act(&mut self, step: Step, position: u32) -> bool {
         match step {
-            Step::Go => return true,
-            Step::Recipient if self.work.way == Way::Inbound as u32 => self.recipient(position),
+            Step::Go => {}
+            Step::Recipient if self.way() == Way::Inbound => self.recipient(position),
             Step::Recipient => {}
             Step::Associate => self.work.found |= found::ASSOCIATE,
             Step::Malformed => self.work.found |= found::MALFORMED,
-            Step::NoAuthority => self.work.found |= found::NO_AUTHORITY,
+            Step::NoAuthority => {
+                self.work.found |= found::NO_AUTHORITY;
+                self.fail_local();
+            }
             Step::TooLong => {
                 self.work.found |= if self.work.walker.is_tls() {
                     found::TLS
@@ -111,19 +247,38 @@ impl<P: Packet> Job<'_, P> {
                 return false;
             }
         }
-        if self.work.way == Way::Outbound as u32 {
+        if step == Step::Go {
+            if self.work.walker.at_boundary() {
+                self.work.walker.rest();
+            }
+            return true;
+        }
+        if self.way() == Way::Outbound {
             // The first frame is understood: from here on the pattern is searched.
             self.direction.flags &= !flag::HANDSHAKE;
             self.work.walker.body_goes_on(self.work.at);
             return false;
         }
+        self.work.walker.rest();
         true
     }
 
-    /// Decides what becomes of the recipient whose authority ends before `position`.
+    /// The recipient has no authority after all: one whose first bytes became the local form must not be read.
+    #[inline(always)]
+    fn fail_local(&mut self) {
+        if self.work.walker.is_local() {
+            self.work.reset = reset::RECIPIENT;
+        }
+    }
+
+    /// Decides what the recipient is translated to whose authority ends before `position`.
     #[inline(never)]
-    pub(super) fn recipient(&mut self, position: u32) {
+    fn recipient(&mut self, position: u32) {
         let walker = self.work.walker;
+        if self.names.scheme == 0 {
+            self.names.scheme = u32::from(walker.word_len());
+            self.names.prepared = 0;
+        }
         if walker.is_local() {
             self.push_local(walker.scheme_end, position);
         }
@@ -133,22 +288,22 @@ impl<P: Packet> Job<'_, P> {
         let len = position.wrapping_sub(walker.authority);
         if len == 0 {
             self.work.found |= found::NO_AUTHORITY;
+            self.fail_local();
             return;
         }
         if self.names.system.is_empty() {
             self.names.system = self.direction.captured_system;
+            self.names.is_local = u32::from(walker.is_uri_host());
+            self.names.prepared = 0;
         } else if !walker.is_own_system() {
-            if !walker.is_local() {
-                self.work.found |= found::OTHER_SYSTEM;
-            }
+            self.work.found |= found::OTHER_SYSTEM;
+            // It was taken for the endpoint's by its first bytes.
+            self.fail_local();
             return;
         }
         match walker.known(position, &self.names.recipients()) {
             Known::Canonical => {
-                self.work.state |= state::CANONICAL_USED;
-                // What the client does on another connection is not for this one.
-                self.names.peer_alias.len = 0;
-                self.names.text_mut(EditKind::PeerAlias).len = 0;
+                self.canonical_used();
                 return;
             }
             Known::Alias => {}
@@ -157,14 +312,17 @@ impl<P: Packet> Job<'_, P> {
                     && authority::port_len(&self.direction.captured) > 0;
                 if !whole {
                     self.work.found |= found::NO_AUTHORITY;
+                    self.fail_local();
                     return;
                 }
                 if self.work.policy != 0 && !self.packet.admits(&self.direction.captured) {
                     self.work.found |= found::NOT_ADMITTED;
+                    self.fail_local();
                     return;
                 }
                 if self.names.alias.is_empty() {
                     self.names.alias = self.direction.captured;
+                    self.names.prepared = 0;
                     self.work.found |= found::ALIAS;
                 }
             }
@@ -173,7 +331,9 @@ impl<P: Packet> Job<'_, P> {
             return;
         }
         let canonical = u32::from(self.names.canonical.len);
-        if canonical != 0 && canonical <= len && len == u32::from(self.names.alias.len) {
+        let is_rest = self.work.checks != 0 && self.work.rest_len != 0;
+        if canonical != 0 && canonical <= len && len == u32::from(self.names.alias.len) && !is_rest
+        {
             self.push(Edit::new(
                 walker.authority,
                 len as u16,

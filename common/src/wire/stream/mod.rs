@@ -1,255 +1,83 @@
-//! The rules for one direction of a TCP stream.
+//! Translates one direction of a TCP stream, a segment at a time.
 //!
-//! A **cursor** divides the bytes that have been walked from those that have not; an **edit log**
-//! holds the edits of the bytes that may be sent again; **islands** are ranges walked beyond a hole.
+//! A **range** is a part of the stream that was walked. The main range ends at the **cursor**; the others
+//! lie beyond holes. The bytes that were edited are marked in **pages**, a bit a byte, which are kept
+//! outside the flow until the receiver has acknowledged them.
 //!
-//! 1. A byte has one translated value for ever. What lies before the cursor, or on an island, is
-//!    never walked again; the logged edits are applied to it, however it is cut.
-//! 2. What lies behind the cursor is walked.
-//! 3. A segment beyond a hole passes if a body covers the hole; if it can be understood by itself it
-//!    becomes an island, joined when the hole is filled; else it is dropped and TCP sends it again.
-//!    If the receiver has acknowledged the hole, it passed unseen: the stream is resynchronised.
-//! 4. A flow without a SYN is adopted at a segment that starts with a plausible frame.
-//! 5. A segment that ends inside a name whose translation depends on bytes to come is *held*:
-//!    walked, but dropped, until those bytes have been seen. Only when the same bytes come again and
-//!    again without the next ones (a sender that may send nothing else) is the likely translation
-//!    made; if the rest then disproves it, the connection is reset before the frame is complete.
-//! 6. What is no frame is left alone.
-//! 7. Sequence numbers wrap; a byte may come in any cut, any order, and any number of times.
+//! The properties, each of which is the name of a test:
+//!
+//! 1. *A byte has one translated value.* What was walked is never walked again: the marks say what was
+//!    written there, in any cut, order and repetition.
+//! 2. *The segment at the cursor passes.* One that ends inside an ambiguous name is held once at most.
+//! 3. *Any amount in flight.* Marks need an eighth of the bytes that they are about. If memory for them
+//!    ends, segments are dropped a bounded number of times, then the connection is reset.
+//! 4. *A cut name passes.* What was read of it is translated at once, and checked when the rest comes,
+//!    before the frame is complete. Only what was seen to be the beginning of another name, too, is held.
+//! 5. *Behind a hole* a segment passes if it can be read alone: if it does not begin inside a name, or
+//!    inside one that can hardly be another one. Its first bytes are kept and checked when the hole is filled.
+//! 6. *Only what TCP would accept changes state.* See [`window`].
+//! 7. *Work is bounded*: a segment costs time in proportion to its bytes, and bytes of bodies that need not
+//!    be looked at cost none.
+//! 8. *What is no frame is left alone*: TLS, text, frames that are too long.
+//! 9. *Sequence numbers wrap*, and a byte may come in any cut, any order, and any number of times.
 
-mod edits;
+mod apply;
 mod frames;
-mod hold;
-mod ranges;
+mod front;
+mod guess;
+mod head;
+mod job;
+mod marks;
+mod place;
 mod search;
+pub mod window;
 
-use frames::Frames;
-pub use ranges::begins_frame;
-use search::Search;
+pub use front::equal;
+pub use head::begins_frame;
+pub use job::{BLOCK, Block, EDITS, Packet, Stage, Steps, Verdict, Way, Work, flag, found, reset};
+pub use window::acknowledge;
 
-use super::{
-    chunk::{CHUNK, Chunk},
-    flow::{self, state},
-    seq::{after, before},
-};
-use crate::layout::{
-    Authority, Counter, Direction, FlowNames, LongText, MAIN, RANGES, Range, RpcFlow, Walker,
-};
-
-/// Bits of [`Direction::flags`].
-pub mod flag {
-    /// The cursor is valid.
-    pub const SYNCED: u32 = 1;
-    /// [`super::Direction::acked`] is valid.
-    pub const ACKED: u32 = 2;
-    /// Outbound: the first frame, which announces the canonical name, has not been walked.
-    pub const HANDSHAKE: u32 = 4;
-    /// Outbound: the open pattern is already translated, by a guess.
-    pub const GUESSED: u32 = 8;
-}
+use self::job::{Job, more, step};
+use super::flow::{Filter, Prepare};
+use crate::layout::{Counter, Direction, FlowNames, MAIN, RANGES, Range, RpcFlow, Walker};
 
 /// Chunks or header bytes that a segment can have: more than a 64 KiB packet needs.
 const WALK_STEPS: u32 = 1 << 17;
-
-/// A computation that is repeated until it returns false.
-pub trait Steps {
-    fn step(&mut self) -> bool;
-}
-
-/// The payload of one TCP segment, and the tables around it.
-pub trait Packet {
-    /// Copies `len` bytes (1 to [`CHUNK`]) of the payload, from `offset`. False if that failed.
-    fn load(&mut self, offset: u32, len: u32, chunk: &mut Chunk) -> bool;
-
-    /// Replaces `len` bytes (at least 1) of the payload at `offset` by those of `text` from `from`,
-    /// and corrects the checksum. False if that failed.
-    fn store(&mut self, offset: u32, text: &LongText, from: u32, len: u32) -> bool;
-
-    /// Whether the endpoint's list admits `alias`.
-    fn admits(&mut self, alias: &Authority) -> bool;
-
-    /// Calls `state.step()` until it returns false, at most `times` times.
-    fn repeat<S: Steps>(state: &mut S, times: u32);
-
-    /// Runs a [`Stage`]: calls [`run`]. The kernel does it through a function of its own, which the
-    /// verifier checks once.
-    fn stage(&mut self, stage: Stage, flow: &mut RpcFlow, work: &mut Work);
-}
-
-/// The costly parts of [`process`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    /// Composes the texts that the known names allow.
-    Prepare,
-    /// Looks at the first bytes of the segment.
-    Look,
-    /// Walks to the end of the segment, or to the next range.
-    Walk,
-    /// Reads frames up to the end of the walk.
-    Frames,
-    /// Searches the pattern up to the end of the walk.
-    Search,
-    /// Applies the logged edits.
-    Apply,
-}
+/// Places of a segment that are looked at: ranges that it meets, and a new one. One that has more is dropped, and finds
+/// fewer when it comes again.
+const PLACES: usize = RANGES + 2;
+/// Rounds of edits that a segment can need: one of 64 KiB has 2,200 recipients at the most.
+const ROUNDS: usize = 64;
+/// How often a segment is dropped because memory for marks is short, before its connection is reset.
+const MEMORY_DROPS: u32 = 8;
 
 /// Runs a stage.
 #[inline(always)]
 pub fn run<P: Packet>(stage: Stage, packet: &mut P, flow: &mut RpcFlow, work: &mut Work) {
     match stage {
         Stage::Prepare => prepare::<P>(&mut flow.names, work),
-        Stage::Look => ranges::look(packet, &flow.names, work),
-        Stage::Walk => ranges::walk(packet, flow, work),
-        Stage::Frames => P::repeat(&mut Frames(Job::new(packet, flow, work)), WALK_STEPS),
-        Stage::Search => P::repeat(&mut Search(Job::new(packet, flow, work)), WALK_STEPS),
-        Stage::Apply => Job::new(packet, flow, work).apply(),
-    }
-}
-
-/// Towards the endpoint, or away from it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Way {
-    Inbound = 0,
-    Outbound = 1,
-}
-
-/// What becomes of a segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    Pass,
-    /// Dropped for the reason; TCP sends it again.
-    Drop(Counter),
-    /// The connection must be reset.
-    Reset,
-}
-
-/// Bits of [`Work::found`]: what the walk came upon.
-pub mod found {
-    /// An alias was learned, in [`super::FlowNames::alias`].
-    pub const ALIAS: u32 = 1;
-    /// An announced address, in [`super::Direction::captured`].
-    pub const ASSOCIATE: u32 = 2;
-    pub const MALFORMED: u32 = 4;
-    pub const NO_AUTHORITY: u32 = 8;
-    pub const OTHER_SYSTEM: u32 = 16;
-    pub const NOT_ADMITTED: u32 = 32;
-    pub const RESYNCHRONISED: u32 = 64;
-    pub const ADOPTED: u32 = 128;
-    pub const TOO_LONG: u32 = 256;
-    pub const TLS: u32 = 512;
-    pub const GUESSED: u32 = 1024;
-    pub const REAPPLIED: u32 = 2048;
-    pub const UNSYNCHRONISED: u32 = 4096;
-    pub const CUT: u32 = 8192;
-    /// There are edits to apply.
-    pub(super) const TO_APPLY: u32 = 1 << 31;
-}
-
-/// The state of one segment's processing. It lives in a map in the kernel, where the verifier takes
-/// every scalar for unknown and so verifies a loop's body once.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Work {
-    pub chunk: Chunk,
-    /// `CLOCK_MONOTONIC` nanoseconds, set by the caller.
-    pub now_ns: u64,
-    walker: Walker,
-    /// Payload offset and length of the bytes in `chunk`.
-    chunk_offset: u32,
-    chunk_len: u32,
-    /// Sequence number and length of the segment.
-    seq: u32,
-    len: u32,
-    /// The byte that is walked next, and where the walk stops.
-    at: u32,
-    stop: u32,
-    /// The range that the segment continues.
-    range: u32,
-    /// What the first bytes of the segment look like: bits of `ranges::head`.
-    head: u32,
-    /// Where the edits begin that have to be applied.
-    logged: u32,
-    /// The range that the walk may meet.
-    next: u32,
-    /// Where the range ended before the walk.
-    old: u32,
-    /// 1 if some of the segment was walked before.
-    replayed: u32,
-    /// Position in a loop.
-    index: u32,
-    /// Why the segment cannot pass: a [`Counter`] plus 1, or 0.
-    drop: u32,
-    reset: u32,
-    /// Bits of [`found`].
-    pub found: u32,
-    /// Edits made in this segment, frames walked.
-    pub edits: u32,
-    pub frames: u32,
-    /// Bits of [`state`] to add to the flow.
-    state: u32,
-    way: u32,
-    policy: u32,
-    /// 1 if the walk met a range and goes on behind it.
-    more: u32,
-    progress: flow::Progress,
-}
-
-/// One direction at work.
-struct Job<'a, P> {
-    packet: &'a mut P,
-    direction: &'a mut Direction,
-    names: &'a mut FlowNames,
-    work: &'a mut Work,
-}
-
-impl<'a, P: Packet> Job<'a, P> {
-    #[inline(always)]
-    fn new(packet: &'a mut P, flow: &'a mut RpcFlow, work: &'a mut Work) -> Self {
-        let direction = if work.way == Way::Inbound as u32 {
-            &mut flow.inbound
-        } else {
-            &mut flow.outbound
-        };
-        Self {
-            packet,
-            direction,
-            names: &mut flow.names,
-            work,
-        }
-    }
-
-    #[inline(always)]
-    fn end(&self) -> u32 {
-        self.work.seq.wrapping_add(self.work.len)
-    }
-
-    #[inline(always)]
-    fn is(&self, flag: u32) -> bool {
-        self.direction.flags & flag != 0
-    }
-
-    /// The byte at sequence number `at`, or `None` if the packet could not be read.
-    #[inline(always)]
-    fn byte(&mut self) -> Option<u8> {
-        let offset = self.work.at.wrapping_sub(self.work.seq);
-        let mut index = offset.wrapping_sub(self.work.chunk_offset);
-        if index >= self.work.chunk_len {
-            let left = self.work.len.wrapping_sub(offset);
-            let len = if left < CHUNK as u32 {
-                left
-            } else {
-                CHUNK as u32
-            };
-            if len == 0 || !self.packet.load(offset, len, &mut self.work.chunk) {
-                self.work.drop = Counter::DroppedStore as u32 + 1;
-                return None;
+        Stage::Walk => round(packet, flow, work),
+        Stage::Place => Job::new(packet, flow, work).place(),
+        Stage::Head => Job::new(packet, flow, work).read_head(),
+        Stage::Rest => Job::new(packet, flow, work).look_at_rest(),
+        Stage::Open => Job::new(packet, flow, work).look(),
+        Stage::Frames => P::repeat(
+            &mut frames::Frames(Job::new(packet, flow, work)),
+            WALK_STEPS,
+        ),
+        Stage::Search => {
+            let mut job = Job::new(packet, flow, work);
+            if job.must_search() {
+                P::repeat(&mut search::Search(job), WALK_STEPS);
             }
-            self.work.chunk_offset = offset;
-            self.work.chunk_len = len;
-            index = 0;
         }
-        Some(self.work.chunk.byte(index as usize))
+        Stage::Arrive => Job::new(packet, flow, work).arrive(),
+        Stage::Join => Job::new(packet, flow, work).join(),
+        Stage::Settle => Job::new(packet, flow, work).settle(),
+        Stage::Sweep => marks::sweep(packet, flow, work),
+        Stage::Mark => marks::mark(packet, flow, work),
+        Stage::Recall => marks::recall(packet, flow, work),
+        Stage::Apply => Job::new(packet, flow, work).apply(),
     }
 }
 
@@ -260,22 +88,13 @@ pub fn begin(direction: &mut Direction, next: u32, way: Way) {
         start: next,
         end: next,
         walker: Walker::at(next),
+        ..Range::default()
     };
-    direction.edited_to = next;
-    direction.flags = flag::SYNCED
-        | if way == Way::Outbound {
-            flag::HANDSHAKE
-        } else {
-            0
-        };
-}
-
-/// Takes an acknowledgement of `direction`'s bytes.
-#[inline(always)]
-pub fn acknowledge(direction: &mut Direction, ack: u32) {
-    if direction.flags & flag::ACKED == 0 || after(ack, direction.acked) {
-        direction.acked = ack;
-        direction.flags |= flag::ACKED;
+    direction.high = next;
+    direction.careful = search::CAREFUL;
+    direction.flags = flag::SYNCED;
+    if way == Way::Outbound {
+        direction.flags |= flag::HANDSHAKE;
     }
 }
 
@@ -289,79 +108,122 @@ pub fn process<P: Packet>(
     seq: u32,
     len: u32,
 ) -> Verdict {
-    work.seq = seq;
-    work.len = len;
-    work.chunk_len = 0;
-    work.drop = 0;
-    work.reset = 0;
-    work.found = 0;
-    work.edits = 0;
-    work.frames = 0;
-    work.state = 0;
-    work.head = 0;
-    work.way = way as u32;
-    work.policy = flow.policy;
-    if !flow.names.is_prepared() {
+    work.begin(way, seq, len, flow.policy);
+    if flow.names.prepared == 0 {
         packet.stage(Stage::Prepare, flow, work);
     }
-    if Job::new(packet, flow, work).must_look() {
-        packet.stage(Stage::Look, flow, work);
+    if Job::new(packet, flow, work).passes_body() {
+        return Verdict::Pass;
     }
-    if !Job::new(packet, flow, work).enter() {
-        return match work.drop {
-            0 => Verdict::Pass,
-            why => Verdict::Drop(reason(why)),
-        };
+    if Job::new(packet, flow, work).must_sweep() {
+        packet.stage(Stage::Sweep, flow, work);
     }
-    if !before(seq.wrapping_add(len), work.at) {
-        // A segment can meet every range once.
-        let mut met = 0;
-        while met < RANGES {
-            packet.stage(Stage::Walk, flow, work);
-            if work.more == 0 {
-                break;
-            }
-            met += 1;
+    let mut rounds = 0;
+    while rounds < ROUNDS {
+        packet.stage(Stage::Walk, flow, work);
+        if work.more == 0 {
+            break;
         }
-        if work.reset != 0 {
-            return Verdict::Reset;
-        }
-        if work.drop != 0 {
-            return Verdict::Drop(reason(work.drop));
+        rounds += 1;
+    }
+    if work.reset != 0 {
+        Verdict::Reset
+    } else if work.more != 0 {
+        Verdict::Drop(Counter::DroppedStore)
+    } else {
+        match work.dropped() {
+            None => Verdict::Pass,
+            Some(why) => Verdict::Drop(why),
         }
     }
-    if Job::new(packet, flow, work).settle() {
-        return Verdict::Drop(Counter::DroppedHeld);
+}
+
+/// A round: walks what was not walked, until there is no room for more edits; then marks and applies the edits, and
+/// those that were made before.
+#[inline(always)]
+fn round<P: Packet>(packet: &mut P, flow: &mut RpcFlow, work: &mut Work) {
+    if work.more != more::RECALL {
+        walk(packet, flow, work);
+    }
+    work.more &= more::WALK;
+    if !work.is_over() && work.more == 0 && Job::new(packet, flow, work).must_settle() {
+        packet.stage(Stage::Settle, flow, work);
+    }
+    if work.count != 0 && work.reset == 0 {
+        packet.stage(Stage::Mark, flow, work);
     }
     flow.flags |= work.state;
-    if work.found & found::ALIAS != 0 && !flow.names.is_prepared() {
+    if !work.is_over() && work.more == 0 && work.replayed != 0 {
+        packet.stage(Stage::Recall, flow, work);
+    }
+    if work.found & found::ALIAS != 0 && flow.names.prepared == 0 {
         packet.stage(Stage::Prepare, flow, work);
     }
-    if work.found & found::TO_APPLY != 0 {
+    if !work.is_over() && work.count != 0 {
         packet.stage(Stage::Apply, flow, work);
     }
-    match work.drop {
-        0 => Verdict::Pass,
-        why => Verdict::Drop(reason(why)),
+    work.count = 0;
+    work.kinds = 0;
+    if work.is_over() {
+        work.more = 0;
     }
+}
+
+/// Reads from `at` to `stop`.
+#[inline(always)]
+fn read<P: Packet>(packet: &mut P, flow: &mut RpcFlow, work: &mut Work) {
+    if Job::new(packet, flow, work).reads_frames() {
+        packet.stage(Stage::Frames, flow, work);
+    }
+    if work.is_inbound() {
+        Job::new(packet, flow, work).close_recipient();
+    } else {
+        packet.stage(Stage::Search, flow, work);
+    }
+}
+
+/// Walks what of the segment was not walked, until there is no room for more edits.
+#[inline(always)]
+fn walk<P: Packet>(packet: &mut P, flow: &mut RpcFlow, work: &mut Work) {
+    work.more = 0;
+    work.touched = 0;
+    if Job::new(packet, flow, work).place_next() {
+        read(packet, flow, work);
+        Job::new(packet, flow, work).arrive_next();
+        return;
+    }
+    let mut places = 0;
+    while places < PLACES {
+        packet.stage(Stage::Place, flow, work);
+        if work.step == step::LOOK {
+            packet.stage(Stage::Head, flow, work);
+            packet.stage(Stage::Rest, flow, work);
+            packet.stage(Stage::Open, flow, work);
+        }
+        if work.step == step::DONE {
+            return;
+        }
+        if work.step == step::WALK {
+            read(packet, flow, work);
+            packet.stage(Stage::Arrive, flow, work);
+            if work.step == step::CHECK {
+                read(packet, flow, work);
+                packet.stage(Stage::Join, flow, work);
+            }
+            if work.more != 0 {
+                return;
+            }
+        }
+        places += 1;
+    }
+    work.drop_for(Counter::DroppedHole);
 }
 
 /// Composes the texts that the known names allow.
 #[inline(always)]
 pub fn prepare<P: Packet>(names: &mut FlowNames, work: &mut Work) {
-    let mut prepare = flow::Prepare::new(names, &mut work.progress);
-    P::repeat(&mut prepare, flow::Prepare::STEPS);
+    let mut prepare = Prepare::new(names, &mut work.progress);
+    P::repeat(&mut prepare, Prepare::STEPS);
     prepare.finish();
-}
-
-/// The counter that [`Work::drop`] stands for.
-#[inline(always)]
-fn reason(drop: u32) -> Counter {
-    if drop == Counter::DroppedHole as u32 + 1 {
-        Counter::DroppedHole
-    } else if drop == Counter::DroppedLogFull as u32 + 1 {
-        Counter::DroppedLogFull
-    } else {
-        Counter::DroppedStore
-    }
+    P::repeat(&mut Filter::new(names, &mut work.progress), Filter::STEPS);
 }

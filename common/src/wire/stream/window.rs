@@ -1,0 +1,88 @@
+//! What TCP itself would accept: RFC 9293 3.10.7.4, RFC 5961, and what nf_conntrack makes of them.
+//!
+//! A segment at the cursor is always walked: only the sender knows where that is. One beyond a hole must lie in
+//! the window that the receiver has advertised; where acknowledgements take another path, within
+//! [`FAR`] of the cursor.
+
+use super::{Packet, job::Job};
+use crate::{
+    layout::{Direction, MAIN},
+    wire::seq::{after, before},
+};
+
+/// How far ahead of the cursor a segment may be whose window is not known: more than the largest buffers
+/// that Linux gives a socket by itself (`tcp_rmem`, `tcp_wmem`: 4 to 6 MiB, on large hosts 16 MiB).
+const FAR: u32 = 16 << 20;
+/// How far behind the cursor an acknowledgement or a repetition can be.
+const BEHIND: u32 = 16 << 20;
+
+/// Takes an acknowledgement of `direction`'s bytes, with a window of `window` bytes before scaling. It is
+/// called without the lock, and writes single values only. False if no receiver would send it.
+#[inline(always)]
+pub fn acknowledge(direction: &mut Direction, ack: u32, window: u32) -> bool {
+    let known = match direction.acknowledged() {
+        Some(acked) => acked,
+        None => direction.ranges[MAIN].start,
+    };
+    if after(ack, direction.high) {
+        // Bytes that passed unseen, or a stranger: it counts only if a segment goes on just there.
+        let is_near = !after(ack, direction.high.wrapping_add(FAR));
+        if is_near {
+            direction.claimed = Direction::ACKED | u64::from(ack);
+        }
+        return is_near;
+    }
+    if before(ack, known.wrapping_sub(BEHIND)) {
+        return false;
+    }
+    if before(ack, known) {
+        return true;
+    }
+    // The scale of the window is at most 14 (RFC 7323 2.3).
+    let scale = direction.scale;
+    direction.window = if scale <= 14 { window << scale } else { 0 };
+    direction.acked = Direction::ACKED | u64::from(ack);
+    true
+}
+
+/// The sequence number that a segment must not go beyond, unless it is at the cursor.
+#[inline(always)]
+pub fn limit(direction: &Direction) -> u32 {
+    let cursor = direction.cursor();
+    if let Some(acked) = direction.acknowledged()
+        && direction.window != 0
+    {
+        let limit = acked.wrapping_add(direction.window);
+        // A cursor beyond it says that acknowledgements take another path now.
+        if !after(cursor, limit) {
+            return limit;
+        }
+    }
+    cursor.wrapping_add(FAR)
+}
+
+/// Whether a segment of `len` bytes from `seq` is in the window, or at the cursor, and not far behind.
+#[inline(always)]
+pub fn is_near(direction: &Direction, seq: u32, len: u32) -> bool {
+    let end = seq.wrapping_add(len);
+    let cursor = direction.cursor();
+    let is_next = !after(seq, cursor);
+    (is_next || !after(end, limit(direction).wrapping_add(1)))
+        && !before(seq, cursor.wrapping_sub(BEHIND))
+}
+
+/// Whether data from `seq` can be of the direction, whatever window is known: acknowledgements may take another path
+/// since. What lies beyond the window is dropped by the walk, not passed untranslated.
+#[inline(always)]
+pub fn is_in_reach(direction: &Direction, seq: u32) -> bool {
+    let cursor = direction.cursor();
+    !after(seq, cursor.wrapping_add(FAR)) && !before(seq, cursor.wrapping_sub(BEHIND))
+}
+
+impl<P: Packet> Job<'_, P> {
+    /// See [`limit`].
+    #[inline(always)]
+    pub(super) fn limit(&self) -> u32 {
+        limit(self.direction)
+    }
+}
