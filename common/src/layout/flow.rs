@@ -88,12 +88,12 @@ pub struct Range {
     pub first: u32,
     /// Bytes in `head`.
     pub head_len: u16,
-    /// What was written into the range's first bytes, in the belief that they are the rest of a name:
-    /// how many bytes, and from which offset of the text.
+    /// Length of the authority that was translated in the range's first bytes, in the belief that its name begins in
+    /// the hole; and where it begins, behind the first byte.
     pub rest_len: u16,
-    pub rest_from: u16,
-    /// Where that begins, behind the first byte.
     pub rest_at: u16,
+    /// Inbound: bytes before `first` that are zero, as those of empty frames.
+    pub zeros: u16,
     /// Flags of `wire::stream`.
     pub flags: u16,
     pub pad: u16,

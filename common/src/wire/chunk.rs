@@ -79,6 +79,21 @@ impl Chunk {
         at
     }
 
+    /// Writes the bytes from the first one on behind the first `len` of `to`, as many as there is room for.
+    #[inline(always)]
+    pub fn append_to(&self, to: &mut [u64; WORDS], len: u32) {
+        for (index, word) in to.iter_mut().enumerate() {
+            let begin = 8 * index as u32;
+            if begin >= len {
+                *word = self.word((begin - len) as usize).to_le();
+            } else if len - begin < 8 {
+                let shift = 8 * (len & 7);
+                let kept = u64::from_le(*word) & !(u64::MAX << shift);
+                *word = (kept | self.word(0) << shift).to_le();
+            }
+        }
+    }
+
     /// The memory that a packet is copied to.
     #[inline(always)]
     pub fn words_mut(&mut self) -> &mut [u64; WORDS] {
@@ -95,6 +110,16 @@ impl Chunk {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_are_appended() {
+        let bytes: Vec<u8> = (0..=255).collect();
+        for len in 0..CHUNK {
+            let mut words = *Chunk::new(&bytes[..CHUNK]).words();
+            Chunk::new(&bytes[len..]).append_to(&mut words, len as u32);
+            assert_eq!(&words, Chunk::new(&bytes[..CHUNK]).words(), "{len}");
+        }
+    }
 
     #[test]
     fn a_byte_is_found_where_it_stands() {

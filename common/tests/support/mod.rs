@@ -249,7 +249,7 @@ impl Connection {
                         .filter(|(i, r)| *i == 0 || r.start != r.end)
                         .map(|(i, r)| {
                             format!(
-                                "{i}:{}..{} f{} fl{} m{} rest{}@{}/{} res{} ph{}",
+                                "{i}:{}..{} f{} fl{} m{} rest{}@{} res{} ph{}",
                                 r.start.wrapping_sub(start) as i32,
                                 r.end.wrapping_sub(start) as i32,
                                 r.first.wrapping_sub(start) as i32,
@@ -257,7 +257,6 @@ impl Connection {
                                 r.walker.matched,
                                 r.rest_len,
                                 r.rest_at,
-                                r.rest_from,
                                 r.walker.resume.wrapping_sub(start) as i32,
                                 r.walker.phase
                             )

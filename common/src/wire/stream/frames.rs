@@ -6,7 +6,7 @@ use super::{
     job::{BLOCK, Job, more, reset},
 };
 use crate::{
-    layout::{Edit, EditKind},
+    layout::{Edit, EditKind, RANGES},
     wire::{
         authority,
         flow::state,
@@ -178,14 +178,17 @@ impl<P: Packet> Job<'_, P> {
     }
 
     /// The walk has stopped at the end of the segment: a recipient that is still open becomes the local form
-    /// if that is certain to be right, and one that is becoming it goes on.
+    /// if that is certain to be right, and one that is becoming it goes on. Where a range begins, its first bytes tell
+    /// what the recipient is.
     #[inline(always)]
     pub(super) fn close_recipient(&mut self) {
         let (walker, stop) = (self.work.walker, self.work.stop);
         if self.work.at != stop || stop != self.work.end() || self.work.checks != 0 {
             return;
         }
-        if walker.recipient_open()
+        let goes_on = self.work.next as usize != RANGES && !walker.is_local();
+        if !goes_on
+            && walker.recipient_open()
             && walker.is_own_system()
             && self.names.allows_local(self.work.policy)
             && !self.names.system.is_empty()
@@ -310,6 +313,10 @@ impl<P: Packet> Job<'_, P> {
             Known::Neither => {
                 let whole = self.direction.captured_at == walker.authority
                     && authority::port_len(&self.direction.captured) > 0;
+                if !whole && walker.is_local() && self.work.policy == 0 {
+                    // Another recipient was captured meanwhile: this one teaches nothing.
+                    return;
+                }
                 if !whole {
                     self.work.found |= found::NO_AUTHORITY;
                     self.fail_local();
@@ -331,9 +338,7 @@ impl<P: Packet> Job<'_, P> {
             return;
         }
         let canonical = u32::from(self.names.canonical.len);
-        let is_rest = self.work.checks != 0 && self.work.rest_len != 0;
-        if canonical != 0 && canonical <= len && len == u32::from(self.names.alias.len) && !is_rest
-        {
+        if canonical != 0 && canonical <= len && len == u32::from(self.names.alias.len) {
             self.push(Edit::new(
                 walker.authority,
                 len as u16,

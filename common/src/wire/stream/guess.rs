@@ -10,7 +10,7 @@ use super::{
     search::{RECIPIENT, cut},
 };
 use crate::{
-    layout::Counter,
+    layout::{Counter, MAIN},
     wire::{
         flow::state,
         seq::{after, before},
@@ -19,6 +19,9 @@ use crate::{
 
 /// Names that were seen whole, after which the beginning of one is believed.
 const SURE: u16 = 4;
+/// How often a segment is held for one name. A sender that may send what follows does so at the latest with its tail
+/// loss probe (RFC 8985 7).
+const HOLDS: u32 = 3;
 
 impl<P: Packet> Job<'_, P> {
     /// Whether a name is open at the end of the segment.
@@ -96,7 +99,7 @@ impl<P: Packet> Job<'_, P> {
             let class = usize::from(walker.class(reached, walker.matched)) & 1;
             // At the beginning of a flow it is not known yet what else its names look like.
             let is_early = self.direction.careful != 0 && self.direction.hits[class] < SURE;
-            if is_early || walker.matched <= self.direction.near[class] {
+            if is_early || self.direction.near[class] != 0 {
                 if !is_early && self.direction.hits[class] == 0 && class == usize::from(RECIPIENT) {
                     // Recipients were never the endpoint itself.
                     self.range().walker.flags |= cut::LEFT;
@@ -117,14 +120,18 @@ impl<P: Packet> Job<'_, P> {
         self.range().walker = self.work.walker;
     }
 
-    /// Drops the segment, unless that was done since the cursor moved. What follows it tells what the name
-    /// is, and TCP sends it again.
+    /// Drops the segment, unless it is at the cursor and that was done [`HOLDS`] times since the cursor moved. It was
+    /// walked: what follows it tells what the name is, and TCP sends it again.
     #[inline(always)]
     fn hold(&mut self) -> bool {
-        if self.direction.held_drops != 0 {
+        if self.work.range as usize != MAIN {
+            self.work.drop_for(Counter::DroppedHeld);
+            return true;
+        }
+        if self.direction.held_drops >= HOLDS {
             return false;
         }
-        self.direction.held_drops = 1;
+        self.direction.held_drops += 1;
         self.work.drop_for(Counter::DroppedHeld);
         true
     }

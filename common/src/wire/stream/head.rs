@@ -1,18 +1,18 @@
 //! Decides whether the bytes beyond a hole can be read alone, and checks it when the hole is filled.
 //!
 //! Inbound, frames are found again at the first front whose lengths agree. What lies before it belongs to a
-//! frame that began in the hole: body, or the rest of a recipient. Outbound the pattern is found wherever it
-//! stands; only the first bytes may be the rest of one. If they look like the rest of a name that the flow is
-//! known to use, they are translated as that; if they may be the rest of any other name, the segment waits.
-//! The first bytes are kept, and read once more when the hole is filled: a wrong guess resets the connection
-//! before the frame is complete.
+//! frame that began in the hole: body, or the rest of a recipient, for which the segment waits. Outbound the
+//! pattern is found wherever it stands; only the first bytes may be the rest of one. If they have its whole
+//! authority, that is translated; if they may be the rest of any other name, the segment waits. The first bytes
+//! are kept, and read once more when the hole is filled: a wrong guess resets the connection before the frame is
+//! complete.
 
 use super::{
     Packet, Steps,
     job::{Job, Work, range_flag, reset, step},
 };
 use crate::{
-    layout::{Counter, Edit, EditKind},
+    layout::{Counter, Edit},
     wire::{
         chunk::{CHUNK, Chunk},
         frame,
@@ -26,11 +26,9 @@ pub(super) const FRAMED: u32 = 1;
 pub(super) const CONTROL: u32 = 2;
 /// The bytes may be the rest of a name, and it cannot be said of which.
 pub(super) const UNCLEAR: u32 = 4;
-/// The bytes are the rest of a name: `rest_at`, `rest_len`, `rest_from`.
+/// The bytes have the whole authority of a name that begins before them: `rest_at`, `rest_len`.
 pub(super) const REST: u32 = 8;
 
-/// The rest of a name that is believed: shorter ones may be anything.
-const REST_MIN: u32 = 4;
 /// Bytes of a frame's front before the path: what may be left of it when the hole ends inside it.
 const BEFORE_PATH: u32 = 18;
 /// Bytes at the end of a segment in which the front of a frame may be that cannot be recognised yet.
@@ -43,6 +41,7 @@ impl<P: Packet> Job<'_, P> {
         let (at, stop) = (self.work.at, self.work.stop);
         self.work.head = 0;
         self.work.rest_len = 0;
+        self.work.zeros = 0;
         self.work.first = at;
         if !self.load_chunk(at) {
             return;
@@ -123,6 +122,8 @@ impl<P: Packet> Job<'_, P> {
     fn find_frame(&mut self, at: u32, stop: u32) {
         self.work.cursor = at.wrapping_add(1);
         self.work.cursor_end = stop;
+        self.work.index = at;
+        self.work.run = 0;
         let mut find = FindFrame(Job {
             packet: &mut *self.packet,
             direction: &mut *self.direction,
@@ -157,8 +158,7 @@ impl<P: Packet> Job<'_, P> {
         }
         let words = *self.work.chunk.words();
         let len = self.work.chunk_len;
-        let (rest_at, rest_len, rest_from) =
-            (self.work.rest_at, self.work.rest_len, self.work.rest_from);
+        let (rest_at, rest_len) = (self.work.rest_at, self.work.rest_len);
         let range = self.range();
         range.start = at;
         range.end = at;
@@ -168,30 +168,30 @@ impl<P: Packet> Job<'_, P> {
         range.head_len = len as u16;
         range.rest_at = rest_at as u16;
         range.rest_len = rest_len as u16;
-        range.rest_from = rest_from as u16;
     }
 
-    /// Translates the rest of a name at the beginning of a range; returns the position behind it.
+    /// Range `index` of which all `known` bytes are kept goes on with the `len` bytes at the beginning of the window.
+    #[inline(always)]
+    pub(super) fn append_head(&mut self, index: usize, known: u32, len: u32) {
+        let chunk = &self.work.chunk;
+        let range = self.direction.range(index);
+        if u32::from(range.head_len) != known || known >= CHUNK as u32 {
+            return;
+        }
+        chunk.append_to(&mut range.head, known);
+        let room = CHUNK as u32 - known;
+        range.head_len += (if len < room { len } else { room }) as u16;
+    }
+
+    /// Translates the authority at the beginning of a range; returns the position behind it.
     #[inline(always)]
     pub(super) fn push_rest(&mut self, at: u32) -> u32 {
         let begin = at.wrapping_add(self.work.rest_at);
         let len = self.work.rest_len;
-        let from = self.work.rest_from;
-        if let Some(kind) = self.rest_kind() {
-            // The part in the hole is marked, too: a run of marks begins where its text begins.
-            let whole = begin.wrapping_sub(from);
-            self.add(Edit::new(whole, (from + len) as u16, kind, 0));
+        if let Some(kind) = self.names.outbound() {
+            self.add(Edit::new(begin, len as u16, kind, 0));
         }
         begin.wrapping_add(len)
-    }
-
-    #[inline(always)]
-    fn rest_kind(&self) -> Option<EditKind> {
-        if self.work.is_inbound() {
-            Some(EditKind::Local)
-        } else {
-            self.names.outbound()
-        }
     }
 
     /// Prepares to read the first bytes of range `next` once more, in the state in which the walk met it.
@@ -216,7 +216,6 @@ impl<P: Packet> Job<'_, P> {
         self.work.chunk = Chunk::from_words(&range.head);
         self.work.rest_at = u32::from(range.rest_at);
         self.work.rest_len = u32::from(range.rest_len);
-        self.work.rest_from = u32::from(range.rest_from);
         if inbound && is_lost || !inbound && !open {
             len = 0;
         }
@@ -248,10 +247,8 @@ impl<P: Packet> Job<'_, P> {
         if !after(end, begin) {
             return;
         }
-        let from = u32::from(edit.from()).wrapping_add(begin.wrapping_sub(edit.at));
         let is_made = begin == joint.wrapping_add(self.work.rest_at)
-            && end.wrapping_sub(begin) == self.work.rest_len
-            && from == self.work.rest_from;
+            && end.wrapping_sub(begin) == self.work.rest_len;
         if is_made {
             self.work.checks = SEEN;
         } else {
@@ -350,7 +347,6 @@ impl<P: Packet> Job<'_, P> {
     fn ends_name(&mut self, slash: u32) -> bool {
         if !self.work.is_inbound() {
             let len = self.names.needle.len;
-            let prefix = u32::from(self.names.pattern_prefix());
             let Some((at, from)) = self.overlap(&Which::Pattern, slash, len) else {
                 return false;
             };
@@ -358,19 +354,26 @@ impl<P: Packet> Job<'_, P> {
             if from == 0 {
                 return true;
             }
-            self.set_rest(at, from, prefix, len);
+            self.set_rest(at, from);
             return true;
         }
         let len = self.names.front.len;
-        if let Some((at, from)) = self.overlap(&Which::Front, slash, len) {
-            if self.is_recipient(at) {
-                let scheme = self.names.scheme;
-                self.set_rest(at, from, scheme, len);
+        if let Some((at, _)) = self.overlap(&Which::Front, slash, len) {
+            // A recipient, or a name in a body: it cannot be said which.
+            if at <= BEFORE_PATH {
+                self.work.head |= UNCLEAR;
             }
             return true;
         }
         let len = self.names.front_canonical.len;
-        self.overlap(&Which::FrontCanonical, slash, len).is_some()
+        let Some((_, from)) = self.overlap(&Which::FrontCanonical, slash, len) else {
+            return false;
+        };
+        // Its first bytes may have become the local form.
+        if from > self.names.scheme {
+            self.work.head |= UNCLEAR;
+        }
+        true
     }
 
     /// If `text` ends at `slash` of the window: where in the window it begins, and how many bytes of it
@@ -400,36 +403,18 @@ impl<P: Packet> Job<'_, P> {
         (same == count).then_some((at, from))
     }
 
-    /// Whether what begins at `at` of the window can be a recipient's path: the lengths before it are there,
-    /// or lie in the hole.
+    /// The pattern from its byte `from` on lies at `at` of the window.
     #[inline(always)]
-    fn is_recipient(&self, at: u32) -> bool {
-        // Both bytes are read before `at` is known to be small, for the same reason as in `FindFrame`.
-        let short = self.work.chunk.byte(at.wrapping_sub(2) as usize) == 0x0a;
-        let long = self.work.chunk.byte(at.wrapping_sub(3) as usize) == 0x0a;
-        (at < 2 || short || at > 2 && long) && at <= BEFORE_PATH
-    }
-
-    /// The part of a name from byte `from` on lies at `at` of the window; its bytes from `begin` to the one
-    /// before the last are edited.
-    #[inline(always)]
-    fn set_rest(&mut self, at: u32, from: u32, begin: u32, len: u32) {
-        let first = if from > begin { from } else { begin };
-        let seen = len - from;
-        if seen < REST_MIN {
+    fn set_rest(&mut self, at: u32, from: u32) {
+        let prefix = u32::from(self.names.pattern_prefix());
+        if from >= prefix {
+            // Not even the authority is whole: other names have the same end.
             self.work.head |= UNCLEAR;
             return;
         }
-        if self.work.is_inbound() && !self.names.allows_local(0) {
-            self.work.head |= UNCLEAR;
-            return;
-        }
-        self.work.rest_at = at + (first - from);
-        self.work.rest_from = first - begin;
-        self.work.rest_len = len - 1 - first;
-        if self.work.rest_len != 0 {
-            self.work.head |= REST;
-        }
+        self.work.rest_at = at + (prefix - from);
+        self.work.rest_len = u32::from(self.names.canonical.len);
+        self.work.head |= REST;
     }
 }
 
@@ -494,11 +479,15 @@ impl<P: Packet> Steps for FindFrame<'_, P> {
             job.work.chunk_len = left;
         }
         let len = (job.work.chunk.word(0) as u32).swap_bytes();
+        let goes_on = job.work.index == at;
         if frame::plausible(&job.work.chunk, job.work.chunk_len) && job.is_followed(at, len, stop) {
             job.work.head |= FRAMED;
             job.work.first = at;
+            job.work.zeros = if goes_on { job.work.run } else { 0 };
             return false;
         }
+        job.work.run = if goes_on { job.work.run + 1 } else { 1 };
+        job.work.index = at.wrapping_add(1);
         job.work.cursor = at.wrapping_add(1);
         true
     }

@@ -320,7 +320,8 @@ pub struct Work {
     pub(super) joint: u32,
     pub(super) rest_at: u32,
     pub(super) rest_len: u32,
-    pub(super) rest_from: u32,
+    /// Bytes before `first` that are zero, as those of empty frames.
+    pub(super) zeros: u32,
     /// The search: before this nothing begins that was not seen.
     pub(super) floor: u32,
     /// What the bytes beyond a hole begin with: bits of `head`.
@@ -398,7 +399,7 @@ impl Default for Work {
             joint: 0,
             rest_at: 0,
             rest_len: 0,
-            rest_from: 0,
+            zeros: 0,
             floor: 0,
             head: 0,
             first: 0,

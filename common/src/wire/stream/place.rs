@@ -8,6 +8,7 @@ use super::{
 use crate::{
     layout::{Counter, Direction, MAIN, RANGES, Range, Walker},
     wire::{
+        chunk::CHUNK,
         flow::state,
         frame,
         seq::{after, before},
@@ -17,6 +18,8 @@ use crate::{
 /// Arrivals of one segment beyond a hole, without any progress, after which the hole is taken as
 /// acknowledged unseen: a sender repeats what is behind a hole only if the hole is not its own.
 const HOLE_DROPS: u32 = 8;
+/// Zero bytes before a frame that are remembered, at the most.
+const ZEROS_MAX: u16 = 0xfff;
 
 impl<P: Packet> Job<'_, P> {
     /// The way of nearly all segments: the next bytes of a direction without holes, in a stream whose frames are known.
@@ -355,7 +358,7 @@ impl<P: Packet> Job<'_, P> {
         let inbound = self.work.is_inbound();
         let head = self.work.head;
         let is_framed = head & head::FRAMED != 0;
-        let first = self.work.first;
+        let (first, zeros) = (self.work.first, self.work.zeros as u16 & ZEROS_MAX);
         self.save(self.work.range as usize);
         if is_new {
             self.keep_head(at);
@@ -370,6 +373,7 @@ impl<P: Packet> Job<'_, P> {
         if inbound {
             if is_framed {
                 range.first = first;
+                range.zeros = zeros;
                 range.flags &= !range_flag::LOST;
             } else {
                 range.flags |= range_flag::LOST;
@@ -442,6 +446,7 @@ impl<P: Packet> Job<'_, P> {
         if index == MAIN {
             self.advance(reached);
         }
+        self.keep_more(index, reached);
         let range = self.direction.range(index);
         range.end = reached;
         // Copied from one map to the other: the stack of Linux 6.1 has no room for it.
@@ -468,6 +473,19 @@ impl<P: Packet> Job<'_, P> {
         self.begin_check(next);
     }
 
+    /// A short range beyond a hole grows up to `reached`: more of its first bytes can be kept.
+    #[inline(always)]
+    fn keep_more(&mut self, index: usize, reached: u32) {
+        let range = self.direction.range(index);
+        let (end, known) = (range.end, range.end.wrapping_sub(range.start));
+        let is_short = known != 0 && known < CHUNK as u32;
+        if index != MAIN && is_short && after(reached, end) && self.load_chunk(end) {
+            let len = reached.wrapping_sub(end);
+            let len = if len < self.work.chunk_len { len } else { self.work.chunk_len };
+            self.append_head(index, known, len);
+        }
+    }
+
     /// See [`super::Stage::Join`]: the walk has met another range, whose beginning was checked; the two
     /// become one.
     #[inline(always)]
@@ -479,8 +497,9 @@ impl<P: Packet> Job<'_, P> {
         let next = self.work.next as usize;
         let index = self.work.range as usize;
         let other = self.direction.range(next);
-        let (end, first, mut flags, mut joined) =
-            (other.end, other.first, other.flags, other.walker);
+        let (start, end, head_len) = (other.start, other.end, u32::from(other.head_len));
+        let (first, zeros) = (other.first, other.zeros);
+        let (mut flags, mut joined) = (other.flags, other.walker);
         let walker = self.work.walker;
         if self.work.is_inbound() {
             let is_lost = flags & range_flag::LOST != 0;
@@ -494,7 +513,7 @@ impl<P: Packet> Job<'_, P> {
                 }
                 joined = walker;
                 flags &= !range_flag::LOST;
-            } else if is_lost || !walker.at_boundary() || walker.resume != first {
+            } else if is_lost || !walker.at_boundary() || !is_frame_at(walker.resume, first, zeros) {
                 self.work.reset = reset::FRAMES;
             }
         } else if walker.matched != 0 {
@@ -507,7 +526,17 @@ impl<P: Packet> Job<'_, P> {
         if index == MAIN {
             self.direction.set_cursor(end);
         }
+        if index != MAIN {
+            let room = end.wrapping_sub(start);
+            let kept = if head_len < room { head_len } else { room };
+            let known = start.wrapping_sub(self.range().start);
+            self.append_head(index, known, kept);
+        }
         let range = self.direction.range(index);
+        if range.flags & range_flag::LOST != 0 {
+            range.first = first;
+            range.zeros = zeros;
+        }
         range.end = end;
         range.walker = joined;
         range.flags = flags;
@@ -568,6 +597,13 @@ impl<P: Packet> Steps for Scan<'_, P> {
         }
         true
     }
+}
+
+/// Whether a frame may begin at `at`: the first one of a range is at `first`, and `zeros` bytes before it are zero.
+#[inline(always)]
+fn is_frame_at(at: u32, first: u32, zeros: u16) -> bool {
+    let ahead = first.wrapping_sub(at);
+    ahead & 3 == 0 && ahead <= u32::from(zeros)
 }
 
 /// A range that ends at `at`, and of which nothing is known.

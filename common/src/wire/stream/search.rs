@@ -107,10 +107,10 @@ impl<P: Packet> Steps for Search<'_, P> {
             job.work.walker.frame_may_end(next);
             return true;
         }
-        let before = matched;
+        let was = matched;
         match pattern::step(&mut matched, byte, job.names) {
             Match::Open => {}
-            Match::Broken => job.broken(before, at),
+            Match::Broken => job.broken(was, at),
             Match::Whole => job.matched(at),
         }
         if matched != 0 && job.work.walker.left_in_frame(next) == 0 {
@@ -123,7 +123,9 @@ impl<P: Packet> Steps for Search<'_, P> {
         job.work.walker.frame_may_end(next);
         if matched == 0 {
             job.work.walker.flags = 0;
-        } else if job.work.checks != 0 && matched <= before {
+        } else if job.work.checks != 0
+            && !before(next.wrapping_sub(u32::from(matched)), job.work.joint)
+        {
             // Another name begins in the range that is checked, and was read there.
             job.work.walker.matched = 0;
             return false;
