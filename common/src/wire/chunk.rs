@@ -79,19 +79,20 @@ impl Chunk {
         at
     }
 
-    /// Writes the bytes from the first one on behind the first `len` of `to`, as many as there is room for.
+    /// Word `index` of a text of which `word` is that word and only `len` bytes are known, and which goes on with the
+    /// bytes of this window.
     #[inline(always)]
-    pub fn append_to(&self, to: &mut [u64; WORDS], len: u32) {
-        for (index, word) in to.iter_mut().enumerate() {
-            let begin = 8 * index as u32;
-            if begin >= len {
-                *word = self.word((begin - len) as usize).to_le();
-            } else if len - begin < 8 {
-                let shift = 8 * (len & 7);
-                let kept = u64::from_le(*word) & !(u64::MAX << shift);
-                *word = (kept | self.word(0) << shift).to_le();
-            }
+    pub fn appended(&self, word: u64, index: u32, len: u32) -> u64 {
+        let begin = 8 * index;
+        if begin >= len {
+            return self.word((begin - len) as usize).to_le();
         }
+        if len - begin >= 8 {
+            return word;
+        }
+        let shift = 8 * (len & 7);
+        let kept = u64::from_le(word) & !(u64::MAX << shift);
+        (kept | self.word(0) << shift).to_le()
     }
 
     /// The memory that a packet is copied to.
@@ -116,7 +117,10 @@ mod tests {
         let bytes: Vec<u8> = (0..=255).collect();
         for len in 0..CHUNK {
             let mut words = *Chunk::new(&bytes[..CHUNK]).words();
-            Chunk::new(&bytes[len..]).append_to(&mut words, len as u32);
+            let more = Chunk::new(&bytes[len..]);
+            for (index, word) in words.iter_mut().enumerate() {
+                *word = more.appended(*word, index as u32, len as u32);
+            }
             assert_eq!(&words, Chunk::new(&bytes[..CHUNK]).words(), "{len}");
         }
     }

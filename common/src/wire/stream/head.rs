@@ -12,7 +12,7 @@ use super::{
     job::{Job, Work, range_flag, reset, step},
 };
 use crate::{
-    layout::{Counter, Edit},
+    layout::{Counter, Edit, NEEDLE_WORDS},
     wire::{
         chunk::{CHUNK, Chunk},
         frame,
@@ -156,31 +156,37 @@ impl<P: Packet> Job<'_, P> {
         if !self.load_chunk(at) {
             return;
         }
-        let words = *self.work.chunk.words();
-        let len = self.work.chunk_len;
-        let (rest_at, rest_len) = (self.work.rest_at, self.work.rest_len);
-        let range = self.range();
+        let work = &*self.work;
+        let range = self.direction.range(work.range as usize);
         range.start = at;
         range.end = at;
         range.first = at;
         range.flags = 0;
-        range.head = words;
-        range.head_len = len as u16;
-        range.rest_at = rest_at as u16;
-        range.rest_len = rest_len as u16;
+        range.head = *work.chunk.words();
+        range.head_len = work.chunk_len as u16;
+        range.rest_at = work.rest_at as u16;
+        range.rest_len = work.rest_len as u16;
     }
 
     /// Range `index` of which all `known` bytes are kept goes on with the `len` bytes at the beginning of the window.
     #[inline(always)]
     pub(super) fn append_head(&mut self, index: usize, known: u32, len: u32) {
-        let chunk = &self.work.chunk;
         let range = self.direction.range(index);
         if u32::from(range.head_len) != known || known >= CHUNK as u32 {
             return;
         }
-        chunk.append_to(&mut range.head, known);
         let room = CHUNK as u32 - known;
-        range.head_len += (if len < room { len } else { room }) as u16;
+        range.head_len = (known + if len < room { len } else { room }) as u16;
+        self.work.cursor = index as u32;
+        self.work.bit = known;
+        self.work.index = known / 8;
+        let mut append = Append(Job {
+            packet: &mut *self.packet,
+            direction: &mut *self.direction,
+            names: &mut *self.names,
+            work: &mut *self.work,
+        });
+        P::repeat(&mut append, NEEDLE_WORDS as u32);
     }
 
     /// Translates the authority at the beginning of a range; returns the position behind it.
@@ -290,6 +296,26 @@ pub fn begins_frame<P: Packet>(packet: &mut P, work: &mut Work, len: u32) -> boo
     let tag = work.chunk.byte(4);
     let is_cut = len < 12 && work.chunk.byte(0) == 0 && (len < 5 || tag == 0x0a || tag == 0x12);
     is_cut || frame::plausible(&work.chunk, len)
+}
+
+/// Appends the window to the kept bytes of range `work.cursor`, of which there are `work.bit`, a word a step.
+struct Append<'a, P>(Job<'a, P>);
+
+impl<P: Packet> Steps for Append<'_, P> {
+    #[inline(always)]
+    fn step(&mut self) -> bool {
+        let job = &mut self.0;
+        let (index, known) = (job.work.index, job.work.bit);
+        // Not `>=`: the compiler would drop the masks, and the verifier the bounds.
+        if index == NEEDLE_WORDS as u32 {
+            return false;
+        }
+        job.work.index = index + 1;
+        let range = job.direction.range(job.work.cursor as usize);
+        let word = &mut range.head[index as usize & (NEEDLE_WORDS - 1)];
+        *word = job.work.chunk.appended(*word, index, known);
+        true
+    }
 }
 
 /// Looks for the end of a name in the window, a byte a step.

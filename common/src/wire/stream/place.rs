@@ -498,51 +498,67 @@ impl<P: Packet> Job<'_, P> {
         let index = self.work.range as usize;
         let other = self.direction.range(next);
         let (start, end, head_len) = (other.start, other.end, u32::from(other.head_len));
-        let (first, zeros) = (other.first, other.zeros);
-        let (mut flags, mut joined) = (other.flags, other.walker);
-        let walker = self.work.walker;
+        let (first, zeros, mut flags) = (other.first, other.zeros, other.flags);
+        // Whether the walk's state is the one at the end of the two.
+        let mut goes_on = false;
         if self.work.is_inbound() {
             let is_lost = flags & range_flag::LOST != 0;
+            let walker = &self.work.walker;
+            let resume = walker.resume;
+            let is_boundary = walker.at_boundary();
             if self.range().flags & range_flag::LOST != 0 {
                 // Nothing was known, so nothing contradicts.
-            } else if self.work.at == end || !before(walker.resume, end) {
+            } else if self.work.at == end || !before(resume, end) {
                 // All of the other range was read again, or is body of this frame: it must not have
                 // frames of its own.
                 if !is_lost {
                     self.work.reset = reset::FRAMES;
                 }
-                joined = walker;
+                goes_on = true;
                 flags &= !range_flag::LOST;
-            } else if is_lost || !walker.at_boundary() || !is_frame_at(walker.resume, first, zeros) {
+            } else if is_lost || !is_boundary || !is_frame_at(resume, first, zeros) {
                 self.work.reset = reset::FRAMES;
             }
-        } else if walker.matched != 0 {
-            // The open name has all of the other range.
-            joined = walker;
         } else {
-            joined.inherit_framing(&walker, end);
+            // The open name may have all of the other range.
+            goes_on = self.work.walker.matched != 0;
         }
-        self.leave(next);
         if index == MAIN {
             self.direction.set_cursor(end);
-        }
-        if index != MAIN {
+        } else {
             let room = end.wrapping_sub(start);
             let kept = if head_len < room { head_len } else { room };
             let known = start.wrapping_sub(self.range().start);
             self.append_head(index, known, kept);
         }
+        self.take_state(next, goes_on);
+        self.leave(next);
         let range = self.direction.range(index);
         if range.flags & range_flag::LOST != 0 {
             range.first = first;
             range.zeros = zeros;
         }
         range.end = end;
-        range.walker = joined;
         range.flags = flags;
         self.work.at = end;
         self.work.replayed = 1;
         self.work.step = step::JOINED;
+    }
+
+    /// The walked range takes the state at its end: that of the walk, or that of range `next`.
+    #[inline(always)]
+    fn take_state(&mut self, next: usize, goes_on: bool) {
+        if goes_on {
+            let walker = &self.work.walker;
+            self.direction.range(self.work.range as usize).walker = *walker;
+            return;
+        }
+        let mut walker = self.direction.range(next).walker;
+        if !self.work.is_inbound() {
+            let end = self.direction.range(next).end;
+            walker.inherit_framing(&self.work.walker, end);
+        }
+        self.range().walker = walker;
     }
 
     /// The direction that is walked.
