@@ -88,16 +88,12 @@ pub struct Range {
     pub first: u32,
     /// Bytes in `head`.
     pub head_len: u16,
-    /// Length of the authority that was translated in the range's first bytes, in the belief that its name begins in
-    /// the hole; and where it begins, behind the first byte.
-    pub rest_len: u16,
-    pub rest_at: u16,
     /// Inbound: bytes before `first` that are zero, as those of empty frames.
     pub zeros: u16,
     /// Flags of `wire::stream`.
     pub flags: u16,
     pub pad: u16,
-    /// The first bytes, as they came: what the belief is checked with.
+    /// The first bytes, as they came: they are read once more when the hole is filled.
     pub head: [u64; NEEDLE_WORDS],
 }
 

@@ -156,6 +156,15 @@ impl Walker {
         if self.flags & flag::PEKKO != 0 { 5 } else { 4 }
     }
 
+    /// Where the frame begins of which no byte was read, or only bytes of its length that are zero.
+    #[inline(always)]
+    pub const fn frame_begin(&self) -> Option<u32> {
+        if self.phase != phase::LENGTH || self.count != 0 && self.value != 0 {
+            return None;
+        }
+        Some(self.resume.wrapping_sub(self.count as u32))
+    }
+
     /// Whether the recipient is being overwritten by the local form.
     #[inline(always)]
     pub const fn is_local(&self) -> bool {

@@ -151,6 +151,8 @@ pub struct Connection {
 pub struct Receiver {
     pub start: u32,
     pub bytes: Vec<Option<u8>>,
+    /// Bytes that were acknowledged: what of them comes again is not looked at.
+    pub acknowledged: usize,
 }
 
 impl Receiver {
@@ -159,7 +161,8 @@ impl Receiver {
         if self.bytes.len() < at + bytes.len() {
             self.bytes.resize(at + bytes.len(), None);
         }
-        for (slot, byte) in self.bytes[at..].iter_mut().zip(bytes) {
+        let known = self.acknowledged.saturating_sub(at);
+        for (slot, byte) in self.bytes[at..].iter_mut().zip(bytes).skip(known) {
             match slot {
                 None => *slot = Some(*byte),
                 Some(before) => {
@@ -195,6 +198,7 @@ impl Connection {
         let receiver = |start| Receiver {
             start,
             bytes: Vec::new(),
+            acknowledged: 0,
         };
         Self {
             flow,
@@ -249,14 +253,12 @@ impl Connection {
                         .filter(|(i, r)| *i == 0 || r.start != r.end)
                         .map(|(i, r)| {
                             format!(
-                                "{i}:{}..{} f{} fl{} m{} rest{}@{} res{} ph{}",
+                                "{i}:{}..{} f{} fl{} m{} res{} ph{}",
                                 r.start.wrapping_sub(start) as i32,
                                 r.end.wrapping_sub(start) as i32,
                                 r.first.wrapping_sub(start) as i32,
                                 r.flags,
                                 r.walker.matched,
-                                r.rest_len,
-                                r.rest_at,
                                 r.walker.resume.wrapping_sub(start) as i32,
                                 r.walker.phase
                             )

@@ -17,8 +17,6 @@ use crate::{
     },
 };
 
-/// Names that were seen whole, after which the beginning of one is believed.
-const SURE: u16 = 4;
 /// How often a segment is held for one name. A sender that may send what follows does so at the latest with its tail
 /// loss probe (RFC 8985 7).
 const HOLDS: u32 = 3;
@@ -98,7 +96,7 @@ impl<P: Packet> Job<'_, P> {
             }
             let class = usize::from(walker.class(reached, walker.matched)) & 1;
             // At the beginning of a flow it is not known yet what else its names look like.
-            let is_early = self.direction.careful != 0 && self.direction.hits[class] < SURE;
+            let is_early = self.direction.careful != 0;
             if is_early || self.direction.near[class] != 0 {
                 if !is_early && self.direction.hits[class] == 0 && class == usize::from(RECIPIENT) {
                     // Recipients were never the endpoint itself.

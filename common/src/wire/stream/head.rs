@@ -1,11 +1,10 @@
 //! Decides whether the bytes beyond a hole can be read alone, and checks it when the hole is filled.
 //!
 //! Inbound, frames are found again at the first front whose lengths agree. What lies before it belongs to a
-//! frame that began in the hole: body, or the rest of a recipient, for which the segment waits. Outbound the
-//! pattern is found wherever it stands; only the first bytes may be the rest of one. If they have its whole
-//! authority, that is translated; if they may be the rest of any other name, the segment waits. The first bytes
-//! are kept, and read once more when the hole is filled: a wrong guess resets the connection before the frame is
-//! complete.
+//! frame that began in the hole: body, or the rest of a recipient. Outbound the pattern is found wherever it
+//! stands; only the first bytes may be the rest of one. A segment whose first bytes may be the rest of a name
+//! waits until the hole is filled. The first bytes are kept, and read once more then: if they had a name after
+//! all, the connection is reset before the frame is complete.
 
 use super::{
     Packet, Steps,
@@ -24,10 +23,8 @@ use crate::{
 pub(super) const FRAMED: u32 = 1;
 /// The frame is a control message.
 pub(super) const CONTROL: u32 = 2;
-/// The bytes may be the rest of a name, and it cannot be said of which.
+/// The bytes may be the rest of a name.
 pub(super) const UNCLEAR: u32 = 4;
-/// The bytes have the whole authority of a name that begins before them: `rest_at`, `rest_len`.
-pub(super) const REST: u32 = 8;
 
 /// Bytes of a frame's front before the path: what may be left of it when the hole ends inside it.
 const BEFORE_PATH: u32 = 18;
@@ -40,7 +37,6 @@ impl<P: Packet> Job<'_, P> {
     pub(super) fn read_head(&mut self) {
         let (at, stop) = (self.work.at, self.work.stop);
         self.work.head = 0;
-        self.work.rest_len = 0;
         self.work.zeros = 0;
         self.work.first = at;
         if !self.load_chunk(at) {
@@ -101,7 +97,7 @@ impl<P: Packet> Job<'_, P> {
         });
         P::repeat(&mut rest, CHUNK as u32);
         let looked = self.work.index;
-        if self.work.head & (UNCLEAR | REST | FRAMED) != 0 || looked < self.work.chunk_len {
+        if self.work.head & (UNCLEAR | FRAMED) != 0 || looked < self.work.chunk_len {
             return;
         }
         // No name has ended. The bytes may end inside one.
@@ -122,8 +118,8 @@ impl<P: Packet> Job<'_, P> {
     fn find_frame(&mut self, at: u32, stop: u32) {
         self.work.cursor = at.wrapping_add(1);
         self.work.cursor_end = stop;
-        self.work.index = at;
-        self.work.run = 0;
+        self.work.index = at.wrapping_add(1);
+        self.work.run = u32::from(self.work.chunk.byte(0) == 0);
         let mut find = FindFrame(Job {
             packet: &mut *self.packet,
             direction: &mut *self.direction,
@@ -164,8 +160,6 @@ impl<P: Packet> Job<'_, P> {
         range.flags = 0;
         range.head = *work.chunk.words();
         range.head_len = work.chunk_len as u16;
-        range.rest_at = work.rest_at as u16;
-        range.rest_len = work.rest_len as u16;
     }
 
     /// Range `index` of which all `known` bytes are kept goes on with the `len` bytes at the beginning of the window.
@@ -189,17 +183,6 @@ impl<P: Packet> Job<'_, P> {
         P::repeat(&mut append, NEEDLE_WORDS as u32);
     }
 
-    /// Translates the authority at the beginning of a range; returns the position behind it.
-    #[inline(always)]
-    pub(super) fn push_rest(&mut self, at: u32) -> u32 {
-        let begin = at.wrapping_add(self.work.rest_at);
-        let len = self.work.rest_len;
-        if let Some(kind) = self.names.outbound() {
-            self.add(Edit::new(begin, len as u16, kind, 0));
-        }
-        begin.wrapping_add(len)
-    }
-
     /// Prepares to read the first bytes of range `next` once more, in the state in which the walk met it.
     #[inline(always)]
     pub(super) fn begin_check(&mut self, next: usize) {
@@ -220,8 +203,6 @@ impl<P: Packet> Job<'_, P> {
             }
         }
         self.work.chunk = Chunk::from_words(&range.head);
-        self.work.rest_at = u32::from(range.rest_at);
-        self.work.rest_len = u32::from(range.rest_len);
         if inbound && is_lost || !inbound && !open {
             len = 0;
         }
@@ -230,54 +211,30 @@ impl<P: Packet> Job<'_, P> {
         self.work.joint = start;
         self.work.at = start;
         self.work.stop = start.wrapping_add(len);
-        self.work.checks = CHECKING;
-        if inbound && is_lost {
-            // There is no state to check with.
-            self.work.rest_len = 0;
-        }
+        self.work.checks = 1;
         self.work.step = step::CHECK;
     }
 
-    /// An edit that the check has come to: what of it lies in the range must have been made.
+    /// An edit that the check has come to: what of it lies in the range was not made.
     #[inline(always)]
     pub(super) fn check(&mut self, edit: Edit) {
         let joint = self.work.joint;
         let end = edit.at.wrapping_add(u32::from(edit.len));
-        let mut begin = edit.at;
-        if before(begin, joint) {
-            let to = if after(end, joint) { joint } else { end };
-            let len = to.wrapping_sub(begin) as u16;
-            self.add(Edit { len, ..edit });
-            begin = joint;
-        }
-        if !after(end, begin) {
+        if after(end, joint) {
+            self.work.reset = reset::REST;
             return;
         }
-        let is_made = begin == joint.wrapping_add(self.work.rest_at)
-            && end.wrapping_sub(begin) == self.work.rest_len;
-        if is_made {
-            self.work.checks = SEEN;
-        } else {
-            self.work.reset = reset::REST;
-        }
+        self.add(edit);
     }
 
-    /// The first bytes of a range were read once more: what was written there must have been found.
+    /// The first bytes of a range were read once more.
     #[inline(always)]
     pub(super) fn end_check(&mut self) {
-        if self.work.rest_len != 0 && self.work.checks != SEEN {
-            self.work.reset = reset::REST;
-        }
         self.work.checks = 0;
         self.work.chunk_len = 0;
         self.work.block_len = 0;
     }
 }
-
-/// What [`Work::checks`] holds.
-pub(super) const CHECKING: u32 = 1;
-/// The edit at the beginning of the range was found.
-const SEEN: u32 = 2;
 
 /// Whether a segment of `len` bytes begins with a plausible frame, as far as it is there.
 #[inline(always)]
@@ -373,20 +330,19 @@ impl<P: Packet> Job<'_, P> {
     fn ends_name(&mut self, slash: u32) -> bool {
         if !self.work.is_inbound() {
             let len = self.names.needle.len;
-            let Some((at, from)) = self.overlap(&Which::Pattern, slash, len) else {
+            let Some((_, from)) = self.overlap(&Which::Pattern, slash, len) else {
                 return false;
             };
-            // A whole pattern is found by the search.
-            if from == 0 {
-                return true;
+            // A whole pattern is found by the search. Other names may have the same end.
+            if from != 0 {
+                self.work.head |= UNCLEAR;
             }
-            self.set_rest(at, from);
             return true;
         }
         let len = self.names.front.len;
         if let Some((at, _)) = self.overlap(&Which::Front, slash, len) {
-            // A recipient, or a name in a body: it cannot be said which.
-            if at <= BEFORE_PATH {
+            // Perhaps a name in a body: it cannot be said which.
+            if self.is_recipient(at) {
                 self.work.head |= UNCLEAR;
             }
             return true;
@@ -429,18 +385,15 @@ impl<P: Packet> Job<'_, P> {
         (same == count).then_some((at, from))
     }
 
-    /// The pattern from its byte `from` on lies at `at` of the window.
+    /// Whether what begins at `at` of the window may be a recipient's path: the lengths before it are those of a
+    /// reference, or some of them lie in the hole.
     #[inline(always)]
-    fn set_rest(&mut self, at: u32, from: u32) {
-        let prefix = u32::from(self.names.pattern_prefix());
-        if from >= prefix {
-            // Not even the authority is whole: other names have the same end.
-            self.work.head |= UNCLEAR;
-            return;
-        }
-        self.work.rest_at = at + (prefix - from);
-        self.work.rest_len = u32::from(self.names.canonical.len);
-        self.work.head |= REST;
+    fn is_recipient(&self, at: u32) -> bool {
+        // All bytes are read before `at` is known to be small, for the same reason as in `FindFrame`.
+        let is_tag = |back: u32| self.work.chunk.byte(at.wrapping_sub(back) as usize) == 0x0a;
+        let short = is_tag(2) && is_tag(4);
+        let long = is_tag(3) && (is_tag(5) || is_tag(6));
+        at <= BEFORE_PATH || short || long
     }
 }
 

@@ -314,12 +314,9 @@ pub struct Work {
     /// End of the last edit, and the kinds that there are, a bit each.
     pub(super) edited_to: u32,
     pub(super) kinds: u32,
-    /// While the beginning of a range beyond a hole is checked: 1, where the range begins, and the edit
-    /// that was made there.
+    /// While the beginning of a range beyond a hole is checked: 1, and where the range begins.
     pub(super) checks: u32,
     pub(super) joint: u32,
-    pub(super) rest_at: u32,
-    pub(super) rest_len: u32,
     /// Bytes before `first` that are zero, as those of empty frames.
     pub(super) zeros: u32,
     /// The search: before this nothing begins that was not seen.
@@ -397,8 +394,6 @@ impl Default for Work {
             kinds: 0,
             checks: 0,
             joint: 0,
-            rest_at: 0,
-            rest_len: 0,
             zeros: 0,
             floor: 0,
             head: 0,

@@ -315,11 +315,10 @@ impl<P: Packet> Job<'_, P> {
         self.open(at, stop, is_new);
     }
 
-    /// The lost range that ends at `at`, if nothing was written into what goes on with it; else a free one;
-    /// [`RANGES`] if there is none.
+    /// The lost range that ends at `at`; else a free one; [`RANGES`] if there is none.
     #[inline(always)]
     fn lost_or_free(&self) -> usize {
-        if self.work.lost as usize != RANGES && self.work.head & head::REST == 0 {
+        if self.work.lost as usize != RANGES {
             self.work.lost as usize
         } else {
             self.work.free as usize
@@ -364,11 +363,6 @@ impl<P: Packet> Job<'_, P> {
             self.keep_head(at);
             self.direction.islands += 1;
         }
-        let floor = if is_new && head & head::REST != 0 {
-            self.push_rest(at)
-        } else {
-            at
-        };
         let range = self.range();
         if inbound {
             if is_framed {
@@ -386,14 +380,14 @@ impl<P: Packet> Job<'_, P> {
         if !inbound && is_framed {
             walker.frame_begins();
         }
-        let mut begin = floor;
+        let mut begin = at;
         if inbound {
             // What lies before the first frame needs no more edits.
             begin = if is_framed { first } else { stop };
             walker = Walker::at(begin);
         }
         self.work.walker = walker;
-        self.work.floor = floor;
+        self.work.floor = begin;
         self.work.at = begin;
         self.work.step = step::WALK;
     }
@@ -504,8 +498,7 @@ impl<P: Packet> Job<'_, P> {
         if self.work.is_inbound() {
             let is_lost = flags & range_flag::LOST != 0;
             let walker = &self.work.walker;
-            let resume = walker.resume;
-            let is_boundary = walker.at_boundary();
+            let (resume, begin) = (walker.resume, walker.frame_begin());
             if self.range().flags & range_flag::LOST != 0 {
                 // Nothing was known, so nothing contradicts.
             } else if self.work.at == end || !before(resume, end) {
@@ -516,7 +509,7 @@ impl<P: Packet> Job<'_, P> {
                 }
                 goes_on = true;
                 flags &= !range_flag::LOST;
-            } else if is_lost || !is_boundary || !is_frame_at(resume, first, zeros) {
+            } else if is_lost || !begin.is_some_and(|at| is_frame_at(at, first, zeros)) {
                 self.work.reset = reset::FRAMES;
             }
         } else {
