@@ -7,6 +7,7 @@ mod headers;
 mod helper;
 pub mod payload;
 pub mod rewrite;
+mod lose;
 pub mod stages;
 
 pub use atomic::{add, or, or as atomic_or};
@@ -14,6 +15,7 @@ pub use buffer::Buffer;
 pub use frame::Frame;
 pub use headers::{Headers, Linear, Link, parse, tcp_flag};
 pub use helper::changed;
+pub use lose::lose;
 pub use payload::{fold, load};
 
 /// The next program or filter decides: `TCX_NEXT`, and `TC_ACT_UNSPEC` of clsact.

@@ -14,7 +14,7 @@ use super::{direction, learn, lock, stages};
 use crate::{
     events::raise,
     maps::{HANDSHAKES, ONE_SIDED_FLOWS, RPC_FLOWS, Scratch, blank_flow, count},
-    packet::{DROP, Headers, NEXT, payload::Payload, tcp_flag},
+    packet::{Headers, NEXT, lose, payload::Payload, tcp_flag},
 };
 
 /// How often the endpoint of a flow is looked up again: it may have been removed.
@@ -51,7 +51,7 @@ pub fn segment(ctx: &TcContext, scratch: &mut Scratch) -> i32 {
     }
     if !lock::take(flow) {
         count(Counter::DroppedContended, 1);
-        return DROP;
+        return lose(ctx);
     }
     let action = locked(ctx, entry, scratch);
     lock::release(flow);
@@ -281,7 +281,7 @@ fn locked(ctx: &TcContext, flow: &mut RpcFlow, scratch: &mut Scratch) -> i32 {
         Verdict::Pass => NEXT,
         Verdict::Drop(why) => {
             count(why, 1);
-            DROP
+            lose(ctx)
         }
         Verdict::Reset => {
             flow.flags |= state::RESET;

@@ -113,6 +113,9 @@ impl Program {
                 ensure!(before == after, "{before} bytes became {after}");
                 Ok(Verdict::Next(out))
             }
+            // A segment of this host is lost as the wire would lose it: it goes unchanged to an interface that does not
+            // exist.
+            REDIRECT if out == packet => Ok(Verdict::Drop),
             REDIRECT => Ok(Verdict::Redirect(out)),
             DROP => Ok(Verdict::Drop),
             other => bail!("unknown verdict {other}"),
