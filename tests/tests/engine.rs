@@ -258,3 +258,88 @@ fn impaired_lines() {
     }
     assert!(failures.is_empty(), "{failures:#?}");
 }
+
+/// Long streams of equal frames in large segments: pages begin inside names.
+#[test]
+fn long_streams() {
+    let alias = "pekko.tcp://flink@jm:6123/user/rpc/x";
+    let canonical = "pekko.tcp://flink@jobmanager:6123/user/rpc/x";
+    let field = |tag: u8, content: &[u8]| {
+        let mut out = vec![tag, content.len() as u8];
+        out.extend_from_slice(content);
+        out
+    };
+    for (way, name) in [(Way::Inbound, alias), (Way::Outbound, canonical)] {
+        for body in [0usize, 7, 60] {
+            let reference = field(0x0a, &field(0x0a, name.as_bytes()));
+            let message = field(0x12, &[reference, field(0x12, &vec![b'x'; body])].concat());
+            let message = field(0x0a, &message);
+            let frame = [&(message.len() as u32).to_be_bytes()[..], &message].concat();
+            let count = 8_000_000 / frame.len();
+            let stream = frame.repeat(count);
+            let mut random = Random::new(body as u64);
+            let mut connection = Connection::new(100, 4_294_000_000);
+            connection.flow.names.canonical = Text::new(b"jobmanager:6123").unwrap();
+            connection.flow.outbound.flags = 1;
+            connection.flow.outbound.ranges[0].walker.frame_begins();
+            let greeting = field(0x0a, &field(0x12, &field(0x0a, &field(0x0a, alias.as_bytes()))));
+            let greeting = [&(greeting.len() as u32).to_be_bytes()[..], &greeting].concat();
+            connection.send(Way::Inbound, 100, &greeting);
+            let (start, ahead) = match way {
+                Way::Inbound => (100 + greeting.len() as u32, greeting.len()),
+                Way::Outbound => (4_294_000_000, 0),
+            };
+            let want = match way {
+                Way::Inbound => frame
+                    .escape_ascii()
+                    .to_string()
+                    .replace(".tcp://flink@jm:6123", "://flink////////////"),
+                Way::Outbound => frame
+                    .escape_ascii()
+                    .to_string()
+                    .replace("jobmanager:6123", "jm:000000006123"),
+            };
+            let mut at = 0;
+            let mut sent = Vec::new();
+            while at < stream.len() {
+                let len = 1 + random.below(65_000.min(stream.len() - at));
+                sent.push((at, at + len));
+                at += len;
+            }
+            let mut done = 0;
+            while done < sent.len() {
+                let (from, end) = sent[done];
+                let verdict = connection.send(way, start.wrapping_add(from as u32), &stream[from..end]);
+                assert_ne!(verdict, Verdict::Reset, "{way:?} {body} {from}: {}", connection.work.reset);
+                support::TRACE.with(|t| t.borrow_mut().clear());
+                if verdict == Verdict::Pass {
+                    done += 1;
+                }
+                // Something that was sent before comes again, cut anew.
+                if random.happens(0.3) && from > 200_000 {
+                    let from = from - random.below(200_000);
+                    let len = 1 + random.below((end - from).min(65_000));
+                    let verdict =
+                        connection.send(way, start.wrapping_add(from as u32), &stream[from..from + len]);
+                    assert_ne!(verdict, Verdict::Reset, "{way:?} {body} {from}: {}", connection.work.reset);
+                }
+                if random.happens(0.5) && done > 4 {
+                    let acknowledged = (sent[done - 4].0 + random.below(2_000)).min(sent[done - 1].0);
+                    let receiver = match way {
+                        Way::Inbound => &mut connection.inbound,
+                        Way::Outbound => &mut connection.outbound,
+                    };
+                    receiver.acknowledged = acknowledged + ahead;
+                    stream::acknowledge(connection.direction(way), start.wrapping_add(acknowledged as u32), 0);
+                }
+            }
+            let got = match way {
+                Way::Inbound => connection.inbound.stream()[ahead..].to_vec(),
+                Way::Outbound => connection.outbound.stream(),
+            };
+            for (index, frame) in got.chunks(frame.len()).enumerate() {
+                assert_eq!(frame.escape_ascii().to_string(), want, "{way:?} {body} frame {index}");
+            }
+        }
+    }
+}

@@ -173,7 +173,8 @@ pub(super) fn sweep<P: Packet>(packet: &mut P, flow: &mut RpcFlow, work: &mut Wo
     let cursor = number(direction.position);
     let mut keep = cursor.saturating_sub(PAGES_KEPT);
     if let Some(acked) = direction.acknowledged() {
-        let acked = number(direction.position_of(acked));
+        // What was not acknowledged may begin inside an edit.
+        let acked = number(direction.position_of(acked.wrapping_sub(EDIT_MAX)));
         if acked > keep && acked <= cursor {
             keep = acked;
         }
@@ -361,7 +362,8 @@ impl<P: Packet> Steps for RecallPages<'_, P> {
 fn close(work: &mut Work, end: u32) {
     work.is_open = 0;
     let begin = work.run;
-    if !after(end, work.seq) || !before(begin, work.end()) {
+    // The beginning of a run that ends before `recalled` may not have been seen.
+    if !after(end, work.recalled) || !before(begin, work.end()) {
         return;
     }
     if work.count >= EDITS as u32 {
