@@ -259,87 +259,197 @@ fn impaired_lines() {
     assert!(failures.is_empty(), "{failures:#?}");
 }
 
-/// Long streams of equal frames in large segments: pages begin inside names.
-#[test]
-fn long_streams() {
-    let alias = "pekko.tcp://flink@jm:6123/user/rpc/x";
-    let canonical = "pekko.tcp://flink@jobmanager:6123/user/rpc/x";
+/// Frames with one reference, and what each must become.
+struct Frames {
+    way: Way,
+    frame: Vec<u8>,
+    expected: Vec<u8>,
+}
+
+impl Frames {
+    fn new(way: Way, body: usize) -> Self {
+        let canonical = b"pekko.tcp://flink@jobmanager:6123/user/rpc/x";
+        let (name, translated): (&[u8], &[u8]) = match way {
+            Way::Inbound => (ALIAS, b"pekko://flink/////////////user/rpc/x"),
+            Way::Outbound => (canonical, b"pekko.tcp://flink@jm:000000006123/user/rpc/x"),
+        };
+        Self {
+            way,
+            frame: envelope(name, body),
+            expected: envelope(translated, body),
+        }
+    }
+
+    /// A connection whose names are known, and how many bytes it has carried.
+    fn connection(&self) -> (Connection, usize) {
+        let mut connection = Connection::new(100, 4_294_000_000);
+        connection.flow.names.canonical = Text::new(b"jobmanager:6123").unwrap();
+        connection.flow.outbound.flags = stream::flag::SYNCED;
+        connection.flow.outbound.ranges[0].walker.frame_begins();
+        let greeting = envelope(ALIAS, 0);
+        connection.send(Way::Inbound, 100, &greeting);
+        match self.way {
+            Way::Inbound => (connection, greeting.len()),
+            Way::Outbound => (connection, 0),
+        }
+    }
+
+    fn check(&self, arrived: &[u8], what: &str) {
+        for (index, frame) in arrived.chunks(self.frame.len()).enumerate() {
+            assert_eq!(
+                frame.escape_ascii().to_string(),
+                self.expected[..frame.len()].escape_ascii().to_string(),
+                "{what}: frame {index}"
+            );
+        }
+    }
+}
+
+const ALIAS: &[u8] = b"pekko.tcp://flink@jm:6123/user/rpc/x";
+
+fn envelope(recipient: &[u8], body: usize) -> Vec<u8> {
     let field = |tag: u8, content: &[u8]| {
-        let mut out = vec![tag, content.len() as u8];
+        let mut out = vec![tag];
+        let mut len = content.len();
+        while len >= 0x80 {
+            out.push(len as u8 | 0x80);
+            len >>= 7;
+        }
+        out.push(len as u8);
         out.extend_from_slice(content);
         out
     };
-    for (way, name) in [(Way::Inbound, alias), (Way::Outbound, canonical)] {
-        for body in [0usize, 7, 60] {
-            let reference = field(0x0a, &field(0x0a, name.as_bytes()));
-            let message = field(0x12, &[reference, field(0x12, &vec![b'x'; body])].concat());
-            let message = field(0x0a, &message);
-            let frame = [&(message.len() as u32).to_be_bytes()[..], &message].concat();
-            let count = 8_000_000 / frame.len();
-            let stream = frame.repeat(count);
+    let reference = field(0x0a, &field(0x0a, recipient));
+    let message = field(0x12, &[reference, field(0x12, &vec![b'x'; body])].concat());
+    let message = field(0x0a, &message);
+    [&(message.len() as u32).to_be_bytes()[..], &message].concat()
+}
+
+fn receiver(connection: &mut Connection, way: Way) -> &mut support::Receiver {
+    match way {
+        Way::Inbound => &mut connection.inbound,
+        Way::Outbound => &mut connection.outbound,
+    }
+}
+
+/// Large segments, of which some come again, cut anew: pages begin inside names.
+#[test]
+fn large_segments_may_come_again() {
+    for way in [Way::Inbound, Way::Outbound] {
+        for body in [0, 7, 60] {
+            let frames = Frames::new(way, body);
+            let stream = frames.frame.repeat(8_000_000 / frames.frame.len());
+            let (mut connection, ahead) = frames.connection();
+            let start = receiver(&mut connection, way).start.wrapping_add(ahead as u32);
             let mut random = Random::new(body as u64);
-            let mut connection = Connection::new(100, 4_294_000_000);
-            connection.flow.names.canonical = Text::new(b"jobmanager:6123").unwrap();
-            connection.flow.outbound.flags = 1;
-            connection.flow.outbound.ranges[0].walker.frame_begins();
-            let greeting = field(0x0a, &field(0x12, &field(0x0a, &field(0x0a, alias.as_bytes()))));
-            let greeting = [&(greeting.len() as u32).to_be_bytes()[..], &greeting].concat();
-            connection.send(Way::Inbound, 100, &greeting);
-            let (start, ahead) = match way {
-                Way::Inbound => (100 + greeting.len() as u32, greeting.len()),
-                Way::Outbound => (4_294_000_000, 0),
-            };
-            let want = match way {
-                Way::Inbound => frame
-                    .escape_ascii()
-                    .to_string()
-                    .replace(".tcp://flink@jm:6123", "://flink////////////"),
-                Way::Outbound => frame
-                    .escape_ascii()
-                    .to_string()
-                    .replace("jobmanager:6123", "jm:000000006123"),
-            };
-            let mut at = 0;
-            let mut sent = Vec::new();
+            let (mut at, mut ends) = (0, vec![0]);
             while at < stream.len() {
-                let len = 1 + random.below(65_000.min(stream.len() - at));
-                sent.push((at, at + len));
-                at += len;
-            }
-            let mut done = 0;
-            while done < sent.len() {
-                let (from, end) = sent[done];
-                let verdict = connection.send(way, start.wrapping_add(from as u32), &stream[from..end]);
-                assert_ne!(verdict, Verdict::Reset, "{way:?} {body} {from}: {}", connection.work.reset);
-                support::TRACE.with(|t| t.borrow_mut().clear());
-                if verdict == Verdict::Pass {
-                    done += 1;
-                }
-                // Something that was sent before comes again, cut anew.
-                if random.happens(0.3) && from > 200_000 {
-                    let from = from - random.below(200_000);
-                    let len = 1 + random.below((end - from).min(65_000));
+                let end = at + 1 + random.below(65_000.min(stream.len() - at));
+                let send = |connection: &mut Connection, from: usize, end: usize| {
                     let verdict =
-                        connection.send(way, start.wrapping_add(from as u32), &stream[from..from + len]);
-                    assert_ne!(verdict, Verdict::Reset, "{way:?} {body} {from}: {}", connection.work.reset);
+                        connection.send(way, start.wrapping_add(from as u32), &stream[from..end]);
+                    assert_ne!(verdict, Verdict::Reset, "{way:?} {body} at {from}");
+                    support::TRACE.with(|t| t.borrow_mut().clear());
+                    verdict
+                };
+                while send(&mut connection, at, end) != Verdict::Pass {}
+                at = end;
+                ends.push(end);
+                if random.happens(0.3) {
+                    let from = at - random.below(at.min(200_000));
+                    let len = random.below((at - from).min(65_000) + 1);
+                    if len != 0 {
+                        send(&mut connection, from, from + len);
+                    }
                 }
-                if random.happens(0.5) && done > 4 {
-                    let acknowledged = (sent[done - 4].0 + random.below(2_000)).min(sent[done - 1].0);
-                    let receiver = match way {
-                        Way::Inbound => &mut connection.inbound,
-                        Way::Outbound => &mut connection.outbound,
-                    };
-                    receiver.acknowledged = acknowledged + ahead;
-                    stream::acknowledge(connection.direction(way), start.wrapping_add(acknowledged as u32), 0);
+                if random.happens(0.5) && ends.len() > 4 {
+                    let acknowledged = ends[ends.len() - 4] + random.below(2_000);
+                    let acknowledged = acknowledged.min(at);
+                    receiver(&mut connection, way).acknowledged = acknowledged + ahead;
+                    stream::acknowledge(
+                        connection.direction(way),
+                        start.wrapping_add(acknowledged as u32),
+                        0,
+                    );
                 }
             }
-            let got = match way {
-                Way::Inbound => connection.inbound.stream()[ahead..].to_vec(),
-                Way::Outbound => connection.outbound.stream(),
+            let arrived = receiver(&mut connection, way).stream();
+            frames.check(&arrived[ahead..], &format!("{way:?} {body}"));
+        }
+    }
+}
+
+/// Large segments, of which some are lost before or behind the engine; the sender repeats what is missing, cut anew.
+#[test]
+fn lost_parts_of_large_segments_are_repaired() {
+    const UNIT: usize = 1448;
+    for (way, body, is_lost_before) in [
+        (Way::Inbound, 0, true),
+        (Way::Inbound, 190, true),
+        (Way::Inbound, 4000, true),
+        (Way::Inbound, 60, false),
+        (Way::Outbound, 60, true),
+        (Way::Outbound, 60, false),
+        (Way::Outbound, 4000, false),
+    ] {
+        let frames = Frames::new(way, body);
+        let stream = frames.frame.repeat(20_000_000 / frames.frame.len());
+        let (mut connection, ahead) = frames.connection();
+        let start = receiver(&mut connection, way).start.wrapping_add(ahead as u32);
+        let mut random = Random::new(body as u64);
+        let units = stream.len().div_ceil(UNIT);
+        let mut arrived = vec![false; units];
+        let (mut first, mut next) = (0, 0);
+        let what = format!("{way:?} {body} {is_lost_before}");
+        while first < units {
+            // Either what is missing, or what is next.
+            let repeats = next == units || next - first > 3000 || first != next && random.happens(0.3);
+            let from = if repeats {
+                let missing = (first..next).find(|unit| !arrived[*unit]).unwrap_or(first);
+                missing
+            } else {
+                next
             };
-            for (index, frame) in got.chunks(frame.len()).enumerate() {
-                assert_eq!(frame.escape_ascii().to_string(), want, "{way:?} {body} frame {index}");
+            let most = if repeats { 3 } else { 44 };
+            let mut end = (from + 1 + random.below(most)).min(units);
+            if !repeats {
+                next = end;
+            } else {
+                end = end.min(next.max(from + 1));
+            }
+            let lost = random.happens(0.03);
+            if lost && is_lost_before {
+                continue;
+            }
+            let bytes = &stream[from * UNIT..(end * UNIT).min(stream.len())];
+            let seq = start.wrapping_add((from * UNIT) as u32);
+            let before = receiver(&mut connection, way).bytes.len();
+            let verdict = if lost {
+                // The engine sees it, the receiver does not.
+                let side = receiver(&mut connection, way);
+                let kept = side.bytes.clone();
+                let verdict = connection.send(way, seq, bytes);
+                receiver(&mut connection, way).bytes = kept;
+                if verdict == Verdict::Reset { verdict } else { Verdict::Drop(truename_common::layout::Counter::DroppedHole) }
+            } else {
+                connection.send(way, seq, bytes)
+            };
+            let _ = before;
+            assert_ne!(verdict, Verdict::Reset, "{what}: reset {} at {from}", connection.work.reset);
+            support::TRACE.with(|t| t.borrow_mut().clear());
+            if verdict == Verdict::Pass {
+                arrived[from..end].fill(true);
+                while first < units && arrived[first] {
+                    first += 1;
+                }
+                let done = (first * UNIT).min(stream.len());
+                if random.happens(0.7) {
+                    receiver(&mut connection, way).acknowledged = done + ahead;
+                    stream::acknowledge(connection.direction(way), start.wrapping_add(done as u32), 0);
+                }
             }
         }
+        let got = receiver(&mut connection, way).stream();
+        frames.check(&got[ahead..], &what);
     }
 }
