@@ -22,10 +22,10 @@ use crate::config::Datapath;
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/truename"));
 
 /// How many pages of marks there can be: four a flow, which is 126,976 bytes of stream in flight. Few flows can have more
-/// at a time; 2048 pages are two of them with 16 MiB each way.
+/// at a time; 8192 pages are four of them with 30 MiB each way.
 const fn pages(flows: u32) -> u32 {
     let pages = 4 * flows;
-    if pages > 2048 { pages } else { 2048 }
+    if pages > 8192 { pages } else { 8192 }
 }
 
 /// The loaded object: tables are pinned, programs are not yet in the kernel.

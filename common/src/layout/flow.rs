@@ -12,11 +12,11 @@ pub const NEEDLE_WORDS: usize = 16;
 pub const PAGE_WORDS: usize = 496;
 /// Bytes of the stream that a [`Page`] covers.
 pub const PAGE_BYTES: u64 = 64 * PAGE_WORDS as u64;
-/// Pages behind the newest one that a direction can remember: 16 MiB of stream, and as many again before
-/// a bit of [`Direction::pages`] would stand for two pages.
-pub const PAGES_KEPT: u32 = 529;
-/// Words of [`Direction::pages`], for each of the two kinds of edits that a direction makes.
-pub const PAGE_BITS: usize = 1024 / 64;
+/// Pages behind the cursor that a direction can remember: 30 MiB of stream.
+pub const PAGES_KEPT: u32 = 992;
+/// Words of [`Direction::pages`], for each of the two kinds of edits that a direction makes: as many pages before the
+/// cursor as behind it, without a bit that stands for two of them.
+pub const PAGE_BITS: usize = 2048 / 64;
 
 /// Where the bytes of an [`Edit`] come from: an index into [`FlowNames::texts`].
 #[repr(u8)]
@@ -138,7 +138,7 @@ pub struct Direction {
     pub near: [u16; 2],
     pub hits: [u16; 2],
     pub pad: u32,
-    /// Which pages have edits, by kind: a bit for the number modulo 1024.
+    /// Which pages have edits, by kind: a bit for the number modulo 2048.
     pub pages: [[u64; PAGE_BITS]; 2],
     /// [`MAIN`] first.
     pub ranges: [Range; RANGES],

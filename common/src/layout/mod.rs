@@ -20,7 +20,7 @@ pub use endpoint::{Endpoint, ListedAlias, Names, Policy, Protocol};
 pub use event::{Event, EventKind};
 pub use flow::{
     AliasKey, AliasStat, Direction, Edit, EditKind, FlowNames, Handshake, MAIN, NEEDLE_WORDS,
-    Needle, PAGE_BYTES, PAGE_WORDS, PAGES_KEPT, Page, PageKey, Peer, PeerKey, RANGES, Range,
+    Needle, PAGE_BITS, PAGE_BYTES, PAGE_WORDS, PAGES_KEPT, Page, PageKey, Peer, PeerKey, RANGES, Range,
     RpcFlow, Walker, word,
 };
 pub use link::{Link, link_flags};

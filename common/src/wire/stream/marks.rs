@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     layout::{
-        Counter, Direction, Edit, EditKind, MAIN, PAGE_BYTES, PAGE_WORDS, PAGES_KEPT, Page,
+        Counter, Direction, Edit, EditKind, MAIN, PAGE_BITS, PAGE_BYTES, PAGE_WORDS, PAGES_KEPT, Page,
         PageKey, RpcFlow,
     },
     wire::seq::{after, before, distance},
@@ -43,7 +43,7 @@ impl Direction {
     /// The word and the bit of page `number` in [`Self::pages`].
     #[inline(always)]
     const fn page_bit(number: u32) -> (usize, u64) {
-        ((number / 64) as usize & 15, 1 << (number & 63))
+        ((number / 64) as usize & (PAGE_BITS - 1), 1 << (number & 63))
     }
 
     #[inline(always)]

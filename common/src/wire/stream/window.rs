@@ -10,11 +10,11 @@ use crate::{
     wire::seq::{after, before},
 };
 
-/// How far ahead of the cursor a segment may be whose window is not known: more than the largest buffers
-/// that Linux gives a socket by itself (`tcp_rmem`, `tcp_wmem`: 4 to 6 MiB, on large hosts 16 MiB).
-const FAR: u32 = 16 << 20;
+/// How far ahead of the cursor a segment may be: what [`Direction::pages`] can tell apart. The largest buffers that
+/// Linux gives a socket by itself are 6 MiB, and 32 MiB since Linux 6.17 (`tcp_rmem`).
+const FAR: u32 = 30 << 20;
 /// How far behind the cursor an acknowledgement or a repetition can be.
-const BEHIND: u32 = 16 << 20;
+const BEHIND: u32 = FAR;
 
 /// Takes an acknowledgement of `direction`'s bytes, with a window of `window` bytes before scaling. It is
 /// called without the lock, and writes single values only. False if no receiver would send it.
@@ -49,16 +49,23 @@ pub fn acknowledge(direction: &mut Direction, ack: u32, window: u32) -> bool {
 #[inline(always)]
 pub fn limit(direction: &Direction) -> u32 {
     let cursor = direction.cursor();
-    if let Some(acked) = direction.acknowledged()
-        && direction.window != 0
-    {
-        let limit = acked.wrapping_add(direction.window);
-        // A cursor beyond it says that acknowledgements take another path now.
-        if !after(cursor, limit) {
-            return limit;
-        }
+    let far = cursor.wrapping_add(FAR);
+    let limit = advertised(direction);
+    // A cursor beyond it says that acknowledgements take another path now.
+    if after(cursor, limit) || after(limit, far) {
+        far
+    } else {
+        limit
     }
-    cursor.wrapping_add(FAR)
+}
+
+/// The end of the window that the receiver has advertised; [`FAR`] from the cursor if that is not known.
+#[inline(always)]
+fn advertised(direction: &Direction) -> u32 {
+    match direction.acknowledged() {
+        Some(acked) if direction.window != 0 => acked.wrapping_add(direction.window),
+        _ => direction.cursor().wrapping_add(FAR),
+    }
 }
 
 /// Whether a segment of `len` bytes from `seq` is in the window, or at the cursor, and not far behind.
@@ -76,7 +83,8 @@ pub fn is_near(direction: &Direction, seq: u32, len: u32) -> bool {
 #[inline(always)]
 pub fn is_in_reach(direction: &Direction, seq: u32) -> bool {
     let cursor = direction.cursor();
-    !after(seq, cursor.wrapping_add(FAR)) && !before(seq, cursor.wrapping_sub(BEHIND))
+    let is_before = !after(seq, cursor.wrapping_add(FAR)) || !after(seq, advertised(direction));
+    is_before && !before(seq, cursor.wrapping_sub(BEHIND))
 }
 
 impl<P: Packet> Job<'_, P> {

@@ -158,7 +158,8 @@ impl Arrangement {
             })
             .collect();
         let before = (self.counters()?, self.lab.repetitions()?);
-        let moved = transfer(&pairs, &block, time)?;
+        let moved = transfer(&pairs, &block, time)
+            .with_context(|| format!("counters since the beginning: {:?}", self.counters()))?;
         let after = (self.counters()?, self.lab.repetitions()?);
         let counters = after
             .0
