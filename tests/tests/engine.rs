@@ -8,7 +8,7 @@ use std::{cmp::Reverse, collections::BTreeMap, collections::BinaryHeap};
 
 use support::Connection;
 use truename_common::{
-    layout::Text,
+    layout::{Counter, Text},
     wire::stream::{self, Verdict, Way},
 };
 use truename_tests::{
@@ -430,7 +430,7 @@ fn lost_parts_of_large_segments_are_repaired() {
                 let kept = side.bytes.clone();
                 let verdict = connection.send(way, seq, bytes);
                 receiver(&mut connection, way).bytes = kept;
-                if verdict == Verdict::Reset { verdict } else { Verdict::Drop(truename_common::layout::Counter::DroppedHole) }
+                if verdict == Verdict::Reset { verdict } else { Verdict::Drop(Counter::DroppedHole) }
             } else {
                 connection.send(way, seq, bytes)
             };
@@ -452,4 +452,58 @@ fn lost_parts_of_large_segments_are_repaired() {
         let got = receiver(&mut connection, way).stream();
         frames.check(&got[ahead..], &what);
     }
+}
+
+/// Where memory for marks is short now and then, segments are lost; where it stays short, the connection is reset.
+#[test]
+fn memory_may_be_short() {
+    let frames = Frames::new(Way::Inbound, 60);
+    let stream = frames.frame.repeat(4_000_000 / frames.frame.len());
+    let (mut connection, ahead) = frames.connection();
+    let start = connection.inbound.start.wrapping_add(ahead as u32);
+    let mut random = Random::new(7);
+    let units: Vec<_> = (0..stream.len()).step_by(1448).collect();
+    let mut arrived = vec![false; units.len()];
+    let mut first = 0;
+    let mut dropped = 0;
+    while first < units.len() {
+        // A segment out of the window, which may lie behind a hole; memory is there or not.
+        let window = 40.min(units.len() - first);
+        let from = first + if random.happens(0.5) { 0 } else { random.below(window) };
+        let count = 1 + random.below(window.min(from + 1));
+        let end = (from + count).min(units.len());
+        connection.pages.room = random.happens(0.7).then_some(connection.pages.pages.len());
+        connection.work.now_ns += 1_000_000;
+        let bytes = &stream[units[from]..(end * 1448).min(stream.len())];
+        let verdict = connection.send(Way::Inbound, start.wrapping_add(units[from] as u32), bytes);
+        support::TRACE.with(|t| t.borrow_mut().clear());
+        assert_ne!(verdict, Verdict::Reset, "reset {}", connection.work.reset);
+        if verdict != Verdict::Pass {
+            dropped += usize::from(verdict == Verdict::Drop(Counter::DroppedMemory));
+            continue;
+        }
+        arrived[from..end].fill(true);
+        while first < units.len() && arrived[first] {
+            first += 1;
+        }
+        let done = (first * 1448).min(stream.len());
+        connection.inbound.acknowledged = done + ahead;
+        stream::acknowledge(connection.direction(Way::Inbound), start.wrapping_add(done as u32), 0);
+    }
+    frames.check(&connection.inbound.stream()[ahead..], "short");
+    assert!(dropped > 10, "memory was short {dropped} times only");
+
+    connection.pages.room = Some(connection.pages.pages.len());
+    let (mut at, mut drops) = (stream.len(), 0);
+    loop {
+        connection.work.now_ns += 100_000_000;
+        match connection.send(Way::Inbound, start.wrapping_add(at as u32), &frames.frame) {
+            Verdict::Pass => at += frames.frame.len(),
+            Verdict::Drop(Counter::DroppedMemory) => drops += 1,
+            Verdict::Reset => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(connection.work.reset, stream::reset::MEMORY);
+    assert!((20..60).contains(&drops), "{drops} drops before the reset");
 }

@@ -122,9 +122,10 @@ pub struct Direction {
     /// Since the cursor moved: the first segment dropped beyond the hole, and how often it came.
     pub hole_seq: u32,
     pub hole_drops: u32,
-    /// Since the cursor moved: how often a segment was held, and how often memory was short.
+    /// Since the cursor moved: how often a segment was held.
     pub held_drops: u32,
-    pub memory_drops: u32,
+    /// Since when memory for marks is short, in units of 2^20 nanoseconds; 0 if it is not.
+    pub short_since: u32,
     /// Ranges beyond holes that are in use.
     pub islands: u32,
     /// Where the captured authority begins, to know whose it is.
@@ -527,7 +528,7 @@ impl Default for Direction {
             hole_seq: 0,
             hole_drops: 0,
             held_drops: 0,
-            memory_drops: 0,
+            short_since: 0,
             islands: 0,
             captured_at: 0,
             oldest_page: Self::FIRST_PAGE,

@@ -73,10 +73,12 @@ packet_stage!(
 
 flow_stage!(
     tn_prepare = Prepare,
+    tn_keep = Keep,
     tn_place = Place,
     tn_arrive = Arrive,
     tn_join = Join,
     tn_settle = Settle,
+    tn_make = Make,
     tn_mark = Mark,
     tn_sweep = Sweep,
     tn_recall = Recall,

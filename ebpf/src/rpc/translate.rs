@@ -387,7 +387,7 @@ fn renew(flow: &mut RpcFlow) {
         direction.window = 0;
         direction.hole_drops = 0;
         direction.held_drops = 0;
-        direction.memory_drops = 0;
+        direction.short_since = 0;
         direction.near = [0; 2];
         direction.hits = [0; 2];
         for kind in &mut direction.pages {

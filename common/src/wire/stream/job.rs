@@ -170,6 +170,8 @@ pub enum Stage {
     Prepare,
     /// Walks what of the segment was not walked, and applies the edits.
     Walk,
+    /// Keeps the ranges as they are, should there be no memory for marks.
+    Keep,
     /// Finds the range that the next byte of the segment belongs to.
     Place,
     /// Looks for a frame in bytes of which nothing is known.
@@ -188,6 +190,8 @@ pub enum Stage {
     Join,
     /// Decides about a name that the end of the segment cuts.
     Settle,
+    /// Makes sure that there are pages for the edits.
+    Make,
     /// Marks the edits in pages.
     Mark,
     /// Lets go pages.
@@ -241,17 +245,6 @@ pub mod found {
     pub const OUT_OF_WINDOW: u32 = 1 << 16;
 }
 
-/// What of a range a walk changes.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Saved {
-    pub start: u32,
-    pub end: u32,
-    pub walker: Walker,
-    pub flags: u32,
-    pub pad: u32,
-}
-
 /// The state of one segment's processing. It lives in a map in the kernel, where the verifier takes
 /// every scalar for unknown and so verifies a loop's body once.
 #[repr(C)]
@@ -259,8 +252,7 @@ pub(super) struct Saved {
 pub struct Work {
     pub chunk: Chunk,
     pub(super) block: Block,
-    /// The range that the round walks, as it was before: what is left of it if there is no memory.
-    pub(super) saved: Saved,
+    pub(super) before: super::undo::Before,
     /// `CLOCK_MONOTONIC` nanoseconds, set by the caller.
     pub now_ns: u64,
     pub(super) walker: Walker,
@@ -293,8 +285,6 @@ pub struct Work {
     pub(super) nearest_first: u32,
     /// What is to be done at `at`: [`step`].
     pub(super) step: u32,
-    /// Ranges that the round has walked or joined.
-    pub(super) touched: u32,
     /// 1 if some of the segment was walked before.
     pub(super) replayed: u32,
     /// Positions in loops.
@@ -355,7 +345,7 @@ impl Default for Work {
         Self {
             chunk: Chunk::EMPTY,
             block: Block::EMPTY,
-            saved: Saved::default(),
+            before: super::undo::Before::default(),
             now_ns: 0,
             walker: Walker::default(),
             front: super::front::Front::default(),
@@ -378,7 +368,6 @@ impl Default for Work {
             nearest: 0,
             nearest_first: 0,
             step: 0,
-            touched: 0,
             replayed: 0,
             index: 0,
             bit: 0,
@@ -439,7 +428,6 @@ impl Work {
         self.edited_to = seq;
         self.step = step::DONE;
         self.replayed = 0;
-        self.touched = 0;
         self.checks = 0;
         self.way = way as u32;
         self.policy = policy;

@@ -7,7 +7,7 @@
 use core::hint::black_box;
 
 use super::{
-    EDITS, MEMORY_DROPS, Packet, Steps, Work, found,
+    EDITS, Packet, Steps, Work, found,
     front::first_bit,
     job::{Job, more::RECALL, reset},
 };
@@ -73,27 +73,82 @@ impl Direction {
     }
 }
 
+/// See [`super::Stage::Make`].
+#[inline(always)]
+pub(super) fn make<P: Packet>(packet: &mut P, flow: &mut RpcFlow, work: &mut Work) {
+    for kind in kinds(work.is_inbound()) {
+        if touches(packet, flow, work, kind) && work.found & found::NO_MEMORY == 0 {
+            P::repeat(&mut MakePages { packet, flow, work }, TOUCHED);
+        }
+    }
+    let mut job = Job::new(packet, flow, work);
+    if job.work.found & found::NO_MEMORY == 0 {
+        job.direction.short_since = 0;
+    } else {
+        job.take_back();
+    }
+}
+
 /// See [`super::Stage::Mark`].
 #[inline(always)]
 pub(super) fn mark<P: Packet>(packet: &mut P, flow: &mut RpcFlow, work: &mut Work) {
-    let (first, end) = (work.edits[0].at, work.edited_to);
     for kind in kinds(work.is_inbound()) {
-        if work.kinds & (1 << kind as u32) == 0 {
-            continue;
+        if touches(packet, flow, work, kind) {
+            P::repeat(&mut MarkPages { packet, flow, work }, TOUCHED);
         }
-        let direction = Job::new(packet, flow, work).direction;
-        let page = number(direction.position_of(first));
-        let last = number(direction.position_of(end.wrapping_sub(1)));
-        work.kind = kind as u32;
-        work.page = page;
-        work.last_page = last;
-        work.index = 0;
-        P::repeat(&mut MarkPages { packet, flow, work }, TOUCHED);
     }
-    if work.found & found::NO_MEMORY != 0 {
-        no_memory(packet, flow, work);
-    } else {
-        Job::new(packet, flow, work).direction.memory_drops = 0;
+}
+
+/// Whether there are edits of `kind`; `page` to `last_page` are the pages that they may lie in.
+#[inline(always)]
+fn touches<P: Packet>(
+    packet: &mut P,
+    flow: &mut RpcFlow,
+    work: &mut Work,
+    kind: EditKind,
+) -> bool {
+    let (first, end) = (work.edits[0].at, work.edited_to);
+    let direction = Job::new(packet, flow, work).direction;
+    let page = number(direction.position_of(first));
+    let last = number(direction.position_of(end.wrapping_sub(1)));
+    work.kind = kind as u32;
+    work.page = page;
+    work.last_page = last;
+    work.index = 0;
+    work.kinds & (1 << kind as u32) != 0
+}
+
+/// Makes sure that there is a page, one a step.
+struct MakePages<'a, P> {
+    packet: &'a mut P,
+    flow: &'a mut RpcFlow,
+    work: &'a mut Work,
+}
+
+impl<P: Packet> Steps for MakePages<'_, P> {
+    #[inline(always)]
+    fn step(&mut self) -> bool {
+        let (page, kind) = (self.work.page, self.work.kind);
+        if page > self.work.last_page {
+            return false;
+        }
+        self.work.page = page + 1;
+        let direction = Job::new(self.packet, self.flow, self.work).direction;
+        if direction.has_page(kind, page) {
+            return true;
+        }
+        let key = PageKey {
+            flow: self.flow.id,
+            page,
+            kind,
+        };
+        if self.packet.page(&key, true).is_none() {
+            self.work.found |= found::NO_MEMORY;
+            return false;
+        }
+        let direction = Job::new(self.packet, self.flow, self.work).direction;
+        direction.set_page(kind, page, true);
+        true
     }
 }
 
@@ -112,7 +167,6 @@ impl<P: Packet> Steps for MarkPages<'_, P> {
             return false;
         }
         let direction = Job::new(self.packet, self.flow, self.work).direction;
-        direction.set_page(kind, page, true);
         let base = direction.page_begin(page);
         self.work.base = base;
         self.work.page = page + 1;
@@ -121,39 +175,15 @@ impl<P: Packet> Steps for MarkPages<'_, P> {
             page,
             kind,
         };
-        let Some(marks) = self.packet.page(&key, true) else {
-            self.work.found |= found::NO_MEMORY;
+        let Some(marks) = self.packet.page(&key, false) else {
+            self.work.found |= found::LOST_MARKS;
+            self.work.reset = reset::MARKS;
             return false;
         };
         let work = &mut *self.work;
         P::repeat(&mut Mark { marks, work }, EDITS as u32);
         true
     }
-}
-
-/// There is no page for the marks of a round: the round has not been, or the connection is reset.
-#[inline(always)]
-fn no_memory<P: Packet>(packet: &mut P, flow: &mut RpcFlow, work: &mut Work) {
-    let index = work.range as usize;
-    let job = Job::new(packet, flow, work);
-    job.direction.memory_drops += 1;
-    if job.work.touched != 1 || job.direction.memory_drops > MEMORY_DROPS {
-        job.work.reset = reset::MEMORY;
-        return;
-    }
-    let saved = job.work.saved;
-    if index == MAIN {
-        job.direction.set_cursor(saved.end);
-    }
-    let range = job.direction.range(index);
-    range.start = saved.start;
-    range.end = saved.end;
-    range.walker = saved.walker;
-    range.flags = saved.flags as u16;
-    if index != MAIN && saved.start == saved.end {
-        job.direction.islands -= 1;
-    }
-    job.work.drop_for(Counter::DroppedMemory);
 }
 
 impl<P: Packet> Job<'_, P> {

@@ -30,6 +30,7 @@ mod job;
 mod marks;
 mod place;
 mod search;
+mod undo;
 pub mod window;
 
 pub use front::equal;
@@ -48,8 +49,9 @@ const WALK_STEPS: u32 = 1 << 17;
 const PLACES: usize = RANGES + 2;
 /// Rounds of edits that a segment can need: one of 64 KiB has 2,200 recipients at the most.
 const ROUNDS: usize = 64;
-/// How often a segment is dropped because memory for marks is short, before its connection is reset.
-const MEMORY_DROPS: u32 = 8;
+/// How long segments are dropped because memory for marks is short, before their connection is reset: in units of 2^20
+/// nanoseconds. The kernel refills its caches in less than a millisecond.
+const MEMORY_PATIENCE: u32 = 3000;
 
 /// Runs a stage.
 #[inline(always)]
@@ -57,6 +59,7 @@ pub fn run<P: Packet>(stage: Stage, packet: &mut P, flow: &mut RpcFlow, work: &m
     match stage {
         Stage::Prepare => prepare::<P>(&mut flow.names, work),
         Stage::Walk => round(packet, flow, work),
+        Stage::Keep => Job::new(packet, flow, work).keep_ranges(),
         Stage::Place => Job::new(packet, flow, work).place(),
         Stage::Head => Job::new(packet, flow, work).read_head(),
         Stage::Rest => Job::new(packet, flow, work).look_at_rest(),
@@ -75,6 +78,7 @@ pub fn run<P: Packet>(stage: Stage, packet: &mut P, flow: &mut RpcFlow, work: &m
         Stage::Join => Job::new(packet, flow, work).join(),
         Stage::Settle => Job::new(packet, flow, work).settle(),
         Stage::Sweep => marks::sweep(packet, flow, work),
+        Stage::Make => marks::make(packet, flow, work),
         Stage::Mark => marks::mark(packet, flow, work),
         Stage::Recall => marks::recall(packet, flow, work),
         Stage::Apply => Job::new(packet, flow, work).apply(),
@@ -150,7 +154,11 @@ fn round<P: Packet>(packet: &mut P, flow: &mut RpcFlow, work: &mut Work) {
         packet.stage(Stage::Settle, flow, work);
     }
     if work.count != 0 && work.reset == 0 {
-        packet.stage(Stage::Mark, flow, work);
+        // A round without memory leaves no marks.
+        packet.stage(Stage::Make, flow, work);
+        if work.found & found::NO_MEMORY == 0 {
+            packet.stage(Stage::Mark, flow, work);
+        }
     }
     flow.flags |= work.state;
     if !work.is_over() && work.more == 0 && work.replayed != 0 {
@@ -186,12 +194,12 @@ fn read<P: Packet>(packet: &mut P, flow: &mut RpcFlow, work: &mut Work) {
 #[inline(always)]
 fn walk<P: Packet>(packet: &mut P, flow: &mut RpcFlow, work: &mut Work) {
     work.more = 0;
-    work.touched = 0;
     if Job::new(packet, flow, work).place_next() {
         read(packet, flow, work);
         Job::new(packet, flow, work).arrive_next();
         return;
     }
+    packet.stage(Stage::Keep, flow, work);
     let mut places = 0;
     while places < PLACES {
         packet.stage(Stage::Place, flow, work);

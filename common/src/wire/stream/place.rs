@@ -55,6 +55,7 @@ impl<P: Packet> Job<'_, P> {
         }
         self.work.next = RANGES as u32;
         self.work.stop = self.work.end();
+        self.keep_main();
         self.go_on(MAIN);
         true
     }
@@ -217,7 +218,6 @@ impl<P: Packet> Job<'_, P> {
         {
             return false;
         }
-        self.save(MAIN);
         self.direction.set_cursor(at);
         self.go_on(MAIN);
         true
@@ -226,26 +226,12 @@ impl<P: Packet> Job<'_, P> {
     /// Walks range `index` on from its end.
     #[inline(always)]
     fn go_on(&mut self, index: usize) {
-        self.save(index);
         self.work.range = index as u32;
         let range = self.direction.range(index);
         let is_lost = range.flags & range_flag::LOST != 0;
         self.work.walker = range.walker;
         self.work.floor = self.work.at;
         self.work.step = if is_lost { step::LOOK } else { step::WALK };
-    }
-
-    /// Keeps the range as it is, should there be no memory for its marks.
-    #[inline(always)]
-    pub(super) fn save(&mut self, index: usize) {
-        if self.work.touched == 0 {
-            let range = self.direction.range(index);
-            self.work.saved.start = range.start;
-            self.work.saved.end = range.end;
-            self.work.saved.walker = range.walker;
-            self.work.saved.flags = u32::from(range.flags);
-        }
-        self.work.touched += 1;
     }
 
     /// Whether the hole before `at` was acknowledged, or is never filled.
@@ -265,7 +251,6 @@ impl<P: Packet> Job<'_, P> {
         self.work.found |= found::RESYNCHRONISED;
         self.direction.flags &= !flag::HANDSHAKE;
         self.direction.hole_drops = 0;
-        self.work.touched = RANGES as u32;
         let first = self.work.first_range as usize;
         if first != RANGES {
             let to = self.direction.range(first).end;
@@ -358,7 +343,6 @@ impl<P: Packet> Job<'_, P> {
         let head = self.work.head;
         let is_framed = head & head::FRAMED != 0;
         let (first, zeros) = (self.work.first, self.work.zeros as u16 & ZEROS_MAX);
-        self.save(self.work.range as usize);
         if is_new {
             self.keep_head(at);
             self.direction.islands += 1;
@@ -463,7 +447,6 @@ impl<P: Packet> Job<'_, P> {
         {
             return;
         }
-        self.work.touched = RANGES as u32;
         self.begin_check(next);
     }
 

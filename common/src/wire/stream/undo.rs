@@ -1,0 +1,123 @@
+//! Takes back a round for whose marks there is no memory: the ranges are again what they were before.
+
+use super::{MEMORY_PATIENCE, Packet, Steps, job::Job, reset};
+use crate::layout::{Counter, MAIN, RANGES, Range};
+
+/// The ranges before a round.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Before {
+    ranges: [Range; RANGES],
+    /// Ranges beyond holes; if there are none, only the first of `ranges` is kept.
+    islands: u32,
+    pad: u32,
+}
+
+impl Default for Before {
+    fn default() -> Self {
+        Self {
+            ranges: [Range::default(); RANGES],
+            islands: 0,
+            pad: 0,
+        }
+    }
+}
+
+impl<P: Packet> Job<'_, P> {
+    /// Keeps the ranges as they are.
+    #[inline(always)]
+    pub(super) fn keep_ranges(&mut self) {
+        self.keep_main();
+        if self.direction.islands != 0 {
+            self.work.before.islands = self.direction.islands;
+            self.work.index = MAIN as u32 + 1;
+            P::repeat(&mut Keep(self.again()), RANGES as u32);
+        }
+    }
+
+    /// The same where nothing lies beyond a hole.
+    #[inline(always)]
+    pub(super) fn keep_main(&mut self) {
+        let main = &self.direction.ranges[MAIN];
+        let kept = &mut self.work.before.ranges[MAIN];
+        // The rest of this one does not change.
+        kept.end = main.end;
+        kept.walker = main.walker;
+        kept.flags = main.flags;
+        self.work.before.islands = 0;
+    }
+
+    /// There is no page for the marks of the round: it has not been. If that lasts, the connection is reset.
+    #[inline(always)]
+    pub(super) fn take_back(&mut self) {
+        // Milliseconds, nearly; 0 stands for never.
+        let now = (self.work.now_ns >> 20) as u32 | 1;
+        if self.direction.short_since == 0 {
+            self.direction.short_since = now;
+        }
+        if now.wrapping_sub(self.direction.short_since) > MEMORY_PATIENCE {
+            self.work.reset = reset::MEMORY;
+            return;
+        }
+        let kept = &self.work.before.ranges[MAIN];
+        self.direction.set_cursor(kept.end);
+        let main = &mut self.direction.ranges[MAIN];
+        main.walker = kept.walker;
+        main.flags = kept.flags;
+        self.direction.islands = self.work.before.islands;
+        self.work.index = MAIN as u32 + 1;
+        P::repeat(&mut TakeBack(self.again()), RANGES as u32);
+        self.work.drop_for(Counter::DroppedMemory);
+    }
+
+    /// The same job, for a loop.
+    #[inline(always)]
+    fn again(&mut self) -> Job<'_, P> {
+        Job {
+            packet: &mut *self.packet,
+            direction: &mut *self.direction,
+            names: &mut *self.names,
+            work: &mut *self.work,
+        }
+    }
+}
+
+/// Keeps range `work.index`.
+struct Keep<'a, P>(Job<'a, P>);
+
+impl<P: Packet> Steps for Keep<'_, P> {
+    #[inline(always)]
+    fn step(&mut self) -> bool {
+        let index = self.0.work.index;
+        // Not `>=`: the compiler would drop the mask, and the verifier the bound.
+        if index == RANGES as u32 {
+            return false;
+        }
+        self.0.work.index = index + 1;
+        let range = self.0.direction.range(index as usize);
+        self.0.work.before.ranges[index as usize & (RANGES - 1)] = *range;
+        true
+    }
+}
+
+/// Takes back range `work.index`.
+struct TakeBack<'a, P>(Job<'a, P>);
+
+impl<P: Packet> Steps for TakeBack<'_, P> {
+    #[inline(always)]
+    fn step(&mut self) -> bool {
+        let index = self.0.work.index;
+        if index == RANGES as u32 {
+            return false;
+        }
+        self.0.work.index = index + 1;
+        let range = self.0.direction.range(index as usize);
+        if self.0.work.before.islands == 0 {
+            range.start = 0;
+            range.end = 0;
+        } else {
+            *range = self.0.work.before.ranges[index as usize & (RANGES - 1)];
+        }
+        true
+    }
+}
