@@ -336,9 +336,9 @@ fn receiver(connection: &mut Connection, way: Way) -> &mut support::Receiver {
 #[test]
 fn large_segments_may_come_again() {
     for way in [Way::Inbound, Way::Outbound] {
-        for body in [0, 7, 60] {
+        for (body, size) in [(0, 8_000_000), (7, 8_000_000), (60, 8_000_000), (1 << 20, 200_000_000)] {
             let frames = Frames::new(way, body);
-            let stream = frames.frame.repeat(8_000_000 / frames.frame.len());
+            let stream = frames.frame.repeat(size / frames.frame.len());
             let (mut connection, ahead) = frames.connection();
             let start = receiver(&mut connection, way).start.wrapping_add(ahead as u32);
             let mut random = Random::new(body as u64);

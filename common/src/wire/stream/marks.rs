@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     layout::{
-        Counter, Direction, Edit, EditKind, MAIN, PAGE_BITS, PAGE_BYTES, PAGE_WORDS, PAGES_KEPT, Page,
+        Direction, Edit, EditKind, MAIN, PAGE_BITS, PAGE_BYTES, PAGE_WORDS, PAGES_KEPT, Page,
         PageKey, RpcFlow,
     },
     wire::seq::{after, before, distance},
@@ -21,8 +21,9 @@ use crate::{
 
 /// Pages that a segment can touch: 512 KiB, the largest packet of BIG TCP, and one.
 const TOUCHED: u32 = 18;
-/// Pages that are looked at for a segment, to let them go.
-const LET_GO: u32 = 8;
+/// Pages that are looked at for a segment, to let them go: all that have a bit. The cursor may have gone far since, over
+/// bodies that were not looked at.
+const LET_GO: u32 = 64 * PAGE_BITS as u32;
 /// Longest edit: the longest text.
 const EDIT_MAX: u32 = 334;
 
