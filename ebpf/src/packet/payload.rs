@@ -289,7 +289,7 @@ impl Packet for Payload<'_> {
             Stage::Prepare => stages::tn_prepare(flow, work),
             Stage::Keep => stages::tn_keep(flow, work),
             Stage::Place => stages::tn_place(flow, work),
-            Stage::Arrive => stages::tn_arrive(flow, work),
+            Stage::Arrive => stages::tn_arrive(skb, flow, work, buffers),
             Stage::Join => stages::tn_join(flow, work),
             Stage::Settle => stages::tn_settle(flow, work),
             Stage::Make => stages::tn_make(flow, work),

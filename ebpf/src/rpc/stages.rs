@@ -68,6 +68,7 @@ packet_stage!(
     tn_open = Open,
     tn_frames = Frames,
     tn_search = Search,
+    tn_arrive = Arrive,
     tn_apply = Apply,
 );
 
@@ -75,7 +76,6 @@ flow_stage!(
     tn_prepare = Prepare,
     tn_keep = Keep,
     tn_place = Place,
-    tn_arrive = Arrive,
     tn_join = Join,
     tn_settle = Settle,
     tn_make = Make,
