@@ -128,6 +128,38 @@ fn a_name_server_that_hangs_takes_no_threads_and_hangs_nothing_else() -> Result<
 }
 
 #[test]
+fn a_hosts_file_that_hangs_hangs_nothing_else() -> Result<()> {
+    let configuration = "[datapath]\ninterfaces = [\"s0\"]\n\
+        [[service]]\nname = \"w\"\nlisten = \"10.99.0.1:9000\"\nprotocol = \"tcp\"\ntarget = \"workers:9069\"\n";
+    let mut place = Place::prepared(configuration)?;
+    let worker = "[[worker]]\nid = \"a\"\nrpc = \"pekko.tcp://flink@tm.example.org:6122\"\n";
+    let topology = place.scratch.write("topology.toml", worker)?;
+    place.replace(&format!(
+        "{configuration}[topology]\nsource = \"file\"\npath = \"{}\"\n",
+        topology.display()
+    ))?;
+    // Whoever opens it waits for ever, as on a file system that hangs.
+    let hosts = place.scratch.path().join("hosts");
+    let made = Command::new("mkfifo").arg(&hosts).status()?;
+    ensure!(made.success(), "mkfifo: {made}");
+    place.truename.put_file(hosts, "/etc/hosts");
+    place.truename.start_agent()?;
+    wait_until(SOON, "the words", || {
+        let names = place.truename.json("names")?.to_string();
+        ensure!(names.contains("cannot be read within 2 s"), "{names}");
+        Ok(())
+    })?;
+    let agent = place.truename.agent()?;
+    ensure!(agent.count_lines(0, &["hangs"]) == 0);
+    let threads = threads(agent.pid())?;
+    ensure!(threads <= 24, "{threads} threads");
+    let begin = Instant::now();
+    let status = place.truename.stop_agent()?;
+    ensure!(status.success() && begin.elapsed() < END, "{status}");
+    Ok(())
+}
+
+#[test]
 fn half_a_configuration_does_not_come_into_force() -> Result<()> {
     let place = Place::new(&services(100))?;
     let agent = place.truename.agent()?;

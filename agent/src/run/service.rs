@@ -109,6 +109,12 @@ impl Live {
             generation,
         }
     }
+
+    /// Takes on what is attached now.
+    fn attached(&mut self, attachment: &Attachment) {
+        self.interfaces = attachment.rows();
+        self.missing = attachment.missing();
+    }
 }
 
 impl AgentService {
@@ -320,6 +326,8 @@ impl Inner {
             let sentence = "programs are being attached or removed".to_owned();
             return Ok(vec![sentence]);
         };
+        // What is shown is as new as what is told.
+        self.live().attached(&attachment);
         let inventory = Requests::open()?.inventory()?;
         let drift = attachment.drift(&inventory)?;
         if !drift.is_empty() {
