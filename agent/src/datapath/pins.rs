@@ -191,7 +191,7 @@ impl Pins {
             });
         }
         let version = self.version();
-        let is_free = !fs::symlink_metadata(&version).is_ok()
+        let is_free = fs::symlink_metadata(&version).is_err()
             || is_inside(&version) && list(&version)?.is_empty();
         if !is_free && !is_ours(&version) {
             return Err(DatapathError::NotOurs(version));
