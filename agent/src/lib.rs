@@ -14,6 +14,7 @@ pub mod datapath;
 pub mod decode;
 pub mod doctor;
 pub mod explain;
+mod health;
 pub mod links;
 mod logging;
 pub mod name;

@@ -33,9 +33,6 @@ fn check(file: Option<PathBuf>) -> anyhow::Result<Exit> {
             Refusal::Unmet(_) | Refusal::Server(_) | Refusal::Datapath(_) => {}
         }
     }
-    for note in &config.notes {
-        eprintln!("truename: {note}");
-    }
     let file = file.display();
     let (endpoints, services) = (config.endpoints.len(), config.services.len());
     output::print(&format!(

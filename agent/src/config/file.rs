@@ -7,8 +7,8 @@ use std::{
 };
 
 use super::{
-    Agent, Aliases, ConfigError, Datapath, Endpoint, Interface, Origin, Selector, Service,
-    TIMEOUT_KEYS, Timeouts,
+    Agent, Aliases, ConfigError, Datapath, Endpoint, Interface, Selector, Service, TIMEOUT_KEYS,
+    Timeouts,
     reader::{Entry, Section, Source},
     service,
     topology::{self, Topology},
@@ -50,8 +50,6 @@ pub struct File {
     pub topology: Topology,
     /// Where it was read.
     pub path: Option<PathBuf>,
-    /// Keys that do nothing in this version.
-    pub notes: Vec<String>,
 }
 
 impl File {
@@ -132,10 +130,10 @@ impl File {
             self.agent.log = read_level(&entry)?;
         }
         if let Some(entry) = section.get("metrics") {
-            if !entry.string()?.is_empty() {
-                entry.parse::<SocketAddr>()?;
-            }
-            self.note(&entry.origin, "metrics");
+            self.agent.metrics = match entry.string()? {
+                "" => None,
+                _ => Some(entry.parse::<SocketAddr>()?),
+            };
         }
         Ok(())
     }
@@ -163,11 +161,6 @@ impl File {
             self.datapath.xdp = entry.parse()?;
         }
         Ok(())
-    }
-
-    fn note(&mut self, origin: &Origin, key: &str) {
-        self.notes
-            .push(format!("{origin}: \"{key}\" has no effect in this version"));
     }
 }
 

@@ -10,6 +10,7 @@ mod check;
 mod collect;
 mod events;
 mod flows;
+mod health;
 mod keeper;
 mod learn;
 mod limit;
@@ -27,7 +28,7 @@ mod view;
 
 pub use tables::KernelTables;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     runtime,
@@ -42,7 +43,9 @@ use crate::{
     doctor::{Refusal, Unmet},
     links::{NetlinkError, Requests},
 };
+use health::Health;
 use pulse::Pulses;
+use retry::Retry;
 use signals::{Signal, Signals};
 use start::Running;
 
@@ -132,8 +135,16 @@ pub fn run(
         .build()
         .map_err(RunError::Threads)?;
     let pulses = Pulses::watched().map_err(RunError::Threads)?;
-    let starting = start::start(sources, config, mode, pulses.clone());
-    let ended = own.block_on(supervise(workers.handle(), starting, &pulses, ready));
+    let health = Arc::new(Health::new(pulses.clone(), workers.handle().clone()));
+    let retry = Retry::new("metrics and health are not served");
+    let (address, wanted) = watch::channel(config.agent.metrics);
+    let starting = start::start(sources, config, mode, pulses.clone(), retry.problem());
+    let ended = own.block_on(async {
+        let serving = tokio::spawn(Arc::clone(&health).serve(wanted, retry));
+        let ended = supervise(workers.handle(), starting, &pulses, &health, address, ready).await;
+        serving.abort();
+        ended
+    });
     workers.shutdown_timeout(LAST);
     ended
 }
@@ -142,6 +153,8 @@ async fn supervise(
     workers: &runtime::Handle,
     starting: impl Future<Output = Result<Running, RunError>> + Send + 'static,
     pulses: &Pulses,
+    health: &Health,
+    metrics: watch::Sender<Option<SocketAddr>>,
     ready: impl FnOnce(),
 ) -> Result<(), RunError> {
     let mut signals = Signals::new()?;
@@ -163,7 +176,10 @@ async fn supervise(
         commands,
         stop,
         sentence,
+        service,
+        mut config,
     } = running;
+    health.started(service);
     ready();
     notify::ready(&sentence);
     let mut watchdog = notify::watchdog();
@@ -178,6 +194,10 @@ async fn supervise(
                 notify::alive();
             },
             () = stop.cancelled() => break Ok(()),
+            Ok(()) = config.changed() => {
+                let wanted = config.borrow_and_update().agent.metrics;
+                metrics.send_if_modified(|address| std::mem::replace(address, wanted) != wanted);
+            }
             Some(task) = tasks.join_next() => match task {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => break Err(error),

@@ -59,7 +59,7 @@ pub struct Watched {
     /// Connections that were refused, by service.
     pub refused: Arc<Mutex<BTreeMap<String, u64>>>,
     /// What is tried again.
-    pub retried: [Problem; 2],
+    pub retried: [Problem; 3],
     /// Entries of tables that somebody else changed and that were repaired.
     pub repaired: Arc<AtomicU64>,
     /// What is known of the cluster.

@@ -12,7 +12,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Command, RunError,
+    Command, Current, RunError,
     agent::{self, Agent},
     attachment::Attachment,
     check::Checker,
@@ -20,7 +20,7 @@ use super::{
     keeper::{Keeper, translated_targets},
     learn::Learner,
     pulse::Pulses,
-    retry::Retry,
+    retry::{Problem, Retry},
     roles::Resolver,
     service::{AgentService, Live, Watched},
     sweep::{Sweeper, Sweeps},
@@ -44,6 +44,8 @@ pub struct Running {
     pub stop: CancellationToken,
     /// What it does, for people.
     pub sentence: String,
+    pub service: Arc<AgentService>,
+    pub config: Current,
 }
 
 /// Starts an agent. In the runtime that runs its tasks.
@@ -52,10 +54,8 @@ pub async fn start(
     config: Config,
     mode: Mode,
     pulses: Pulses,
+    unserved: Problem,
 ) -> Result<Running, RunError> {
-    for note in &config.notes {
-        log::warn!("{note}");
-    }
     // What can be refused, before anything is changed.
     if let Some(refusal) = doctor::refusals(&config).into_iter().next() {
         return Err(refusal.into());
@@ -107,7 +107,7 @@ pub async fn start(
             pins: pins.clone(),
             sweeps: Arc::clone(&sweeps),
             refused: Arc::clone(&refused),
-            retried: [retry.problem(), checker.retry.problem()],
+            retried: [retry.problem(), checker.retry.problem(), unserved],
             repaired: Arc::clone(&checker.repaired),
             topology: follower.subscribe(),
             standing: standing.clone(),
@@ -138,7 +138,7 @@ pub async fn start(
     };
     tasks.spawn(drain.run(pins.clone(), stop.clone()));
     let sweeper = Sweeper {
-        config: current,
+        config: current.clone(),
         pins: pins.clone(),
         keeper: Arc::clone(&keeper),
         events,
@@ -170,7 +170,7 @@ pub async fn start(
         attachment,
         more,
         keeper,
-        service,
+        service: Arc::clone(&service),
         follower,
         configured,
         standing,
@@ -191,6 +191,8 @@ pub async fn start(
         commands,
         stop,
         sentence,
+        service,
+        config: current,
     })
 }
 
