@@ -268,3 +268,30 @@ fn doctor_reports_every_check() {
     let worst = checks.iter().any(|check| check["verdict"] == "failure");
     assert_eq!(output.status.code() == Some(1), worst);
 }
+
+#[test]
+fn every_counter_is_documented() {
+    let text = fs::read_to_string(repository().join("docs/operations.md")).unwrap();
+    for counter in truename_common::layout::Counter::ALL {
+        let row = format!("| `{}` | ", counter.label());
+        assert!(text.contains(&row), "docs/operations.md: {row}");
+    }
+}
+
+#[test]
+fn every_metric_and_path_of_health_is_documented() {
+    let text = fs::read_to_string(repository().join("docs/operations.md")).unwrap();
+    let source = repository().join("agent/src/health/metrics.rs");
+    let source = fs::read_to_string(source).unwrap();
+    let registered = source.split("registry.register").skip(1);
+    let mut count = 0;
+    for call in registered {
+        let name = call.split('"').nth(1).unwrap();
+        assert!(
+            text.contains(&format!("truename_{name}")),
+            "docs/operations.md: truename_{name}"
+        );
+        count += 1;
+    }
+    assert!(count > 20, "{count}");
+}
