@@ -111,10 +111,9 @@ fn mistakes_are_one_line_and_exit_code_2() {
     let path = path.to_str().unwrap();
     for arguments in [
         &["run", "--config", path][..],
-        &["status", "--config", path],
         &["config", "check", path],
         &["config", "check", "/does/not/exist.toml"],
-        &["doctor", "--config", "/does/not/exist.toml"],
+        &["config", "show", "--config", "/does/not/exist.toml"],
     ] {
         let output = truename(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
@@ -122,6 +121,23 @@ fn mistakes_are_one_line_and_exit_code_2() {
         assert!(message.starts_with("truename: "), "{message}");
         assert_eq!(message.lines().count(), 1, "{message}");
     }
+    // Whoever asks an agent needs its socket, and nothing else of the file.
+    fs::write(path, "[agent]\ncontrol_socket = \"/nowhere/s\"\nbpfs = 1\n").unwrap();
+    for verb in ["status", "flows", "services"] {
+        let output = truename(&[verb, "--config", path]);
+        assert_eq!(output.status.code(), Some(1), "{verb}");
+        let message = stderr(&output);
+        assert!(
+            message.contains("no agent is running at /nowhere/s"),
+            "{message}"
+        );
+    }
+    let akka = truename(&["run", "--endpoint", "akka=10.0.0.1:1"]);
+    assert!(
+        stderr(&akka).contains("write \"pekko\""),
+        "{}",
+        stderr(&akka)
+    );
     for arguments in [
         &["run", "--endpoint", "pekko=host:1"][..],
         &["nonsense"],

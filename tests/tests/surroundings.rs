@@ -15,7 +15,9 @@ use anyhow::{Context as _, Result, ensure};
 use truename_common::layout::VERSION;
 use truename_tests::{
     place::{Place, SOON},
+    process::Process,
     random::Random,
+    truename::binary,
     wait::wait_until,
 };
 
@@ -481,4 +483,83 @@ fn a_shortage_is_not_taken_for_sabotage() -> Result<()> {
         ensure!(!problems.contains("tried again"), "{problems}");
         Ok(())
     })
+}
+
+#[test]
+fn a_mistake_in_the_file_keeps_nobody_from_asking() -> Result<()> {
+    let place = Place::prepared("")?;
+    let paths = format!(
+        "[agent]\ncontrol_socket = \"{}\"\nbpffs = \"{}\"\n",
+        place.scratch.path().join("own.sock").display(),
+        place.truename.bpffs().display()
+    );
+    let good = format!("{paths}{}", services(1));
+    fs::write(&place.file, &good)?;
+    // By the file alone, as on a host.
+    let by_file = |words: &[&str]| -> Result<Command> {
+        let mut command = place.lab.server().command(&binary()?, &[])?;
+        command.args(words).arg("--config").arg(&place.file);
+        Ok(command)
+    };
+    let agent = Process::spawn("truename", by_file(&["run"])?, place.scratch.path())?;
+    agent.wait_line(0, &["ready"], 3 * SOON)?;
+    let mark = agent.mark();
+    fs::write(&place.file, format!("{good}[datapth]\nnot = \"TOML\n"))?;
+    agent.wait_line(mark, &["not used"], SOON)?;
+    let ask = |words: &[&str]| -> Result<(Option<i32>, String)> {
+        let output = by_file(words)?.output()?;
+        let said = [output.stdout, output.stderr].concat();
+        Ok((output.status.code(), String::from_utf8_lossy(&said).into()))
+    };
+    let (code, said) = ask(&["status"])?;
+    ensure!(
+        code == Some(3) && said.contains("a new configuration is not used"),
+        "{said}"
+    );
+    for words in [&["flows"][..], &["services"], &["flows", "--service", "s1"]] {
+        let (code, said) = ask(words)?;
+        ensure!(code == Some(0), "{words:?}: {said}");
+    }
+    let (code, said) = ask(&["flows", "--service", "nope"])?;
+    ensure!(
+        code == Some(1) && said.contains("there is no service or endpoint \"nope\""),
+        "{said}"
+    );
+    let (code, said) = ask(&["doctor"])?;
+    ensure!(code == Some(1) && said.contains("configuration"), "{said}");
+    let (code, said) = ask(&["config", "check"])?;
+    ensure!(code == Some(2), "{said}");
+    let (code, said) = ask(&["detach"])?;
+    ensure!(
+        code == Some(0) && said.contains("detached 2 program(s)"),
+        "{said}"
+    );
+    Ok(())
+}
+
+#[test]
+fn the_journal_gets_priorities_and_no_time() -> Result<()> {
+    let mut place = Place::prepared(&services(1))?;
+    let journal = place.scratch.write("journal", "")?;
+    let journal = journal.display();
+    let script = format!(
+        "JOURNAL_STREAM=$(stat -c %d:%i {journal}); export JOURNAL_STREAM; exec \"$0\" \"$@\" 2>{journal}"
+    );
+    place.truename.launch_by(&["sh", "-c", &script]);
+    place.truename.start_agent()?;
+    fs::write(&place.file, "no TOML")?;
+    let said = || fs::read_to_string(place.scratch.path().join("journal"));
+    wait_until(SOON, "an error", || {
+        let said = said()?;
+        ensure!(
+            said.contains("\n<3>truename::run::agent: The new configuration is not used"),
+            "{said}"
+        );
+        Ok(())
+    })?;
+    place.truename.stop_agent()?;
+    let said = said()?;
+    ensure!(said.lines().all(|line| line.starts_with('<')), "{said}");
+    ensure!(said.contains("<6>truename::run: Ending; "), "{said}");
+    Ok(())
 }

@@ -30,6 +30,8 @@ const DATAPATH: &[&str] = &[
     "timeouts",
 ];
 const ENDPOINT: &[&str] = &["name", "protocol", "listen", "canonical", "aliases"];
+/// Largest file: ten times what fills every table.
+const FILE_MAX: u64 = 16 << 20;
 /// Bounds of the table sizes.
 const FLOWS: (u32, u32) = (16, 1 << 24);
 /// An entry of the table of RPC flows has about 13 KiB.
@@ -63,7 +65,7 @@ impl File {
             Some(path) => (path, false),
             None => (Path::new(DEFAULT_FILE), true),
         };
-        match fs::read_to_string(path) {
+        match read(path) {
             Ok(text) => Self::with(timeouts).read(path, &text),
             Err(error) if optional && error.kind() == io::ErrorKind::NotFound => {
                 Ok(Self::with(timeouts))
@@ -162,6 +164,14 @@ impl File {
         }
         Ok(())
     }
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    if fs::metadata(path)?.len() > FILE_MAX {
+        let why = format!("it is larger than {} MiB", FILE_MAX >> 20);
+        return Err(io::Error::other(why));
+    }
+    fs::read_to_string(path)
 }
 
 pub(super) fn read_path(entry: &Entry<'_>) -> Result<PathBuf, ConfigError> {

@@ -10,6 +10,7 @@ mod flags;
 pub mod ha;
 mod listen;
 mod origin;
+mod paths;
 pub(crate) mod reader;
 mod role;
 mod selector;
@@ -35,6 +36,7 @@ pub use file::{DEFAULT_FILE, File};
 pub use flags::{EndpointFlag, Flags, ServiceFlag};
 pub use listen::{Listen, ListenError};
 pub use origin::Origin;
+pub use paths::Paths;
 pub use role::{Role, RoleError};
 pub use selector::{Selector, SelectorError};
 pub use service::{OnChange, Place, Service, Snat, Target, TargetError, Transport};
@@ -159,6 +161,9 @@ impl std::str::FromStr for Protocol {
             .copied()
             .find(|protocol| protocol.name() == text)
             .ok_or_else(|| {
+                if text == "akka" {
+                    return "write \"pekko\", which stands for Akka's remoting, too".to_owned();
+                }
                 let names: Vec<_> = Self::ALL.iter().map(|protocol| protocol.name()).collect();
                 format!("this version translates {}", names.join(", "))
             })

@@ -17,6 +17,7 @@ mod limit;
 mod names;
 mod notify;
 mod pulse;
+mod recent;
 mod retry;
 mod roles;
 mod service;
@@ -206,6 +207,9 @@ async fn supervise(
         }
     };
     notify::stopping();
+    if ended.is_ok() {
+        log::info!("Ending; what is attached goes on without the agent");
+    }
     stop.cancel();
     let ending = async {
         while let Some(task) = tasks.join_next().await {

@@ -20,6 +20,7 @@ use super::{
     keeper::{Keeper, translated_targets},
     learn::Learner,
     pulse::Pulses,
+    recent::Recent,
     retry::{Problem, Retry},
     roles::Resolver,
     service::{AgentService, Live, Watched},
@@ -101,6 +102,7 @@ pub async fn start(
     let reattached = Arc::clone(&attachment.repaired);
     let attachment = Arc::new(Mutex::new(attachment));
     let more = Arc::new(Notify::new());
+    let recent = Recent::default();
     let service = Arc::new(AgentService::new(
         Watched {
             config: current.clone(),
@@ -115,6 +117,7 @@ pub async fn start(
             attachment: Arc::clone(&attachment),
             reattached,
             drifted: Arc::clone(&more),
+            recent: recent.clone(),
         },
         live,
         events.clone(),
@@ -149,6 +152,7 @@ pub async fn start(
     };
     tasks.spawn(sweeper.run(stop.clone()));
     tasks.spawn(checker.run(stop.clone()));
+    tasks.spawn(recent.run(pins.clone(), stop.clone()));
     let (serving, stopped) = (Arc::clone(&service), stop.clone());
     tasks.spawn(async move {
         let stopped = async move { stopped.cancelled().await };
