@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
+use truename::config::DEFAULT_METRICS;
 use truename_tests::{
     scratch::Scratch,
     traffic::{Dial, Lab, Pace},
@@ -345,30 +346,28 @@ fn the_image_asks_for_no_more_than_it_needs() -> Result<()> {
 }
 
 #[test]
-fn the_probes_go_by_the_exit_codes_of_status() -> Result<()> {
+fn the_probes_ask_where_the_agent_answers() -> Result<()> {
     let objects = objects()?;
     let container = &object(&objects, "DaemonSet")?["spec"]["template"]["spec"]["containers"][0];
-    // An agent that works, one that works in part, and none.
-    for (exit, probe, good) in [
-        (0, "startupProbe", true),
-        (3, "startupProbe", true),
-        (1, "startupProbe", false),
-        (0, "livenessProbe", true),
-        (3, "livenessProbe", true),
-        (1, "livenessProbe", false),
-    ] {
-        let command: Vec<String> =
-            serde_json::from_value(container[probe]["exec"]["command"].clone())?;
-        ensure!(
-            probed(&command, exit)? == good,
-            "{probe}: {exit} is taken wrongly"
-        );
-    }
-    let ready = &container["readinessProbe"]["exec"]["command"];
+    let text = &object(&objects, "ConfigMap")?["data"]["truename.toml"];
     ensure!(
-        *ready == serde_json::json!(["/usr/bin/truename", "status"]),
-        "{ready}"
+        !text.to_string().contains("metrics"),
+        "another address: {text}"
     );
+    let (host, port) = (DEFAULT_METRICS.ip().to_string(), DEFAULT_METRICS.port());
+    // Its answers are tested where health is.
+    for (probe, path) in [
+        ("startupProbe", "/startupz"),
+        ("livenessProbe", "/livez"),
+        ("readinessProbe", "/readyz"),
+    ] {
+        let asked = &container[probe]["httpGet"];
+        ensure!(
+            *asked == serde_json::json!({"host": host, "port": port, "path": path}),
+            "{probe}: {asked}"
+        );
+        ensure!(container[probe]["exec"].is_null(), "{probe}");
+    }
     Ok(())
 }
 
