@@ -297,6 +297,19 @@ fn check_and_doctor_say_what_run_says() -> Result<()> {
     agree(&place, "no endpoint and no service")?;
     fs::write(&place.file, services(1).replace("s0", "no0"))?;
     agree(&place, "unknown interface")?;
+    // What is not the file's fault, doctor tells and run refuses.
+    let refuse = |place: &Place, words: &str| -> Result<()> {
+        let (code, said) = verb(place, &["doctor", "-o", "json"])?;
+        ensure!(code == 1 && said.contains(words), "doctor: {said}");
+        let (code, said) = verb(place, &["run"])?;
+        ensure!(code == 1 && said.contains(words), "run: {said}");
+        Ok(())
+    };
+    fs::write(&place.file, services(1))?;
+    let bpffs = place.truename.bpffs().to_owned();
+    place.truename.move_pins(&bpffs.with_extension("dot"));
+    refuse(&place, "has a dot in its name")?;
+    place.truename.move_pins(&bpffs);
 
     fs::write(&place.file, services(1))?;
     let (code, said) = verb(&place, &["config", "check"])?;

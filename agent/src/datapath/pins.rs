@@ -34,7 +34,7 @@ use super::{
     },
     error::DatapathError,
     sys,
-    tables::PINNED,
+    tables::{PINNED, check_pinned},
     xdp,
 };
 use crate::sysctl;
@@ -184,6 +184,10 @@ impl Pins {
             (mount_point, false) => return Err(self.not_bpffs(mount_point)),
         }
         let (nearest, is_bpffs) = nearest_file_system(&self.root);
+        let made = self.root.strip_prefix(&nearest).unwrap_or(Path::new(""));
+        if made.to_string_lossy().contains('.') {
+            return Err(DatapathError::Dot(self.root.clone()));
+        }
         if is_bpffs && let Err(error) = access(&nearest, Access::WRITE_OK) {
             return Err(DatapathError::ReadOnly {
                 path: nearest,
@@ -209,6 +213,14 @@ impl Pins {
             return self.lock().map(drop);
         }
         Ok(())
+    }
+
+    /// That the tables that are pinned already fit this version.
+    ///
+    /// # Errors
+    /// When one does not.
+    pub fn check_tables(&self) -> Result<(), DatapathError> {
+        check_pinned(self)
     }
 
     /// That existing pins are on a BPF file system; whether there are any.
