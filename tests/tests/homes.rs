@@ -286,6 +286,26 @@ fn the_daemon_set_asks_for_no_more_than_it_needs() -> Result<()> {
 }
 
 #[test]
+fn what_detaches_has_the_rights_of_the_agent() -> Result<()> {
+    let agent = objects()?;
+    let agent = &object(&agent, "DaemonSet")?["spec"]["template"]["spec"];
+    let objects = manifest("detach.yaml")?;
+    let pod = &object(&objects, "DaemonSet")?["spec"]["template"]["spec"];
+    ensure!(pod["hostNetwork"] == true && pod["tolerations"] == agent["tolerations"]);
+    ensure!(
+        pod["affinity"] == agent["affinity"],
+        "it goes to other nodes"
+    );
+    let (detach, run) = (&pod["initContainers"][0], &agent["containers"][0]);
+    ensure!(detach["args"] == serde_json::json!(["detach"]));
+    ensure!(detach["image"] == run["image"]);
+    ensure!(detach["securityContext"] == run["securityContext"]);
+    let mounts = detach["volumeMounts"].as_array().context("mounts")?;
+    ensure!(mounts.len() == 1 && mounts[0]["mountPath"] == "/sys/fs/bpf");
+    Ok(())
+}
+
+#[test]
 fn leader_records_may_be_listed_and_no_more() -> Result<()> {
     let objects = manifest("leader-records.yaml")?;
     ensure!(objects.len() == 2, "{objects:?}");
