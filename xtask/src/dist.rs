@@ -28,11 +28,15 @@ pub(crate) fn run() -> Result<()> {
     let mut build = cargo(&["build", "--locked", "--package", "truename"]);
     build.args(profile);
     command::run(build).context("build the program")?;
-    let program = target_directory().join("dist/truename");
+    let built = target_directory().join("dist");
+    let (program, documents) = (built.join("truename"), built.join("package"));
     let package = target_directory().join("package");
     // What an earlier one left would be shipped.
-    let _ = fs::remove_dir_all(&package);
-    documents(&program, &package)?;
+    for directory in [&documents, &package] {
+        let _ = fs::remove_dir_all(directory);
+    }
+    write_documents(&program, &documents)?;
+    fs::create_dir_all(&package).with_context(|| format!("make {}", package.display()))?;
     let shipped = package.join("truename");
     fs::copy(&program, &shipped).with_context(|| format!("copy {}", program.display()))?;
 
@@ -44,8 +48,8 @@ pub(crate) fn run() -> Result<()> {
 }
 
 /// Writes manual pages and completions, which the program knows itself.
-fn documents(program: &Path, package: &Path) -> Result<()> {
-    let (manual, completions) = (package.join("man"), package.join("completions"));
+fn write_documents(program: &Path, documents: &Path) -> Result<()> {
+    let (manual, completions) = (documents.join("man"), documents.join("completions"));
     for directory in [&manual, &completions] {
         fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
     }
@@ -60,7 +64,9 @@ fn documents(program: &Path, package: &Path) -> Result<()> {
 }
 
 fn install_cargo_deb() -> Result<()> {
-    if output(cargo(&["deb", "--version"])).is_ok_and(|version| version.trim() == CARGO_DEB) {
+    if output(cargo(&["deb", "--version"]))
+        .is_ok_and(|version| version.split_whitespace().last() == Some(CARGO_DEB))
+    {
         return Ok(());
     }
     println!("dist: cargo install cargo-deb {CARGO_DEB} (some minutes)");
