@@ -408,3 +408,61 @@ fn the_configuration_in_the_manifest_is_valid() -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn the_package_stops_nothing_on_an_upgrade_and_leaves_nothing_on_removal() -> Result<()> {
+    let scratch = Scratch::new("homes")?;
+    // In the place of the programs that the scripts call.
+    for name in ["truename", "systemctl"] {
+        let stub = scratch.write(name, &format!("#!/bin/sh\necho {name} \"$@\"\n"))?;
+        fs::set_permissions(&stub, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    }
+    let says = |script: &str, arguments: &[&str]| -> Result<String> {
+        let file = scratch.write(script, &deploy(&format!("deb/{script}"))?)?;
+        let output = Command::new("/bin/sh")
+            .arg(file)
+            .args(arguments)
+            .env("PATH", scratch.path())
+            .output()?;
+        ensure!(
+            output.status.success(),
+            "{script} {arguments:?}: {output:?}"
+        );
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    ensure!(says("prerm", &["upgrade", "0.2"])?.is_empty());
+    ensure!(
+        says("postrm", &["upgrade", "0.2"])?
+            .lines()
+            .all(|line| line == "systemctl daemon-reload")
+    );
+    let removal = says("prerm", &["remove"])?;
+    ensure!(removal.ends_with("truename detach\n"), "{removal}");
+    let configured = says("postinst", &["configure", "0.1"])?;
+    let restarts = |line: &str| line == "systemctl try-restart truename.service";
+    let reloads = |line: &str| line == "systemctl daemon-reload";
+    ensure!(
+        configured
+            .lines()
+            .all(|line| restarts(line) || reloads(line)),
+        "{configured}"
+    );
+
+    // With one of its examples it can start.
+    let example = deploy("deb/truename.toml")?;
+    let uncommented: Vec<&str> = example
+        .lines()
+        .map(|line| {
+            line.strip_prefix('#')
+                .filter(|rest| !rest.starts_with(' '))
+                .unwrap_or(line)
+        })
+        .collect();
+    let file = scratch.write("truename.toml", &uncommented.join("\n"))?;
+    let output = Command::new(binary()?)
+        .args(["config", "check"])
+        .arg(file)
+        .output()?;
+    ensure!(output.status.success(), "{output:?}");
+    Ok(())
+}
