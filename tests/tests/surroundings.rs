@@ -576,3 +576,27 @@ fn the_journal_gets_priorities_and_no_time() -> Result<()> {
     ensure!(said.contains("<6>truename::run: Ending; "), "{said}");
     Ok(())
 }
+
+#[test]
+fn problems_are_logged_when_they_come_and_when_they_go() -> Result<()> {
+    // A target on another host.
+    let place = Place::new(&services(2))?;
+    let server = place.lab.server();
+    let agent = place.truename.agent()?;
+    server.sysctl("net/ipv4/ip_forward", "1")?;
+    wait_until(SOON, "to be well", || {
+        let problems = place.problems()?;
+        ensure!(problems.is_empty(), "{problems:?}");
+        Ok(())
+    })?;
+    let mark = agent.mark();
+    server.sysctl("net/ipv4/ip_forward", "0")?;
+    agent.wait_line(
+        mark,
+        &["WARN", "Degraded: net.ipv4.ip_forward is off"],
+        2 * SOON,
+    )?;
+    server.sysctl("net/ipv4/ip_forward", "1")?;
+    agent.wait_line(mark, &["No longer: net.ipv4.ip_forward is off"], 2 * SOON)?;
+    Ok(())
+}

@@ -25,6 +25,7 @@ mod signals;
 mod start;
 mod sweep;
 mod tables;
+mod tell;
 mod view;
 
 pub use tables::KernelTables;

@@ -25,6 +25,7 @@ use super::{
     roles::Resolver,
     service::{AgentService, Live, Watched},
     sweep::{Sweeper, Sweeps},
+    tell,
 };
 use crate::{
     api::Server,
@@ -153,6 +154,7 @@ pub async fn start(
     tasks.spawn(sweeper.run(stop.clone()));
     tasks.spawn(checker.run(stop.clone()));
     tasks.spawn(recent.run(pins.clone(), stop.clone()));
+    tasks.spawn(tell::problems(Arc::clone(&service), stop.clone()));
     let (serving, stopped) = (Arc::clone(&service), stop.clone());
     tasks.spawn(async move {
         let stopped = async move { stopped.cancelled().await };
