@@ -59,6 +59,12 @@ fn the_documented_example_is_valid_and_shown_as_it_is() {
     assert_eq!(checked.status.code(), Some(0), "{}", stderr(&checked));
     assert_eq!(stderr(&checked), "");
     assert!(stdout(&checked).ends_with("is valid: 2 endpoint(s), 3 service(s)\n"));
+    let json = truename(&["config", "check", path, "-o", "json"]);
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(
+        (&json["file"], &json["services"]),
+        (&path.into(), &3.into())
+    );
 
     let shown = truename(&["config", "show", "--config", path]);
     let without_comments = |text: &str| -> toml::Table { text.parse().unwrap() };
