@@ -542,6 +542,13 @@ fn a_mistake_in_the_file_keeps_nobody_from_asking() -> Result<()> {
     ensure!(code == Some(1) && said.contains("configuration"), "{said}");
     let (code, said) = ask(&["config", "check"])?;
     ensure!(code == Some(2), "{said}");
+    // Without an agent, but with what it attached.
+    drop(agent);
+    let (code, said) = ask(&["status"])?;
+    ensure!(
+        code == Some(1) && said.contains("what it attached goes on without it"),
+        "{said}"
+    );
     let (code, said) = ask(&["detach"])?;
     ensure!(
         code == Some(0) && said.contains("detached 2 program(s)"),

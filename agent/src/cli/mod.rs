@@ -28,6 +28,7 @@ use clap::Parser as _;
 use crate::{
     api::{Client, ClientError, Request, Response},
     config::{Config, ConfigError, File, Flags, Paths},
+    datapath::Pins,
     run::RunError,
     sysctl,
 };
@@ -172,7 +173,16 @@ fn paths(global: &Global) -> Paths {
 }
 
 fn connect(global: &Global) -> anyhow::Result<Client> {
-    Ok(Client::connect(&paths(global).control_socket)?)
+    let paths = paths(global);
+    match Client::connect(&paths.control_socket) {
+        Err(error @ ClientError::NotRunning(_)) if Pins::new(&paths.bpffs).exist() => {
+            let pins = paths.bpffs.display();
+            Err(anyhow::anyhow!(
+                "{error}; what it attached goes on without it (pins in {pins})"
+            ))
+        }
+        other => Ok(other?),
+    }
 }
 
 fn ask(global: &Global, request: Request) -> anyhow::Result<Response> {
