@@ -3,7 +3,7 @@
 //! Imports point one way: [`cli`] → [`api`] → [`explain`], [`reconcile`] → [`plan`] →
 //! `truename_common`, and [`topology`] → [`config`] → [`name`], which is what outsiders write.
 //! [`plan`] and [`config`] do no I/O beyond reading one file; [`datapath`] is the only module that
-//! speaks to BPF, [`links`] the only one that speaks netlink, [`watch`] the only one that hears of files, and
+//! speaks to BPF, [`links`] the only one that speaks netlink, `health` the only one that serves HTTP, [`watch`] the only one that hears of files, and
 //! [`sysctl`] the only one that touches `/proc/sys`.
 
 pub mod api;
@@ -14,6 +14,7 @@ pub mod datapath;
 pub mod decode;
 pub mod doctor;
 pub mod explain;
+mod health;
 pub mod links;
 mod logging;
 pub mod name;

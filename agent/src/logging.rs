@@ -1,9 +1,12 @@
 //! The log on the standard error, whose level follows the configuration.
 
-use std::sync::{OnceLock, PoisonError, RwLock};
+use std::{
+    io::Write as _,
+    sync::{OnceLock, PoisonError, RwLock},
+};
 
 use env_logger::Logger;
-use log::{LevelFilter, Log, Metadata, Record};
+use log::{Level, LevelFilter, Log, Metadata, Record};
 
 /// The one logger of the process.
 static CURRENT: OnceLock<Switch> = OnceLock::new();
@@ -28,6 +31,26 @@ impl Log for Switch {
     }
 }
 
+/// Whether the standard error goes to the journal of systemd (`systemd.exec(5)`).
+fn is_journal() -> bool {
+    let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+    let of = |number: Option<&str>| number.and_then(|number| number.parse().ok());
+    let mut numbers = stream.splitn(2, ':');
+    let (device, inode): (Option<u64>, Option<u64>) = (of(numbers.next()), of(numbers.next()));
+    rustix::fs::fstat(std::io::stderr())
+        .is_ok_and(|found| Some(found.st_dev) == device && Some(found.st_ino) == inode)
+}
+
+/// A level as `syslog(3)` numbers it.
+const fn priority(level: Level) -> u8 {
+    match level {
+        Level::Error => 3,
+        Level::Warn => 4,
+        Level::Info => 6,
+        Level::Debug | Level::Trace => 7,
+    }
+}
+
 /// Logs at this level from now on; begins to log when it is called first. The variable `RUST_LOG`
 /// overrides it.
 pub fn follow(level: LevelFilter) {
@@ -35,6 +58,13 @@ pub fn follow(level: LevelFilter) {
     builder
         .filter_level(LevelFilter::Warn)
         .filter_module("truename", level);
+    if is_journal() {
+        // The journal has the time, and takes the priority from the front of a line.
+        builder.format(|buffer, record| {
+            let priority = priority(record.level());
+            writeln!(buffer, "<{priority}>{}: {}", record.target(), record.args())
+        });
+    }
     if let Ok(filter) = std::env::var("RUST_LOG") {
         builder.parse_filters(&filter);
     }

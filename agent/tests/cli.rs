@@ -59,6 +59,12 @@ fn the_documented_example_is_valid_and_shown_as_it_is() {
     assert_eq!(checked.status.code(), Some(0), "{}", stderr(&checked));
     assert_eq!(stderr(&checked), "");
     assert!(stdout(&checked).ends_with("is valid: 2 endpoint(s), 3 service(s)\n"));
+    let json = truename(&["config", "check", path, "-o", "json"]);
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(
+        (&json["file"], &json["services"]),
+        (&path.into(), &3.into())
+    );
 
     let shown = truename(&["config", "show", "--config", path]);
     let without_comments = |text: &str| -> toml::Table { text.parse().unwrap() };
@@ -111,10 +117,9 @@ fn mistakes_are_one_line_and_exit_code_2() {
     let path = path.to_str().unwrap();
     for arguments in [
         &["run", "--config", path][..],
-        &["status", "--config", path],
         &["config", "check", path],
         &["config", "check", "/does/not/exist.toml"],
-        &["doctor", "--config", "/does/not/exist.toml"],
+        &["config", "show", "--config", "/does/not/exist.toml"],
     ] {
         let output = truename(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
@@ -122,6 +127,23 @@ fn mistakes_are_one_line_and_exit_code_2() {
         assert!(message.starts_with("truename: "), "{message}");
         assert_eq!(message.lines().count(), 1, "{message}");
     }
+    // Whoever asks an agent needs its socket, and nothing else of the file.
+    fs::write(path, "[agent]\ncontrol_socket = \"/nowhere/s\"\nbpfs = 1\n").unwrap();
+    for verb in ["status", "flows", "services"] {
+        let output = truename(&[verb, "--config", path]);
+        assert_eq!(output.status.code(), Some(1), "{verb}");
+        let message = stderr(&output);
+        assert!(
+            message.contains("no agent is running at /nowhere/s"),
+            "{message}"
+        );
+    }
+    let akka = truename(&["run", "--endpoint", "akka=10.0.0.1:1"]);
+    assert!(
+        stderr(&akka).contains("write \"pekko\""),
+        "{}",
+        stderr(&akka)
+    );
     for arguments in [
         &["run", "--endpoint", "pekko=host:1"][..],
         &["nonsense"],
@@ -267,4 +289,31 @@ fn doctor_reports_every_check() {
     );
     let worst = checks.iter().any(|check| check["verdict"] == "failure");
     assert_eq!(output.status.code() == Some(1), worst);
+}
+
+#[test]
+fn every_counter_is_documented() {
+    let text = fs::read_to_string(repository().join("docs/operations.md")).unwrap();
+    for counter in truename_common::layout::Counter::ALL {
+        let row = format!("| `{}` | ", counter.label());
+        assert!(text.contains(&row), "docs/operations.md: {row}");
+    }
+}
+
+#[test]
+fn every_metric_and_path_of_health_is_documented() {
+    let text = fs::read_to_string(repository().join("docs/operations.md")).unwrap();
+    let source = repository().join("agent/src/health/metrics.rs");
+    let source = fs::read_to_string(source).unwrap();
+    let registered = source.split("registry.register").skip(1);
+    let mut count = 0;
+    for call in registered {
+        let name = call.split('"').nth(1).unwrap();
+        assert!(
+            text.contains(&format!("truename_{name}")),
+            "docs/operations.md: truename_{name}"
+        );
+        count += 1;
+    }
+    assert!(count > 20, "{count}");
 }

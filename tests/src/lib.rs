@@ -15,6 +15,7 @@ pub mod pinned;
 pub mod place;
 pub mod process;
 pub mod prog_run;
+pub mod prometheus;
 pub mod random;
 pub mod scratch;
 mod socket;

@@ -193,6 +193,11 @@ impl Truename {
         self.arguments.extend(arguments);
     }
 
+    /// Has agents pin in another directory. Whoever makes directories above it removes them.
+    pub fn move_pins(&mut self, bpffs: &Path) {
+        self.bpffs = bpffs.to_owned();
+    }
+
     /// Gives agents a variable of the environment.
     pub fn set_variable(&mut self, name: &str, value: impl Into<OsString>) {
         self.environment.push((name.to_owned(), value.into()));

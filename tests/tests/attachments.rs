@@ -311,6 +311,42 @@ fn many_interfaces_are_attached_while_everything_else_goes_on() -> Result<()> {
 }
 
 #[test]
+fn interfaces_that_vanish_are_not_taken_for_sabotage() -> Result<()> {
+    const COUNT: usize = 120;
+    let case = Case::new("", &[])?;
+    let server = case.place.lab.server();
+    let agent = case.place.truename.agent()?;
+    case.place
+        .replace(&configuration("").replace("\"s0\"", "\"s0\", \"v*\""))?;
+    let batch = |verb: &str, peer: &str| -> String {
+        let line = |number: usize| {
+            format!(
+                "link {verb} v{number}{}\n",
+                peer.replace('#', &number.to_string())
+            )
+        };
+        (0..COUNT).map(line).collect()
+    };
+    server.ip_batch(&batch("add", " type veth peer name w#"))?;
+    let links = || entries(&case.version().join("links"));
+    wait_until(6 * SOON, "all", || {
+        ensure!(links()?.len() == 2 * (COUNT + 1));
+        Ok(())
+    })?;
+    let mark = agent.mark();
+    server.ip_batch(&batch("del", ""))?;
+    wait_until(SOON, "the pins of s0 alone", || {
+        let left = links()?;
+        ensure!(left.len() == 2, "{left:?}");
+        Ok(())
+    })?;
+    ensure!(agent.count_lines(mark, &["Somebody else"]) == 0);
+    let (status, _) = case.place.truename.status()?;
+    ensure!(status["reattached"] == 0, "{}", status["reattached"]);
+    Ok(())
+}
+
+#[test]
 fn an_interface_is_meant_by_its_number() -> Result<()> {
     for mode in [Mode::Tcx, Mode::Clsact] {
         let lab = Lab::direct()?;

@@ -21,6 +21,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use truename_tests::{
+    http::Http,
     namespace::Namespace,
     place::Place,
     random::Random,
@@ -43,6 +44,8 @@ const SILENCE: Duration = Duration::from_secs(50);
 /// What an agent may hold: descriptors, and memory in kB.
 const DESCRIPTORS: usize = 200;
 const MEMORY: u64 = 160_000;
+/// Where metrics and health are.
+const METRICS: &str = "127.0.0.1:9464";
 /// Connections that last all the time.
 const CONNECTIONS: usize = 4;
 
@@ -64,10 +67,11 @@ enum Action {
     Names,
     Zookeeper,
     Clients,
+    Scrapes,
     Nothing,
 }
 
-const ACTIONS: [Action; 16] = [
+const ACTIONS: [Action; 17] = [
     Action::Kill,
     Action::Stop,
     Action::Pause,
@@ -83,6 +87,7 @@ const ACTIONS: [Action; 16] = [
     Action::Names,
     Action::Zookeeper,
     Action::Clients,
+    Action::Scrapes,
     Action::Nothing,
 ];
 
@@ -341,6 +346,16 @@ impl Chaos {
                 self.place.truename.status()?;
                 drop(clients);
             }
+            Action::Scrapes => server.run(|| {
+                for number in 0..100 {
+                    // Nobody listens while no agent runs. Half of them hang up before they have asked.
+                    if let Ok(mut stream) = TcpStream::connect(METRICS)
+                        && number % 2 == 0
+                    {
+                        let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+                    }
+                }
+            })?,
             Action::Nothing => self.lasts(2000),
         }
         Ok(())
@@ -383,6 +398,11 @@ impl Chaos {
         wait_until(WELL, "to be well", || {
             let (status, code) = self.place.truename.status()?;
             ensure!(code == 0, "{}", status["problems"]);
+            let live = self.server().run(|| {
+                let mut http = Http::connect(METRICS.parse()?, END)?;
+                Ok::<_, anyhow::Error>(http.get("/livez")?)
+            })??;
+            ensure!(live.0 == 200, "{live:?}");
             knock(self.place.lab.client())
         })
     }

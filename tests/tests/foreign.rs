@@ -1,6 +1,6 @@
 //! What is not truename's own stays as it is.
 
-use std::{fs, path::Path, process::Output};
+use std::{fs, os::unix::fs::symlink, path::Path, process::Output};
 
 use anyhow::{Result, ensure};
 use aya::maps::MapData;
@@ -97,4 +97,65 @@ fn a_directory_of_this_versions_name_is_not_taken() -> Result<()> {
     ensure!(error.contains("was not made by truename"), "{error}");
     ensure!(fs::read_dir(&version)?.count() == 1);
     Ok(())
+}
+
+#[test]
+fn a_link_to_somewhere_else_is_not_followed() -> Result<()> {
+    let lab = Lab::direct()?;
+    let scratch = Scratch::new("foreign")?;
+    let mut truename = place(&lab, &scratch)?;
+    truename.start_agent()?;
+    truename.kill_agent();
+    let root = truename.bpffs().to_owned();
+    let version = root.join(format!("v{VERSION}"));
+    let elsewhere = scratch.path().join("xdp");
+    let precious = elsewhere.join("2-generic");
+    fs::create_dir(&elsewhere)?;
+    fs::write(&precious, "precious")?;
+    let link = version.join("xdp");
+    // It is there if something was attached by XDP.
+    if link.exists() {
+        fs::remove_dir(&link)?;
+    }
+    symlink(&elsewhere, &link)?;
+    let output = detach(&truename, &root)?;
+    let text = said(&output);
+    ensure!(output.status.code() == Some(1), "{text}");
+    ensure!(text.contains(&link.display().to_string()), "{text}");
+    ensure!(precious.is_file(), "it was removed");
+    fs::remove_file(&link)?;
+    let output = detach(&truename, &root)?;
+    ensure!(output.status.code() == Some(0), "{}", said(&output));
+
+    // The same for the directory of a version.
+    fs::create_dir_all(&root)?;
+    symlink(scratch.path(), &version)?;
+    let Err(error) = truename.start_agent() else {
+        anyhow::bail!("it started");
+    };
+    let error = format!("{error:#}");
+    ensure!(error.contains("was not made by truename"), "{error}");
+    fs::remove_file(&version)?;
+    Ok(())
+}
+
+#[test]
+fn filters_of_another_installation_stay_wherever_its_pins_are() -> Result<()> {
+    let lab = Lab::direct()?;
+    let scratch = Scratch::new("foreign")?;
+    let mut truename = place(&lab, &scratch)?;
+    let elsewhere = truename.bpffs().to_owned();
+    truename.move_pins(&elsewhere.join("deep/er"));
+    truename.add_arguments(&["--attach", "clsact"]);
+    truename.start_agent()?;
+    let agent = truename.agent()?;
+    let mark = agent.mark();
+    let output = detach(&truename, &elsewhere.join("none"))?;
+    let text = said(&output);
+    ensure!(output.status.code() == Some(0), "{text}");
+    ensure!(text.contains("nothing was attached"), "{text}");
+    truename.status()?;
+    ensure!(agent.count_lines(mark, &["Somebody else"]) == 0);
+    truename.detach()?;
+    Ok(fs::remove_dir_all(elsewhere)?)
 }

@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
+use truename::config::DEFAULT_METRICS;
 use truename_tests::{
     scratch::Scratch,
     traffic::{Dial, Lab, Pace},
@@ -285,6 +286,26 @@ fn the_daemon_set_asks_for_no_more_than_it_needs() -> Result<()> {
 }
 
 #[test]
+fn what_detaches_has_the_rights_of_the_agent() -> Result<()> {
+    let agent = objects()?;
+    let agent = &object(&agent, "DaemonSet")?["spec"]["template"]["spec"];
+    let objects = manifest("detach.yaml")?;
+    let pod = &object(&objects, "DaemonSet")?["spec"]["template"]["spec"];
+    ensure!(pod["hostNetwork"] == true && pod["tolerations"] == agent["tolerations"]);
+    ensure!(
+        pod["affinity"] == agent["affinity"],
+        "it goes to other nodes"
+    );
+    let (detach, run) = (&pod["initContainers"][0], &agent["containers"][0]);
+    ensure!(detach["args"] == serde_json::json!(["detach"]));
+    ensure!(detach["image"] == run["image"]);
+    ensure!(detach["securityContext"] == run["securityContext"]);
+    let mounts = detach["volumeMounts"].as_array().context("mounts")?;
+    ensure!(mounts.len() == 1 && mounts[0]["mountPath"] == "/sys/fs/bpf");
+    Ok(())
+}
+
+#[test]
 fn leader_records_may_be_listed_and_no_more() -> Result<()> {
     let objects = manifest("leader-records.yaml")?;
     ensure!(objects.len() == 2, "{objects:?}");
@@ -345,30 +366,28 @@ fn the_image_asks_for_no_more_than_it_needs() -> Result<()> {
 }
 
 #[test]
-fn the_probes_go_by_the_exit_codes_of_status() -> Result<()> {
+fn the_probes_ask_where_the_agent_answers() -> Result<()> {
     let objects = objects()?;
     let container = &object(&objects, "DaemonSet")?["spec"]["template"]["spec"]["containers"][0];
-    // An agent that works, one that works in part, and none.
-    for (exit, probe, good) in [
-        (0, "startupProbe", true),
-        (3, "startupProbe", true),
-        (1, "startupProbe", false),
-        (0, "livenessProbe", true),
-        (3, "livenessProbe", true),
-        (1, "livenessProbe", false),
-    ] {
-        let command: Vec<String> =
-            serde_json::from_value(container[probe]["exec"]["command"].clone())?;
-        ensure!(
-            probed(&command, exit)? == good,
-            "{probe}: {exit} is taken wrongly"
-        );
-    }
-    let ready = &container["readinessProbe"]["exec"]["command"];
+    let text = &object(&objects, "ConfigMap")?["data"]["truename.toml"];
     ensure!(
-        *ready == serde_json::json!(["/usr/bin/truename", "status"]),
-        "{ready}"
+        !text.to_string().contains("metrics"),
+        "another address: {text}"
     );
+    let (host, port) = (DEFAULT_METRICS.ip().to_string(), DEFAULT_METRICS.port());
+    // Its answers are tested where health is.
+    for (probe, path) in [
+        ("startupProbe", "/startupz"),
+        ("livenessProbe", "/livez"),
+        ("readinessProbe", "/readyz"),
+    ] {
+        let asked = &container[probe]["httpGet"];
+        ensure!(
+            *asked == serde_json::json!({"host": host, "port": port, "path": path}),
+            "{probe}: {asked}"
+        );
+        ensure!(container[probe]["exec"].is_null(), "{probe}");
+    }
     Ok(())
 }
 
@@ -387,5 +406,63 @@ fn the_configuration_in_the_manifest_is_valid() -> Result<()> {
         output.status.success() && said.contains("2 endpoint(s)"),
         "{output:?}"
     );
+    Ok(())
+}
+
+#[test]
+fn the_package_stops_nothing_on_an_upgrade_and_leaves_nothing_on_removal() -> Result<()> {
+    let scratch = Scratch::new("homes")?;
+    // In the place of the programs that the scripts call.
+    for name in ["truename", "systemctl"] {
+        let stub = scratch.write(name, &format!("#!/bin/sh\necho {name} \"$@\"\n"))?;
+        fs::set_permissions(&stub, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    }
+    let says = |script: &str, arguments: &[&str]| -> Result<String> {
+        let file = scratch.write(script, &deploy(&format!("deb/{script}"))?)?;
+        let output = Command::new("/bin/sh")
+            .arg(file)
+            .args(arguments)
+            .env("PATH", scratch.path())
+            .output()?;
+        ensure!(
+            output.status.success(),
+            "{script} {arguments:?}: {output:?}"
+        );
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    ensure!(says("prerm", &["upgrade", "0.2"])?.is_empty());
+    ensure!(
+        says("postrm", &["upgrade", "0.2"])?
+            .lines()
+            .all(|line| line == "systemctl daemon-reload")
+    );
+    let removal = says("prerm", &["remove"])?;
+    ensure!(removal.ends_with("truename detach\n"), "{removal}");
+    let configured = says("postinst", &["configure", "0.1"])?;
+    let restarts = |line: &str| line == "systemctl try-restart truename.service";
+    let reloads = |line: &str| line == "systemctl daemon-reload";
+    ensure!(
+        configured
+            .lines()
+            .all(|line| restarts(line) || reloads(line)),
+        "{configured}"
+    );
+
+    // With one of its examples it can start.
+    let example = deploy("deb/truename.toml")?;
+    let uncommented: Vec<&str> = example
+        .lines()
+        .map(|line| {
+            line.strip_prefix('#')
+                .filter(|rest| !rest.starts_with(' '))
+                .unwrap_or(line)
+        })
+        .collect();
+    let file = scratch.write("truename.toml", &uncommented.join("\n"))?;
+    let output = Command::new(binary()?)
+        .args(["config", "check"])
+        .arg(file)
+        .output()?;
+    ensure!(output.status.success(), "{output:?}");
     Ok(())
 }

@@ -15,7 +15,9 @@ use anyhow::{Context as _, Result, ensure};
 use truename_common::layout::VERSION;
 use truename_tests::{
     place::{Place, SOON},
+    process::Process,
     random::Random,
+    truename::binary,
     wait::wait_until,
 };
 
@@ -120,6 +122,38 @@ fn a_name_server_that_hangs_takes_no_threads_and_hangs_nothing_else() -> Result<
         thread::sleep(Duration::from_millis(200));
     }
     let threads = threads(pid)?;
+    ensure!(threads <= 24, "{threads} threads");
+    let begin = Instant::now();
+    let status = place.truename.stop_agent()?;
+    ensure!(status.success() && begin.elapsed() < END, "{status}");
+    Ok(())
+}
+
+#[test]
+fn a_hosts_file_that_hangs_hangs_nothing_else() -> Result<()> {
+    let configuration = "[datapath]\ninterfaces = [\"s0\"]\n\
+        [[service]]\nname = \"w\"\nlisten = \"10.99.0.1:9000\"\nprotocol = \"tcp\"\ntarget = \"workers:9069\"\n";
+    let mut place = Place::prepared(configuration)?;
+    let worker = "[[worker]]\nid = \"a\"\nrpc = \"pekko.tcp://flink@tm.example.org:6122\"\n";
+    let topology = place.scratch.write("topology.toml", worker)?;
+    place.replace(&format!(
+        "{configuration}[topology]\nsource = \"file\"\npath = \"{}\"\n",
+        topology.display()
+    ))?;
+    // Whoever opens it waits for ever, as on a file system that hangs.
+    let hosts = place.scratch.path().join("hosts");
+    let made = Command::new("mkfifo").arg(&hosts).status()?;
+    ensure!(made.success(), "mkfifo: {made}");
+    place.truename.put_file(hosts, "/etc/hosts");
+    place.truename.start_agent()?;
+    wait_until(SOON, "the words", || {
+        let names = place.truename.json("names")?.to_string();
+        ensure!(names.contains("cannot be read within 2 s"), "{names}");
+        Ok(())
+    })?;
+    let agent = place.truename.agent()?;
+    ensure!(agent.count_lines(0, &["hangs"]) == 0);
+    let threads = threads(agent.pid())?;
     ensure!(threads <= 24, "{threads} threads");
     let begin = Instant::now();
     let status = place.truename.stop_agent()?;
@@ -263,6 +297,19 @@ fn check_and_doctor_say_what_run_says() -> Result<()> {
     agree(&place, "no endpoint and no service")?;
     fs::write(&place.file, services(1).replace("s0", "no0"))?;
     agree(&place, "unknown interface")?;
+    // What is not the file's fault, doctor tells and run refuses.
+    let refuse = |place: &Place, words: &str| -> Result<()> {
+        let (code, said) = verb(place, &["doctor", "-o", "json"])?;
+        ensure!(code == 1 && said.contains(words), "doctor: {said}");
+        let (code, said) = verb(place, &["run"])?;
+        ensure!(code == 1 && said.contains(words), "run: {said}");
+        Ok(())
+    };
+    fs::write(&place.file, services(1))?;
+    let bpffs = place.truename.bpffs().to_owned();
+    place.truename.move_pins(&bpffs.with_extension("dot"));
+    refuse(&place, "has a dot in its name")?;
+    place.truename.move_pins(&bpffs);
 
     fs::write(&place.file, services(1))?;
     let (code, said) = verb(&place, &["config", "check"])?;
@@ -449,4 +496,114 @@ fn a_shortage_is_not_taken_for_sabotage() -> Result<()> {
         ensure!(!problems.contains("tried again"), "{problems}");
         Ok(())
     })
+}
+
+#[test]
+fn a_mistake_in_the_file_keeps_nobody_from_asking() -> Result<()> {
+    let place = Place::prepared("")?;
+    let paths = format!(
+        "[agent]\ncontrol_socket = \"{}\"\nbpffs = \"{}\"\n",
+        place.scratch.path().join("own.sock").display(),
+        place.truename.bpffs().display()
+    );
+    let good = format!("{paths}{}", services(1));
+    fs::write(&place.file, &good)?;
+    // By the file alone, as on a host.
+    let by_file = |words: &[&str]| -> Result<Command> {
+        let mut command = place.lab.server().command(&binary()?, &[])?;
+        command.args(words).arg("--config").arg(&place.file);
+        Ok(command)
+    };
+    let agent = Process::spawn("truename", by_file(&["run"])?, place.scratch.path())?;
+    agent.wait_line(0, &["ready"], 3 * SOON)?;
+    let mark = agent.mark();
+    fs::write(&place.file, format!("{good}[datapth]\nnot = \"TOML\n"))?;
+    agent.wait_line(mark, &["not used"], SOON)?;
+    let ask = |words: &[&str]| -> Result<(Option<i32>, String)> {
+        let output = by_file(words)?.output()?;
+        let said = [output.stdout, output.stderr].concat();
+        Ok((output.status.code(), String::from_utf8_lossy(&said).into()))
+    };
+    let (code, said) = ask(&["status"])?;
+    ensure!(
+        code == Some(3) && said.contains("a new configuration is not used"),
+        "{said}"
+    );
+    for words in [&["flows"][..], &["services"], &["flows", "--service", "s1"]] {
+        let (code, said) = ask(words)?;
+        ensure!(code == Some(0), "{words:?}: {said}");
+    }
+    let (code, said) = ask(&["flows", "--service", "nope"])?;
+    ensure!(
+        code == Some(1) && said.contains("there is no service or endpoint \"nope\""),
+        "{said}"
+    );
+    let (code, said) = ask(&["doctor"])?;
+    ensure!(code == Some(1) && said.contains("configuration"), "{said}");
+    let (code, said) = ask(&["config", "check"])?;
+    ensure!(code == Some(2), "{said}");
+    // Without an agent, but with what it attached.
+    drop(agent);
+    let (code, said) = ask(&["status"])?;
+    ensure!(
+        code == Some(1) && said.contains("what it attached goes on without it"),
+        "{said}"
+    );
+    let (code, said) = ask(&["detach"])?;
+    ensure!(
+        code == Some(0) && said.contains("detached 2 program(s)"),
+        "{said}"
+    );
+    Ok(())
+}
+
+#[test]
+fn the_journal_gets_priorities_and_no_time() -> Result<()> {
+    let mut place = Place::prepared(&services(1))?;
+    let journal = place.scratch.write("journal", "")?;
+    let journal = journal.display();
+    let script = format!(
+        "JOURNAL_STREAM=$(stat -c %d:%i {journal}); export JOURNAL_STREAM; exec \"$0\" \"$@\" 2>{journal}"
+    );
+    place.truename.launch_by(&["sh", "-c", &script]);
+    place.truename.start_agent()?;
+    fs::write(&place.file, "no TOML")?;
+    let said = || fs::read_to_string(place.scratch.path().join("journal"));
+    wait_until(SOON, "an error", || {
+        let said = said()?;
+        ensure!(
+            said.contains("\n<3>truename::run::agent: The new configuration is not used"),
+            "{said}"
+        );
+        Ok(())
+    })?;
+    place.truename.stop_agent()?;
+    let said = said()?;
+    ensure!(said.lines().all(|line| line.starts_with('<')), "{said}");
+    ensure!(said.contains("<6>truename::run: Ending; "), "{said}");
+    Ok(())
+}
+
+#[test]
+fn problems_are_logged_when_they_come_and_when_they_go() -> Result<()> {
+    // A target on another host.
+    let place = Place::new(&services(2))?;
+    let server = place.lab.server();
+    let agent = place.truename.agent()?;
+    server.sysctl("net/ipv4/ip_forward", "1")?;
+    wait_until(SOON, "to be well", || {
+        let problems = place.problems()?;
+        ensure!(problems.is_empty(), "{problems:?}");
+        Ok(())
+    })?;
+    let mark = agent.mark();
+    server.sysctl("net/ipv4/ip_forward", "0")?;
+    agent.wait_line(
+        mark,
+        &["WARN", "Degraded: net.ipv4.ip_forward is off"],
+        2 * SOON,
+    )?;
+    server.sysctl("net/ipv4/ip_forward", "1")?;
+    agent.wait_line(mark, &["No longer: net.ipv4.ip_forward is off"], 2 * SOON)?;
+    Ok(())
 }

@@ -7,6 +7,7 @@ mod chaos;
 mod command;
 mod count;
 mod demo;
+mod dist;
 mod lint;
 mod setup;
 mod test;
@@ -38,6 +39,8 @@ enum Verb {
     Test(test::Arguments),
     /// Kill, pause, starve, storm and cut off an agent for a long time, with traffic going on
     Chaos(chaos::Arguments),
+    /// Make what is shipped: the stripped program and a Debian package, with checksums and sizes
+    Dist,
     /// Check the formatting and the lints
     Lint,
     /// Measure what truename costs, beside nothing and beside a relay in user space
@@ -64,6 +67,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         Verb::Demo(arguments) => demo::run(arguments)?,
         Verb::Test(arguments) => return test::run(arguments),
         Verb::Chaos(arguments) => chaos::run(arguments)?,
+        Verb::Dist => dist::run()?,
         Verb::Lint => lint::run()?,
         Verb::Bench(options) => bench::run(options)?,
         Verb::Torture(_) => torture::run()?,

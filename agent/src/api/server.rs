@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::fs::{Access, access};
 use tokio::{
     io::{
         AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _,
@@ -58,13 +59,42 @@ pub enum ServerError {
     #[error("{} exists and is not a socket; choose another path with --control-socket", .0.display())]
     NotASocket(PathBuf),
     /// The file system or the kernel refused.
-    #[error("cannot listen at {}: {source}; make its directory writable (in a container, by a volume), or choose another socket with --control-socket", path.display())]
+    #[error("cannot listen at {}: {source}{}", path.display(), remedy(source))]
     Listen {
         /// The socket.
         path: PathBuf,
         /// Why.
         source: io::Error,
     },
+}
+
+/// That a socket can be made at `path`.
+fn check_directory(path: &Path) -> Result<(), ServerError> {
+    let mut outer = path.ancestors().skip(1);
+    let Some(nearest) = outer.find(|directory| directory.exists()) else {
+        return Ok(());
+    };
+    let reached = match nearest.is_dir() {
+        true => access(nearest, Access::WRITE_OK | Access::EXEC_OK).map_err(io::Error::from),
+        false => Err(io::ErrorKind::NotADirectory.into()),
+    };
+    reached.map_err(|source| ServerError::Listen {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// What to do about an error of the file system; there are others.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied
+        | io::ErrorKind::ReadOnlyFilesystem
+        | io::ErrorKind::NotADirectory
+        | io::ErrorKind::NotFound => {
+            "; make its directory writable (in a container, by a volume), or choose another socket with --control-socket"
+        }
+        _ => "",
+    }
 }
 
 /// A listening socket. The file is removed when it is dropped.
@@ -93,7 +123,7 @@ impl Server {
     pub fn check_free(path: &Path) -> Result<(), ServerError> {
         use std::os::unix::fs::FileTypeExt as _;
         let Ok(metadata) = fs::symlink_metadata(path) else {
-            return Ok(());
+            return check_directory(path);
         };
         if !metadata.file_type().is_socket() {
             return Err(ServerError::NotASocket(path.to_owned()));
@@ -254,6 +284,10 @@ impl<S: Service> Conversation<S> {
                 _ = self.stopped.recv() => return Ok(()),
             }
             self.guest.silent(None);
+            if line.len() as u64 == LINE_MAX && !line.ends_with(b"\n") {
+                let words = format!("the request is longer than {LINE_MAX} bytes");
+                return send(&mut write, Response::Error(words)).await;
+            }
             let request = match parse(&line) {
                 Ok(request) => request,
                 Err(message) => {

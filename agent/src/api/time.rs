@@ -51,6 +51,11 @@ impl Timestamp {
         Self(jiff::Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now))
     }
 
+    /// Seconds since 1970.
+    pub fn seconds(self) -> i64 {
+        self.0.as_second()
+    }
+
     /// How long ago it is, for people: `3s`, `12m`, `5h`, `8d`.
     pub fn ago(self) -> String {
         let seconds = (jiff::Timestamp::now().as_second() - self.0.as_second()).max(0);

@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 
+use serde::Serialize;
+
 use super::{
     Exit,
     args::{Config as Verb, Global},
     effective,
-    output::{self, Output},
+    output::Output,
 };
 use crate::{
     config::{Config, DEFAULT_FILE, File, Flags, to_toml},
@@ -16,12 +18,20 @@ use crate::{
 
 pub fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
     match verb {
-        Verb::Check { file } => check(file.or_else(|| global.config.clone())),
+        Verb::Check { file } => check(global, file.or_else(|| global.config.clone())),
         Verb::Show => show(global),
     }
 }
 
-fn check(file: Option<PathBuf>) -> anyhow::Result<Exit> {
+/// A file that is valid.
+#[derive(Serialize)]
+struct Valid {
+    file: PathBuf,
+    endpoints: usize,
+    services: usize,
+}
+
+fn check(global: &Global, file: Option<PathBuf>) -> anyhow::Result<Exit> {
     let file = file.unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
     let file_values = File::load(Some(&file), sysctl::timeouts())?;
     let config = Config::new(file_values, Flags::default())?;
@@ -33,14 +43,19 @@ fn check(file: Option<PathBuf>) -> anyhow::Result<Exit> {
             Refusal::Unmet(_) | Refusal::Server(_) | Refusal::Datapath(_) => {}
         }
     }
-    for note in &config.notes {
-        eprintln!("truename: {note}");
-    }
-    let file = file.display();
-    let (endpoints, services) = (config.endpoints.len(), config.services.len());
-    output::print(&format!(
-        "{file} is valid: {endpoints} endpoint(s), {services} service(s)\n"
-    ))?;
+    let valid = Valid {
+        file,
+        endpoints: config.endpoints.len(),
+        services: config.services.len(),
+    };
+    Output::new(global).document(&valid, || {
+        format!(
+            "{} is valid: {} endpoint(s), {} service(s)\n",
+            valid.file.display(),
+            valid.endpoints,
+            valid.services
+        )
+    })?;
     Ok(Exit::Success)
 }
 

@@ -4,10 +4,10 @@ use std::{fs, path::Path};
 
 use anyhow::Context as _;
 
-use super::{Exit, args::Global, effective, output};
+use super::{Exit, args::Global, output, paths};
 use crate::{
     api::{Client, ClientError, Request, Response, Server},
-    config::{Config, DEFAULT_SOCKET},
+    config::{DEFAULT_SOCKET, Paths},
     datapath::{DatapathError, Detached, Pins},
     run::{self, RunError},
 };
@@ -15,17 +15,17 @@ use crate::{
 /// Without an agent the pins can be locked and are removed here; an agent that holds the lock is
 /// asked to remove them and to exit.
 pub fn run(global: &Global) -> anyhow::Result<Exit> {
-    let config = effective(global)?;
+    let paths = paths(global);
     crate::doctor::require()?;
-    let pins = Pins::new(&config.agent.bpffs);
+    let pins = Pins::new(&paths.bpffs);
     let detached = match run::detach(&pins, None) {
         Err(RunError::Datapath(DatapathError::Busy(_))) => Detached {
-            links: through_agent(&config)?,
+            links: through_agent(&paths)?,
             ..Detached::default()
         },
         other => other?,
     };
-    remove_stale(&config.agent.control_socket);
+    remove_stale(&paths.control_socket);
     output::print(&match detached.links {
         0 => "nothing was attached\n".to_owned(),
         links => format!("detached {links} program(s)\n"),
@@ -36,18 +36,18 @@ pub fn run(global: &Global) -> anyhow::Result<Exit> {
     Ok(Exit::Success)
 }
 
-fn through_agent(config: &Config) -> anyhow::Result<usize> {
-    let mut client = Client::connect(&config.agent.control_socket)
-        .with_context(|| format!("an agent uses the pins in {}", config.agent.bpffs.display()))?;
+fn through_agent(paths: &Paths) -> anyhow::Result<usize> {
+    let mut client = Client::connect(&paths.control_socket)
+        .with_context(|| format!("an agent uses the pins in {}", paths.bpffs.display()))?;
     let Response::Status(status) = client.ask(Request::Status)? else {
         return Err(ClientError::Unexpected.into());
     };
     anyhow::ensure!(
-        status.bpffs == config.agent.bpffs,
+        status.bpffs == paths.bpffs,
         "the agent at {} uses the pins in {}, not those in {}; name the right socket with --control-socket",
-        config.agent.control_socket.display(),
+        paths.control_socket.display(),
         status.bpffs.display(),
-        config.agent.bpffs.display(),
+        paths.bpffs.display(),
     );
     match client.ask(Request::Detach)? {
         Response::Detached(links) => Ok(links),

@@ -7,8 +7,10 @@ use super::{
     args::Global,
     effective,
     output::{Output, Row},
+    paths,
 };
 use crate::{
+    config::{Agent, Config, ConfigError, File, Flags, Paths},
     doctor::{self, Check, Verdict},
     links::Requests,
     plan::Facts,
@@ -38,14 +40,38 @@ fn own_addresses() -> anyhow::Result<Facts> {
     Ok(requests.facts(&inventory, &BTreeSet::new(), Arc::default())?)
 }
 
+/// The configuration that is left without the file: its paths.
+fn without_file(global: &Global) -> Result<Config, ConfigError> {
+    let Paths {
+        control_socket,
+        bpffs,
+        ..
+    } = paths(global);
+    let agent = Agent {
+        control_socket,
+        bpffs,
+        ..Agent::default()
+    };
+    let file = File {
+        agent,
+        ..File::default()
+    };
+    Config::new(file, Flags::default())
+}
+
 pub fn run(global: &Global) -> anyhow::Result<Exit> {
-    let config = effective(global)?;
+    // A mistake in the file is one of the things that are told.
+    let (config, mistake) = match effective(global) {
+        Ok(config) => (config, None),
+        Err(error) => (without_file(global)?, Some(doctor::mistake(&error))),
+    };
     // Without the host's addresses, every target counts as one on another host.
     let facts = own_addresses().unwrap_or_else(|error| {
         log::debug!("{error:#}");
         Facts::default()
     });
-    let checks = doctor::examine(&config, |address| facts.is_local(address));
+    let mut checks = doctor::examine(&config, |address| facts.is_local(address));
+    checks.extend(mistake);
     Output::new(global).rows(&checks, "nothing was checked")?;
     Ok(match checks.iter().map(|check| check.verdict).max() {
         Some(Verdict::Failure) => Exit::Failure,

@@ -27,7 +27,8 @@ use clap::Parser as _;
 
 use crate::{
     api::{Client, ClientError, Request, Response},
-    config::{Config, ConfigError, File, Flags},
+    config::{Config, ConfigError, File, Flags, Paths},
+    datapath::Pins,
     run::RunError,
     sysctl,
 };
@@ -154,8 +155,34 @@ fn effective(global: &Global) -> Result<Config, ConfigError> {
     )
 }
 
+/// Where the agent of a verb is that asks it: a mistake in the file is the agent's matter.
+fn paths(global: &Global) -> Paths {
+    let mut paths = Paths::find(global.config.as_deref());
+    if let Some(why) = &paths.unread
+        && global.control_socket.is_none()
+    {
+        eprintln!("truename: {why}");
+    }
+    if let Some(path) = &global.control_socket {
+        paths.control_socket.clone_from(path);
+    }
+    if let Some(path) = &global.bpffs {
+        paths.bpffs.clone_from(path);
+    }
+    paths
+}
+
 fn connect(global: &Global) -> anyhow::Result<Client> {
-    Ok(Client::connect(&effective(global)?.agent.control_socket)?)
+    let paths = paths(global);
+    match Client::connect(&paths.control_socket) {
+        Err(error @ ClientError::NotRunning(_)) if Pins::new(&paths.bpffs).exist() => {
+            let pins = paths.bpffs.display();
+            Err(anyhow::anyhow!(
+                "{error}; what it attached goes on without it (pins in {pins})"
+            ))
+        }
+        other => Ok(other?),
+    }
 }
 
 fn ask(global: &Global, request: Request) -> anyhow::Result<Response> {

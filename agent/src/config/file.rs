@@ -7,8 +7,8 @@ use std::{
 };
 
 use super::{
-    Agent, Aliases, ConfigError, Datapath, Endpoint, Interface, Origin, Selector, Service,
-    TIMEOUT_KEYS, Timeouts,
+    Agent, Aliases, ConfigError, Datapath, Endpoint, Interface, Selector, Service, TIMEOUT_KEYS,
+    Timeouts,
     reader::{Entry, Section, Source},
     service,
     topology::{self, Topology},
@@ -30,6 +30,8 @@ const DATAPATH: &[&str] = &[
     "timeouts",
 ];
 const ENDPOINT: &[&str] = &["name", "protocol", "listen", "canonical", "aliases"];
+/// Largest file: ten times what fills every table.
+const FILE_MAX: u64 = 16 << 20;
 /// Bounds of the table sizes.
 const FLOWS: (u32, u32) = (16, 1 << 24);
 /// An entry of the table of RPC flows has about 13 KiB.
@@ -50,8 +52,6 @@ pub struct File {
     pub topology: Topology,
     /// Where it was read.
     pub path: Option<PathBuf>,
-    /// Keys that do nothing in this version.
-    pub notes: Vec<String>,
 }
 
 impl File {
@@ -65,7 +65,7 @@ impl File {
             Some(path) => (path, false),
             None => (Path::new(DEFAULT_FILE), true),
         };
-        match fs::read_to_string(path) {
+        match read(path) {
             Ok(text) => Self::with(timeouts).read(path, &text),
             Err(error) if optional && error.kind() == io::ErrorKind::NotFound => {
                 Ok(Self::with(timeouts))
@@ -132,10 +132,10 @@ impl File {
             self.agent.log = read_level(&entry)?;
         }
         if let Some(entry) = section.get("metrics") {
-            if !entry.string()?.is_empty() {
-                entry.parse::<SocketAddr>()?;
-            }
-            self.note(&entry.origin, "metrics");
+            self.agent.metrics = match entry.string()? {
+                "" => None,
+                _ => Some(entry.parse::<SocketAddr>()?),
+            };
         }
         Ok(())
     }
@@ -164,11 +164,14 @@ impl File {
         }
         Ok(())
     }
+}
 
-    fn note(&mut self, origin: &Origin, key: &str) {
-        self.notes
-            .push(format!("{origin}: \"{key}\" has no effect in this version"));
+fn read(path: &Path) -> io::Result<String> {
+    if fs::metadata(path)?.len() > FILE_MAX {
+        let why = format!("it is larger than {} MiB", FILE_MAX >> 20);
+        return Err(io::Error::other(why));
     }
+    fs::read_to_string(path)
 }
 
 pub(super) fn read_path(entry: &Entry<'_>) -> Result<PathBuf, ConfigError> {

@@ -10,6 +10,7 @@ mod flags;
 pub mod ha;
 mod listen;
 mod origin;
+mod paths;
 pub(crate) mod reader;
 mod role;
 mod selector;
@@ -22,7 +23,10 @@ mod tests;
 pub mod topology;
 mod validate;
 
-use std::path::PathBuf;
+use std::{
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    path::PathBuf,
+};
 
 use crate::name::Authority;
 
@@ -32,6 +36,7 @@ pub use file::{DEFAULT_FILE, File};
 pub use flags::{EndpointFlag, Flags, ServiceFlag};
 pub use listen::{Listen, ListenError};
 pub use origin::Origin;
+pub use paths::Paths;
 pub use role::{Role, RoleError};
 pub use selector::{Selector, SelectorError};
 pub use service::{OnChange, Place, Service, Snat, Target, TargetError, Transport};
@@ -42,6 +47,9 @@ pub use sources::Sources;
 pub const DEFAULT_SOCKET: &str = "/run/truename/control.sock";
 /// Where the pins are without configuration.
 pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf/truename";
+/// Where metrics and health are served without configuration.
+pub const DEFAULT_METRICS: SocketAddr =
+    SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9464));
 /// Endpoints that fit the kernel table.
 pub const MAX_ENDPOINTS: usize = 1024;
 /// Listed aliases, of all endpoints, that fit the kernel table.
@@ -62,8 +70,6 @@ pub struct Config {
     pub topology: topology::Topology,
     /// The file that was read.
     pub file: Option<PathBuf>,
-    /// Sentences about keys that are understood and do nothing in this version.
-    pub notes: Vec<String>,
 }
 
 /// `[agent]`.
@@ -73,6 +79,8 @@ pub struct Agent {
     pub control_socket: PathBuf,
     /// Where programs, links and tables are pinned.
     pub bpffs: PathBuf,
+    /// Where metrics and health are served over HTTP, if anywhere.
+    pub metrics: Option<SocketAddr>,
     /// What is logged; the variable `RUST_LOG` overrides it.
     pub log: log::LevelFilter,
 }
@@ -153,6 +161,9 @@ impl std::str::FromStr for Protocol {
             .copied()
             .find(|protocol| protocol.name() == text)
             .ok_or_else(|| {
+                if text == "akka" {
+                    return "write \"pekko\", which stands for Akka's remoting, too".to_owned();
+                }
                 let names: Vec<_> = Self::ALL.iter().map(|protocol| protocol.name()).collect();
                 format!("this version translates {}", names.join(", "))
             })
@@ -164,6 +175,7 @@ impl Default for Agent {
         Self {
             control_socket: DEFAULT_SOCKET.into(),
             bpffs: DEFAULT_BPFFS.into(),
+            metrics: Some(DEFAULT_METRICS),
             log: log::LevelFilter::Info,
         }
     }

@@ -23,6 +23,7 @@ struct Shown<'a> {
 struct Agent {
     control_socket: String,
     bpffs: String,
+    metrics: String,
     log: String,
 }
 
@@ -85,6 +86,11 @@ impl<'a> Shown<'a> {
             agent: Agent {
                 control_socket: config.agent.control_socket.display().to_string(),
                 bpffs: config.agent.bpffs.display().to_string(),
+                metrics: config
+                    .agent
+                    .metrics
+                    .map(|address| address.to_string())
+                    .unwrap_or_default(),
                 log: config.agent.log.to_string().to_lowercase(),
             },
             datapath: Datapath {

@@ -62,7 +62,6 @@ fn reads_everything() {
     assert!(matches!(&jobmanager.aliases, Aliases::Listed(list) if list.len() == 2));
     assert_eq!(taskmanager.listen.to_string(), "*:6122");
     assert_eq!(taskmanager.aliases, Aliases::Any);
-    assert!(config.notes.is_empty());
 }
 
 #[test]
@@ -203,10 +202,17 @@ fn shows_what_it_read() {
 }
 
 #[test]
-fn tells_what_has_no_effect() {
-    let config = read("[agent]\nmetrics = \"127.0.0.1:9464\"\n[datapath]\nxdp = \"off\"").unwrap();
-    assert_eq!(
-        config.notes,
-        ["t.toml:2: \"metrics\" has no effect in this version"]
-    );
+fn metrics_are_at_an_address_or_nowhere() {
+    let metrics = |text: &str| read(&format!("[agent]\n{text}")).map(|config| config.agent.metrics);
+    assert_eq!(metrics("").unwrap(), Some(DEFAULT_METRICS));
+    assert_eq!(metrics("metrics = \"\"").unwrap(), None);
+    let at = metrics("metrics = \"[::1]:80\"").unwrap();
+    assert_eq!(at, Some("[::1]:80".parse().unwrap()));
+    for wrong in [
+        "metrics = \"9464\"",
+        "metrics = \"localhost:9464\"",
+        "metrics = true",
+    ] {
+        assert!(metrics(wrong).is_err(), "{wrong}");
+    }
 }

@@ -21,7 +21,6 @@ impl Config {
             services,
             topology,
             path,
-            notes,
         } = flags.apply(file);
         check_names(&endpoints)?;
         check_overlaps(&endpoints)?;
@@ -35,7 +34,6 @@ impl Config {
             services,
             topology,
             file: path,
-            notes,
         })
     }
 

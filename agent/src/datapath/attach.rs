@@ -18,9 +18,10 @@ use aya::{
 use truename_common::layout::Link;
 
 use super::{
-    Direction, Object, PROGRAM_ETHER, PROGRAM_RAW, Pins, clsact,
+    Direction, Object, PROGRAM_ETHER, PROGRAM_RAW, Pins,
+    bpffs::remove_file,
+    clsact,
     error::{Cause, DatapathError},
-    pins::remove_file,
     sys,
     tables::{set_links, set_xdp_devices},
     xdp::{self, Mode as XdpMode},
@@ -77,6 +78,16 @@ pub enum Drift {
     },
     /// A pin.
     Pin(PathBuf),
+}
+
+impl Drift {
+    /// The interface that it is about.
+    const fn ifindex(&self) -> Option<u32> {
+        match self {
+            Self::Program { ifindex, .. } => Some(*ifindex),
+            Self::Pin(_) => None,
+        }
+    }
 }
 
 impl fmt::Display for Drift {
@@ -166,11 +177,28 @@ impl Programs {
         Ok(())
     }
 
+    /// Interfaces that are attached, or of which pins are left.
+    pub fn interfaces(&self) -> BTreeSet<u32> {
+        let of_links = self.links.keys().map(|(ifindex, _)| *ifindex);
+        self.attached.keys().copied().chain(of_links).collect()
+    }
+
     /// What somebody else took away or replaced, on the interfaces that there are. Changes nothing.
     ///
     /// # Errors
     /// When the kernel does not answer.
     pub fn drift(&self, inventory: &Inventory) -> Result<Vec<Drift>, DatapathError> {
+        let mut drift = self.missing(inventory)?;
+        if drift.iter().any(|lost| lost.ifindex().is_some()) {
+            // The programs of an interface end with it, which may have been since the inventory was taken.
+            let now = Requests::open()?.inventory()?.interfaces;
+            drift.retain(|lost| lost.ifindex().is_none_or(|index| now.contains_key(&index)));
+        }
+        Ok(drift)
+    }
+
+    /// The same, and what ended with its interface.
+    fn missing(&self, inventory: &Inventory) -> Result<Vec<Drift>, DatapathError> {
         let mut drift = self.object.lost_pins();
         let mut requests = match self.mode {
             Mode::Tcx => None,

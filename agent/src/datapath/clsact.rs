@@ -7,8 +7,8 @@ use std::{collections::BTreeSet, fs, os::fd::BorrowedFd};
 
 use super::{
     Direction, PROGRAMS, Pins,
+    bpffs::make_directory,
     error::{Cause, DatapathError},
-    pins::make_directory,
 };
 use crate::links::{Filter, Interface, NetlinkError, Requests, Side, Slot};
 

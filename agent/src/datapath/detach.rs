@@ -2,7 +2,7 @@
 
 use truename_common::layout::VERSION;
 
-use super::{Direction, Lock, Mode, Pins, clsact, error::DatapathError, pins::remove_empty, sys};
+use super::{Direction, Lock, Mode, Pins, bpffs::remove_empty, clsact, error::DatapathError, sys};
 use crate::{
     links::{Inventory, Requests},
     sysctl,

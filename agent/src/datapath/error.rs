@@ -38,6 +38,12 @@ pub enum DatapathError {
         /// The answer.
         source: io::Error,
     },
+    /// A name that no file can have there.
+    #[error(
+        "{} has a dot in its name, which nothing on a BPF file system can have; choose another place with --bpffs",
+        .0.display()
+    )]
+    Dot(PathBuf),
     /// A directory of this version's name that truename did not make.
     #[error(
         "{} was not made by truename; choose another place with --bpffs",

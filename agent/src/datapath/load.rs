@@ -11,8 +11,8 @@ use truename_common::layout::map;
 
 use super::{
     CHAIN, Drift, PROGRAM_RPC, PROGRAM_XDP, PROGRAMS, Pins,
+    bpffs::remove_file,
     error::DatapathError,
-    pins::remove_file,
     sys,
     tables::{PINNED, check_pinned},
 };

@@ -11,8 +11,8 @@ use truename_common::layout::{VERSION, map};
 use super::{
     OBJECT, Pins,
     access::map_data,
+    bpffs::{list, make_directory},
     error::DatapathError,
-    pins::{list, make_directory},
 };
 
 /// The version whose tables are taken over.

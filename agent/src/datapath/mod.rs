@@ -9,6 +9,7 @@
 mod access;
 mod attach;
 mod batch;
+mod bpffs;
 mod clsact;
 mod detach;
 mod error;

@@ -16,24 +16,31 @@
 use std::{
     collections::BTreeSet,
     fs::{self, File, TryLockError},
-    io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
 use rustix::{
-    fs::{Access, access, statfs},
+    fs::{Access, access},
     mount::{MountFlags, mount},
 };
 use truename_common::layout::VERSION;
 
-use super::{Direction, PROGRAMS, error::DatapathError, sys, tables::PINNED, xdp};
+use super::{
+    Direction, PROGRAMS,
+    bpffs::{
+        self, is_bpffs, is_inside, list, list_inside, make_directory, nearest_file_system,
+        remove_empty, remove_file,
+    },
+    error::DatapathError,
+    sys,
+    tables::{PINNED, check_pinned},
+    xdp,
+};
 use crate::sysctl;
 
 /// Where the BPF file system is mounted on every host.
 const STANDARD: &str = "/sys/fs/bpf";
-/// `BPF_FS_MAGIC`.
-const MAGIC: u32 = 0xcafe_4a11;
 
 /// Whether a name is one that we give.
 type IsOurs = fn(&str) -> bool;
@@ -177,6 +184,10 @@ impl Pins {
             (mount_point, false) => return Err(self.not_bpffs(mount_point)),
         }
         let (nearest, is_bpffs) = nearest_file_system(&self.root);
+        let made = self.root.strip_prefix(&nearest).unwrap_or(Path::new(""));
+        if made.to_string_lossy().contains('.') {
+            return Err(DatapathError::Dot(self.root.clone()));
+        }
         if is_bpffs && let Err(error) = access(&nearest, Access::WRITE_OK) {
             return Err(DatapathError::ReadOnly {
                 path: nearest,
@@ -184,7 +195,9 @@ impl Pins {
             });
         }
         let version = self.version();
-        if !is_ours(&version) && !list(&version)?.is_empty() {
+        let is_free = fs::symlink_metadata(&version).is_err()
+            || is_inside(&version) && list(&version)?.is_empty();
+        if !is_free && !is_ours(&version) {
             return Err(DatapathError::NotOurs(version));
         }
         self.refuse_newer()?;
@@ -200,6 +213,14 @@ impl Pins {
             return self.lock().map(drop);
         }
         Ok(())
+    }
+
+    /// That the tables that are pinned already fit this version.
+    ///
+    /// # Errors
+    /// When one does not.
+    pub fn check_tables(&self) -> Result<(), DatapathError> {
+        check_pinned(self)
     }
 
     /// That existing pins are on a BPF file system; whether there are any.
@@ -294,7 +315,7 @@ impl Pins {
     pub(super) fn switches(&self) -> Result<Vec<(&'static str, String)>, DatapathError> {
         let mut switches = Vec::new();
         for (_, version) in self.versions()? {
-            for path in list(&version.join("sysctl"))? {
+            for path in list_inside(&version.join("sysctl"))? {
                 let name = path.file_name().unwrap_or_default().to_string_lossy();
                 switches.extend(parse_switch(&name));
             }
@@ -302,16 +323,14 @@ impl Pins {
         Ok(switches)
     }
 
-    /// The numbers of our programs, and of those of other installations at the usual places.
+    /// The numbers of our programs, and of those of all other installations that are seen from here.
     pub(super) fn programs(&self) -> Result<(BTreeSet<u32>, BTreeSet<u32>), DatapathError> {
         let own = programs_in(&self.root)?;
         let mut others = BTreeSet::new();
-        let beside = [Some(Path::new(STANDARD)), self.root.parent()];
-        for root in beside.into_iter().flatten().filter(|root| is_bpffs(root)) {
-            for other in list(root)?.into_iter().filter(|path| path.is_dir()) {
-                if other != self.root {
-                    others.extend(programs_in(&other)?);
-                }
+        let here = fs::canonicalize(&self.root).ok();
+        for other in installations()? {
+            if Some(&other) != here.as_ref() {
+                others.extend(programs_in(&other)?);
             }
         }
         Ok((own, others))
@@ -340,15 +359,8 @@ impl Pins {
         let paths = list(&self.root)?;
         Ok(paths
             .into_iter()
-            .filter_map(|path| {
-                let number = path
-                    .file_name()?
-                    .to_str()?
-                    .strip_prefix('v')?
-                    .parse()
-                    .ok()?;
-                is_ours(&path).then_some((number, path))
-            })
+            .filter_map(|path| Some((version_of(&path)?, path)))
+            .filter(|(_, path)| is_ours(path))
             .collect())
     }
 
@@ -364,6 +376,11 @@ impl Pins {
         let mut left = Vec::new();
         for (name, is_known) in CONTENTS {
             let directory = version.join(name);
+            if !is_inside(&directory) {
+                // A link to somewhere else, or something else that is mounted there.
+                left.extend(directory.symlink_metadata().is_ok().then_some(directory));
+                continue;
+            }
             for path in list(&directory)? {
                 let name = path.file_name().unwrap_or_default().to_string_lossy();
                 let is_mark = fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir());
@@ -400,7 +417,7 @@ impl Pins {
 
     /// The numbers of the interfaces to which we added a clsact qdisc.
     pub(super) fn clsact_marks(&self) -> Result<Vec<u32>, DatapathError> {
-        let paths = list(&self.version().join("clsact"))?;
+        let paths = list_inside(&self.version().join("clsact"))?;
         Ok(paths
             .iter()
             .filter_map(|path| path.file_name()?.to_str()?.parse().ok())
@@ -458,11 +475,28 @@ fn exists(inode: &str) -> bool {
     }
 }
 
+/// The directories on BPF file systems in which an installation of truename has pinned something.
+fn installations() -> Result<Vec<PathBuf>, DatapathError> {
+    let mut found = Vec::new();
+    let mut unseen: Vec<PathBuf> = bpffs::mounts();
+    while let Some(directory) = unseen.pop() {
+        let (versions, others): (Vec<_>, Vec<_>) = list(&directory)?
+            .into_iter()
+            .filter(|path| is_inside(path))
+            .partition(|path| version_of(path).is_some() && is_ours(path));
+        unseen.extend(others);
+        if !versions.is_empty() {
+            found.push(directory);
+        }
+    }
+    Ok(found)
+}
+
 /// The numbers of the programs that an installation pinned.
 fn programs_in(root: &Path) -> Result<BTreeSet<u32>, DatapathError> {
     let mut ids = BTreeSet::new();
     for (_, version) in Pins::new(root).versions()? {
-        let programs = list(&version.join("programs"))?;
+        let programs = list_inside(&version.join("programs"))?;
         ids.extend(programs.iter().filter_map(|path| sys::object_id(path).ok()));
     }
     Ok(ids)
@@ -479,7 +513,7 @@ fn parse_switch(name: &str) -> Option<(&'static str, String)> {
 /// The pinned links of a version.
 fn links_in(version: &Path) -> Result<Vec<PinnedLink>, DatapathError> {
     let mut links = Vec::new();
-    for path in list(&version.join("links"))? {
+    for path in list_inside(&version.join("links"))? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if let Some((ifindex, direction)) = parse_link(&name) {
             links.push(PinnedLink {
@@ -501,21 +535,14 @@ fn namespace() -> Result<String, DatapathError> {
     Ok(format!("netns-{inode}"))
 }
 
-/// The nearest directory that exists, and whether it is on a BPF file system.
-fn nearest_file_system(path: &Path) -> (PathBuf, bool) {
-    let nearest = path.ancestors().find(|directory| directory.exists());
-    let nearest = nearest.unwrap_or(Path::new("/"));
-    (nearest.to_owned(), is_bpffs(nearest))
-}
-
-fn is_bpffs(path: &Path) -> bool {
-    statfs(path).is_ok_and(|stat| stat.f_type as u32 == MAGIC)
+/// The number of a version whose directory has this name.
+fn version_of(path: &Path) -> Option<u32> {
+    path.file_name()?.to_str()?.strip_prefix('v')?.parse().ok()
 }
 
 /// Whether truename made the directory of a version: it marks each with the namespace it serves before it
 /// pins anything, and pins its programs.
 fn is_ours(version: &Path) -> bool {
-    let is_directory = fs::symlink_metadata(version).is_ok_and(|found| found.is_dir());
     let has_mark = || {
         let inside = list(version).unwrap_or_default();
         inside.iter().any(|path| {
@@ -527,7 +554,7 @@ fn is_ours(version: &Path) -> bool {
         let programs = version.join("programs");
         PROGRAMS.iter().any(|name| programs.join(name).exists())
     };
-    is_directory && (has_mark() || has_program())
+    is_inside(version) && (has_mark() || has_program())
 }
 
 /// Whether a name is `netns-<inode>`.
@@ -545,46 +572,6 @@ fn is_program(name: &str) -> bool {
 
 fn is_map(name: &str) -> bool {
     PINNED.contains(&name) || FORMER.contains(&name)
-}
-
-/// Makes a directory that need not be new.
-pub(super) fn make_directory(path: &Path) -> Result<(), DatapathError> {
-    fs::create_dir_all(path).map_err(DatapathError::pins("make the directory", path))
-}
-
-/// Removes a directory that need not exist; whether it is gone. One that is not empty stays.
-pub(super) fn remove_empty(path: &Path) -> Result<bool, DatapathError> {
-    match fs::remove_dir(path) {
-        Ok(()) => Ok(true),
-        Err(error) => match error.kind() {
-            io::ErrorKind::NotFound => Ok(true),
-            io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::ResourceBusy => Ok(false),
-            _ => Err(DatapathError::pins("remove", path)(error)),
-        },
-    }
-}
-
-/// Removes a pin that need not exist.
-pub(super) fn remove_file(path: &Path) -> Result<(), DatapathError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(DatapathError::pins("remove", path)(error))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// The paths in a directory that need not exist.
-pub(super) fn list(directory: &Path) -> Result<Vec<PathBuf>, DatapathError> {
-    let failed = || DatapathError::pins("list", directory);
-    let entries = match fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(failed()(error)),
-    };
-    entries
-        .map(|entry| Ok(entry.map_err(failed())?.path()))
-        .collect()
 }
 
 /// Splits `<ifname>-<ifindex>-<direction>`; names may have hyphens.
@@ -617,6 +604,26 @@ mod tests {
         for wrong in ["lo", "lo-1", "lo-x-ingress", "lo-1-sideways"] {
             assert_eq!(parse_link(wrong), None);
         }
+    }
+
+    #[test]
+    fn a_link_to_another_directory_is_not_ours() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("root");
+        let elsewhere = directory.path().join("elsewhere");
+        fs::create_dir_all(elsewhere.join("netns-1")).unwrap();
+        fs::create_dir_all(elsewhere.join("links")).unwrap();
+        fs::write(elsewhere.join("links/s0-2-ingress"), "precious").unwrap();
+        fs::create_dir(&root).unwrap();
+        let pins = Pins::new(&root);
+        std::os::unix::fs::symlink(&elsewhere, pins.version()).unwrap();
+        assert!(pins.versions().unwrap().is_empty());
+        assert!(pins.links().unwrap().is_empty());
+        fs::remove_file(pins.version()).unwrap();
+        fs::create_dir_all(pins.version().join("netns-1")).unwrap();
+        std::os::unix::fs::symlink(elsewhere.join("links"), pins.version().join("links")).unwrap();
+        assert_eq!(pins.versions().unwrap().len(), 1);
+        assert!(pins.links().unwrap().is_empty());
     }
 
     #[test]

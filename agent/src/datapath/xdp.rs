@@ -13,8 +13,8 @@ use aya::programs::{
 
 use super::{
     Pins,
+    bpffs::{list, make_directory, remove_file},
     error::{Cause, DatapathError},
-    pins::{list, make_directory, remove_file},
     sys,
 };
 use crate::{

@@ -57,13 +57,18 @@ pub struct Skipped {
     reasons: BTreeMap<String, u64>,
     /// Packets that were.
     read: u64,
+    /// The capture ends in the middle of a packet.
+    is_cut: bool,
 }
 
 impl Skipped {
     /// A sentence for each reason.
     pub fn notes(&self) -> impl Iterator<Item = String> {
         let reasons = self.reasons.iter();
-        reasons.map(|(reason, count)| format!("{count} packet(s) were skipped: {reason}"))
+        let cut = "the capture ends in the middle of a packet: what follows was not recorded";
+        reasons
+            .map(|(reason, count)| format!("{count} packet(s) were skipped: {reason}"))
+            .chain(self.is_cut.then(|| cut.to_owned()))
     }
 
     fn note(&mut self, reason: &str) {
@@ -94,10 +99,14 @@ pub fn read(bytes: &[u8], mut take: impl FnMut(Segment<'_>)) -> Result<Skipped, 
         }
     };
     let mut unknown = 0;
+    let mut is_cut = false;
     if is_pcapng(bytes) {
         let mut reader = PcapNgReader::new(bytes)?;
         while let Some(block) = reader.next_block() {
-            let Some(block) = complete(block)? else { break };
+            let Some(block) = complete(block)? else {
+                is_cut = true;
+                break;
+            };
             let (interface, data) = match block {
                 Block::EnhancedPacket(packet) => (packet.interface_id, packet.data),
                 Block::SimplePacket(packet) => (0, packet.data),
@@ -114,7 +123,10 @@ pub fn read(bytes: &[u8], mut take: impl FnMut(Segment<'_>)) -> Result<Skipped, 
         let mut reader = PcapReader::new(bytes)?;
         let link = reader.header().datalink;
         while let Some(next) = reader.next_packet() {
-            let Some(next) = complete(next)? else { break };
+            let Some(next) = complete(next)? else {
+                is_cut = true;
+                break;
+            };
             packet(link, &next.data);
         }
     }
@@ -122,6 +134,7 @@ pub fn read(bytes: &[u8], mut take: impl FnMut(Segment<'_>)) -> Result<Skipped, 
         let reason = "the capture does not describe their interface".to_owned();
         skipped.reasons.insert(reason, unknown);
     }
+    skipped.is_cut = is_cut;
     match odd {
         Some(link) if skipped.read == 0 => Err(CaptureError::Link(link)),
         _ => Ok(skipped),

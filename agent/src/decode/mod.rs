@@ -355,5 +355,8 @@ mod tests {
         );
         assert!(notes.iter().any(|note| note.contains("does not describe")));
         assert!(notes.iter().any(|note| note.contains("cut off")));
+        assert!(!notes.iter().any(|note| note.contains("in the middle")));
+        let Decoded { notes, .. } = decoded(&file[..file.len() - 9]);
+        assert!(notes.iter().any(|note| note.contains("in the middle")));
     }
 }

@@ -169,11 +169,15 @@ pub fn pins(path: &Path, refusals: &[Refusal]) -> Check {
                 let remedy = "nothing, if that agent is the one that shall run; another one needs another place (--bpffs)";
                 return Check::warning("pins", error.to_string(), remedy);
             }
+            // About the place.
             Refusal::Datapath(
-                error @ (DatapathError::NewerPins { .. }
-                | DatapathError::NotOurs(_)
-                | DatapathError::OtherNamespace { .. }),
-            ) => return Check::failure("pins", error.to_string(), "see above"),
+                DatapathError::NotBpffs { .. }
+                | DatapathError::ReadOnly { .. }
+                | DatapathError::Pins { .. },
+            ) => {}
+            Refusal::Datapath(error) => {
+                return Check::failure("pins", error.to_string(), "see above");
+            }
             _ => {}
         }
     }

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 pub use refusal::{Refusal, refusals};
 
 /// The result of a check.
@@ -100,6 +100,15 @@ pub fn examine(config: &Config, is_local: impl Fn(IpAddr) -> bool) -> Vec<Check>
         ]);
     }
     all
+}
+
+/// A configuration that cannot be read.
+pub fn mistake(error: &ConfigError) -> Check {
+    Check::failure(
+        "configuration",
+        error.to_string(),
+        "correct it; an agent that runs goes on with the configuration before",
+    )
 }
 
 /// That what truename cannot run without is there.

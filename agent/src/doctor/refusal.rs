@@ -32,13 +32,17 @@ pub enum Refusal {
 /// All reasons that can be seen without changing anything, in the order in which `run` tells them.
 pub fn refusals(config: &Config) -> Vec<Refusal> {
     let pins = Pins::new(&config.agent.bpffs);
-    let looks: [Result<(), Refusal>; 6] = [
+    let required = require();
+    // Who may not look is told so already.
+    let tables = required.as_ref().map_or(Ok(()), |()| pins.check_tables());
+    let looks: [Result<(), Refusal>; 7] = [
         config.check_runnable().map_err(Refusal::from),
         interfaces(config),
         Server::check_free(&config.agent.control_socket).map_err(Refusal::from),
-        require().map_err(Refusal::from),
+        required.map_err(Refusal::from),
         pins.check().map_err(Refusal::from),
         pins.check_free().map_err(Refusal::from),
+        tables.map_err(Refusal::from),
     ];
     looks.into_iter().filter_map(Result::err).collect()
 }

@@ -320,11 +320,6 @@ impl Agent {
             })
             .await?;
         logging::follow(next.agent.log);
-        if next.notes != current.notes {
-            for note in &next.notes {
-                log::warn!("{note}");
-            }
-        }
         self.targets = targets;
         self.follower.follow(&next.topology).await;
         self.configured.facts(configured::facts(&next), None);

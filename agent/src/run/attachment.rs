@@ -161,15 +161,15 @@ impl Attachment {
                 }
             }
         }
-        let gone: Vec<_> = self
-            .programs
-            .attached()
-            .iter()
-            .filter(|(index, _)| !selected.contains_key(index))
-            .map(|(index, attached)| (*index, attached.name.clone()))
-            .collect();
-        for (index, name) in gone {
-            log::info!("Left {name} ({index}): it is gone or not selected any more");
+        for index in self.programs.interfaces() {
+            if selected.contains_key(&index) {
+                continue;
+            }
+            // Without a name it could not be attached before it vanished; its pins are left.
+            if let Some(attached) = self.programs.attached().get(&index) {
+                let name = &attached.name;
+                log::info!("Left {name} ({index}): it is gone or not selected any more");
+            }
             if let Err(error) = self.programs.detach(index) {
                 log::warn!("{error}");
             }

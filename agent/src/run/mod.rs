@@ -10,12 +10,14 @@ mod check;
 mod collect;
 mod events;
 mod flows;
+mod health;
 mod keeper;
 mod learn;
 mod limit;
 mod names;
 mod notify;
 mod pulse;
+mod recent;
 mod retry;
 mod roles;
 mod service;
@@ -23,11 +25,12 @@ mod signals;
 mod start;
 mod sweep;
 mod tables;
+mod tell;
 mod view;
 
 pub use tables::KernelTables;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     runtime,
@@ -42,7 +45,9 @@ use crate::{
     doctor::{Refusal, Unmet},
     links::{NetlinkError, Requests},
 };
+use health::Health;
 use pulse::Pulses;
+use retry::Retry;
 use signals::{Signal, Signals};
 use start::Running;
 
@@ -132,8 +137,16 @@ pub fn run(
         .build()
         .map_err(RunError::Threads)?;
     let pulses = Pulses::watched().map_err(RunError::Threads)?;
-    let starting = start::start(sources, config, mode, pulses.clone());
-    let ended = own.block_on(supervise(workers.handle(), starting, &pulses, ready));
+    let health = Arc::new(Health::new(pulses.clone(), workers.handle().clone()));
+    let retry = Retry::new("metrics and health are not served");
+    let (address, wanted) = watch::channel(config.agent.metrics);
+    let starting = start::start(sources, config, mode, pulses.clone(), retry.problem());
+    let ended = own.block_on(async {
+        let serving = tokio::spawn(Arc::clone(&health).serve(wanted, retry));
+        let ended = supervise(workers.handle(), starting, &pulses, &health, address, ready).await;
+        serving.abort();
+        ended
+    });
     workers.shutdown_timeout(LAST);
     ended
 }
@@ -142,6 +155,8 @@ async fn supervise(
     workers: &runtime::Handle,
     starting: impl Future<Output = Result<Running, RunError>> + Send + 'static,
     pulses: &Pulses,
+    health: &Health,
+    metrics: watch::Sender<Option<SocketAddr>>,
     ready: impl FnOnce(),
 ) -> Result<(), RunError> {
     let mut signals = Signals::new()?;
@@ -163,7 +178,10 @@ async fn supervise(
         commands,
         stop,
         sentence,
+        service,
+        mut config,
     } = running;
+    health.started(service);
     ready();
     notify::ready(&sentence);
     let mut watchdog = notify::watchdog();
@@ -178,6 +196,10 @@ async fn supervise(
                 notify::alive();
             },
             () = stop.cancelled() => break Ok(()),
+            Ok(()) = config.changed() => {
+                let wanted = config.borrow_and_update().agent.metrics;
+                metrics.send_if_modified(|address| std::mem::replace(address, wanted) != wanted);
+            }
             Some(task) = tasks.join_next() => match task {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => break Err(error),
@@ -186,6 +208,9 @@ async fn supervise(
         }
     };
     notify::stopping();
+    if ended.is_ok() {
+        log::info!("Ending; what is attached goes on without the agent");
+    }
     stop.cancel();
     let ending = async {
         while let Some(task) = tasks.join_next().await {

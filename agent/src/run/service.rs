@@ -11,7 +11,7 @@ use std::{
 };
 
 use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
-use truename_common::layout::{Conntrack, Counter, FiveTuple, RpcFlow, VERSION};
+use truename_common::layout::{Conntrack, ConntrackState, Counter, FiveTuple, RpcFlow, VERSION};
 
 use super::{
     Command, Current,
@@ -19,6 +19,7 @@ use super::{
     flows,
     names::Names,
     pulse::Pulses,
+    recent::Recent,
     retry::Problem,
     roles::Standing,
     sweep::{self, Sweeps},
@@ -27,13 +28,14 @@ use super::{
 };
 use crate::{
     api::{
-        self, Clock, EventRow, FlowFilter, InterfaceRow, Request, Response, Service, ServiceRow,
-        State, Status, Timestamp,
+        self, Clock, EventRow, FlowFilter, FlowState, InterfaceRow, Request, Response, Service,
+        ServiceRow, State, Status, Timestamp,
     },
     config::Config,
     datapath::{DatapathError, Pins, ServiceTables, Tables},
     explain::{Explanation, Question, explain},
     links::Requests,
+    name::shown,
     plan::Facts,
     sysctl,
     topology::{Snapshot, inquiry::Inquiry},
@@ -59,7 +61,7 @@ pub struct Watched {
     /// Connections that were refused, by service.
     pub refused: Arc<Mutex<BTreeMap<String, u64>>>,
     /// What is tried again.
-    pub retried: [Problem; 2],
+    pub retried: [Problem; 3],
     /// Entries of tables that somebody else changed and that were repaired.
     pub repaired: Arc<AtomicU64>,
     /// What is known of the cluster.
@@ -74,6 +76,8 @@ pub struct Watched {
     pub reattached: Arc<AtomicU64>,
     /// Is told when somebody else took off what is attached.
     pub drifted: Arc<Notify>,
+    /// What was counted lately.
+    pub recent: Recent,
 }
 
 /// Reads the kernel tables for clients.
@@ -108,6 +112,12 @@ impl Live {
             facts: facts.clone(),
             generation,
         }
+    }
+
+    /// Takes on what is attached now.
+    fn attached(&mut self, attachment: &Attachment) {
+        self.interfaces = attachment.rows();
+        self.missing = attachment.missing();
     }
 }
 
@@ -213,6 +223,11 @@ impl Inner {
         };
         let tables = Tables::open(&self.watched.pins)?;
         let config = &*self.config();
+        if let Request::Flows(filter) | Request::Flush(filter) = request
+            && let Some(why) = unknown(config, filter)
+        {
+            return Ok(Response::Error(why));
+        }
         let clock = Clock::read();
         Ok(match request {
             Request::Status => Response::Status(Box::new(self.status(&tables, drift)?)),
@@ -320,6 +335,8 @@ impl Inner {
             let sentence = "programs are being attached or removed".to_owned();
             return Ok(vec![sentence]);
         };
+        // What is shown is as new as what is told.
+        self.live().attached(&attachment);
         let inventory = Requests::open()?.inventory()?;
         let drift = attachment.drift(&inventory)?;
         if !drift.is_empty() {
@@ -366,7 +383,8 @@ impl Inner {
             .unwrap_or_else(PoisonError::into_inner);
         let (used, capacity) = (connections, services.capacity());
         let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut problems = problems(&live, &counters);
+        let recent = self.watched.recent.since(&counters);
+        let mut problems = problems(&live, &recent);
         problems.extend(drift);
         problems.extend(
             refused
@@ -384,7 +402,7 @@ impl Inner {
         problems.extend(service_problems(
             config,
             &live.facts,
-            &counters,
+            &recent,
             used,
             capacity,
         ));
@@ -429,6 +447,28 @@ impl Inner {
     }
 }
 
+/// Why a filter means nothing, if it names nothing that there is.
+fn unknown(config: &Config, filter: &FlowFilter) -> Option<String> {
+    let services = config.services.iter().map(|service| &service.name);
+    let endpoints = config.endpoints.iter().map(|endpoint| &endpoint.name);
+    let mut names = services.chain(endpoints);
+    if let Some(name) = &filter.service
+        && !names.any(|known| known == name)
+    {
+        let name = shown(name);
+        return Some(format!("there is no service or endpoint \"{name}\""));
+    }
+    let states = FlowState::ALL.iter().map(|state| state.label());
+    let mut states = states.chain(ConntrackState::ALL.iter().map(|state| state.label()));
+    if let Some(state) = &filter.state
+        && !states.any(|known| known == state)
+    {
+        let state = shown(state);
+        return Some(format!("there is no state \"{state}\""));
+    }
+    None
+}
+
 fn connections(services: &ServiceTables) -> Result<BTreeMap<FiveTuple, Conntrack>, DatapathError> {
     let mut connections = BTreeMap::new();
     services.visit_connections(|key, entry| {
@@ -438,7 +478,7 @@ fn connections(services: &ServiceTables) -> Result<BTreeMap<FiveTuple, Conntrack
 }
 
 /// What is wanted and does not work, one sentence each.
-fn problems(live: &Live, counters: &[(Counter, u64)]) -> Vec<String> {
+fn problems(live: &Live, recent: &[(Counter, u64)]) -> Vec<String> {
     let interfaces = &live.interfaces;
     let mut problems: Vec<_> = interfaces
         .iter()
@@ -452,10 +492,10 @@ fn problems(live: &Live, counters: &[(Counter, u64)]) -> Vec<String> {
     if interfaces.iter().all(|row| row.program.is_none()) {
         problems.push("no interface is attached: nothing is translated".to_owned());
     }
-    let full = count(counters, Counter::TableFull);
+    let full = count(recent, Counter::TableFull);
     if full > 0 {
         problems.push(format!(
-            "{full} packet(s) of new flows passed untranslated because the flow table was full; raise max_rpc_flows and restart after `truename detach`"
+            "{full} packet(s) of new flows passed untranslated in the last minute because the flow table was full; raise max_rpc_flows and restart after `truename detach`"
         ));
     }
     problems.extend(live.left_out.iter().cloned());
@@ -466,7 +506,7 @@ fn problems(live: &Live, counters: &[(Counter, u64)]) -> Vec<String> {
 fn service_problems(
     config: &Config,
     facts: &Facts,
-    counters: &[(Counter, u64)],
+    recent: &[(Counter, u64)],
     used: usize,
     capacity: u32,
 ) -> Vec<String> {
@@ -479,14 +519,14 @@ fn service_problems(
     for (counter, what) in [
         (
             Counter::NatTableFull,
-            "connection(s) were refused because the connection table was full; raise max_flows and restart after `truename detach`",
+            "packet(s) of new connections were refused in the last minute because the connection table was full; raise max_flows and restart after `truename detach`",
         ),
         (
             Counter::NatPortsExhausted,
-            "connection(s) were refused because no source port was free; widen snat_ports",
+            "packet(s) of new connections were refused in the last minute because no source port was free; widen snat_ports",
         ),
     ] {
-        let value = count(counters, counter);
+        let value = count(recent, counter);
         if value > 0 {
             problems.push(format!("{value} {what}"));
         }

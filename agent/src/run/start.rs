@@ -12,7 +12,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Command, RunError,
+    Command, Current, RunError,
     agent::{self, Agent},
     attachment::Attachment,
     check::Checker,
@@ -20,10 +20,12 @@ use super::{
     keeper::{Keeper, translated_targets},
     learn::Learner,
     pulse::Pulses,
-    retry::Retry,
+    recent::Recent,
+    retry::{Problem, Retry},
     roles::Resolver,
     service::{AgentService, Live, Watched},
     sweep::{Sweeper, Sweeps},
+    tell,
 };
 use crate::{
     api::Server,
@@ -44,6 +46,8 @@ pub struct Running {
     pub stop: CancellationToken,
     /// What it does, for people.
     pub sentence: String,
+    pub service: Arc<AgentService>,
+    pub config: Current,
 }
 
 /// Starts an agent. In the runtime that runs its tasks.
@@ -52,10 +56,8 @@ pub async fn start(
     config: Config,
     mode: Mode,
     pulses: Pulses,
+    unserved: Problem,
 ) -> Result<Running, RunError> {
-    for note in &config.notes {
-        log::warn!("{note}");
-    }
     // What can be refused, before anything is changed.
     if let Some(refusal) = doctor::refusals(&config).into_iter().next() {
         return Err(refusal.into());
@@ -101,13 +103,14 @@ pub async fn start(
     let reattached = Arc::clone(&attachment.repaired);
     let attachment = Arc::new(Mutex::new(attachment));
     let more = Arc::new(Notify::new());
+    let recent = Recent::default();
     let service = Arc::new(AgentService::new(
         Watched {
             config: current.clone(),
             pins: pins.clone(),
             sweeps: Arc::clone(&sweeps),
             refused: Arc::clone(&refused),
-            retried: [retry.problem(), checker.retry.problem()],
+            retried: [retry.problem(), checker.retry.problem(), unserved],
             repaired: Arc::clone(&checker.repaired),
             topology: follower.subscribe(),
             standing: standing.clone(),
@@ -115,6 +118,7 @@ pub async fn start(
             attachment: Arc::clone(&attachment),
             reattached,
             drifted: Arc::clone(&more),
+            recent: recent.clone(),
         },
         live,
         events.clone(),
@@ -138,7 +142,7 @@ pub async fn start(
     };
     tasks.spawn(drain.run(pins.clone(), stop.clone()));
     let sweeper = Sweeper {
-        config: current,
+        config: current.clone(),
         pins: pins.clone(),
         keeper: Arc::clone(&keeper),
         events,
@@ -149,6 +153,8 @@ pub async fn start(
     };
     tasks.spawn(sweeper.run(stop.clone()));
     tasks.spawn(checker.run(stop.clone()));
+    tasks.spawn(recent.run(pins.clone(), stop.clone()));
+    tasks.spawn(tell::problems(Arc::clone(&service), stop.clone()));
     let (serving, stopped) = (Arc::clone(&service), stop.clone());
     tasks.spawn(async move {
         let stopped = async move { stopped.cancelled().await };
@@ -170,7 +176,7 @@ pub async fn start(
         attachment,
         more,
         keeper,
-        service,
+        service: Arc::clone(&service),
         follower,
         configured,
         standing,
@@ -191,6 +197,8 @@ pub async fn start(
         commands,
         stop,
         sentence,
+        service,
+        config: current,
     })
 }
 

@@ -8,7 +8,8 @@ use std::{
     fs,
     net::{IpAddr, Ipv4Addr},
     os::unix::fs::MetadataExt as _,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, LazyLock},
+    time::Duration,
 };
 
 use hickory_resolver::{
@@ -21,6 +22,7 @@ use hickory_resolver::{
     },
     system_conf::read_system_conf,
 };
+use tokio::{sync::Mutex, task::spawn_blocking, time::timeout};
 
 use super::lookup::Found;
 
@@ -42,8 +44,11 @@ struct System {
     servers: Result<TokioResolver, String>,
 }
 
-/// What was read last, for all who ask.
-static KNOWN: Mutex<Option<Known>> = Mutex::new(None);
+/// What was read last, for all who ask. Whoever reads holds it, so that of a file system that hangs one thread waits.
+static KNOWN: LazyLock<Arc<Mutex<Option<Known>>>> = LazyLock::new(Arc::default);
+
+/// How long reading the two files is waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The addresses of a name, in order. In a Tokio runtime.
 pub async fn look_up(name: &str) -> Found {
@@ -52,7 +57,10 @@ pub async fn look_up(name: &str) -> Found {
     let Ok(host) = Name::from_ascii(name) else {
         return failed("it is not a name that DNS can have".to_owned());
     };
-    let system = System::current();
+    let system = match System::current().await {
+        Ok(system) => system,
+        Err(why) => return failed(why),
+    };
     let mut addresses = system.in_hosts(&host);
     if addresses.is_empty() {
         let servers = match &system.servers {
@@ -77,10 +85,25 @@ pub async fn look_up(name: &str) -> Found {
 
 impl System {
     /// As the files are now.
-    fn current() -> Arc<Self> {
+    async fn current() -> Result<Arc<Self>, String> {
+        let reading = async {
+            let mut known = Arc::clone(&KNOWN).lock_owned().await;
+            spawn_blocking(move || Self::known(&mut known)).await
+        };
+        match timeout(PATIENCE, reading).await {
+            Ok(Ok(system)) => Ok(system),
+            Ok(Err(error)) => Err(format!("{HOSTS} and {SERVERS} cannot be read: {error}")),
+            Err(_) => Err(format!(
+                "{HOSTS} and {SERVERS} cannot be read within {} s",
+                PATIENCE.as_secs()
+            )),
+        }
+    }
+
+    /// What is known, read again if the files are others.
+    fn known(known: &mut Option<Known>) -> Arc<Self> {
         let identities = [HOSTS, SERVERS].map(identity);
-        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*known {
+        match known {
             Some(known) if known.identities == identities => Arc::clone(&known.system),
             _ => {
                 let system = Arc::new(Self::read());

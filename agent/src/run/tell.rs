@@ -1,0 +1,82 @@
+//! Logs the problems that `status` has, when they come and when they go.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tokio_util::sync::CancellationToken;
+
+use super::{RunError, service::AgentService};
+use crate::api::{Request, Response, Service as _};
+
+/// How often it is looked.
+const EVERY: Duration = Duration::from_secs(10);
+
+/// The problems that were told, without their numbers.
+#[derive(Default)]
+struct Told(BTreeMap<String, String>);
+
+/// Looks until it is told to stop.
+pub async fn problems(service: Arc<AgentService>, stop: CancellationToken) -> Result<(), RunError> {
+    let mut ticks = interval_at(Instant::now() + EVERY, EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut told = Told::default();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            _ = ticks.tick() => {}
+        }
+        if let Response::Status(status) = service.answer(Request::Status).await {
+            let (new, over) = told.change(&status.problems);
+            for problem in new {
+                log::warn!("Degraded: {problem}");
+            }
+            for problem in over {
+                log::info!("No longer: {problem}");
+            }
+        }
+    }
+}
+
+impl Told {
+    /// What is new, and what is over.
+    fn change(&mut self, problems: &[String]) -> (Vec<String>, Vec<String>) {
+        let of = |problem: &String| (without_numbers(problem), problem.clone());
+        let now: BTreeMap<_, _> = problems.iter().map(of).collect();
+        let beyond = |these: &BTreeMap<String, String>, those: &BTreeMap<String, String>| {
+            let beyond = these.iter().filter(|(key, _)| !those.contains_key(*key));
+            beyond.map(|(_, problem)| problem.clone()).collect()
+        };
+        let change = (beyond(&now, &self.0), beyond(&self.0, &now));
+        self.0 = now;
+        change
+    }
+}
+
+/// A sentence without counts and ages (`12`, `17s`, `3m`), which change while it stays the same.
+fn without_numbers(sentence: &str) -> String {
+    let is_number = |word: &&str| {
+        let digits = word.trim_end_matches(['s', 'm', 'h', 'd', ',', ':']);
+        !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    let words = sentence.split(' ').filter(|word| !is_number(word));
+    words.collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_is_told_when_it_comes_and_when_it_goes() {
+        let mut told = Told::default();
+        let fails =
+            |age: &str| format!("the source http://10.0.0.1:81 has failed for {age}, it says 7");
+        let off = "net.ipv4.ip_forward is off".to_owned();
+        assert_eq!(told.change(&[fails("17s")]), (vec![fails("17s")], vec![]));
+        let (new, over) = told.change(&[fails("2m"), off.clone()]);
+        assert_eq!((new, over), (vec![off.clone()], vec![]));
+        let other = fails("1s").replace("10.0.0.1", "10.0.0.2");
+        let (new, over) = told.change(&[other.clone(), off]);
+        assert_eq!((new, over), (vec![other], vec![fails("2m")]));
+    }
+}
