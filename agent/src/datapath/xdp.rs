@@ -213,6 +213,7 @@ mod tests {
             peer_elsewhere: veth,
             address: None,
             controller: None,
+            vrf: false,
         }
     }
 

@@ -47,8 +47,10 @@ pub struct Interface {
     pub peer_elsewhere: bool,
     /// Its link address, if it has one as Ethernet does.
     pub address: Option<[u8; 6]>,
-    /// The number of the bridge or bond that it is a port of.
+    /// The number of the bridge, bond or VRF that it is a port of.
     pub controller: Option<u32>,
+    /// Whether it is a VRF.
+    pub vrf: bool,
 }
 
 /// What there is.
@@ -67,23 +69,39 @@ impl Inventory {
         all.map(|interface| interface.name.clone()).collect()
     }
 
-    /// The link addresses of frames that an interface receives for this host.
-    pub fn link(&self, interface: &Interface) -> Link {
-        let controller = interface
-            .controller
-            .and_then(|index| self.interfaces.get(&index));
+    /// What the kernel program has to know of an interface, while it is attached to these.
+    pub fn link(&self, interface: &Interface, attached: &BTreeMap<u32, &Interface>) -> Link {
+        let controller = self.controller(interface);
         let is_container = controller.is_some() && interface.veth && interface.peer_elsewhere;
+        let is_attached = |interface: &&Interface| attached.contains_key(&interface.index);
+        let mut flags = 0;
+        if is_container {
+            flags |= link_flags::CONTAINER;
+        }
+        if controller.is_some_and(|controller| is_attached(&controller)) {
+            flags |= link_flags::PORT;
+        }
+        let ports = self.interfaces.values().filter(|port| {
+            self.controller(port)
+                .is_some_and(|controller| controller.index == interface.index)
+        });
+        let ports: Vec<_> = ports.collect();
+        if !ports.is_empty() && ports.iter().all(is_attached) {
+            flags |= link_flags::CONTROLLER;
+        }
         Link {
             address: interface.address.unwrap_or_default(),
             controller: controller
                 .and_then(|controller| controller.address)
                 .unwrap_or_default(),
-            flags: if is_container {
-                link_flags::CONTAINER
-            } else {
-                0
-            },
+            flags,
         }
+    }
+
+    /// The bridge or bond that an interface is a port of. (A VRF, which has ports too, passes no frames.)
+    fn controller(&self, interface: &Interface) -> Option<&Interface> {
+        let controller = self.interfaces.get(&interface.controller?)?;
+        (!controller.vrf).then_some(controller)
     }
 
     /// Adds an interface.

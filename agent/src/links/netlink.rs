@@ -139,7 +139,7 @@ fn read_interface(link: &LinkMessage) -> Option<Interface> {
     }
     let layer = link.header.link_layer_type;
     let mut name = None;
-    let mut veth = false;
+    let (mut veth, mut vrf) = (false, false);
     let mut peer = None;
     let mut peer_elsewhere = false;
     let mut address = None;
@@ -152,9 +152,9 @@ fn read_interface(link: &LinkMessage) -> Option<Interface> {
             LinkAttribute::Address(bytes) => address = bytes.as_slice().try_into().ok(),
             LinkAttribute::Controller(index) => controller = Some(*index),
             LinkAttribute::LinkInfo(infos) => {
-                veth |= infos
-                    .iter()
-                    .any(|info| matches!(info, LinkInfo::Kind(InfoKind::Veth)));
+                let is = |kind: InfoKind| infos.contains(&LinkInfo::Kind(kind));
+                veth |= is(InfoKind::Veth);
+                vrf |= is(InfoKind::Vrf);
             }
             _ => {}
         }
@@ -169,6 +169,7 @@ fn read_interface(link: &LinkMessage) -> Option<Interface> {
         peer_elsewhere,
         address,
         controller,
+        vrf,
     })
 }
 

@@ -90,6 +90,7 @@ mod tests {
             peer_elsewhere: false,
             address: None,
             controller: None,
+            vrf: false,
         }
     }
 

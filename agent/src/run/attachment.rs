@@ -317,9 +317,10 @@ impl Attachment {
     }
 }
 
-/// The link addresses of interfaces, by number.
+/// What the kernel program has to know of interfaces, by number.
 fn links(inventory: &Inventory, selected: &BTreeMap<u32, &Interface>) -> BTreeMap<u32, Link> {
-    let link = |(index, interface): (&u32, &&Interface)| (*index, inventory.link(interface));
+    let link =
+        |(index, interface): (&u32, &&Interface)| (*index, inventory.link(interface, selected));
     selected.iter().map(link).collect()
 }
 

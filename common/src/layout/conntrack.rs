@@ -96,7 +96,9 @@ pub struct Conntrack {
     pub flags: u8,
     /// Which candidate of `crate::nat::source_port` the source port is.
     pub tries: u8,
-    pub pad: u8,
+    /// 1: a direct connection of the client had the same source port, and gave it up. It is the only case in which a
+    /// translated packet to the client looks like one that has to be translated.
+    pub twin: u8,
 }
 
 /// Bits of [`Conntrack::flags`].

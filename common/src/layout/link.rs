@@ -16,6 +16,10 @@ pub struct Link {
 pub mod link_flags {
     /// A container's port of a bridge. Its frames to neighbours come in here, too, and their frames to it go out here.
     pub const CONTAINER: u32 = 1;
+    /// A port of an attached bridge or bond, whose packets that leave here have left there before.
+    pub const PORT: u32 = 2;
+    /// A bridge or bond whose ports are all attached: what comes in here has come in there before.
+    pub const CONTROLLER: u32 = 4;
 }
 
 plain!(Link = 16);

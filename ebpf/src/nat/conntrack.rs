@@ -123,6 +123,13 @@ pub fn note_asked(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     if !forward::is_own(skb) {
         return 0;
     }
+    // A translated answer of a service has the alias' port, too.
+    let is_seen = SETTINGS
+        .get(0)
+        .is_none_or(|settings| receive::was_seen(skb, settings));
+    if is_seen {
+        return 0;
+    }
     let Scratch { headers, nat, .. } = scratch;
     headers.tuple(&mut nat.original);
     super::swap(&mut nat.original);
@@ -227,20 +234,26 @@ pub fn of_direct(
     if nat.tried != 0 {
         let entry = candidates(nat, settings);
         if entry.is_some() {
-            return entry;
+            // Else it is a translated packet of the connection whose port this one had.
+            return entry.filter(|_| !receive::was_seen(skb, settings));
         }
     }
     if !is_first(&scratch.headers) {
         return None;
     }
     let nat = &mut scratch.nat;
-    let taken = CONNTRACK.get_ptr(&nat.original)?;
+    let taken = CONNTRACK.get_ptr_mut(&nat.original)?;
     // SAFETY: the pointer is to a map value, valid until the program ends.
     if nat::is_replaceable(unsafe { &*taken }, settings, now()) {
         // Its answers would be taken for the other connection's.
         let _ = CONNTRACK.remove(&nat.original);
         return None;
     }
+    if receive::was_seen(skb, settings) {
+        return None;
+    }
+    // SAFETY: as above; the byte is only ever set.
+    unsafe { (*taken).twin = 1 };
     nat.service.id = u32::MAX;
     create(skb, scratch, conntrack_flags::DIRECT)
 }
@@ -376,7 +389,7 @@ pub fn allocate(skb: *mut __sk_buff, scratch: &mut Scratch, settings: &Settings,
         },
         flags,
         tries: 0,
-        pad: 0,
+        twin: 0,
     };
     nat.now_ns = now_ns;
     // A direct connection comes here because its own port is taken.

@@ -131,7 +131,11 @@ pub fn translate(skb: *mut __sk_buff, scratch: &mut Scratch, wanted: u32) -> i32
         };
     }
     if wanted & wanted::TARGET != 0 {
-        if is_reply(scratch, icmp) {
+        if let Some(entry) = reply_of(scratch, icmp) {
+            // SAFETY: the pointer is to a map value, valid until the program ends.
+            if unsafe { (*entry).twin } != 0 && receive::was_seen(skb, settings) {
+                return NEXT;
+            }
             return if icmp {
                 stages::icmp_to_client(skb, scratch)
             } else {
@@ -172,13 +176,13 @@ fn is_to_service(scratch: &mut Scratch, icmp: bool) -> bool {
 
 /// Looks up the connection that the packet is a reply of; that of the packet that an ICMP error quotes.
 #[inline(always)]
-fn is_reply(scratch: &mut Scratch, icmp: bool) -> bool {
+fn reply_of(scratch: &mut Scratch, icmp: bool) -> Option<*mut Conntrack> {
     let Scratch { headers, nat, .. } = scratch;
     headers.tuple(&mut nat.key);
     if !icmp {
         swap(&mut nat.key);
     }
-    CONNTRACK.get_ptr(&nat.key).is_some()
+    CONNTRACK.get_ptr_mut(&nat.key)
 }
 
 /// Turns a tuple round.

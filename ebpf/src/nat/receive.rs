@@ -38,6 +38,27 @@ pub fn is_from_outside(skb: *mut __sk_buff, settings: &Settings) -> bool {
     !forward::is_own(skb) && !forward::is_loopback(skb, settings)
 }
 
+/// Whether another hook has seen the packet, by the way that it came. This is asked where its tag does not tell: filters
+/// of others clear it.
+#[inline(always)]
+pub fn was_seen(skb: *mut __sk_buff, settings: &Settings) -> bool {
+    // SAFETY: the context of the program.
+    let (came_by, interface) = unsafe { ((*skb).ingress_ifindex, (*skb).ifindex) };
+    // SAFETY: entries are replaced whole, by user space.
+    let link = |number: &u32| unsafe { LINKS.get(number) };
+    let has = |flag: u32| link(&interface).is_some_and(|link| link.flags & flag != 0);
+    if came_by == 0 {
+        has(link_flags::PORT)
+    } else if came_by != interface {
+        link(&came_by).is_some()
+    } else if interface == settings.loopback {
+        // It has left by there.
+        link(&interface).is_some()
+    } else {
+        has(link_flags::CONTROLLER)
+    }
+}
+
 /// Whether an address is one of 127.0.0.0/8, or ::1.
 #[inline(always)]
 pub fn is_loopback_address(address: &[u8; 16]) -> bool {

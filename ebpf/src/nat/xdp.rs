@@ -12,9 +12,9 @@ use truename_common::layout::{
     Conntrack, Counter, TCP, conntrack_flags, port_flags, service_flags,
 };
 
-use super::{Settings, conntrack, is_reply, is_to_service, receive, wanted};
+use super::{Settings, conntrack, is_to_service, receive, reply_of, wanted};
 use crate::{
-    maps::{CONNTRACK, PORTS, SETTINGS, Scratch, XDP_DEVICES, count},
+    maps::{PORTS, SETTINGS, Scratch, XDP_DEVICES, count},
     packet::{Frame, rewrite, rewrite::Packet as _, stages, tcp_flag},
 };
 
@@ -93,10 +93,8 @@ fn connection(
         }
         return conntrack::find(scratch, settings).map(|entry| (entry, true));
     }
-    if wanted & wanted::TARGET != 0 && is_reply(scratch, false) {
-        return CONNTRACK
-            .get_ptr_mut(&scratch.nat.key)
-            .map(|entry| (entry, false));
+    if wanted & wanted::TARGET != 0 {
+        return reply_of(scratch, false).map(|entry| (entry, false));
     }
     None
 }

@@ -4,6 +4,7 @@
 mod beside;
 mod clients;
 mod family;
+mod filter;
 mod lab;
 mod nftables;
 mod page;
@@ -18,6 +19,7 @@ mod visit;
 pub use beside::{By, alone, beside};
 pub use clients::{Client, Measured};
 pub use family::Family;
+pub use filter::AcceptAll;
 pub use lab::{Lab, Shape};
 pub use page::{Download, last_page, page};
 pub use probe::{Attempt, Probe, connect, reset, syn_repeats, talk};

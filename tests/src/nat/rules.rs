@@ -104,6 +104,8 @@ pub struct Rules {
     pub when_full: Option<&'static str>,
     /// Where truename forwards in XDP: a word of its configuration.
     pub xdp: Option<&'static str>,
+    /// Interfaces of the node beyond those that every lab has.
+    pub interfaces: Vec<&'static str>,
     /// Seconds after which silent connections are forgotten, by state as truename calls it.
     pub timeouts: Vec<(&'static str, u32)>,
 }
@@ -129,6 +131,7 @@ impl Rules {
 
     /// The configuration file of truename.
     pub(super) fn configuration(&self, interfaces: &[&str]) -> String {
+        let interfaces = [interfaces, &self.interfaces].concat();
         let mut text = format!("[datapath]\ninterfaces = {interfaces:?}\n");
         let mut line = |line: String| {
             text.push_str(&line);
