@@ -214,6 +214,7 @@ mod tests {
             address: None,
             controller: None,
             vrf: false,
+            strict: false,
         }
     }
 

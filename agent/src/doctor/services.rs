@@ -57,8 +57,7 @@ pub fn ports(config: &Config) -> Check {
 
 /// The switches of the loopback interface, which the agent sets.
 pub fn loopback() -> Check {
-    let off: Vec<_> = sysctl::LOOPBACK
-        .into_iter()
+    let off: Vec<_> = sysctl::loopback()
         .filter(|name| !sysctl::is_on(name))
         .map(sysctl::dotted)
         .collect();

@@ -51,6 +51,8 @@ pub struct Interface {
     pub controller: Option<u32>,
     /// Whether it is a VRF.
     pub vrf: bool,
+    /// Whether its `rp_filter`, or that of all interfaces, is 1.
+    pub strict: bool,
 }
 
 /// What there is.
@@ -60,6 +62,8 @@ pub struct Inventory {
     pub interfaces: BTreeMap<u32, Interface>,
     /// The numbers of those that a default route leaves through.
     pub default_route: BTreeSet<u32>,
+    /// Whether a route of IPv4 leaves through several at once.
+    pub multipath: bool,
 }
 
 impl Inventory {
@@ -75,20 +79,21 @@ impl Inventory {
         let is_container = controller.is_some() && interface.veth && interface.peer_elsewhere;
         let is_attached = |interface: &&Interface| attached.contains_key(&interface.index);
         let mut flags = 0;
-        if is_container {
-            flags |= link_flags::CONTAINER;
-        }
-        if controller.is_some_and(|controller| is_attached(&controller)) {
-            flags |= link_flags::PORT;
-        }
+        let mut set = |is, flag| flags |= if is { flag } else { 0 };
+        set(is_container, link_flags::CONTAINER);
+        let is_port = controller.is_some_and(|controller| is_attached(&controller));
+        set(is_port, link_flags::PORT);
         let ports = self.interfaces.values().filter(|port| {
             self.controller(port)
                 .is_some_and(|controller| controller.index == interface.index)
         });
         let ports: Vec<_> = ports.collect();
-        if !ports.is_empty() && ports.iter().all(is_attached) {
-            flags |= link_flags::CONTROLLER;
-        }
+        let is_controller = !ports.is_empty() && ports.iter().all(is_attached);
+        set(is_controller, link_flags::CONTROLLER);
+        let is_in_vrf = interface.controller.is_some() && controller.is_none();
+        set(is_in_vrf, link_flags::VRF);
+        set(interface.strict, link_flags::STRICT);
+        set(!self.multipath, link_flags::ONE_WAY);
         Link {
             address: interface.address.unwrap_or_default(),
             controller: controller

@@ -14,7 +14,10 @@ use netlink_packet_route::{
 };
 
 use super::{Framing, Interface, Inventory, NetlinkError, Requests, Side};
-use crate::plan::{Facts, Roles};
+use crate::{
+    plan::{Facts, Roles},
+    sysctl,
+};
 
 impl Requests {
     /// What there is now.
@@ -42,6 +45,8 @@ impl Requests {
                     for message in routes {
                         if let RouteNetlinkMessage::NewRoute(route) = message {
                             inventory.default_route.extend(default_route(&route));
+                            inventory.multipath |=
+                                family == AddressFamily::Inet && is_multipath(&route);
                         }
                     }
                 }
@@ -159,9 +164,11 @@ fn read_interface(link: &LinkMessage) -> Option<Interface> {
             _ => {}
         }
     }
+    let name = name?;
+    let strict = ["all", &name].into_iter().map(rp_filter).max() == Some(1);
     Some(Interface {
         index: link.header.index,
-        name: name?,
+        name,
         framing: framing(layer),
         loopback: layer == LinkLayerType::Loopback,
         veth,
@@ -170,7 +177,23 @@ fn read_interface(link: &LinkMessage) -> Option<Interface> {
         address,
         controller,
         vrf,
+        strict,
     })
+}
+
+/// How the source of what comes in by an interface is checked; 0 is not at all. The larger of an interface's own value
+/// and that of all counts.
+fn rp_filter(interface: &str) -> u8 {
+    let value = sysctl::read(&format!("net/ipv4/conf/{interface}/rp_filter"));
+    value.ok().and_then(|value| value.parse().ok()).unwrap_or(0)
+}
+
+/// Whether a route has several next hops.
+fn is_multipath(route: &RouteMessage) -> bool {
+    route
+        .attributes
+        .iter()
+        .any(|attribute| matches!(attribute, RouteAttribute::MultiPath(hops) if hops.len() > 1))
 }
 
 fn framing(layer: LinkLayerType) -> Framing {

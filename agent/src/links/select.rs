@@ -91,6 +91,7 @@ mod tests {
             address: None,
             controller: None,
             vrf: false,
+            strict: false,
         }
     }
 

@@ -91,6 +91,11 @@ pub fn of_client(
             scratch.nat.outcome = Outcome::Elsewhere as u32;
             return None;
         }
+        if receive::is_from_outside(skb, settings) && stages::is_spoofed(skb, scratch) != 0 {
+            count(Counter::NatStrangers, 1);
+            scratch.nat.outcome = Outcome::Elsewhere as u32;
+            return None;
+        }
         if stages::is_for_own_program(skb, scratch) != 0 {
             scratch.nat.outcome = Outcome::Elsewhere as u32;
             return None;

@@ -33,7 +33,7 @@ pub fn from_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     nat.to.endpoint = nat.key.endpoint;
     nat.here = forward::here::NOWHERE;
     if flags & conntrack_flags::LOCAL != 0 {
-        forward::deliver(skb, scratch, settings, flags);
+        forward::deliver(skb, scratch, flags);
     } else if let Err(verdict) = stages::route(skb, scratch) {
         return verdict;
     }
@@ -76,7 +76,7 @@ pub fn to_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     nat.to.endpoint = entry.client;
     nat.here = forward::here::of(entry.flags);
     if is_local {
-        nat.route = Route::NEXT;
+        nat.route = Route::after_stack(skb, settings);
     } else if let Err(verdict) = stages::route(skb, scratch) {
         return verdict;
     }

@@ -60,6 +60,9 @@ pub struct Nat {
     pub fib: Fib,
     pub neighbour: forward::Neighbour,
     pub route: Route,
+    /// Of a packet for the stack that comes in by another interface, that interface's link address.
+    pub entrance: [u8; 6],
+    pub pad_entrance: [u8; 2],
     pub quote: icmp_error::Quote,
     pub hash: u64,
     pub now_ns: u64,
@@ -210,7 +213,7 @@ pub fn from_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     scratch.nat.to = scratch.nat.key;
     scratch.nat.here = forward::here::NOWHERE;
     if flags & (conntrack_flags::LOCAL | conntrack_flags::DIRECT) != 0 {
-        forward::deliver(skb, scratch, settings, flags);
+        forward::deliver(skb, scratch, flags);
     } else if let Err(verdict) = stages::route(skb, scratch) {
         return verdict;
     }
@@ -282,7 +285,7 @@ pub fn to_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     conntrack::towards_client(entry, &mut scratch.nat.to, scratch.headers.protocol);
     scratch.nat.here = forward::here::of(flags);
     if is_local {
-        scratch.nat.route = Route::NEXT;
+        scratch.nat.route = Route::after_stack(skb, settings);
     } else if let Err(verdict) = stages::route(skb, scratch) {
         return verdict;
     }

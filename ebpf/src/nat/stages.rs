@@ -67,6 +67,15 @@ stage!(
     is_for_own_program, tn_is_for_own_program, conntrack::is_for_own_program
 );
 
+stage!(
+    /// [`forward::enter`].
+    enter, tn_enter, forward::enter
+);
+stage!(
+    /// [`forward::is_spoofed`].
+    is_spoofed, tn_is_spoofed, forward::is_spoofed
+);
+
 /// [`forward::route`].
 ///
 /// # Errors

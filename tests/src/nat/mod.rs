@@ -21,6 +21,7 @@ pub use clients::{Client, Measured};
 pub use family::Family;
 pub use filter::AcceptAll;
 pub use lab::{Lab, Shape};
+pub use nftables::firewall;
 pub use page::{Download, last_page, page};
 pub use probe::{Attempt, Probe, connect, reset, syn_repeats, talk};
 pub use rules::{Alias, Protocol, Rules, Service, Snat, Target};
