@@ -14,9 +14,11 @@ const ROOT: &str = "/proc/sys";
 pub const LOOPBACK: [&str; 3] = [
     "net/ipv4/conf/lo/accept_local",
     "net/ipv4/conf/lo/route_localnet",
-    "net/ipv4/conf/lo/forwarding",
+    LOOPBACK_V4,
 ];
-/// The third for IPv6.
+/// The switch that lets the kernel tell the routes of this host's own packets of IPv4.
+pub const LOOPBACK_V4: &str = "net/ipv4/conf/lo/forwarding";
+/// The same for IPv6.
 pub const LOOPBACK_V6: &str = "net/ipv6/conf/lo/forwarding";
 /// The switch that lets the host forward IPv4.
 pub const FORWARD_V4: &str = "net/ipv4/ip_forward";

@@ -1,85 +1,14 @@
 //! Programs of the node itself as clients, on hosts as people have them: no router, with a strict source check, with
 //! a stateful firewall.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
-use anyhow::{Context as _, Result, ensure};
-use truename_tests::{
-    namespace::Namespace,
-    nat::{
-        By, Echo, Family, Lab, Probe, Protocol, Rules, Seen, Service, Translator, Web, beside,
-        connect, firewall, page,
-    },
+use anyhow::{Context as _, ensure};
+use truename_tests::nat::{
+    By, Family, Lab, Probe, Seen, Servers, Translator, ask, beside, firewall, services,
 };
 
-const PORT: u16 = 7000;
 const ALIAS: u16 = 80;
-
-/// A web server and an echo for datagrams at every target.
-struct Servers {
-    _web: Web,
-    _echoes: Vec<Echo>,
-}
-
-impl Servers {
-    fn start(lab: &Lab, namespace: &Namespace, addresses: &[IpAddr]) -> Result<Self> {
-        let targets: Vec<_> = addresses
-            .iter()
-            .map(|address| SocketAddr::new(*address, PORT))
-            .collect();
-        let echoes = targets
-            .iter()
-            .map(|target| Echo::start(namespace, *target))
-            .collect::<Result<_>>()?;
-        Ok(Self {
-            _web: Web::start(namespace, &lab.scratch, &targets)?,
-            _echoes: echoes,
-        })
-    }
-}
-
-/// Services of both protocols, each with one target.
-fn services(pairs: &[(SocketAddr, IpAddr)]) -> Rules {
-    let both = [Protocol::Tcp, Protocol::Udp];
-    let service = |protocol, (alias, target): &(SocketAddr, IpAddr)| {
-        Service::new(protocol, *alias, SocketAddr::new(*target, PORT))
-    };
-    let all = both.into_iter();
-    Rules::new(
-        all.flat_map(|protocol| pairs.iter().map(move |pair| service(protocol, pair)))
-            .collect(),
-    )
-}
-
-/// A page is fetched and three datagrams come back.
-fn ask(seen: &mut Seen, namespace: &Namespace, alias: SocketAddr) -> Result<()> {
-    let any: IpAddr = match Family::of(alias.ip()) {
-        Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
-        Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let any = SocketAddr::new(any, 0);
-    let stream = connect(namespace, any, alias)?;
-    seen.note(alias, page(&stream, "/who")?);
-    let probe = Probe::start(namespace, any, alias)?;
-    // While a neighbour is being found, the first may be lost under anybody.
-    for attempt in 0.. {
-        probe.set_patience(std::time::Duration::from_secs(1))?;
-        probe.send(9)?;
-        if probe.receive().is_ok() {
-            break;
-        }
-        ensure!(attempt < 1, "{alias}: no answer to datagrams");
-    }
-    for length in 1..4 {
-        probe.send(length)?;
-        let answer = probe
-            .receive()
-            .with_context(|| format!("{alias}: the answer to datagram {length}"))?;
-        ensure!(answer == length, "{alias}: {answer} bytes");
-    }
-    seen.note(alias, "datagrams");
-    Ok(())
-}
 
 #[test]
 fn a_host_that_is_no_router_has_services_for_itself() {
@@ -132,13 +61,12 @@ fn a_strict_source_check_lets_answers_in_and_strangers_not() {
             lab.node
                 .tcp_count("netstat", "TcpExt", "IPReversePathFilter")
         };
-        let (before, arrived) = (refused()?, lab.target.arrived("s0")?.0);
+        let before = refused()?;
         let probe = Probe::start(&lab.client, SocketAddr::new(other, 0), alias)?;
         probe.send(10)?;
         probe.set_patience(std::time::Duration::from_millis(300))?;
         ensure!(probe.receive().is_err(), "it is answered");
         ensure!(refused()? == before + 1, "it is not refused as such");
-        ensure!(lab.target.arrived("s0")?.0 == arrived, "the target sees it");
         Ok(seen)
     });
 }

@@ -127,8 +127,8 @@ pub trait Source: nat::Tables {
     fn service_name(&self, alias: &Socket) -> Option<String>;
     /// The name of an endpoint in the configuration.
     fn endpoint_name(&self, at: &Socket) -> Option<String>;
-    /// Whether the host forwards packets of the family.
-    fn forwards(&self, v4: bool) -> bool;
+    /// Whether the host forwards packets of the family: its own, or those of others.
+    fn forwards(&self, v4: bool, own: bool) -> bool;
     /// The kernel's clock.
     fn now_ns(&self) -> u64;
 }

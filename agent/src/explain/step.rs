@@ -93,6 +93,9 @@ pub enum Step {
     Forwarded {
         /// Whether this host forwards.
         enabled: bool,
+        /// Whether it passes the host's stack, and netfilter.
+        #[serde(default)]
+        netfilter: bool,
     },
     /// The target is an RPC endpoint.
     Endpoint {
@@ -254,8 +257,15 @@ impl fmt::Display for Step {
             Self::Local { turned: true } => f.write_str(
                 "back to this host's own stack, by way of the loopback interface",
             ),
-            Self::Forwarded { enabled: true } => f.write_str("on by this host's routes"),
-            Self::Forwarded { enabled: false } => f.write_str(
+            Self::Forwarded {
+                enabled: true,
+                netfilter: false,
+            } => f.write_str("on by this host's routes"),
+            Self::Forwarded {
+                enabled: true,
+                netfilter: true,
+            } => f.write_str("on by this host's stack, if netfilter lets it pass"),
+            Self::Forwarded { enabled: false, .. } => f.write_str(
                 "on by this host's routes, but the host does not forward: it is dropped (nat_forwarding_off)",
             ),
             Self::Endpoint {

@@ -96,9 +96,8 @@ pub struct Conntrack {
     pub flags: u8,
     /// Which candidate of `crate::nat::source_port` the source port is.
     pub tries: u8,
-    /// 1: a direct connection of the client had the same source port, and gave it up. It is the only case in which a
-    /// translated packet to the client looks like one that has to be translated.
-    pub twin: u8,
+    /// Bits of [`conntrack_marks`].
+    pub marks: u8,
 }
 
 /// Bits of [`Conntrack::flags`].
@@ -126,6 +125,16 @@ pub mod conntrack_flags {
     pub const fn is_routed_by_stack(flags: u8) -> bool {
         flags & DIRECT != 0 || flags & (LOCAL | MASKED) == LOCAL
     }
+}
+
+/// Bits of [`Conntrack::marks`].
+pub mod conntrack_marks {
+    /// A direct connection of the client had the same source port, and gave it up. It is the only case in which a
+    /// translated packet to the client looks like one that has to be translated.
+    pub const TWIN: u8 = 1;
+    /// The host's stack forwards its packets, and netfilter sees client and target: they are translated when they come
+    /// in from the client, and when they leave to it.
+    pub const BY_STACK: u8 = 2;
 }
 
 plain!(Conntrack = 72);

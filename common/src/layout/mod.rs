@@ -14,7 +14,7 @@ mod service;
 mod socket;
 mod text;
 
-pub use conntrack::{Conntrack, ConntrackState, conntrack_flags};
+pub use conntrack::{Conntrack, ConntrackState, conntrack_flags, conntrack_marks};
 pub use counter::Counter;
 pub use endpoint::{Endpoint, ListedAlias, Names, Policy, Protocol};
 pub use event::{Event, EventKind};

@@ -12,7 +12,7 @@ use aya_ebpf::{
 use truename_common::{
     layout::{
         Conntrack, ConntrackState, Counter, FiveTuple, Settings, Socket, TCP, conntrack_flags,
-        service_flags, settings_flags, target_flags,
+        conntrack_marks, service_flags, settings_flags, target_flags,
     },
     nat::{self, Choice, Spare, TRIES},
     wire::stream::Steps,
@@ -77,6 +77,7 @@ pub fn of_client(
     scratch: &mut Scratch,
     settings: &Settings,
 ) -> Option<*mut Conntrack> {
+    set_by_stack(skb, scratch, settings);
     let headers = &scratch.headers;
     let begins = nat::begins(&scratch.nat.service, headers.protocol, segment(headers));
     let Some(entry) = find(scratch, settings).filter(|entry| !is_left(*entry, scratch)) else {
@@ -118,6 +119,13 @@ pub fn of_client(
         return None;
     }
     Some(entry)
+}
+
+/// Notes whether the host's stack would forward the packet.
+#[inline(always)]
+pub fn set_by_stack(skb: *mut __sk_buff, scratch: &mut Scratch, settings: &Settings) {
+    let is_honoured = settings.flags & settings_flags::HONOUR != 0;
+    scratch.nat.by_stack = u32::from(is_honoured && receive::is_from_outside(skb, settings));
 }
 
 /// Notes that a program of this host sends a datagram, if it does so from the socket of an alias.
@@ -221,6 +229,9 @@ fn set_target(nat: &mut Nat, choice: Choice) -> bool {
     match number.and_then(target) {
         Some(target) => {
             nat.target = *target;
+            if nat.by_stack != 0 && target.flags & target_flags::LOCAL == 0 {
+                nat.target.flags &= !target_flags::SNAT;
+            }
             true
         }
         None => false,
@@ -257,8 +268,9 @@ pub fn of_direct(
     if receive::was_seen(skb, settings) {
         return None;
     }
-    // SAFETY: as above; the byte is only ever set.
-    unsafe { (*taken).twin = 1 };
+    // SAFETY: as above; the bit is only ever set.
+    unsafe { (*taken).marks |= conntrack_marks::TWIN };
+    nat.by_stack = 0;
     nat.service.id = u32::MAX;
     create(skb, scratch, conntrack_flags::DIRECT)
 }
@@ -394,7 +406,11 @@ pub fn allocate(skb: *mut __sk_buff, scratch: &mut Scratch, settings: &Settings,
         },
         flags,
         tries: 0,
-        twin: 0,
+        marks: if nat.by_stack != 0 && !is_local {
+            conntrack_marks::BY_STACK
+        } else {
+            0
+        },
     };
     nat.now_ns = now_ns;
     // A direct connection comes here because its own port is taken.

@@ -4,7 +4,7 @@
 use aya_ebpf::bindings::__sk_buff;
 use truename_common::layout::{Counter, FiveTuple, Settings, conntrack_flags};
 
-use super::{Route, conntrack, forward, left_alone, stages, tag};
+use super::{Route, conntrack, forward, is_routed_by_stack, left_alone, stages, tag};
 use crate::{
     maps::{CONNTRACK, SETTINGS, Scratch, count},
     packet::{Buffer, DROP, NEXT, rewrite},
@@ -16,6 +16,7 @@ pub fn from_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     let Some(settings) = SETTINGS.get(0) else {
         return NEXT;
     };
+    conntrack::set_by_stack(skb, scratch, settings);
     let Some(entry) = conntrack::find(scratch, settings) else {
         count(Counter::NatIcmpUnknown, 1);
         return left_alone(&scratch.nat.service);
@@ -34,6 +35,8 @@ pub fn from_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     nat.here = forward::here::NOWHERE;
     if flags & conntrack_flags::LOCAL != 0 {
         forward::deliver(skb, scratch, flags);
+    } else if nat.by_stack != 0 {
+        nat.route = Route::NEXT;
     } else if let Err(verdict) = stages::route(skb, scratch) {
         return verdict;
     }
@@ -59,7 +62,7 @@ pub fn to_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     };
     // SAFETY: the pointer is to a map value, valid until the program ends.
     let entry = unsafe { &*entry };
-    let is_local = conntrack_flags::is_routed_by_stack(entry.flags);
+    let is_local = is_routed_by_stack(entry);
     if !is_local && forward::is_vlan(skb, &scratch.headers) {
         return NEXT;
     }

@@ -17,7 +17,7 @@ use aya_ebpf::bindings::__sk_buff;
 use truename_common::{
     layout::{
         Conntrack, Counter, EventKind, FiveTuple, Service, Settings, Socket, TCP, Target,
-        conntrack_flags, port_flags, service_flags, target_flags,
+        conntrack_flags, conntrack_marks, port_flags, service_flags, target_flags,
     },
     nat::{self, Segment},
 };
@@ -76,6 +76,9 @@ pub struct Nat {
     pub pad: u32,
     /// What becomes of a packet that the kernel would not forward; see [`forward::here`].
     pub here: u32,
+    /// 1: the host's stack forwards the packet, if its target is elsewhere.
+    pub by_stack: u32,
+    pub pad_by_stack: u32,
 }
 
 /// Two bytes of an array decide for nearly all packets.
@@ -136,7 +139,11 @@ pub fn translate(skb: *mut __sk_buff, scratch: &mut Scratch, wanted: u32) -> i32
     if wanted & wanted::TARGET != 0 {
         if let Some(entry) = reply_of(scratch, icmp) {
             // SAFETY: the pointer is to a map value, valid until the program ends.
-            if unsafe { (*entry).twin } != 0 && receive::was_seen(skb, settings) {
+            let marks = unsafe { (*entry).marks };
+            if marks & conntrack_marks::TWIN != 0 && receive::was_seen(skb, settings) {
+                return NEXT;
+            }
+            if marks & conntrack_marks::BY_STACK != 0 && !receive::leaves(skb, &scratch.headers) {
                 return NEXT;
             }
             return if icmp {
@@ -214,6 +221,8 @@ pub fn from_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     scratch.nat.here = forward::here::NOWHERE;
     if flags & (conntrack_flags::LOCAL | conntrack_flags::DIRECT) != 0 {
         forward::deliver(skb, scratch, flags);
+    } else if scratch.nat.by_stack != 0 {
+        scratch.nat.route = Route::NEXT;
     } else if let Err(verdict) = stages::route(skb, scratch) {
         return verdict;
     }
@@ -276,7 +285,7 @@ pub fn to_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     }
     // SAFETY: the pointer is to a map value, valid until the program ends.
     let flags = unsafe { (*entry).flags };
-    let is_local = conntrack_flags::is_routed_by_stack(flags);
+    let is_local = is_routed_by_stack(entry);
     // The VLAN's own interface translates it, and notes it.
     if !is_local && forward::is_vlan(skb, &scratch.headers) {
         return NEXT;
@@ -295,6 +304,14 @@ pub fn to_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     count(Counter::NatReceived, 1);
     // The RPC translator goes by what the target sees: the headers stay.
     NEXT
+}
+
+/// Whether what the target sends leaves the host's stack towards the client by itself.
+#[inline(always)]
+fn is_routed_by_stack(entry: *const Conntrack) -> bool {
+    // SAFETY: the pointer is to a map value, valid until the program ends.
+    let entry = unsafe { &*entry };
+    conntrack_flags::is_routed_by_stack(entry.flags) || entry.marks & conntrack_marks::BY_STACK != 0
 }
 
 /// A packet to a target that does not come by way of a service. Its tuple may be that of a connection

@@ -59,6 +59,21 @@ pub fn was_seen(skb: *mut __sk_buff, settings: &Settings) -> bool {
     }
 }
 
+/// Whether the packet is on its way out. One that leaves by the interface that it came by is known by whose link
+/// address it has as its source; without link addresses it is taken for one that comes in.
+#[inline(always)]
+pub fn leaves(skb: *mut __sk_buff, headers: &Headers) -> bool {
+    const SOURCE: u32 = 6;
+    // SAFETY: the context of the program.
+    let (came_by, interface) = unsafe { ((*skb).ingress_ifindex, (*skb).ifindex) };
+    if came_by != interface {
+        return true;
+    }
+    // SAFETY: the entry is replaced whole, by user space.
+    let link = unsafe { LINKS.get(&interface) };
+    headers.network != 0 && link.is_some_and(|link| has_at(Buffer(skb), SOURCE, &link.address))
+}
+
 /// Whether an address is one of 127.0.0.0/8, or ::1.
 #[inline(always)]
 pub fn is_loopback_address(address: &[u8; 16]) -> bool {
@@ -88,7 +103,13 @@ pub fn is_strangers_frame(ctx: *mut xdp_md) -> bool {
 /// Whether the frame goes to this link address.
 #[inline(always)]
 fn is_to(packet: impl Packet, address: &[u8; 6]) -> bool {
+    has_at(packet, 0, address)
+}
+
+/// Whether the frame has this link address at an offset.
+#[inline(always)]
+fn has_at(packet: impl Packet, at: u32, address: &[u8; 6]) -> bool {
     let [a, b, c, d, e, f] = *address;
     let is_there = |at, word: [u8; 2]| packet.load(at) == Some(u16::from_ne_bytes(word));
-    is_there(0, [a, b]) && is_there(2, [c, d]) && is_there(4, [e, f])
+    is_there(at, [a, b]) && is_there(at + 2, [c, d]) && is_there(at + 4, [e, f])
 }

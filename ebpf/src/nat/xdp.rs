@@ -9,7 +9,7 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use truename_common::layout::{
-    Conntrack, Counter, TCP, conntrack_flags, port_flags, service_flags,
+    Conntrack, Counter, TCP, conntrack_flags, port_flags, service_flags, settings_flags,
 };
 
 use super::{Settings, conntrack, is_to_service, receive, reply_of, wanted};
@@ -35,6 +35,7 @@ pub fn forward(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
     if wanted & wanted::NAT == 0
         || !is_plain
         || settings.tag == 0
+        || settings.flags & settings_flags::HONOUR != 0
         || receive::is_strangers_frame(ctx.ctx)
     {
         return xdp_action::XDP_PASS;
@@ -91,6 +92,7 @@ fn connection(
         if is_loopback || scratch.headers.has(tcp_flag::SYN) {
             return None;
         }
+        scratch.nat.by_stack = 0;
         return conntrack::find(scratch, settings).map(|entry| (entry, true));
     }
     if wanted & wanted::TARGET != 0 {

@@ -234,6 +234,11 @@ impl Lab {
         family.address(network::CLIENT, 2)
     }
 
+    /// Another address of the client's network, which nobody has.
+    pub fn other_client(&self, family: Family) -> IpAddr {
+        family.address(network::CLIENT, 9)
+    }
+
     /// The second client's address.
     pub fn second(&self, family: Family) -> IpAddr {
         family.address(network::SECOND, 2)

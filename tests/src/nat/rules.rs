@@ -102,6 +102,8 @@ pub struct Rules {
     pub max_flows: Option<u32>,
     /// What becomes of a new connection when the table is full.
     pub when_full: Option<&'static str>,
+    /// Whether netfilter sees what truename forwards: a word of its configuration.
+    pub netfilter: Option<&'static str>,
     /// Where truename forwards in XDP: a word of its configuration.
     pub xdp: Option<&'static str>,
     /// Interfaces of the node beyond those that every lab has.
@@ -149,6 +151,9 @@ impl Rules {
         }
         if let Some(when_full) = self.when_full {
             line(format!("when_full = {when_full:?}"));
+        }
+        if let Some(netfilter) = self.netfilter {
+            line(format!("netfilter = {netfilter:?}"));
         }
         if let Some(xdp) = self.xdp {
             line(format!("xdp = {xdp:?}"));
