@@ -229,7 +229,11 @@ impl<S: Source> Walk<'_, S> {
 
     /// The first candidate that no other connection has, from `first` on, and whether it is a new one's.
     fn allocate(&mut self, target: &Target, first: u32) -> Option<(FiveTuple, bool)> {
-        for index in first..nat::TRIES {
+        // Once more, and harder, if none is free.
+        let rounds = [false, true].into_iter();
+        for (is_pressed, index) in
+            rounds.flat_map(|is_pressed| (first..nat::TRIES).map(move |index| (is_pressed, index)))
+        {
             let key = self.key(target, index);
             let taken = self.source.connection(&key);
             let is_given_up = self.given_up == Some(key);
@@ -239,7 +243,13 @@ impl<S: Source> Walk<'_, S> {
                 self.known(&key, &entry);
                 return Some((key, false));
             }
-            let leftover = taken.is_some_and(|entry| is_given_up || self.is_over(&entry));
+            let leftover = taken.is_some_and(|entry| {
+                let gives_way = is_pressed && nat::gives_way(&entry, self.source.now_ns());
+                is_given_up || gives_way || self.is_over(&entry)
+            });
+            if is_pressed && !leftover {
+                continue;
+            }
             let is_free = taken.is_none() || leftover;
             self.steps.push(Step::Candidate {
                 index,

@@ -135,6 +135,9 @@ pub mod conntrack_marks {
     /// The host's stack forwards its packets, and netfilter sees client and target: they are translated when they come
     /// in from the client, and when they leave to it.
     pub const BY_STACK: u8 = 2;
+    /// The RST that closed it seemed to come from the client, or from the target. Whoever goes on did not send it.
+    pub const RST_CLIENT: u8 = 4;
+    pub const RST_TARGET: u8 = 8;
 }
 
 plain!(Conntrack = 72);

@@ -18,7 +18,7 @@ use truename_common::{
     wire::stream::Steps,
 };
 
-use super::{Nat, forward, receive, segment, stages};
+use super::{Nat, forward, receive, segment, segment_of, stages};
 use crate::{
     maps::{
         ASKED, CONNTRACK, KernelTables, SERVICES, SETTINGS, Scratch, TRIED, count, count_tries,
@@ -77,7 +77,7 @@ pub fn of_client(
     scratch: &mut Scratch,
     settings: &Settings,
 ) -> Option<*mut Conntrack> {
-    set_by_stack(skb, scratch, settings);
+    stages::set_by_stack(skb, scratch);
     let headers = &scratch.headers;
     let begins = nat::begins(&scratch.nat.service, headers.protocol, segment(headers));
     let Some(entry) = find(scratch, settings).filter(|entry| !is_left(*entry, scratch)) else {
@@ -123,9 +123,13 @@ pub fn of_client(
 
 /// Notes whether the host's stack would forward the packet.
 #[inline(always)]
-pub fn set_by_stack(skb: *mut __sk_buff, scratch: &mut Scratch, settings: &Settings) {
+pub fn set_by_stack(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
+    let Some(settings) = SETTINGS.get(0) else {
+        return 0;
+    };
     let is_honoured = settings.flags & settings_flags::HONOUR != 0;
     scratch.nat.by_stack = u32::from(is_honoured && receive::is_from_outside(skb, settings));
+    0
 }
 
 /// Notes that a program of this host sends a datagram, if it does so from the socket of an alias.
@@ -229,9 +233,10 @@ fn set_target(nat: &mut Nat, choice: Choice) -> bool {
     match number.and_then(target) {
         Some(target) => {
             nat.target = *target;
-            if nat.by_stack != 0 && target.flags & target_flags::LOCAL == 0 {
-                nat.target.flags &= !target_flags::SNAT;
-            }
+            // Of one elsewhere. Without a branch, which the verifier would follow for every choice.
+            const { assert!(target_flags::SNAT == target_flags::LOCAL << 1) };
+            let elsewhere = !(target.flags << 1);
+            nat.target.flags &= !(nat.by_stack as u16 * target_flags::SNAT & elsewhere);
             true
         }
         None => false,
@@ -406,15 +411,12 @@ pub fn allocate(skb: *mut __sk_buff, scratch: &mut Scratch, settings: &Settings,
         },
         flags,
         tries: 0,
-        marks: if nat.by_stack != 0 && !is_local {
-            conntrack_marks::BY_STACK
-        } else {
-            0
-        },
+        marks: (nat.by_stack as u8 & u8::from(!is_local)) * conntrack_marks::BY_STACK,
     };
     nat.now_ns = now_ns;
     // A direct connection comes here because its own port is taken.
     nat.index = u32::from(flags & conntrack_flags::DIRECT != 0);
+    nat.is_pressed = 0;
     nat.outcome = Outcome::Exhausted as u32;
     let end = if is_local {
         End::Target
@@ -429,8 +431,8 @@ pub fn allocate(skb: *mut __sk_buff, scratch: &mut Scratch, settings: &Settings,
         settings,
         end,
     };
-    // A candidate whose leftover was removed is tried again.
-    repeat(&mut allocation, 2 * TRIES);
+    // A candidate whose leftover was removed is tried again; so are all if none is free.
+    repeat(&mut allocation, 3 * TRIES);
     let nat = &scratch.nat;
     let tries = match Outcome::from_number(nat.outcome) {
         Outcome::Found => u32::from(nat.entry.tries),
@@ -471,7 +473,13 @@ impl Steps for Allocation<'_> {
         let Scratch { headers, nat, .. } = unsafe { &mut *self.scratch };
         let index = nat.index;
         if index >= TRIES {
-            return false;
+            if nat.is_pressed != 0 {
+                return false;
+            }
+            // All over again, and harder.
+            nat.is_pressed = 1;
+            nat.index = u32::from(nat.entry.flags & conntrack_flags::DIRECT != 0);
+            return true;
         }
         nat.index += 1;
         set_key(nat, self.settings, index);
@@ -516,7 +524,9 @@ fn taken(nat: &mut Nat, settings: &Settings) -> bool {
         return true;
     };
     // SAFETY: the pointer is to a map value, valid until the program ends.
-    if nat::is_replaceable(unsafe { &*entry }, settings, nat.now_ns) {
+    let entry = unsafe { &*entry };
+    let gives_way = nat.is_pressed != 0 && nat::gives_way(entry, nat.now_ns);
+    if gives_way || nat::is_replaceable(entry, settings, nat.now_ns) {
         // A leftover that the agent has not collected yet. The candidate is tried once more.
         let _ = CONNTRACK.remove(&nat.key);
         nat.index -= 1;
@@ -695,6 +705,19 @@ unsafe fn expects(socket: *mut bpf_sock, headers: &Headers) -> bool {
     }
 }
 
+/// Notes who reset a connection, or that nobody has, by a segment with these flags.
+#[inline(always)]
+pub fn note_reset(connection: &mut Conntrack, flags: u32, from_client: bool) {
+    let (state, marks) = nat::reset_by(
+        connection.state,
+        connection.marks,
+        from_client,
+        segment_of(flags),
+    );
+    connection.state = state;
+    connection.marks = marks;
+}
+
 /// Notes a packet of a connection; the connection's flags.
 #[inline(always)]
 pub fn touch(entry: *mut Conntrack, scratch: &Scratch, from_client: bool) -> u8 {
@@ -704,6 +727,10 @@ pub fn touch(entry: *mut Conntrack, scratch: &Scratch, from_client: bool) -> u8 
     // same fields: a lost update of a state is made up for by the next packet.
     let connection = unsafe { &mut *entry };
     let headers = &scratch.headers;
+    let is_over = connection.state == ConntrackState::Closed as u8;
+    if headers.protocol == TCP && (is_over || headers.has(tcp_flag::RST)) {
+        stages::note_reset(connection, headers.flags, from_client);
+    }
     let (state, flags) = nat::advance(
         headers.protocol,
         connection.state,

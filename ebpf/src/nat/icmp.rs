@@ -16,7 +16,7 @@ pub fn from_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     let Some(settings) = SETTINGS.get(0) else {
         return NEXT;
     };
-    conntrack::set_by_stack(skb, scratch, settings);
+    stages::set_by_stack(skb, scratch);
     let Some(entry) = conntrack::find(scratch, settings) else {
         count(Counter::NatIcmpUnknown, 1);
         return left_alone(&scratch.nat.service);

@@ -78,7 +78,8 @@ pub struct Nat {
     pub here: u32,
     /// 1: the host's stack forwards the packet, if its target is elsewhere.
     pub by_stack: u32,
-    pub pad_by_stack: u32,
+    /// 1: no candidate source port was free, and those of connections that are not answered count as free.
+    pub is_pressed: u32,
 }
 
 /// Two bytes of an array decide for nearly all packets.
@@ -143,7 +144,7 @@ pub fn translate(skb: *mut __sk_buff, scratch: &mut Scratch, wanted: u32) -> i32
             if marks & conntrack_marks::TWIN != 0 && receive::was_seen(skb, settings) {
                 return NEXT;
             }
-            if marks & conntrack_marks::BY_STACK != 0 && !receive::leaves(skb, &scratch.headers) {
+            if marks & conntrack_marks::BY_STACK != 0 && stages::leaves(skb, scratch) == 0 {
                 return NEXT;
             }
             return if icmp {
@@ -373,10 +374,16 @@ fn tag(skb: *mut __sk_buff, settings: &Settings) {
 /// What the segment says about its connection.
 #[inline(always)]
 fn segment(headers: &Headers) -> Segment {
+    segment_of(headers.flags)
+}
+
+/// The same by its flags.
+#[inline(always)]
+fn segment_of(flags: u32) -> Segment {
     Segment {
-        syn: headers.has(tcp_flag::SYN),
-        ack: headers.has(tcp_flag::ACK),
-        fin: headers.has(tcp_flag::FIN),
-        rst: headers.has(tcp_flag::RST),
+        syn: flags & tcp_flag::SYN != 0,
+        ack: flags & tcp_flag::ACK != 0,
+        fin: flags & tcp_flag::FIN != 0,
+        rst: flags & tcp_flag::RST != 0,
     }
 }

@@ -5,7 +5,7 @@ use truename_common::layout::{Link, Settings, link_flags};
 
 use super::forward;
 use crate::{
-    maps::LINKS,
+    maps::{LINKS, Scratch},
     packet::{Buffer, Frame, Headers, rewrite::Packet},
 };
 
@@ -59,19 +59,21 @@ pub fn was_seen(skb: *mut __sk_buff, settings: &Settings) -> bool {
     }
 }
 
-/// Whether the packet is on its way out. One that leaves by the interface that it came by is known by whose link
+/// 1 if the packet is on its way out. One that leaves by the interface that it came by is known by whose link
 /// address it has as its source; without link addresses it is taken for one that comes in.
 #[inline(always)]
-pub fn leaves(skb: *mut __sk_buff, headers: &Headers) -> bool {
+pub fn leaves(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     const SOURCE: u32 = 6;
+    let headers = &scratch.headers;
     // SAFETY: the context of the program.
     let (came_by, interface) = unsafe { ((*skb).ingress_ifindex, (*skb).ifindex) };
     if came_by != interface {
-        return true;
+        return 1;
     }
     // SAFETY: the entry is replaced whole, by user space.
     let link = unsafe { LINKS.get(&interface) };
-    headers.network != 0 && link.is_some_and(|link| has_at(Buffer(skb), SOURCE, &link.address))
+    let is_own = |link: &Link| has_at(Buffer(skb), SOURCE, &link.address);
+    i32::from(headers.network != 0 && link.is_some_and(is_own))
 }
 
 /// Whether an address is one of 127.0.0.0/8, or ::1.

@@ -8,7 +8,9 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 
-use super::{conntrack, forward, icmp, icmp_error};
+use truename_common::layout::Conntrack;
+
+use super::{conntrack, forward, icmp, icmp_error, receive};
 use crate::{
     maps::{SETTINGS, Scratch, scratch},
     packet::{DROP, NEXT},
@@ -68,6 +70,14 @@ stage!(
 );
 
 stage!(
+    /// [`conntrack::set_by_stack`].
+    set_by_stack, tn_set_by_stack, conntrack::set_by_stack
+);
+stage!(
+    /// [`receive::leaves`].
+    leaves, tn_leaves, receive::leaves
+);
+stage!(
     /// [`forward::enter`].
     enter, tn_enter, forward::enter
 );
@@ -117,6 +127,23 @@ extern "C" fn tn_create(skb: *mut __sk_buff, flags: u32) -> i32 {
     };
     conntrack::allocate(skb, scratch, settings, flags as u8);
     scratch.nat.outcome as i32
+}
+
+/// [`conntrack::note_reset`].
+#[inline(always)]
+pub fn note_reset(connection: &mut Conntrack, flags: u32, from_client: bool) {
+    tn_note_reset(&raw mut *connection, flags, u32::from(from_client));
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tn_note_reset(connection: *mut Conntrack, flags: u32, from_client: u32) -> i32 {
+    if connection.is_null() {
+        return 0;
+    }
+    // SAFETY: `note_reset`, the only caller, lends it.
+    conntrack::note_reset(unsafe { &mut *connection }, flags, from_client != 0);
+    0
 }
 
 /// [`conntrack::make_room`].
