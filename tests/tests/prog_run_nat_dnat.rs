@@ -278,7 +278,7 @@ fn a_service_without_a_target_refuses() {
         let mut nat = Nat::new(OBJECT, Link::Ethernet);
         nat.service(sockets.alias, protocol, &[]);
         let [first, ..] = sockets.talk(protocol);
-        nat.drops(OUTSIDE, &first);
+        nat.refuses(OUTSIDE, &first);
         // A slot that names an unused target.
         let slots = nat.slots(vec![99]);
         let service = Service {
@@ -287,14 +287,14 @@ fn a_service_without_a_target_refuses() {
             ..Service::default()
         };
         nat.publish(sockets.alias, protocol, service);
-        nat.drops(OUTSIDE, &first);
+        nat.refuses(OUTSIDE, &first);
         // One that names none.
         let slots = Slots {
             first: u32::MAX,
             count: 1,
         };
         nat.publish(sockets.alias, protocol, Service { slots, ..service });
-        nat.drops(OUTSIDE, &first);
+        nat.refuses(OUTSIDE, &first);
         nat.assert_count(Counter::NatNoTarget, 3);
         let events = nat.program.events().unwrap();
         assert_eq!(events.len(), 3);

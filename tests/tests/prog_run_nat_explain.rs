@@ -451,12 +451,15 @@ impl<'h> Bench<'h> {
             Fate::Goes(_) => None,
         };
         let refused = refusal.map(|counter| self.count(counter));
+        let counted = |bench: &Self| {
+            let counter = refusal.filter(|counter| Some(bench.count(*counter)) != refused);
+            counter.map(|counter| counter.label().to_owned())
+        };
         let fate = match self.nat.run(place, &packet.bytes()) {
+            // Dropped, or answered with an ICMP error.
+            _ if counted(self).is_some() => Fate::Refused(counted(self).unwrap_or_default()),
             Verdict::Next(bytes) | Verdict::Redirect(bytes) => Fate::Goes(bytes[14..].to_vec()),
-            Verdict::Drop => {
-                let counted = refusal.filter(|counter| Some(self.count(*counter)) != refused);
-                Fate::Refused(counted.map_or("another", Counter::label).to_owned())
-            }
+            Verdict::Drop => Fate::Refused("another".to_owned()),
         };
         prop_assert_eq!(&fate, &expected, "{:#?}\n{:?}", explanation, packet);
         // A new connection may turn out to lead nowhere.

@@ -236,7 +236,7 @@ fn set_target(nat: &mut Nat, choice: Choice) -> bool {
             // Of one elsewhere. Without a branch, which the verifier would follow for every choice.
             const { assert!(target_flags::SNAT == target_flags::LOCAL << 1) };
             let elsewhere = !(target.flags << 1);
-            nat.target.flags &= !(nat.by_stack as u16 * target_flags::SNAT & elsewhere);
+            nat.target.flags &= !((nat.by_stack as u16 * target_flags::SNAT) & elsewhere);
             true
         }
         None => false,
@@ -755,6 +755,16 @@ pub fn touch(entry: *mut Conntrack, scratch: &Scratch, from_client: bool) -> u8 
     };
     add(bytes, u64::from(headers.network_len));
     flags
+}
+
+/// Whether the target has had time to answer the connection, and did not: as long as Linux asks for a neighbour.
+#[inline(always)]
+pub fn is_overdue(entry: &Conntrack) -> bool {
+    const PATIENCE_S: u32 = 2;
+    let is_unanswered = entry.state == ConntrackState::SynSent as u8
+        || entry.state == ConntrackState::Unreplied as u8;
+    let now_s = || (now() / 1_000_000_000) as u32;
+    is_unanswered && now_s().wrapping_sub(entry.created_s) >= PATIENCE_S
 }
 
 /// What a reply of the connection becomes: from the alias to the client.

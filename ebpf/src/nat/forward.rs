@@ -10,7 +10,7 @@ use truename_common::layout::{Counter, FiveTuple, Link, Settings, conntrack_flag
 
 use super::{icmp_error, stages};
 use crate::{
-    maps::{LINKS, SETTINGS, Scratch, count},
+    maps::{CONNTRACK, LINKS, SETTINGS, Scratch, count},
     packet::{Buffer, DROP, Headers, NEXT, rewrite::Packet as _, tcp_flag},
 };
 
@@ -163,6 +163,8 @@ const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 /// Results of `bpf_fib_lookup`.
 const SUCCESS: i64 = 0;
+const UNREACHABLE: i64 = 2;
+const PROHIBITED: i64 = 3;
 const NOT_FORWARDED: i64 = 4;
 const FORWARDING_OFF: i64 = 5;
 const NO_NEIGHBOUR: i64 = 7;
@@ -244,7 +246,9 @@ pub fn route(skb: *mut __sk_buff, scratch: &mut Scratch) -> Result<(), i32> {
     match result {
         SUCCESS | NO_NEIGHBOUR => {}
         // No route at all, or an address of this host.
-        NOT_FORWARDED if nat.here == here::NOWHERE => return Err(drop(Counter::NatNoRoute)),
+        NOT_FORWARDED if nat.here == here::NOWHERE => {
+            return Err(no_route(skb, scratch, result));
+        }
         NOT_FORWARDED => {
             if is_own || nat.here == here::LOOPBACK {
                 nat.route = Route::LOOPBACK;
@@ -258,7 +262,12 @@ pub fn route(skb: *mut __sk_buff, scratch: &mut Scratch) -> Result<(), i32> {
             count(Counter::NatTooBig, 1);
             return Err(stages::answer(skb, scratch, icmp_error::TOO_BIG));
         }
-        _ => return Err(drop(Counter::NatNoRoute)),
+        _ => return Err(no_route(skb, scratch, result)),
+    }
+    if result == NO_NEIGHBOUR && nat.is_overdue != 0 {
+        // The next packet begins anew, and asks for the next hop again.
+        let _ = CONNTRACK.remove(&nat.key);
+        return Err(no_route(skb, scratch, result));
     }
     if headers.hop_limit <= 1 && !is_own {
         count(Counter::NatHopLimit, 1);
@@ -350,6 +359,20 @@ pub fn is_spoofed(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
 fn link(interface: u32) -> Option<&'static Link> {
     // SAFETY: the entry is replaced whole, by user space.
     unsafe { LINKS.get(&interface) }
+}
+
+/// The packet cannot be sent on, and its sender is told why, unless the route is for packets to vanish.
+#[inline(always)]
+fn no_route(skb: *mut __sk_buff, scratch: &mut Scratch, result: i64) -> i32 {
+    count(Counter::NatNoRoute, 1);
+    let what = match result {
+        NOT_FORWARDED => icmp_error::NO_ROUTE,
+        NO_NEIGHBOUR => icmp_error::NO_HOST,
+        UNREACHABLE => icmp_error::UNREACHABLE,
+        PROHIBITED => icmp_error::PROHIBITED,
+        _ => return DROP,
+    };
+    stages::answer(skb, scratch, what)
 }
 
 #[inline(always)]

@@ -33,6 +33,7 @@ pub fn from_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     }
     nat.to.endpoint = nat.key.endpoint;
     nat.here = forward::here::NOWHERE;
+    nat.is_overdue = 0;
     if flags & conntrack_flags::LOCAL != 0 {
         forward::deliver(skb, scratch, flags);
     } else if nat.by_stack != 0 {
@@ -78,6 +79,7 @@ pub fn to_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     }
     nat.to.endpoint = entry.client;
     nat.here = forward::here::of(entry.flags);
+    nat.is_overdue = 0;
     if is_local {
         nat.route = Route::after_stack(skb, settings);
     } else if let Err(verdict) = stages::route(skb, scratch) {

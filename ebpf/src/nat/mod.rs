@@ -80,6 +80,9 @@ pub struct Nat {
     pub by_stack: u32,
     /// 1: no candidate source port was free, and those of connections that are not answered count as free.
     pub is_pressed: u32,
+    /// 1: the target has had time to answer, and did not.
+    pub is_overdue: u32,
+    pub pad_overdue: u32,
 }
 
 /// Two bytes of an array decide for nearly all packets.
@@ -215,8 +218,9 @@ pub fn from_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
         return DROP;
     }
     let Some(entry) = conntrack::of_client(skb, scratch, settings) else {
-        return refused(scratch);
+        return refused(skb, scratch);
     };
+    scratch.nat.is_overdue = stages::is_overdue(entry);
     let flags = conntrack::touch(entry, scratch, true);
     scratch.nat.to = scratch.nat.key;
     scratch.nat.here = forward::here::NOWHERE;
@@ -242,7 +246,7 @@ pub fn from_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
 
 /// A packet to a service that has no connection, and gets none.
 #[inline(always)]
-fn refused(scratch: &Scratch) -> i32 {
+fn refused(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     match conntrack::Outcome::from_number(scratch.nat.outcome) {
         conntrack::Outcome::NotBeginning => {
             count(Counter::NatNoConnection, 1);
@@ -256,7 +260,12 @@ fn refused(scratch: &Scratch) -> i32 {
                 let (detail, text) = (why as u32, &blank.names.alias);
                 raise(EventKind::Refused, detail, &scratch.nat.original, text);
             }
-            DROP
+            // Room and ports may be there when the client tries again.
+            if outcome == conntrack::Outcome::NoTarget {
+                stages::answer(skb, scratch, icmp_error::NO_PORT)
+            } else {
+                DROP
+            }
         }
     }
 }
@@ -291,6 +300,7 @@ pub fn to_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     if !is_local && forward::is_vlan(skb, &scratch.headers) {
         return NEXT;
     }
+    scratch.nat.is_overdue = 0;
     conntrack::touch(entry, scratch, false);
     conntrack::towards_client(entry, &mut scratch.nat.to, scratch.headers.protocol);
     scratch.nat.here = forward::here::of(flags);

@@ -146,6 +146,22 @@ extern "C" fn tn_note_reset(connection: *mut Conntrack, flags: u32, from_client:
     0
 }
 
+/// [`conntrack::is_overdue`].
+#[inline(always)]
+pub fn is_overdue(connection: *const Conntrack) -> u32 {
+    tn_is_overdue(connection) as u32
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tn_is_overdue(connection: *const Conntrack) -> i32 {
+    if connection.is_null() {
+        return 0;
+    }
+    // SAFETY: `is_overdue`, the only caller, lends it.
+    i32::from(conntrack::is_overdue(unsafe { &*connection }))
+}
+
 /// [`conntrack::make_room`].
 #[inline(always)]
 pub fn make_room(_: &mut Scratch) -> bool {

@@ -267,6 +267,11 @@ impl Lab {
         family.address(network::TARGET, 2 + number % TARGETS)
     }
 
+    /// An address of the target's network that nobody has.
+    pub fn absent(&self, family: Family) -> IpAddr {
+        family.address(network::TARGET, 77)
+    }
+
     /// An address that nobody has.
     pub fn foreign(&self, family: Family, number: u8) -> IpAddr {
         family.address(network::FOREIGN, number)
