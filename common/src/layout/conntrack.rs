@@ -138,6 +138,10 @@ pub mod conntrack_marks {
     /// The RST that closed it seemed to come from the client, or from the target. Whoever goes on did not send it.
     pub const RST_CLIENT: u8 = 4;
     pub const RST_TARGET: u8 = 8;
+    /// Two bits each, of packets of the client and of the target: when XDP last left one to tc, in units of
+    /// [`super::super::nat::TURN_SHIFT`].
+    pub const TURN_CLIENT: u32 = 4;
+    pub const TURN_TARGET: u32 = 6;
 }
 
 plain!(Conntrack = 72);

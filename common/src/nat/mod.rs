@@ -41,6 +41,22 @@ pub fn is_replaceable(entry: &Conntrack, settings: &Settings, now_ns: u64) -> bo
     is_forgotten || is_expired(entry, settings, now_ns)
 }
 
+/// XDP leaves a packet of each direction to tc once in two to this many nanoseconds, four seconds: the kernel asks again for
+/// the link address of a neighbour only for packets that pass its stack.
+pub const TURN_SHIFT: u32 = 32;
+
+/// The marks of a connection after a packet that tc sees, or whose turn it is to be seen there.
+#[inline(always)]
+pub const fn take_turn(marks: u8, from_client: bool, now_ns: u64) -> u8 {
+    let shift = if from_client {
+        conntrack_marks::TURN_CLIENT
+    } else {
+        conntrack_marks::TURN_TARGET
+    };
+    let turn = (now_ns >> TURN_SHIFT) as u8 & 3;
+    marks & !(3 << shift) | turn << shift
+}
+
 /// Whether a new connection that finds no free source port may take that of this one: the target had time to answer it,
 /// and did not. A flood of first packets thus takes ports for a second, not for as long as an answer is awaited.
 #[inline(always)]

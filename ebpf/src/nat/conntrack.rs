@@ -394,6 +394,7 @@ pub fn allocate(skb: *mut __sk_buff, scratch: &mut Scratch, settings: &Settings,
     if is_own && forward::is_loopback(skb, settings) {
         flags |= conntrack_flags::LOOPBACK;
     }
+    let by_stack = (nat.by_stack as u8 & u8::from(!is_local)) * conntrack_marks::BY_STACK;
     nat.entry = Conntrack {
         client: nat.original.client,
         alias: nat.original.endpoint,
@@ -411,7 +412,7 @@ pub fn allocate(skb: *mut __sk_buff, scratch: &mut Scratch, settings: &Settings,
         },
         flags,
         tries: 0,
-        marks: (nat.by_stack as u8 & u8::from(!is_local)) * conntrack_marks::BY_STACK,
+        marks: nat::take_turn(nat::take_turn(by_stack, true, now_ns), false, now_ns),
     };
     nat.now_ns = now_ns;
     // A direct connection comes here because its own port is taken.
@@ -765,6 +766,20 @@ pub fn is_overdue(entry: &Conntrack) -> bool {
         || entry.state == ConntrackState::Unreplied as u8;
     let now_s = || (now() / 1_000_000_000) as u32;
     is_unanswered && now_s().wrapping_sub(entry.created_s) >= PATIENCE_S
+}
+
+/// Whether a packet is one that XDP leaves to tc, so that the kernel looks after the neighbour.
+#[inline(always)]
+pub fn is_turn(entry: *mut Conntrack, from_client: bool) -> bool {
+    // SAFETY: the pointer is to a map value, valid until the program ends. A turn that another CPU takes at the same time
+    // is one packet more or less in tc.
+    let marks = unsafe { &mut (*entry).marks };
+    let taken = nat::take_turn(*marks, from_client, now());
+    let is_turn = taken != *marks;
+    if is_turn {
+        *marks = taken;
+    }
+    is_turn
 }
 
 /// What a reply of the connection becomes: from the alias to the client.

@@ -1,7 +1,8 @@
 //! Forwarding in XDP, before the kernel makes a socket buffer of the packet.
 //!
 //! Only what is plain: a packet of an existing connection between two other hosts. Everything else goes up
-//! to tc unchanged, which does all that this does and more.
+//! to tc unchanged, which does all that this does and more. So does a packet of each direction every four seconds
+//! ([`conntrack::is_turn`]): frames that are sent from here tell the kernel nothing about its neighbours.
 
 use aya_ebpf::{
     bindings::{xdp_action, xdp_md},
@@ -53,7 +54,7 @@ pub fn forward(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
     } else {
         conntrack::towards_client(entry, &mut scratch.nat.to, scratch.headers.protocol);
     }
-    if !has_route(ctx.ctx, scratch) {
+    if !has_route(ctx.ctx, scratch) || conntrack::is_turn(entry, from_client) {
         return xdp_action::XDP_PASS;
     }
     conntrack::touch(entry, scratch, from_client);
