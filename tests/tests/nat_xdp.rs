@@ -239,7 +239,7 @@ fn a_target_may_get_another_link_address() {
         let alias = SocketAddr::new(lab.foreign(family, 1), 80);
         // What is known of a neighbour grows old at once, instead of in half a minute.
         for (key, value) in [
-            ("base_reachable_time_ms", "500"),
+            ("base_reachable_time_ms", "2000"),
             ("delay_first_probe_time", "1"),
             ("retrans_time_ms", "100"),
         ] {
@@ -259,7 +259,9 @@ fn a_target_may_get_another_link_address() {
         let truename = translator.truename().context("truename is at work")?;
         wait_until(DEADLINE, "XDP forwards", || {
             is_answered(10)?;
-            ensure!(truename.counter("xdp_forwarded")? > 10, "not yet");
+            let state = lab.node.ip(&format!("neigh show {}", target.ip()))?;
+            let is_old = state.contains("STALE");
+            ensure!(is_old && truename.counter("xdp_forwarded")? > 10, "not yet");
             Ok(())
         })?;
         // The node must not hear of it by what the target asks.

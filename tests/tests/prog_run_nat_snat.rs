@@ -498,3 +498,25 @@ fn a_reset_is_sent_on_as_any_packet() {
         nat.forwards(Place::arriving(host.target), &sent, &reset.with_hops(63));
     });
 }
+
+/// A martian, which the stack drops when it sees it.
+#[test]
+fn a_packet_from_outside_has_no_address_of_this_host() {
+    let host = Host::new(1500);
+    host.run(|| {
+        let mut nat = services(Link::Ethernet);
+        for protocol in [TCP, UDP] {
+            let sockets = Sockets::of(false);
+            nat.owns(sockets.local.ip());
+            let mut from = sockets.local;
+            from.set_port(50_123);
+            let first = sockets.from(from).first(protocol);
+            nat.passes(Place::arriving(host.client), &first);
+            // This host itself may.
+            let Verdict::Redirect(_) = nat.run(Place::leaving(host.client), &first.bytes()) else {
+                panic!("not sent on");
+            };
+        }
+        nat.assert_count(Counter::NatStrangers, 2);
+    });
+}

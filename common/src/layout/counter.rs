@@ -117,7 +117,7 @@ counters! {
     /// Packets forwarded in XDP.
     XdpForwarded = "xdp_forwarded",
     /// Packets of services in frames for another host, from other hosts to or from a loopback address, or with a
-    /// source that strict `rp_filter` refuses: passed unchanged.
+    /// source that the stack refuses (an address of this host, strict `rp_filter`): passed unchanged.
     NatStrangers = "nat_strangers",
     /// Connections that the kernel program removed because a new one found the table full: those that had timed out,
     /// and with `when_full = "evict"` others that were over or not answered.

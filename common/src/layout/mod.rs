@@ -62,6 +62,8 @@ pub mod map {
     pub const MOVED: &str = "MOVED";
     /// Number of an interface → `u8` 1, if frames may be sent there from XDP.
     pub const XDP_DEVICES: &str = "XDP_DEVICES";
+    /// Address of this host → `u8` 1. `*` stands for these.
+    pub const ADDRESSES: &str = "ADDRESSES";
     /// Number of an attached interface → [`Link`](super::Link).
     pub const LINKS: &str = "LINKS";
     /// [`FiveTuple`](super::FiveTuple) → `u64` `CLOCK_MONOTONIC` nanoseconds: when a program of this host last sent a

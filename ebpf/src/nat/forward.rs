@@ -10,7 +10,7 @@ use truename_common::layout::{Counter, FiveTuple, Link, Settings, conntrack_flag
 
 use super::{icmp_error, stages};
 use crate::{
-    maps::{CONNTRACK, LINKS, SETTINGS, Scratch, count},
+    maps::{CONNTRACK, LINKS, SETTINGS, Scratch, count, is_own_address},
     packet::{Buffer, DROP, Headers, NEXT, rewrite::Packet as _, tcp_flag},
 };
 
@@ -329,12 +329,15 @@ pub fn enter(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     0
 }
 
-/// Whether strict `rp_filter` refuses the packet's source, so that the stack would drop the packet. Only connections are
-/// asked for; those of several routes are left to the stack.
+/// 1 if the stack would drop the packet for its source: an address of this host, or one that strict `rp_filter` refuses.
+/// Only packets that begin a connection are asked for, and not where there are several routes.
 #[inline(always)]
 pub fn is_spoofed(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     const CHECKED: u32 = link_flags::STRICT | link_flags::ONE_WAY;
     let Scratch { headers, nat, .. } = scratch;
+    if headers.version == 4 && is_own_address(&headers.source) {
+        return 1;
+    }
     // SAFETY: the context of the program.
     let came_by = unsafe { (*skb).ingress_ifindex };
     let is_checked = link(came_by).is_some_and(|link| link.flags & CHECKED == CHECKED);

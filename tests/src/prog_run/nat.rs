@@ -214,6 +214,14 @@ impl Nat {
         self.insert(map::MOVED, original, target);
     }
 
+    /// Makes an address one of this host.
+    ///
+    /// # Panics
+    /// The table cannot be written.
+    pub fn owns(&mut self, address: IpAddr) {
+        self.insert(map::ADDRESSES, address_of(address), 1u8);
+    }
+
     /// Writes a connection.
     ///
     /// # Panics
