@@ -106,3 +106,34 @@ fn a_service_without_a_target_refuses() {
         Ok(())
     });
 }
+
+#[test]
+fn doctor_names_an_alias_that_neighbours_look_for() {
+    alone(|| {
+        let lab = Lab::new()?;
+        let family = Family::V4;
+        let target = SocketAddr::new(lab.target(family, 0), PORT);
+        // One of the client's network, one that is routed, and one that the node has.
+        let addresses = [
+            lab.other_client(family),
+            lab.foreign(family, 1),
+            lab.node(family),
+        ];
+        let services = addresses
+            .map(|address| Service::new(Protocol::Tcp, SocketAddr::new(address, 80), target));
+        let rules = Rules::new(services.to_vec());
+        let mut translator = Translator::start(By::Truename, &lab, &rules)?;
+        let truename = translator.truename().context("truename is at work")?;
+        let mut doctor = truename.command(&["doctor", "-o", "jsonl", "--config"])?;
+        let output = doctor
+            .arg(lab.scratch.path().join("truename.toml"))
+            .output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let line = text.lines().find(|line| line.contains("\"aliases\""));
+        let line = line.with_context(|| format!("{text}"))?;
+        let [near, routed, own] = addresses.map(|address| format!("{address}/32"));
+        ensure!(line.contains(&near), "{line}");
+        ensure!(!line.contains(&routed) && !line.contains(&own), "{line}");
+        Ok(())
+    });
+}

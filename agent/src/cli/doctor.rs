@@ -1,6 +1,6 @@
 //! `truename doctor`
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use super::{
     Exit,
@@ -9,6 +9,7 @@ use super::{
     output::{Output, Row},
 };
 use crate::{
+    config::Config,
     doctor::{self, Check, Verdict},
     links::Requests,
     plan::Facts,
@@ -38,6 +39,20 @@ fn own_addresses() -> anyhow::Result<Facts> {
     Ok(requests.facts(&inventory, &BTreeSet::new(), Arc::default())?)
 }
 
+/// The aliases that neighbours look for, and that nobody has.
+fn unanswered(config: &Config) -> anyhow::Result<Vec<IpAddr>> {
+    let mut requests = Requests::open()?;
+    let mut unanswered = BTreeSet::new();
+    for service in &config.services {
+        if let Some(alias) = service.listen.address
+            && requests.is_on_link(alias)?
+        {
+            unanswered.insert(alias);
+        }
+    }
+    Ok(unanswered.into_iter().collect())
+}
+
 pub fn run(global: &Global) -> anyhow::Result<Exit> {
     let config = effective(global)?;
     // Without the host's addresses, every target counts as one on another host.
@@ -45,7 +60,11 @@ pub fn run(global: &Global) -> anyhow::Result<Exit> {
         log::debug!("{error:#}");
         Facts::default()
     });
-    let checks = doctor::examine(&config, |address| facts.is_local(address));
+    let unanswered = unanswered(&config).unwrap_or_else(|error| {
+        log::debug!("{error:#}");
+        Vec::new()
+    });
+    let checks = doctor::examine(&config, |address| facts.is_local(address), &unanswered);
     Output::new(global).rows(&checks, "nothing was checked")?;
     Ok(match checks.iter().map(|check| check.verdict).max() {
         Some(Verdict::Failure) => Exit::Failure,

@@ -214,6 +214,8 @@ mod tests {
             address: None,
             controller: None,
             vrf: false,
+            other_names: Vec::new(),
+            addresses: std::collections::BTreeSet::new(),
             strict: false,
         }
     }

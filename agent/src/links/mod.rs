@@ -9,12 +9,15 @@ mod netlink;
 mod request;
 mod select;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 pub use changes::Changes;
 pub use filter::{Filter, Side, Slot};
 pub use request::{NetlinkError, Requests};
-pub use select::{check_named, select};
+pub use select::{Wanted, check_named, select};
 use truename_common::layout::{Link, link_flags};
 
 /// What the kernel program finds at the start of a packet.
@@ -35,6 +38,10 @@ pub struct Interface {
     pub index: u32,
     /// Its name.
     pub name: String,
+    /// Other names that it has.
+    pub other_names: Vec<String>,
+    /// This host's addresses there.
+    pub addresses: BTreeSet<IpAddr>,
     /// The start of its packets.
     pub framing: Framing,
     /// Whether it is a loopback device.
@@ -107,6 +114,15 @@ impl Inventory {
     fn controller(&self, interface: &Interface) -> Option<&Interface> {
         let controller = self.interfaces.get(&interface.controller?)?;
         (!controller.vrf).then_some(controller)
+    }
+
+    /// Whether an interface is a bridge or bond with ports.
+    fn has_ports(&self, interface: &Interface) -> bool {
+        let mut all = self.interfaces.values();
+        all.any(|port| {
+            self.controller(port)
+                .is_some_and(|controller| controller.index == interface.index)
+        })
     }
 
     /// Adds an interface.

@@ -9,7 +9,7 @@ use std::{
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
-    link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage},
+    link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage, Prop},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
 };
 
@@ -32,6 +32,14 @@ impl Requests {
                 && let Some(interface) = read_interface(&link)
             {
                 inventory.insert(interface);
+            }
+        }
+        let question = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        for message in self.list("list addresses", &question)? {
+            if let RouteNetlinkMessage::NewAddress(address) = message
+                && let Some(interface) = inventory.interfaces.get_mut(&address.header.index)
+            {
+                interface.addresses.extend(own_address(&address));
             }
         }
         for (family, action) in [
@@ -68,13 +76,9 @@ impl Requests {
         targets: &BTreeSet<IpAddr>,
         roles: Arc<Roles>,
     ) -> Result<Facts, NetlinkError> {
-        let question = RouteNetlinkMessage::GetAddress(AddressMessage::default());
-        let mut addresses = BTreeSet::new();
-        for message in self.list("list addresses", &question)? {
-            if let RouteNetlinkMessage::NewAddress(address) = message {
-                addresses.extend(own_address(&address));
-            }
-        }
+        let interfaces = inventory.interfaces.values();
+        let addresses = interfaces.flat_map(|interface| interface.addresses.iter().copied());
+        let addresses = addresses.collect();
         let mut sources = BTreeMap::new();
         for target in targets {
             if let Some(source) = self.source(*target)? {
@@ -94,6 +98,28 @@ impl Requests {
 
     /// The address that this host's packets to `target` come from; none if there is no route.
     fn source(&mut self, target: IpAddr) -> Result<Option<IpAddr>, NetlinkError> {
+        Ok(self.route(target)?.as_ref().and_then(preferred_source))
+    }
+
+    /// Whether an address is one of a network that this host is in, and not its own: others in it ask who has it.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn is_on_link(&mut self, address: IpAddr) -> Result<bool, NetlinkError> {
+        let is_gateway = |attribute: &RouteAttribute| {
+            matches!(
+                attribute,
+                RouteAttribute::Gateway(_) | RouteAttribute::Via(_) | RouteAttribute::MultiPath(_)
+            )
+        };
+        let route = self.route(address)?;
+        Ok(route.is_some_and(|route| {
+            route.header.kind == RouteType::Unicast && !route.attributes.iter().any(is_gateway)
+        }))
+    }
+
+    /// The route by which this host sends to an address; none if there is none.
+    fn route(&mut self, target: IpAddr) -> Result<Option<RouteMessage>, NetlinkError> {
         let (family, length, address) = match target {
             IpAddr::V4(v4) => (AddressFamily::Inet, 32, RouteAddress::Inet(v4)),
             IpAddr::V6(v6) => (AddressFamily::Inet6, 128, RouteAddress::Inet6(v6)),
@@ -106,7 +132,7 @@ impl Requests {
             .push(RouteAttribute::Destination(address));
         let question = RouteNetlinkMessage::GetRoute(question);
         match self.get("find the route to a target", question)? {
-            Some(RouteNetlinkMessage::NewRoute(route)) => Ok(preferred_source(&route)),
+            Some(RouteNetlinkMessage::NewRoute(route)) => Ok(Some(route)),
             // The kernel's answer to "by which route?" is an error where there is none.
             _ => Ok(None),
         }
@@ -149,6 +175,7 @@ fn read_interface(link: &LinkMessage) -> Option<Interface> {
     let mut peer_elsewhere = false;
     let mut address = None;
     let mut controller = None;
+    let mut other_names = Vec::new();
     for attribute in &link.attributes {
         match attribute {
             LinkAttribute::IfName(text) => name = Some(text.clone()),
@@ -156,6 +183,12 @@ fn read_interface(link: &LinkMessage) -> Option<Interface> {
             LinkAttribute::LinkNetNsId(_) => peer_elsewhere = true,
             LinkAttribute::Address(bytes) => address = bytes.as_slice().try_into().ok(),
             LinkAttribute::Controller(index) => controller = Some(*index),
+            LinkAttribute::PropList(properties) => {
+                other_names.extend(properties.iter().filter_map(|property| match property {
+                    Prop::AltIfName(name) => Some(name.clone()),
+                    _ => None,
+                }));
+            }
             LinkAttribute::LinkInfo(infos) => {
                 let is = |kind: InfoKind| infos.contains(&LinkInfo::Kind(kind));
                 veth |= is(InfoKind::Veth);
@@ -169,6 +202,8 @@ fn read_interface(link: &LinkMessage) -> Option<Interface> {
     Some(Interface {
         index: link.header.index,
         name,
+        other_names,
+        addresses: BTreeSet::new(),
         framing: framing(layer),
         loopback: layer == LinkLayerType::Loopback,
         veth,
