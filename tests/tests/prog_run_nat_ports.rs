@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use truename::datapath::OBJECT;
 use truename_common::{
     layout::{Conntrack, ConntrackState, Counter, EventKind, TCP, UDP, conntrack_flags},
-    nat::{TRIES, hash, source_port},
+    nat::{TRIED_DIRECT, TRIES, hash, source_port},
 };
 use truename_tests::prog_run::{
     CASES, Datagram, Host, Link, Nat, OUTSIDE, Place, Sockets, Verdict, flag, local, remote, tuple,
@@ -377,6 +377,8 @@ fn a_direct_connection_gives_way_to_one_through_an_alias() {
             entry.original(TCP),
             tuple(sockets.client, sockets.local, TCP)
         );
+        let tried = nat.tried(&tuple(sockets.client, sockets.local, TCP));
+        assert_eq!(tried, 1 << 1 | TRIED_DIRECT);
         // All of its packets, both ways.
         for flags in [flag::SYN, flag::ACK, flag::ACK | flag::FIN] {
             let packet = direct(&sockets, flags);
@@ -428,7 +430,8 @@ fn what_was_tried_is_remembered() {
     let (nat, one, two) = aliases(false, UDP);
     port_of(&nat, &one, UDP);
     let port = port_of(&nat, &two, UDP);
-    // The first candidate is always looked at, and has no bit.
+    // The first candidate is always looked at, and has no bit; that is for direct connections, whose packets alone look
+    // for others.
     assert_eq!(nat.tried(&tuple(one.client, one.alias, UDP)), 0);
     assert_eq!(nat.tried(&tuple(two.client, two.alias, UDP)), 1 << 1);
     assert_talk(&nat, &two, UDP, port);

@@ -177,7 +177,7 @@ fn begin(tables: &mut Fake, explanation: &Explanation) -> FiveTuple {
         ..Conntrack::default()
     };
     tables.held.connections.insert(key, entry);
-    tables.tried |= 1 << tries;
+    tables.tried |= 1 << tries | nat::TRIED_DIRECT;
     key
 }
 

@@ -344,7 +344,8 @@ impl<S: Source> Walk<'_, S> {
             ..Target::default()
         };
         let kept = self.key(&target, 0);
-        if let Some((key, entry)) = self.find(&target)
+        if self.source.tried(self.hash) & nat::TRIED_DIRECT != 0
+            && let Some((key, entry)) = self.find(&target)
             && key != kept
         {
             self.known(&key, &entry);

@@ -71,7 +71,8 @@ pub mod map {
     /// used.
     pub const ASKED: &str = "ASKED";
     /// Low 16 bits of the hash of what a client sees → `u32`, a bit for every candidate source port
-    /// that a connection with such a hash was given. Bits are only ever set.
+    /// that a connection with such a hash was given, and [`TRIED_DIRECT`](crate::nat::TRIED_DIRECT). Bits are only ever
+    /// set.
     pub const TRIED: &str = "TRIED";
     /// 0 → [`Settings`](super::Settings).
     pub const SETTINGS: &str = "SETTINGS";

@@ -11,7 +11,7 @@ mod tcp;
 
 pub use hash::hash;
 pub use lookup::{Choice, Tables, choose, choose_number, key, set_key};
-pub use port::{TRIES, source_port};
+pub use port::{TRIED_DIRECT, TRIES, source_port};
 pub use slots::{Weighted, fill};
 pub use tcp::{Segment, next_state};
 

@@ -251,8 +251,10 @@ pub fn of_direct(
     settings: &Settings,
 ) -> Option<*mut Conntrack> {
     let nat = &mut scratch.nat;
-    nat.tried = TRIED.get(nat.hash as u16 as u32).map_or(0, |bits| *bits) & !1;
-    if nat.tried != 0 {
+    let tried = TRIED.get(nat.hash as u16 as u32).map_or(0, |bits| *bits);
+    // Connections through aliases leave many bits, and most packets to a target are of neither kind.
+    if tried & nat::TRIED_DIRECT != 0 {
+        nat.tried = tried & !nat::TRIED_DIRECT;
         let entry = candidates(nat, settings);
         if entry.is_some() {
             // Else it is a translated packet of the connection whose port this one had.
@@ -500,7 +502,11 @@ impl Steps for Allocation<'_> {
             && let Some(bits) = TRIED.get_ptr_mut(nat.hash as u16 as u32)
         {
             // Before the entry exists, so that no packet can miss it.
-            or(bits, 1 << (index & 31));
+            let is_direct = nat.entry.flags & conntrack_flags::DIRECT != 0;
+            or(
+                bits,
+                1 << (index & 31) | u32::from(is_direct) * nat::TRIED_DIRECT,
+            );
         }
         match CONNTRACK.insert(&nat.key, &nat.entry, u64::from(BPF_NOEXIST)) {
             Ok(()) => nat.outcome = Outcome::Found as u32,

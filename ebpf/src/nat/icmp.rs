@@ -7,7 +7,7 @@ use truename_common::layout::{Counter, FiveTuple, Settings, conntrack_flags};
 use super::{Route, conntrack, forward, is_routed_by_stack, left_alone, stages, tag};
 use crate::{
     maps::{CONNTRACK, SETTINGS, Scratch, count},
-    packet::{Buffer, DROP, NEXT, rewrite},
+    packet::{Buffer, DROP, ICMP, ICMPV6, NEXT, rewrite},
 };
 
 /// From the client's side, about a packet from the alias: becomes one about a packet of the target.
@@ -32,6 +32,7 @@ pub fn from_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
         nat.to.client = nat.key.client;
     }
     nat.to.endpoint = nat.key.endpoint;
+    set_protocol(&mut nat.to, headers.version);
     nat.here = forward::here::NOWHERE;
     nat.is_overdue = 0;
     if flags & conntrack_flags::LOCAL != 0 {
@@ -78,6 +79,7 @@ pub fn to_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
         nat.to.client = entry.alias;
     }
     nat.to.endpoint = entry.client;
+    set_protocol(&mut nat.to, headers.version);
     nat.here = forward::here::of(entry.flags);
     nat.is_overdue = 0;
     if is_local {
@@ -86,6 +88,14 @@ pub fn to_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
         return verdict;
     }
     write(skb, scratch, settings)
+}
+
+/// By which rules the error is routed: not by those of what it quotes, which was here before.
+#[inline(always)]
+fn set_protocol(to: &mut FiveTuple, version: u8) {
+    to.protocol = if version == 4 { ICMP } else { ICMPV6 };
+    to.client_port = 0;
+    to.endpoint_port = 0;
 }
 
 /// Writes the error from `nat.to.client` to `nat.to.endpoint` about `nat.original`.

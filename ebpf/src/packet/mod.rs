@@ -12,7 +12,7 @@ pub mod stages;
 pub use atomic::{add, or};
 pub use buffer::Buffer;
 pub use frame::Frame;
-pub use headers::{Headers, Link, parse, tcp_flag};
+pub use headers::{Headers, ICMP, ICMPV6, Link, parse, tcp_flag};
 pub use payload::{fold, load};
 
 /// The next program or filter decides: `TCX_NEXT`, and `TC_ACT_UNSPEC` of clsact.
