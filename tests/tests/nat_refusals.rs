@@ -137,3 +137,48 @@ fn doctor_names_an_alias_that_neighbours_look_for() {
         Ok(())
     });
 }
+
+#[test]
+fn explain_begins_where_the_packet_comes_in() {
+    alone(|| {
+        let lab = Lab::new()?;
+        let family = Family::V4;
+        let target = SocketAddr::new(lab.target(family, 0), PORT);
+        let alias = SocketAddr::new(lab.foreign(family, 1), 80);
+        let rules = Rules::new(vec![Service::new(Protocol::Tcp, alias, target)]);
+        let mut translator = Translator::start(By::Truename, &lab, &rules)?;
+        let truename = translator.truename().context("truename is at work")?;
+        // An interface that nobody asked to be attached.
+        for command in [
+            "link add v0 type veth peer name v1",
+            "link set v0 up",
+            "link set v1 up",
+            "address add 10.99.0.1/24 dev v0",
+        ] {
+            lab.node.ip(command)?;
+        }
+        let client = lab.client(family).to_string();
+        let near = lab.near(family).to_string();
+        for (from, hook, outcome) in [
+            (
+                client.as_str(),
+                "comes in by c0, which is attached",
+                "begins a connection",
+            ),
+            (
+                near.as_str(),
+                "leaves by t0, which is attached",
+                "begins a connection",
+            ),
+            (
+                "10.99.0.2",
+                "comes in by v0, to which nothing is attached",
+                "keeps its addresses",
+            ),
+        ] {
+            let said = truename.words(&["explain", from, &alias.to_string()])?;
+            ensure!(said.contains(hook) && said.contains(outcome), "{said}");
+        }
+        Ok(())
+    });
+}

@@ -80,6 +80,21 @@ pub struct Explanation {
     pub outcome: Outcome,
 }
 
+impl Explanation {
+    /// Tells by which interface the packet comes or leaves. Where nothing is attached nothing becomes of it.
+    pub fn arrive(&mut self, interface: String, leaves: bool, attached: bool) {
+        if !attached {
+            self.outcome = Outcome::Unchanged;
+        }
+        let hook = Step::Hook {
+            interface,
+            leaves,
+            attached,
+        };
+        self.steps.insert(0, hook);
+    }
+}
+
 /// What becomes of a packet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]

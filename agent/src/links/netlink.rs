@@ -101,6 +101,20 @@ impl Requests {
         Ok(self.route(target)?.as_ref().and_then(preferred_source))
     }
 
+    /// The number of the interface by which this host sends to an address; none if there is no route.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn interface_to(&mut self, address: IpAddr) -> Result<Option<u32>, NetlinkError> {
+        let route = self.route(address)?;
+        let attributes = route.map(|route| route.attributes).unwrap_or_default();
+        let mut interfaces = attributes.iter().filter_map(|attribute| match attribute {
+            RouteAttribute::Oif(index) => Some(*index),
+            _ => None,
+        });
+        Ok(interfaces.next())
+    }
+
     /// Whether an address is one of a network that this host is in, and not its own: others in it ask who has it.
     ///
     /// # Errors
