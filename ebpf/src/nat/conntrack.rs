@@ -505,7 +505,7 @@ impl Steps for Allocation<'_> {
             let is_direct = nat.entry.flags & conntrack_flags::DIRECT != 0;
             or(
                 bits,
-                1 << (index & 31) | u32::from(is_direct) * nat::TRIED_DIRECT,
+                (1 << (index & 31)) | (u32::from(is_direct) * nat::TRIED_DIRECT),
             );
         }
         match CONNTRACK.insert(&nat.key, &nat.entry, u64::from(BPF_NOEXIST)) {
