@@ -3,11 +3,15 @@
 //! A packet is translated once, at the first hook that sees it, and tagged (`tc_index`) so that the
 //! next hook leaves it alone.
 
+mod allocate;
 mod conntrack;
+mod entry;
 mod forward;
 mod icmp;
 mod icmp_error;
 mod receive;
+mod room;
+mod sockets;
 pub mod stages;
 pub mod xdp;
 
@@ -66,7 +70,7 @@ pub struct Nat {
     pub quote: icmp_error::Quote,
     pub hash: u64,
     pub now_ns: u64,
-    pub removal: conntrack::Removal,
+    pub removal: room::Removal,
     /// Candidate source ports: the next one, and how the search went.
     pub index: u32,
     pub outcome: u32,
@@ -221,7 +225,7 @@ pub fn from_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
         return refused(skb, scratch);
     };
     scratch.nat.is_overdue = stages::is_overdue(entry);
-    let flags = conntrack::touch(entry, scratch, true);
+    let flags = entry::touch(entry, scratch, true);
     scratch.nat.to = scratch.nat.key;
     scratch.nat.here = forward::here::NOWHERE;
     if flags & (conntrack_flags::LOCAL | conntrack_flags::DIRECT) != 0 {
@@ -301,8 +305,8 @@ pub fn to_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
         return NEXT;
     }
     scratch.nat.is_overdue = 0;
-    conntrack::touch(entry, scratch, false);
-    conntrack::towards_client(entry, &mut scratch.nat.to, scratch.headers.protocol);
+    entry::touch(entry, scratch, false);
+    entry::towards_client(entry, &mut scratch.nat.to, scratch.headers.protocol);
     scratch.nat.here = forward::here::of(flags);
     if is_local {
         scratch.nat.route = Route::after_stack(skb, settings);
@@ -349,7 +353,7 @@ pub fn direct(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
         count(Counter::NatFragment, 1);
         return DROP;
     }
-    conntrack::touch(entry, scratch, true);
+    entry::touch(entry, scratch, true);
     scratch.nat.to = scratch.nat.key;
     scratch.nat.route = Route::NEXT;
     if !write(skb, scratch, settings) {

@@ -10,7 +10,7 @@ use aya_ebpf::{
 
 use truename_common::layout::Conntrack;
 
-use super::{conntrack, forward, icmp, icmp_error, receive};
+use super::{allocate, conntrack, entry, forward, icmp, icmp_error, receive, room};
 use crate::{
     maps::{SETTINGS, Scratch, scratch},
     packet::{DROP, NEXT},
@@ -111,7 +111,7 @@ extern "C" fn tn_route(skb: *mut __sk_buff) -> i32 {
     }
 }
 
-/// [`conntrack::allocate`]. Returns a [`conntrack::Outcome`]: the compiler may think that the working memory is as it was
+/// [`allocate::allocate`]. Returns a [`conntrack::Outcome`]: the compiler may think that the working memory is as it was
 /// before the call.
 #[inline(always)]
 pub fn create(skb: *mut __sk_buff, _: &mut Scratch, flags: u32) -> u32 {
@@ -125,11 +125,11 @@ extern "C" fn tn_create(skb: *mut __sk_buff, flags: u32) -> i32 {
     let (Some(scratch), Some(settings)) = (unsafe { scratch() }, SETTINGS.get(0)) else {
         return 0;
     };
-    conntrack::allocate(skb, scratch, settings, flags as u8);
+    allocate::allocate(skb, scratch, settings, flags as u8);
     scratch.nat.outcome as i32
 }
 
-/// [`conntrack::note_reset`].
+/// [`entry::note_reset`].
 #[inline(always)]
 pub fn note_reset(connection: &mut Conntrack, flags: u32, from_client: bool) {
     tn_note_reset(&raw mut *connection, flags, u32::from(from_client));
@@ -142,11 +142,11 @@ extern "C" fn tn_note_reset(connection: *mut Conntrack, flags: u32, from_client:
         return 0;
     }
     // SAFETY: `note_reset`, the only caller, lends it.
-    conntrack::note_reset(unsafe { &mut *connection }, flags, from_client != 0);
+    entry::note_reset(unsafe { &mut *connection }, flags, from_client != 0);
     0
 }
 
-/// [`conntrack::is_overdue`].
+/// [`entry::is_overdue`].
 #[inline(always)]
 pub fn is_overdue(connection: *const Conntrack) -> u32 {
     tn_is_overdue(connection) as u32
@@ -159,10 +159,10 @@ extern "C" fn tn_is_overdue(connection: *const Conntrack) -> i32 {
         return 0;
     }
     // SAFETY: `is_overdue`, the only caller, lends it.
-    i32::from(conntrack::is_overdue(unsafe { &*connection }))
+    i32::from(entry::is_overdue(unsafe { &*connection }))
 }
 
-/// [`conntrack::make_room`].
+/// [`room::make_room`].
 #[inline(always)]
 pub fn make_room(_: &mut Scratch) -> bool {
     tn_make_room() != 0
@@ -176,7 +176,7 @@ extern "C" fn tn_make_room() -> i32 {
         return 0;
     };
     // SAFETY: it is that of the working memory.
-    i32::from(unsafe { conntrack::make_room(&raw mut scratch.nat.removal, settings) })
+    i32::from(unsafe { room::make_room(&raw mut scratch.nat.removal, settings) })
 }
 
 /// [`icmp_error::answer`].

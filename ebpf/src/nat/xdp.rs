@@ -2,7 +2,7 @@
 //!
 //! Only what is plain: a packet of an existing connection between two other hosts. Everything else goes up
 //! to tc unchanged, which does all that this does and more. So does a packet of each direction every four seconds
-//! ([`conntrack::is_turn`]): frames that are sent from here tell the kernel nothing about its neighbours.
+//! ([`entry::is_turn`]): frames that are sent from here tell the kernel nothing about its neighbours.
 
 use aya_ebpf::{
     bindings::{xdp_action, xdp_md},
@@ -13,7 +13,7 @@ use truename_common::layout::{
     Conntrack, Counter, TCP, conntrack_flags, port_flags, service_flags, settings_flags,
 };
 
-use super::{Settings, conntrack, is_to_service, receive, reply_of, wanted};
+use super::{Settings, conntrack, entry, is_to_service, receive, reply_of, wanted};
 use crate::{
     maps::{PORTS, SETTINGS, Scratch, XDP_DEVICES, count},
     packet::{Frame, rewrite, rewrite::Packet as _, stages, tcp_flag},
@@ -52,12 +52,12 @@ pub fn forward(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
     if from_client {
         scratch.nat.to = scratch.nat.key;
     } else {
-        conntrack::towards_client(entry, &mut scratch.nat.to, scratch.headers.protocol);
+        entry::towards_client(entry, &mut scratch.nat.to, scratch.headers.protocol);
     }
-    if !has_route(ctx.ctx, scratch) || conntrack::is_turn(entry, from_client) {
+    if !has_route(ctx.ctx, scratch) || entry::is_turn(entry, from_client) {
         return xdp_action::XDP_PASS;
     }
-    conntrack::touch(entry, scratch, from_client);
+    entry::touch(entry, scratch, from_client);
     let frame = Frame(ctx.ctx);
     let Scratch { headers, nat, .. } = scratch;
     let done = rewrite::hop(frame, headers)
