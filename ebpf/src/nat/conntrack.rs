@@ -74,7 +74,10 @@ pub fn of_client(
     scratch: &mut Scratch,
     settings: &Settings,
 ) -> Option<*mut Conntrack> {
-    stages::set_by_stack(skb, scratch);
+    scratch.nat.by_stack = 0;
+    if settings.flags & settings_flags::HONOUR != 0 {
+        stages::set_by_stack(skb, scratch);
+    }
     let headers = &scratch.headers;
     let begins = nat::begins(&scratch.nat.service, headers.protocol, segment(headers));
     let Some(entry) = find(scratch, settings).filter(|entry| !is_left(*entry, scratch)) else {

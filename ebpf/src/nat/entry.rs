@@ -68,10 +68,14 @@ pub fn touch(entry: *mut Conntrack, scratch: &Scratch, from_client: bool) -> u8 
 #[inline(always)]
 pub fn is_overdue(entry: &Conntrack) -> bool {
     const PATIENCE_S: u32 = 2;
-    let is_unanswered = entry.state == ConntrackState::SynSent as u8
-        || entry.state == ConntrackState::Unreplied as u8;
     let now_s = || (now() / 1_000_000_000) as u32;
-    is_unanswered && now_s().wrapping_sub(entry.created_s) >= PATIENCE_S
+    is_unanswered(entry) && now_s().wrapping_sub(entry.created_s) >= PATIENCE_S
+}
+
+/// Whether the target has not answered the connection.
+#[inline(always)]
+pub fn is_unanswered(entry: &Conntrack) -> bool {
+    entry.state == ConntrackState::SynSent as u8 || entry.state == ConntrackState::Unreplied as u8
 }
 
 /// Whether a packet is one that XDP leaves to tc, so that the kernel looks after the neighbour.

@@ -224,7 +224,11 @@ pub fn from_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     let Some(entry) = conntrack::of_client(skb, scratch, settings) else {
         return refused(skb, scratch);
     };
-    scratch.nat.is_overdue = stages::is_overdue(entry);
+    scratch.nat.is_overdue = 0;
+    // SAFETY: the pointer is to a map value, valid until the program ends.
+    if entry::is_unanswered(unsafe { &*entry }) {
+        scratch.nat.is_overdue = stages::is_overdue(entry);
+    }
     let flags = entry::touch(entry, scratch, true);
     scratch.nat.to = scratch.nat.key;
     scratch.nat.here = forward::here::NOWHERE;
