@@ -8,12 +8,18 @@ use crate::config::Timeouts;
 
 const ROOT: &str = "/proc/sys";
 
-/// The switches of the loopback interface without which packets that are turned around there are
-/// dropped as martians: those of connections between two addresses of this host.
-pub const LOOPBACK: [&str; 2] = [
+/// The switches of the loopback interface that services need. Without the first two, packets that are turned around
+/// there are dropped as martians: those of connections between two addresses of this host. Without the third, the kernel
+/// tells no route for packets of this host's own, unless the host forwards for others, too.
+pub const LOOPBACK: [&str; 3] = [
     "net/ipv4/conf/lo/accept_local",
     "net/ipv4/conf/lo/route_localnet",
+    LOOPBACK_V4,
 ];
+/// The switch that lets the kernel tell the routes of this host's own packets of IPv4.
+pub const LOOPBACK_V4: &str = "net/ipv4/conf/lo/forwarding";
+/// The same for IPv6.
+pub const LOOPBACK_V6: &str = "net/ipv6/conf/lo/forwarding";
 /// The switch that lets the host forward IPv4.
 pub const FORWARD_V4: &str = "net/ipv4/ip_forward";
 /// The switch that lets the host forward IPv6.
@@ -51,7 +57,7 @@ pub fn prepare(
     elsewhere: impl Iterator<Item = SocketAddr>,
     mut changing: impl FnMut(&'static str, &str),
 ) {
-    for name in LOOPBACK {
+    for name in loopback() {
         if let Ok(before) = read(name)
             && before != "1"
         {
@@ -73,6 +79,25 @@ pub fn prepare(
             dotted(name)
         );
     }
+}
+
+/// The switches of the loopback interface that can be set here. When IPv6 forwarding is switched on anywhere, Linux
+/// forgets the default routes that routers have advertised.
+pub fn loopback() -> impl Iterator<Item = &'static str> {
+    let v6 = (!has_advertised_route()).then_some(LOOPBACK_V6);
+    let is_there = |name: &&str| path(name).exists();
+    LOOPBACK.into_iter().chain(v6.filter(is_there))
+}
+
+/// Whether there is a default route of IPv6 by a router's advertisement.
+fn has_advertised_route() -> bool {
+    const RTF_DEFAULT: u32 = 0x0001_0000;
+    let routes = fs::read_to_string("/proc/net/ipv6_route").unwrap_or_default();
+    routes.lines().any(|route| {
+        let flags = route.split_whitespace().nth(8);
+        let flags = flags.and_then(|flags| u32::from_str_radix(flags, 16).ok());
+        flags.is_some_and(|flags| flags & RTF_DEFAULT != 0)
+    })
 }
 
 /// The forwarding switches that targets on other hosts need and that are off.

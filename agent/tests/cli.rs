@@ -278,6 +278,7 @@ fn doctor_reports_every_check() {
         names,
         [
             "kernel",
+            "preemption",
             "btf",
             "capabilities",
             "tcx",

@@ -142,7 +142,10 @@ fn deliver(
                 if verdict == Verdict::Reset {
                     RESETS[connection.work.reset as usize].fetch_add(1, Ordering::Relaxed);
                     if std::env::var("SHOW").is_ok_and(|n| n == connection.work.reset.to_string()) {
-                        { eprintln!("TRACE {}", support::TRACE.with(|t| t.borrow().join("\n"))); panic!("reset {}", connection.work.reset); }
+                        {
+                            eprintln!("TRACE {}", support::TRACE.with(|t| t.borrow().join("\n")));
+                            panic!("reset {}", connection.work.reset);
+                        }
                     }
                     return false;
                 }

@@ -77,6 +77,9 @@ pub static XDP_DEVICES: HashMap<u32, u8> = HashMap::pinned(1024, BPF_F_NO_PREALL
 pub static LINKS: HashMap<u32, Link> = HashMap::pinned(1024, BPF_F_NO_PREALLOC);
 
 #[map]
+pub static ADDRESSES: HashMap<[u8; 16], u8> = HashMap::pinned(4096, BPF_F_NO_PREALLOC);
+
+#[map]
 pub static ASKED: LruHashMap<FiveTuple, u64> = LruHashMap::pinned(8192, 0);
 
 #[map]
@@ -203,6 +206,13 @@ impl Tables for KernelTables {
     fn target(&self, number: u32) -> Option<Target> {
         target(number).copied()
     }
+}
+
+/// Whether this host has an address.
+#[inline(always)]
+pub fn is_own_address(address: &[u8; 16]) -> bool {
+    // SAFETY: the value is one byte that never changes.
+    unsafe { ADDRESSES.get(address) }.is_some()
 }
 
 /// The target with a number, if it is in use.

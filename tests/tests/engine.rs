@@ -162,7 +162,10 @@ fn exchange(seed: u64, segment: usize, line: Line) -> Result<u64, String> {
         Sender::new(Way::Inbound, &script.client, segment),
         Sender::new(Way::Outbound, &script.server, segment),
     ];
-    let mut checkers: [Checker<'_>; 2] = [Checker::new(&script.client.expected), Checker::new(&script.server.expected)];
+    let mut checkers: [Checker<'_>; 2] = [
+        Checker::new(&script.client.expected),
+        Checker::new(&script.server.expected),
+    ];
     let mut queue = BinaryHeap::new();
     let mut order = 0u64;
     for now in 0..2_000_000u64 {
@@ -179,7 +182,10 @@ fn exchange(seed: u64, segment: usize, line: Line) -> Result<u64, String> {
             };
             let verdict = connection.send(way, start.wrapping_add(from as u32), &bytes);
             if verdict == Verdict::Reset {
-                return Err(format!("reset for {} at {way:?} {from}", connection.work.reset));
+                return Err(format!(
+                    "reset for {} at {way:?} {from}",
+                    connection.work.reset
+                ));
             }
             if verdict != Verdict::Pass {
                 continue;
@@ -194,16 +200,27 @@ fn exchange(seed: u64, segment: usize, line: Line) -> Result<u64, String> {
                     .iter()
                     .take_while(|byte| byte.is_some())
                     .count();
-            let fresh: Vec<u8> = receiver.bytes[before..contiguous].iter().flatten().copied().collect();
+            let fresh: Vec<u8> = receiver.bytes[before..contiguous]
+                .iter()
+                .flatten()
+                .copied()
+                .collect();
             sender.arrived = contiguous;
             receiver.acknowledged = contiguous;
             if let Err(error) = Checker::feed(&mut checkers[side], &fresh) {
                 return Err(format!("wrong {way:?}: {error:#}"));
             }
-            stream::acknowledge(connection.direction(way), start.wrapping_add(contiguous as u32), 0);
+            stream::acknowledge(
+                connection.direction(way),
+                start.wrapping_add(contiguous as u32),
+                0,
+            );
             sender.acknowledge(now, contiguous, from);
         }
-        if senders.iter().all(|sender| sender.arrived == sender.stream.len()) {
+        if senders
+            .iter()
+            .all(|sender| sender.arrived == sender.stream.len())
+        {
             return Ok(now);
         }
         let may = [
@@ -217,7 +234,11 @@ fn exchange(seed: u64, segment: usize, line: Line) -> Result<u64, String> {
                 }
                 for _ in 0..=u64::from(random.happens(line.duplication)) {
                     order += 1;
-                    let late = if random.happens(line.reorder) { LATE } else { 0 };
+                    let late = if random.happens(line.reorder) {
+                        LATE
+                    } else {
+                        0
+                    };
                     queue.push(Reverse((now + DELAY + late, order, side, from, end)));
                 }
             }
@@ -234,24 +255,61 @@ fn exchange(seed: u64, segment: usize, line: Line) -> Result<u64, String> {
 
 #[test]
 fn impaired_lines() {
-    let clean = Line { loss: 0.0, duplication: 0.0, reorder: 0.0 };
+    let clean = Line {
+        loss: 0.0,
+        duplication: 0.0,
+        reorder: 0.0,
+    };
     let mut failures: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    let count: u64 = std::env::var("SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(20);
+    let count: u64 = std::env::var("SEEDS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(20);
     for (what, line) in [
         ("clean", clean),
-        ("loss", Line { loss: 0.01, ..clean }),
-        ("doubled", Line { duplication: 0.1, ..clean }),
-        ("reordered", Line { reorder: 0.1, ..clean }),
-        ("all", Line { loss: 0.03, duplication: 0.05, reorder: 0.1 }),
+        (
+            "loss",
+            Line {
+                loss: 0.01,
+                ..clean
+            },
+        ),
+        (
+            "doubled",
+            Line {
+                duplication: 0.1,
+                ..clean
+            },
+        ),
+        (
+            "reordered",
+            Line {
+                reorder: 0.1,
+                ..clean
+            },
+        ),
+        (
+            "all",
+            Line {
+                loss: 0.03,
+                duplication: 0.05,
+                reorder: 0.1,
+            },
+        ),
     ] {
         for segment in [88, 200, 536, 1460] {
             for seed in std::env::var("FROM").map_or(0, |n| n.parse().unwrap())..count {
                 let result = exchange(seed, segment, line);
                 if let Err(why) = result {
-                    if std::env::var("SHOW").is_ok_and(|wanted| wanted == format!("{what}/{segment}/{seed}")) {
+                    if std::env::var("SHOW")
+                        .is_ok_and(|wanted| wanted == format!("{what}/{segment}/{seed}"))
+                    {
                         eprintln!("TRACE {}", support::TRACE.with(|t| t.borrow().join("\n")));
                     }
-                    failures.entry(format!("{what}, {segment}")).or_default().push(format!("{seed}: {why}"));
+                    failures
+                        .entry(format!("{what}, {segment}"))
+                        .or_default()
+                        .push(format!("{seed}: {why}"));
                 }
             }
         }
@@ -336,11 +394,18 @@ fn receiver(connection: &mut Connection, way: Way) -> &mut support::Receiver {
 #[test]
 fn large_segments_may_come_again() {
     for way in [Way::Inbound, Way::Outbound] {
-        for (body, size) in [(0, 8_000_000), (7, 8_000_000), (60, 8_000_000), (1 << 20, 200_000_000)] {
+        for (body, size) in [
+            (0, 8_000_000),
+            (7, 8_000_000),
+            (60, 8_000_000),
+            (1 << 20, 200_000_000),
+        ] {
             let frames = Frames::new(way, body);
             let stream = frames.frame.repeat(size / frames.frame.len());
             let (mut connection, ahead) = frames.connection();
-            let start = receiver(&mut connection, way).start.wrapping_add(ahead as u32);
+            let start = receiver(&mut connection, way)
+                .start
+                .wrapping_add(ahead as u32);
             let mut random = Random::new(body as u64);
             let (mut at, mut ends) = (0, vec![0]);
             while at < stream.len() {
@@ -395,7 +460,9 @@ fn lost_parts_of_large_segments_are_repaired() {
         let frames = Frames::new(way, body);
         let stream = frames.frame.repeat(20_000_000 / frames.frame.len());
         let (mut connection, ahead) = frames.connection();
-        let start = receiver(&mut connection, way).start.wrapping_add(ahead as u32);
+        let start = receiver(&mut connection, way)
+            .start
+            .wrapping_add(ahead as u32);
         let mut random = Random::new(body as u64);
         let units = stream.len().div_ceil(UNIT);
         let mut arrived = vec![false; units];
@@ -403,7 +470,8 @@ fn lost_parts_of_large_segments_are_repaired() {
         let what = format!("{way:?} {body} {is_lost_before}");
         while first < units {
             // Either what is missing, or what is next.
-            let repeats = next == units || next - first > 3000 || first != next && random.happens(0.3);
+            let repeats =
+                next == units || next - first > 3000 || first != next && random.happens(0.3);
             let from = if repeats {
                 let missing = (first..next).find(|unit| !arrived[*unit]).unwrap_or(first);
                 missing
@@ -430,12 +498,21 @@ fn lost_parts_of_large_segments_are_repaired() {
                 let kept = side.bytes.clone();
                 let verdict = connection.send(way, seq, bytes);
                 receiver(&mut connection, way).bytes = kept;
-                if verdict == Verdict::Reset { verdict } else { Verdict::Drop(Counter::DroppedHole) }
+                if verdict == Verdict::Reset {
+                    verdict
+                } else {
+                    Verdict::Drop(Counter::DroppedHole)
+                }
             } else {
                 connection.send(way, seq, bytes)
             };
             let _ = before;
-            assert_ne!(verdict, Verdict::Reset, "{what}: reset {} at {from}", connection.work.reset);
+            assert_ne!(
+                verdict,
+                Verdict::Reset,
+                "{what}: reset {} at {from}",
+                connection.work.reset
+            );
             support::TRACE.with(|t| t.borrow_mut().clear());
             if verdict == Verdict::Pass {
                 arrived[from..end].fill(true);
@@ -445,7 +522,11 @@ fn lost_parts_of_large_segments_are_repaired() {
                 let done = (first * UNIT).min(stream.len());
                 if random.happens(0.7) {
                     receiver(&mut connection, way).acknowledged = done + ahead;
-                    stream::acknowledge(connection.direction(way), start.wrapping_add(done as u32), 0);
+                    stream::acknowledge(
+                        connection.direction(way),
+                        start.wrapping_add(done as u32),
+                        0,
+                    );
                 }
             }
         }
@@ -469,7 +550,12 @@ fn memory_may_be_short() {
     while first < units.len() {
         // A segment out of the window, which may lie behind a hole; memory is there or not.
         let window = 40.min(units.len() - first);
-        let from = first + if random.happens(0.5) { 0 } else { random.below(window) };
+        let from = first
+            + if random.happens(0.5) {
+                0
+            } else {
+                random.below(window)
+            };
         let count = 1 + random.below(window.min(from + 1));
         let end = (from + count).min(units.len());
         connection.pages.room = random.happens(0.7).then_some(connection.pages.pages.len());
@@ -488,7 +574,11 @@ fn memory_may_be_short() {
         }
         let done = (first * 1448).min(stream.len());
         connection.inbound.acknowledged = done + ahead;
-        stream::acknowledge(connection.direction(Way::Inbound), start.wrapping_add(done as u32), 0);
+        stream::acknowledge(
+            connection.direction(Way::Inbound),
+            start.wrapping_add(done as u32),
+            0,
+        );
     }
     frames.check(&connection.inbound.stream()[ahead..], "short");
     assert!(dropped > 10, "memory was short {dropped} times only");

@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 
-use anyhow::ensure;
+use anyhow::{Context as _, Result, ensure};
 use truename_tests::nat::{
-    Alias, Client, Dns, Echo, Family, Lab, Probe, Protocol, Rules, Seen, Translator, beside,
-    connect,
+    Alias, By, Client, Dns, Echo, Family, Lab, Probe, Protocol, Rules, Seen, Service, Translator,
+    alone, beside, connect,
 };
 
 /// The port that the name servers listen on, which is not the one they are known by.
@@ -177,5 +177,38 @@ fn refusals_are_seen_as_if_the_alias_refused() {
             }
         }
         Ok(seen)
+    });
+}
+
+/// Nothing of the client says that it would rather begin anew, and there is no connection to be lost.
+#[test]
+fn a_stream_of_datagrams_goes_to_the_present_target() {
+    alone(|| {
+        let lab = Lab::new()?;
+        for family in Family::BOTH {
+            let [former, present] =
+                [0, 1].map(|number| SocketAddr::new(lab.target(family, number), PORT));
+            let alias = SocketAddr::new(lab.foreign(family, 1), 53);
+            let rules = |target| Rules::new(vec![Service::new(Protocol::Udp, alias, target)]);
+            let translator = Translator::start(By::Truename, &lab, &rules(former))?;
+            let echo = Echo::start(&lab.target, former)?;
+            let probe = Probe::start(&lab.client, SocketAddr::new(lab.client(family), 0), alias)?;
+            let ask = |length: usize| -> Result<()> {
+                probe.send(length)?;
+                let answer = probe
+                    .receive()
+                    .with_context(|| format!("{family}, {length}"))?;
+                ensure!(answer == length, "{family}: {answer} bytes");
+                Ok(())
+            };
+            ask(1)?;
+            drop(echo);
+            let _echo = Echo::start(&lab.target, present)?;
+            translator.reload(&lab, &rules(present))?;
+            for length in 2..5 {
+                ask(length)?;
+            }
+        }
+        Ok(())
     });
 }

@@ -1,13 +1,17 @@
 //! Services whose packets are forwarded in XDP: by the stack (`generic`), by the veths' driver (`native`),
 //! or not at all (`auto` leaves veths out).
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use truename_tests::nat::{
-    Alias, By, Client, Dns, Download, Family, Lab, Protocol, Rules, Seen, Service, Translator, Web,
-    alone, connect, visit,
+use truename_tests::{
+    nat::{
+        Alias, By, Client, Dns, Download, Echo, Family, Lab, Probe, Protocol, Rules, Seen, Service,
+        Translator, Web, alone, connect, visit,
+    },
+    traffic::DEADLINE,
+    wait::wait_until,
 };
 
 /// The port that the web server listens on.
@@ -222,5 +226,56 @@ fn nothing_is_left_on_the_interfaces() {
             ensure!(left.is_none(), "{interface}: {left:?} is left");
         }
         Ok(())
+    });
+}
+
+/// Under nftables, or in tc, the kernel notices within some seconds.
+#[test]
+fn a_target_may_get_another_link_address() {
+    alone(|| {
+        let lab = Lab::new()?;
+        let family = Family::V4;
+        let target = SocketAddr::new(lab.target(family, 0), DNS);
+        let alias = SocketAddr::new(lab.foreign(family, 1), 80);
+        // What is known of a neighbour grows old at once, instead of in half a minute.
+        for (key, value) in [
+            ("base_reachable_time_ms", "2000"),
+            ("delay_first_probe_time", "1"),
+            ("retrans_time_ms", "100"),
+        ] {
+            lab.node
+                .sysctl(&format!("net/ipv4/neigh/t0/{key}"), value)?;
+        }
+        let _echo = Echo::start(&lab.target, target)?;
+        let mut rules = Rules::new(vec![Service::new(Protocol::Udp, alias, target)]);
+        rules.xdp = Some("generic");
+        let mut translator = Translator::start(By::Truename, &lab, &rules)?;
+        let probe = Probe::start(&lab.client, SocketAddr::new(lab.client(family), 0), alias)?;
+        probe.set_patience(Duration::from_millis(50))?;
+        let is_answered = |length: usize| -> Result<bool> {
+            probe.send(length)?;
+            Ok(probe.receive().is_ok())
+        };
+        let truename = translator.truename().context("truename is at work")?;
+        wait_until(DEADLINE, "XDP forwards", || {
+            is_answered(10)?;
+            let state = lab.node.ip(&format!("neigh show {}", target.ip()))?;
+            let is_old = state.contains("STALE");
+            ensure!(is_old && truename.counter("xdp_forwarded")? > 10, "not yet");
+            Ok(())
+        })?;
+        // The node must not hear of it by what the target asks.
+        let near = lab.near(family);
+        let link = lab.node.ip("-br link show t0")?;
+        let link = link.split_whitespace().nth(2).context("no link address")?;
+        lab.target.ip_batch(&format!(
+            "link set s0 address 02:00:00:00:00:55\n\
+             neigh replace {near} lladdr {link} dev s0 nud permanent\n"
+        ))?;
+        ensure!(!is_answered(11)?, "the change does not matter");
+        wait_until(DEADLINE, "an answer", || {
+            ensure!(is_answered(12)?, "none");
+            Ok(())
+        })
     });
 }

@@ -407,7 +407,7 @@ fn new_connections_do_not_go_where_they_went_before() {
         ..service
     };
     republish(&mut nat, &sockets, none);
-    nat.drops(OUTSIDE, &sockets.first(UDP));
+    nat.refuses(OUTSIDE, &sockets.first(UDP));
     nat.assert_count(Counter::NatNoTarget, 1);
 }
 

@@ -278,7 +278,7 @@ fn a_service_without_a_target_refuses() {
         let mut nat = Nat::new(OBJECT, Link::Ethernet);
         nat.service(sockets.alias, protocol, &[]);
         let [first, ..] = sockets.talk(protocol);
-        nat.drops(OUTSIDE, &first);
+        nat.refuses(OUTSIDE, &first);
         // A slot that names an unused target.
         let slots = nat.slots(vec![99]);
         let service = Service {
@@ -287,14 +287,14 @@ fn a_service_without_a_target_refuses() {
             ..Service::default()
         };
         nat.publish(sockets.alias, protocol, service);
-        nat.drops(OUTSIDE, &first);
+        nat.refuses(OUTSIDE, &first);
         // One that names none.
         let slots = Slots {
             first: u32::MAX,
             count: 1,
         };
         nat.publish(sockets.alias, protocol, Service { slots, ..service });
-        nat.drops(OUTSIDE, &first);
+        nat.refuses(OUTSIDE, &first);
         nat.assert_count(Counter::NatNoTarget, 3);
         let events = nat.program.events().unwrap();
         assert_eq!(events.len(), 3);
@@ -432,8 +432,20 @@ fn the_hosts_own_packets_by_loopback_are_translated() {
         let sockets = Sockets::of(v6);
         let mut nat = Nat::new(OBJECT, Link::Ethernet);
         nat.service(sockets.alias, protocol, &[local(sockets.local)]);
-        let own = Place::default();
-        assert_talk(&nat, &sockets, protocol, Shape::default(), own);
+        let Sockets { client, local, .. } = sockets;
+        let [first, second, reply, last] = sockets.talk(protocol);
+        for (sent, expected) in [
+            (first.clone(), first.between(client, local)),
+            (reply.between(local, client), reply),
+            (second.clone(), second.between(client, local)),
+            (last.between(local, client), last),
+        ] {
+            // They come in again, so that netfilter sees them as they are now.
+            let mut bytes = expected.bytes();
+            bytes[..6].fill(0);
+            let verdict = nat.run(Place::default(), &sent.bytes());
+            assert_eq!(verdict, Verdict::Redirect(bytes));
+        }
         let entry = nat.connection(sockets.client, sockets.local, protocol);
         assert_ne!(entry.flags & conntrack_flags::LOOPBACK, 0);
     }

@@ -81,8 +81,8 @@ impl Source for Kernel<'_> {
     fn endpoint_name(&self, _: &Socket) -> Option<String> {
         None
     }
-    fn forwards(&self, _: bool) -> bool {
-        self.forwards
+    fn forwards(&self, _: bool, own: bool) -> bool {
+        own || self.forwards
     }
     fn now_ns(&self) -> u64 {
         Clock::read().monotonic_ns()
@@ -451,12 +451,15 @@ impl<'h> Bench<'h> {
             Fate::Goes(_) => None,
         };
         let refused = refusal.map(|counter| self.count(counter));
+        let counted = |bench: &Self| {
+            let counter = refusal.filter(|counter| Some(bench.count(*counter)) != refused);
+            counter.map(|counter| counter.label().to_owned())
+        };
         let fate = match self.nat.run(place, &packet.bytes()) {
+            // Dropped, or answered with an ICMP error.
+            _ if counted(self).is_some() => Fate::Refused(counted(self).unwrap_or_default()),
             Verdict::Next(bytes) | Verdict::Redirect(bytes) => Fate::Goes(bytes[14..].to_vec()),
-            Verdict::Drop => {
-                let counted = refusal.filter(|counter| Some(self.count(*counter)) != refused);
-                Fate::Refused(counted.map_or("another", Counter::label).to_owned())
-            }
+            Verdict::Drop => Fate::Refused("another".to_owned()),
         };
         prop_assert_eq!(&fate, &expected, "{:#?}\n{:?}", explanation, packet);
         // A new connection may turn out to lead nowhere.
@@ -520,7 +523,7 @@ impl<'h> Bench<'h> {
         let is_forwarded = !by_stack
             && steps
                 .iter()
-                .any(|step| matches!(step, Step::Forwarded { enabled: true }));
+                .any(|step| matches!(step, Step::Forwarded { enabled: true, .. }));
         let is_of_new = |counter: &str| {
             let all = [Counter::NatNoTarget, Counter::NatPortsExhausted];
             asks_for_new || all.iter().any(|of_new| of_new.label() == counter)
@@ -540,7 +543,9 @@ impl<'h> Bench<'h> {
             }
             // Only the first packet of a connection leaves one that is over behind.
             _ => match known {
-                Some((client, target)) if is_own(target.ip()) || self.forwards => {
+                Some((client, target))
+                    if is_own(target.ip()) || is_own(packet.source.ip()) || self.forwards =>
+                {
                     ("left", goes(client, target, !is_own(target.ip())))
                 }
                 Some(_) => {
@@ -600,6 +605,9 @@ fn agree(cases: u32, forwards: bool) -> BTreeMap<&'static str, u32> {
     if !forwards {
         host.sysctl("net/ipv4/ip_forward", "0");
         host.sysctl("net/ipv6/conf/all/forwarding", "0");
+        // As the agent does, for the host's own packets.
+        host.sysctl("net/ipv4/conf/lo/forwarding", "1");
+        host.sysctl("net/ipv6/conf/lo/forwarding", "1");
     }
     host.run(|| {
         let bench = RefCell::new(Bench::new(&host, forwards));

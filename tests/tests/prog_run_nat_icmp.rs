@@ -450,6 +450,11 @@ fn errors_are_sent_on_between_other_hosts() {
                 &first,
                 &first.between(source, target).with_hops(63),
             );
+            // From here on nothing but errors is routed.
+            let family = if v6 { "-6" } else { "-4" };
+            let name = if protocol == UDP { "udp" } else { "tcp" };
+            let rule = format!("{family} rule add pref 9 ipproto {name} prohibit");
+            host.ip(&rule);
             let about = plain(v6);
             let forwards = |place, sent: IcmpError, expected: IcmpError| {
                 let expected = IcmpError {
@@ -483,6 +488,7 @@ fn errors_are_sent_on_between_other_hosts() {
             };
             assert_eq!(nat.run(clients, &last.bytes()), Verdict::Drop);
             nat.assert_count(Counter::NatErrorUnsent, 1);
+            host.ip(&rule.replace("add", "del"));
         }
     });
 }

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use truename::datapath::OBJECT;
 use truename_common::{
     layout::{Conntrack, ConntrackState, Counter, EventKind, TCP, UDP, conntrack_flags},
-    nat::{TRIES, hash, source_port},
+    nat::{TRIED_DIRECT, TRIES, hash, source_port},
 };
 use truename_tests::prog_run::{
     CASES, Datagram, Host, Link, Nat, OUTSIDE, Place, Sockets, Verdict, flag, local, remote, tuple,
@@ -175,6 +175,58 @@ fn a_range_is_used_up_and_then_refuses() {
 }
 
 #[test]
+fn who_is_not_answered_gives_its_port_up_to_who_finds_none() {
+    const PORTS: u16 = 7;
+    let host = Host::new(1500);
+    host.run(|| {
+        for (v6, protocol) in CASES {
+            let mut nat = Nat::new(OBJECT, Link::Ethernet);
+            let mut settings = nat.settings;
+            (settings.first_port, settings.last_port) = (50_000, 50_000 + PORTS - 1);
+            nat.set(settings);
+            let sockets = Sockets::of(v6);
+            let target = remote(sockets.remote, sockets.source.ip());
+            nat.service(sockets.alias, protocol, &[target]);
+            let place = Place::arriving(host.client);
+            let send = |nat: &Nat, client: u16| {
+                let first = sockets.from_port(client).first(protocol);
+                matches!(nat.run(place, &first.bytes()), Verdict::Redirect(_))
+            };
+            for client in 0..PORTS {
+                assert!(send(&nat, 1000 + client));
+            }
+            assert!(!send(&nat, 2000), "an answer may still come");
+            // One was answered; nothing was heard of the others since the machine started.
+            let all = nat.connections();
+            for (number, (key, entry)) in all.into_iter().enumerate() {
+                let state = match (number, protocol) {
+                    (3, TCP) => ConntrackState::Established as u8,
+                    (3, _) => ConntrackState::Replied as u8,
+                    _ => entry.state,
+                };
+                let seen_ns = entry.seen_ns.saturating_sub(5_000_000_000);
+                nat.connect(
+                    key,
+                    Conntrack {
+                        state,
+                        seen_ns,
+                        ..entry
+                    },
+                );
+            }
+            for client in 1..PORTS {
+                assert!(send(&nat, 3000 + client), "{client}");
+            }
+            assert!(!send(&nat, 4000), "the one that was answered stays");
+            let old = |entry: &Conntrack| entry.client_port < 2000;
+            let left: Vec<_> = nat.connections();
+            let left = left.iter().filter(|(_, entry)| old(entry)).count();
+            assert_eq!(left, 1);
+        }
+    });
+}
+
+#[test]
 fn two_clients_with_one_port_do_not_share_a_source() {
     let host = Host::new(1500);
     host.run(|| {
@@ -325,6 +377,8 @@ fn a_direct_connection_gives_way_to_one_through_an_alias() {
             entry.original(TCP),
             tuple(sockets.client, sockets.local, TCP)
         );
+        let tried = nat.tried(&tuple(sockets.client, sockets.local, TCP));
+        assert_eq!(tried, 1 << 1 | TRIED_DIRECT);
         // All of its packets, both ways.
         for flags in [flag::SYN, flag::ACK, flag::ACK | flag::FIN] {
             let packet = direct(&sockets, flags);
@@ -376,7 +430,8 @@ fn what_was_tried_is_remembered() {
     let (nat, one, two) = aliases(false, UDP);
     port_of(&nat, &one, UDP);
     let port = port_of(&nat, &two, UDP);
-    // The first candidate is always looked at, and has no bit.
+    // The first candidate is always looked at, and has no bit; that is for direct connections, whose packets alone look
+    // for others.
     assert_eq!(nat.tried(&tuple(one.client, one.alias, UDP)), 0);
     assert_eq!(nat.tried(&tuple(two.client, two.alias, UDP)), 1 << 1);
     assert_talk(&nat, &two, UDP, port);

@@ -341,7 +341,7 @@ fn a_service_without_a_target_refuses_what_goes_on() {
         let service = nat.service(sockets.alias, protocol, &[]);
         resets(&mut nat, &sockets, protocol, service);
         let [_, second, ..] = sockets.talk(protocol);
-        nat.drops(OUTSIDE, &second);
+        nat.refuses(OUTSIDE, &second);
         nat.assert_count(Counter::NatNoTarget, 1);
     }
 }

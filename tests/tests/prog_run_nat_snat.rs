@@ -442,7 +442,7 @@ fn a_host_that_does_not_forward_drops_and_counts() {
 }
 
 #[test]
-fn a_target_without_a_route_is_counted() {
+fn a_target_without_a_route_is_said_and_counted() {
     let host = Host::new(1500);
     host.ip("route add unreachable 10.5.0.0/24");
     host.ip("route add blackhole 10.6.0.0/24");
@@ -451,22 +451,30 @@ fn a_target_without_a_route_is_counted() {
     host.ip("-6 route add blackhole fd06::/64");
     host.run(|| {
         let mut nat = Nat::new(OBJECT, Link::Ethernet);
+        // Types and codes of RFC 792 and RFC 4443, as Linux chooses them.
         let places = [
-            "10.4.0.2:80",
-            "10.5.0.2:80",
-            "10.6.0.2:80",
-            "10.7.0.2:80",
-            "[fd04::2]:80",
-            "[fd05::2]:80",
-            "[fd06::2]:80",
+            ("10.4.0.2:80", Some([3, 0])),
+            ("10.5.0.2:80", Some([3, 1])),
+            ("10.6.0.2:80", None),
+            ("10.7.0.2:80", Some([3, 13])),
+            ("[fd04::2]:80", Some([1, 0])),
+            ("[fd05::2]:80", Some([1, 0])),
+            ("[fd06::2]:80", None),
         ];
-        for (index, target) in places.into_iter().enumerate() {
+        for (index, (target, error)) in places.into_iter().enumerate() {
             let target: std::net::SocketAddr = target.parse().unwrap();
             let mut sockets = Sockets::of(target.is_ipv6());
             sockets.alias.set_port(90 + index as u16);
             let target = remote(target, sockets.source.ip());
             nat.service(sockets.alias, TCP, &[target]);
-            nat.drops(Place::arriving(host.client), &sockets.first(TCP));
+            let first = sockets.first(TCP);
+            let verdict = nat.run(Place::arriving(host.client), &first.bytes());
+            let icmp = if first.source.is_ipv6() { 54 } else { 34 };
+            let said = match &verdict {
+                Verdict::Redirect(bytes) => Some([bytes[icmp], bytes[icmp + 1]]),
+                _ => None,
+            };
+            assert_eq!(said, error, "{target:?}: {verdict:?}");
             nat.assert_count(Counter::NatNoRoute, index as u64 + 1);
         }
         nat.assert_count(Counter::NatSent, 0);
@@ -488,5 +496,27 @@ fn a_reset_is_sent_on_as_any_packet() {
         let reset = reset.with_payload(b"");
         let sent = reset.between(sockets.remote, sockets.source);
         nat.forwards(Place::arriving(host.target), &sent, &reset.with_hops(63));
+    });
+}
+
+/// A martian, which the stack drops when it sees it.
+#[test]
+fn a_packet_from_outside_has_no_address_of_this_host() {
+    let host = Host::new(1500);
+    host.run(|| {
+        let mut nat = services(Link::Ethernet);
+        for protocol in [TCP, UDP] {
+            let sockets = Sockets::of(false);
+            nat.owns(sockets.local.ip());
+            let mut from = sockets.local;
+            from.set_port(50_123);
+            let first = sockets.from(from).first(protocol);
+            nat.passes(Place::arriving(host.client), &first);
+            // This host itself may.
+            let Verdict::Redirect(_) = nat.run(Place::leaving(host.client), &first.bytes()) else {
+                panic!("not sent on");
+            };
+        }
+        nat.assert_count(Counter::NatStrangers, 2);
     });
 }

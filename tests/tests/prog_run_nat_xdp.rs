@@ -394,7 +394,7 @@ fn a_connection_that_begins_again_is_for_tc() {
             };
             nat.publish(sockets.alias, TCP, service);
             nat.xdp_leaves(host.client, &sockets.first(TCP).bytes());
-            nat.drops(Place::arriving(host.client), &sockets.first(TCP));
+            nat.refuses(Place::arriving(host.client), &sockets.first(TCP));
         }
         nat.assert_count(Counter::NatNoTarget, 2);
     });

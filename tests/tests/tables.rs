@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt::Debug,
+    net::IpAddr,
     sync::atomic::{AtomicBool, Ordering},
     time::Instant,
 };
@@ -20,7 +21,12 @@ use truename_common::layout::{
     Conntrack, FiveTuple, SLOTS_MAX, Service, Slots, Socket, TARGETS_MAX, TCP, Target, map,
     v4_mapped,
 };
-use truename_tests::{pinned::table, traffic::Lab, truename::Truename};
+use truename_tests::{
+    pinned::table,
+    traffic::{DEADLINE, Lab},
+    truename::Truename,
+    wait::wait_until,
+};
 
 /// An installation whose agent is gone, so that the tables are ours.
 fn installed() -> Result<(Lab, Truename)> {
@@ -226,5 +232,25 @@ fn a_connection_that_stays_is_shown_once_while_others_come_and_go() -> Result<()
         others += shown.len() - STAY as usize;
     }
     println!("{changes} changes; {others} others were shown in {ROUNDS} rounds");
+    Ok(())
+}
+
+#[test]
+fn the_hosts_addresses_are_followed() -> Result<()> {
+    let lab = Lab::direct()?;
+    let truename = lab.truename(None)?;
+    let own: HashMap<MapData, [u8; 16], u8> = table(&truename, map::ADDRESSES)?;
+    let has = |address: IpAddr| own.get(&truename::plan::bytes(address), 0).is_ok();
+    ensure!(has(lab.address().ip()), "its own address is missing");
+    ensure!(has([127, 0, 0, 1].into()), "loopback is missing");
+    let another: IpAddr = [10, 99, 0, 7].into();
+    for (verb, expected) in [("add", true), ("del", false)] {
+        lab.server()
+            .ip(&format!("address {verb} {another}/32 dev lo"))?;
+        wait_until(DEADLINE, "the table", || {
+            ensure!(has(another) == expected, "{verb}: not yet");
+            Ok(())
+        })?;
+    }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! `truename doctor`
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use super::{
     Exit,
@@ -59,6 +59,20 @@ fn without_file(global: &Global) -> Result<Config, ConfigError> {
     Config::new(file, Flags::default())
 }
 
+/// The aliases that neighbours look for, and that nobody has.
+fn unanswered(config: &Config) -> anyhow::Result<Vec<IpAddr>> {
+    let mut requests = Requests::open()?;
+    let mut unanswered = BTreeSet::new();
+    for service in &config.services {
+        if let Some(alias) = service.listen.address
+            && requests.is_on_link(alias)?
+        {
+            unanswered.insert(alias);
+        }
+    }
+    Ok(unanswered.into_iter().collect())
+}
+
 pub fn run(global: &Global) -> anyhow::Result<Exit> {
     // A mistake in the file is one of the things that are told.
     let (config, mistake) = match effective(global) {
@@ -70,7 +84,11 @@ pub fn run(global: &Global) -> anyhow::Result<Exit> {
         log::debug!("{error:#}");
         Facts::default()
     });
-    let mut checks = doctor::examine(&config, |address| facts.is_local(address));
+    let unanswered = unanswered(&config).unwrap_or_else(|error| {
+        log::debug!("{error:#}");
+        Vec::new()
+    });
+    let mut checks = doctor::examine(&config, |address| facts.is_local(address), &unanswered);
     checks.extend(mistake);
     Output::new(global).rows(&checks, "nothing was checked")?;
     Ok(match checks.iter().map(|check| check.verdict).max() {

@@ -57,7 +57,7 @@ fn text(explanation: &Explanation) -> String {
             begins: true,
         } => format!("becomes {from} to {to}, and begins a connection"),
         Outcome::Translated { from, to, .. } => format!("becomes {from} to {to}"),
-        Outcome::Refused { counter } => format!("is dropped, counted as {counter}"),
+        Outcome::Refused { counter } => format!("is refused, counted as {counter}"),
         Outcome::Unchanged => "keeps its addresses".to_owned(),
     };
     let _ = writeln!(text, "  {:<12} {outcome}", "so it");

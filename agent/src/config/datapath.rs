@@ -35,6 +35,8 @@ pub struct Datapath {
     /// Source ports that may be given to connections whose own is taken or whose address is
     /// replaced.
     pub snat_ports: Ports,
+    /// Whether netfilter sees what is forwarded.
+    pub netfilter: Netfilter,
     /// What happens to a new connection that finds the table full.
     pub when_full: WhenFull,
     /// How long silent connections are kept.
@@ -74,6 +76,16 @@ pub enum WhenFull {
     Evict,
 }
 
+/// Whether netfilter sees what goes from other hosts to targets on other hosts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Netfilter {
+    /// No: it goes from interface to interface.
+    #[default]
+    Bypass,
+    /// Yes: it passes the host's stack.
+    Honour,
+}
+
 /// Seconds of silence after which a connection is forgotten, by [`ConntrackState`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts(pub [u32; ConntrackState::COUNT]);
@@ -92,6 +104,7 @@ impl Default for Datapath {
                 first: 1024,
                 last: 65_535,
             },
+            netfilter: Netfilter::Bypass,
             when_full: WhenFull::Refuse,
             timeouts: Timeouts::default(),
         }
@@ -194,6 +207,27 @@ impl FromStr for Xdp {
             .into_iter()
             .find(|mode| mode.name() == text)
             .ok_or("write one of auto, native, generic, off")
+    }
+}
+
+impl Netfilter {
+    /// The word in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Bypass => "bypass",
+            Self::Honour => "honour",
+        }
+    }
+}
+
+impl FromStr for Netfilter {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        [Self::Bypass, Self::Honour]
+            .into_iter()
+            .find(|known| known.name() == text)
+            .ok_or("write bypass or honour")
     }
 }
 

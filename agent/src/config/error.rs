@@ -61,7 +61,7 @@ pub enum ConfigError {
         found: &'static str,
     },
     /// A value of the right type that means nothing.
-    #[error("{origin}: {what} \"{value}\": {reason}")]
+    #[error("{origin}: {what} \"{}\": {reason}", without_password(value))]
     BadValue {
         /// Where.
         origin: Origin,
@@ -173,4 +173,35 @@ pub struct Clash {
     pub first: Origin,
     /// Where the target is.
     pub second: Origin,
+}
+
+/// A text as it may be printed: what stands before the host of a URL may be a password. In the address of an actor it is
+/// the name of a system.
+fn without_password(text: &str) -> String {
+    let url = text.split_once("://");
+    let Some((scheme, rest)) = url.filter(|(scheme, _)| !scheme.ends_with(".tcp")) else {
+        return text.to_owned();
+    };
+    let authority = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    match rest[..authority].rfind('@') {
+        Some(at) => format!("{scheme}://…{}", &rest[at..]),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_not_printed() {
+        for (text, shown) in [
+            ("http://user:secret@jm:8081/a@b", "http://…@jm:8081/a@b"),
+            ("http://jm:8081/a@b", "http://jm:8081/a@b"),
+            ("pekko.tcp://flink@jm:6123", "pekko.tcp://flink@jm:6123"),
+            ("jm:8081", "jm:8081"),
+        ] {
+            assert_eq!(without_password(text), shown);
+        }
+    }
 }

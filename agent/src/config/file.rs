@@ -26,6 +26,7 @@ const DATAPATH: &[&str] = &[
     "max_flows",
     "max_rpc_flows",
     "snat_ports",
+    "netfilter",
     "when_full",
     "timeouts",
 ];
@@ -152,6 +153,9 @@ impl File {
         }
         if let Some(entry) = section.get("snat_ports") {
             self.datapath.snat_ports = entry.parse()?;
+        }
+        if let Some(entry) = section.get("netfilter") {
+            self.datapath.netfilter = entry.parse()?;
         }
         if let Some(entry) = section.get("when_full") {
             self.datapath.when_full = entry.parse()?;

@@ -30,7 +30,7 @@ use std::{
 
 use crate::name::Authority;
 
-pub use datapath::{Datapath, Ports, TIMEOUT_KEYS, Timeouts, WhenFull, Xdp, seconds};
+pub use datapath::{Datapath, Netfilter, Ports, TIMEOUT_KEYS, Timeouts, WhenFull, Xdp, seconds};
 pub use error::ConfigError;
 pub use file::{DEFAULT_FILE, File};
 pub use flags::{EndpointFlag, Flags, ServiceFlag};

@@ -174,7 +174,11 @@ impl FromStr for Place {
         {
             return Ok(Self::Role(text.parse()?));
         }
-        match text.parse::<Listen>()? {
+        let listen = text.parse::<Listen>().map_err(|error| match error {
+            ListenError::NotAnAddress => TargetError::Name,
+            error => TargetError::Listen(error),
+        })?;
+        match listen {
             Listen {
                 address: Some(address),
                 port,
@@ -260,7 +264,12 @@ impl FromStr for Snat {
 pub enum TargetError {
     /// An address and a port are needed.
     #[error(transparent)]
-    Listen(#[from] ListenError),
+    Listen(ListenError),
+    /// A name.
+    #[error(
+        "a target is an IP address and a port, or a role such as leader:rest, which the topology finds by name; write the address that the name stands for"
+    )]
+    Name,
     /// Any address.
     #[error("a target is one address; write address:port, e.g. 10.0.0.1:8081")]
     Any,

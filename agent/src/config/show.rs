@@ -34,6 +34,7 @@ struct Datapath {
     max_flows: u32,
     max_rpc_flows: u32,
     snat_ports: String,
+    netfilter: &'static str,
     when_full: &'static str,
     timeouts: BTreeMap<&'static str, String>,
 }
@@ -99,6 +100,7 @@ impl<'a> Shown<'a> {
                 max_flows: config.datapath.max_flows,
                 max_rpc_flows: config.datapath.max_rpc_flows,
                 snat_ports: config.datapath.snat_ports.to_string(),
+                netfilter: config.datapath.netfilter.name(),
                 when_full: config.datapath.when_full.name(),
                 timeouts: TIMEOUT_KEYS
                     .into_iter()

@@ -80,7 +80,7 @@ fn names_the_key_the_line_and_the_nearest() {
     );
     assert_eq!(
         message("[datapath]\nfoobar = 1"),
-        "t.toml:2: unknown key \"foobar\" in [datapath]; valid are interfaces, xdp, max_flows, max_rpc_flows, snat_ports, when_full, timeouts"
+        "t.toml:2: unknown key \"foobar\" in [datapath]; valid are interfaces, xdp, max_flows, max_rpc_flows, snat_ports, netfilter, when_full, timeouts"
     );
 }
 

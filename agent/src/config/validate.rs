@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Aliases, Config, ConfigError, Endpoint, File, Flags, MAX_ALIASES, MAX_ENDPOINTS,
-    error::Overlap, services,
+    Aliases, Config, ConfigError, Endpoint, File, Flags, MAX_ALIASES, MAX_ENDPOINTS, Netfilter,
+    Service, Snat, error::Overlap, services,
 };
 
 impl Config {
@@ -27,6 +27,7 @@ impl Config {
         check_counts(&endpoints)?;
         services::check(&services)?;
         services::check_roles(&services, &topology)?;
+        check_netfilter(datapath.netfilter, &services)?;
         Ok(Self {
             agent,
             datapath,
@@ -86,6 +87,22 @@ fn check_overlaps(endpoints: &[Endpoint]) -> Result<(), ConfigError> {
         others.push(endpoint);
     }
     Ok(())
+}
+
+/// That netfilter can do what services want of it.
+fn check_netfilter(netfilter: Netfilter, services: &[Service]) -> Result<(), ConfigError> {
+    let mut always = services
+        .iter()
+        .filter(|service| service.snat == Snat::Always);
+    match always.next() {
+        Some(service) if netfilter == Netfilter::Honour => Err(ConfigError::BadValue {
+            origin: service.origin.clone(),
+            what: "\"snat\"".to_owned(),
+            value: "always".to_owned(),
+            reason: "with netfilter = \"honour\" source addresses are netfilter's: have a rule masquerade, and leave \"snat\" out".to_owned(),
+        }),
+        _ => Ok(()),
+    }
 }
 
 fn check_counts(endpoints: &[Endpoint]) -> Result<(), ConfigError> {

@@ -505,7 +505,7 @@ fn programs_in(root: &Path) -> Result<BTreeSet<u32>, DatapathError> {
 /// Splits `net-ipv4-conf-lo-accept_local=0`.
 fn parse_switch(name: &str) -> Option<(&'static str, String)> {
     let (name, before) = name.split_once('=')?;
-    let mut known = sysctl::LOOPBACK.into_iter();
+    let mut known = sysctl::LOOPBACK.into_iter().chain([sysctl::LOOPBACK_V6]);
     let switch = known.find(|switch| switch.replace('/', "-") == name)?;
     Some((switch, before.to_owned()))
 }

@@ -9,10 +9,15 @@ use std::{
         unix::ffi::OsStrExt as _,
     },
     path::Path,
+    thread,
+    time::Duration,
 };
 
 use aya::Pod;
-use rustix::thread::{MembarrierCommand, membarrier};
+use rustix::{
+    io::Errno,
+    thread::{MembarrierCommand, membarrier},
+};
 
 use super::Direction;
 
@@ -172,9 +177,16 @@ pub fn detach_link(path: &Path) -> io::Result<()> {
 }
 
 /// Waits until every program that runs now has ended: `membarrier` waits for a grace period of RCU, in
-/// which programs run.
+/// which programs run. With `nohz_full` Linux refuses that; then a second is waited for, since a program neither
+/// sleeps nor is interrupted for long.
 pub fn wait_for_programs() -> io::Result<()> {
-    Ok(membarrier(MembarrierCommand::Global)?)
+    match membarrier(MembarrierCommand::Global) {
+        Err(Errno::INVAL) => {
+            thread::sleep(Duration::from_secs(1));
+            Ok(())
+        }
+        done => Ok(done?),
+    }
 }
 
 /// Reads as many entries as both vectors have capacity for, in place of what they hold, beginning at a

@@ -18,7 +18,7 @@ use super::{
 use crate::reconcile::{Change, Kernel, Present};
 
 /// Every pinned table, in the order of the catalogue.
-pub const PINNED: [&str; 23] = [
+pub const PINNED: [&str; 24] = [
     map::PORTS,
     map::ENDPOINTS,
     map::NAMES,
@@ -39,6 +39,7 @@ pub const PINNED: [&str; 23] = [
     map::TRIES,
     map::XDP_DEVICES,
     map::LINKS,
+    map::ADDRESSES,
     map::ASKED,
     map::COUNTERS,
     map::EVENTS,
@@ -108,6 +109,7 @@ pub struct TablesMut {
     names: Table<Socket, Names>,
     listed: Table<ListedAlias, u8>,
     flows: Flows,
+    addresses: Table<[u8; 16], u8>,
     services: ServiceTables,
 }
 
@@ -294,6 +296,7 @@ impl TablesMut {
             names: open(pins, map::NAMES)?,
             listed: open(pins, map::LISTED)?,
             flows: Flows::open(pins)?,
+            addresses: open(pins, map::ADDRESSES)?,
             services: ServiceTables::open(pins)?,
         })
     }
@@ -317,6 +320,10 @@ impl Kernel for TablesMut {
             listed: entries(&self.listed, map::LISTED)?
                 .into_iter()
                 .map(|(key, _)| (key.endpoint, key.alias))
+                .collect(),
+            addresses: entries(&self.addresses, map::ADDRESSES)?
+                .into_iter()
+                .map(|(address, _)| address)
                 .collect(),
             held: self.services.owned()?,
             ..Present::default()
@@ -349,6 +356,10 @@ impl Kernel for TablesMut {
             }
             Change::RemoveName(socket) => remove(&mut self.names, &socket, map::NAMES).map(drop),
             Change::Unlist(key) => remove(&mut self.listed, &key, map::LISTED).map(drop),
+            Change::Address(address) => insert(&mut self.addresses, &address, 1, map::ADDRESSES),
+            Change::RemoveAddress(address) => {
+                remove(&mut self.addresses, &address, map::ADDRESSES).map(drop)
+            }
             Change::Forget(key) => {
                 self.flows.remove(&key)?;
                 self.services.apply(change)
@@ -428,6 +439,7 @@ pub(super) fn check_pinned(pins: &Pins) -> Result<(), DatapathError> {
             map::MOVED => drop(open::<Table<FiveTuple, u32>>(pins, name)?),
             map::XDP_DEVICES => drop(open::<Table<u32, u8>>(pins, name)?),
             map::ASKED => drop(open::<Table<FiveTuple, u64>>(pins, name)?),
+            map::ADDRESSES => drop(open::<Table<[u8; 16], u8>>(pins, name)?),
             map::LINKS => drop(open::<Table<u32, Link>>(pins, name)?),
             map::SETTINGS => drop(open::<Array<MapData, Settings>>(pins, name)?),
             map::TRIES | map::COUNTERS => drop(open::<PerCpuArray<MapData, u64>>(pins, name)?),

@@ -213,6 +213,10 @@ mod tests {
             peer_elsewhere: veth,
             address: None,
             controller: None,
+            vrf: false,
+            other_names: Vec::new(),
+            addresses: std::collections::BTreeSet::new(),
+            strict: false,
         }
     }
 

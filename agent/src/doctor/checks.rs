@@ -14,6 +14,7 @@ use crate::{
 /// The oldest kernel that the program is tested on.
 const OLDEST: (u8, u8) = (6, 1);
 const BTF: &str = "/sys/kernel/btf/vmlinux";
+const REALTIME: &str = "/sys/kernel/realtime";
 const JIT: &str = "/proc/sys/net/core/bpf_jit_enable";
 const CGROUP: &str = "/sys/fs/cgroup/cgroup.controllers";
 
@@ -26,7 +27,27 @@ const CAPABILITIES: [(CapabilitySet, &str); 3] = [
 
 /// Those without which nothing works.
 pub fn needed() -> Vec<Check> {
-    vec![kernel(), btf(), capability()]
+    vec![
+        kernel(),
+        preemption(fs::read_to_string(REALTIME).ok().as_deref()),
+        btf(),
+        capability(),
+    ]
+}
+
+/// The kernel program has working memory for each processor, and relies on it that a packet is done before the next one
+/// begins there.
+fn preemption(realtime: Option<&str>) -> Check {
+    if realtime.is_some_and(|value| value.trim() == "1") {
+        return Check::failure(
+            "preemption",
+            "the kernel is a real-time one (PREEMPT_RT), on which packets interrupt one another"
+                .to_owned(),
+            "boot another kernel of the distribution",
+        );
+    }
+    let found = "packets do not interrupt one another on a processor";
+    Check::ok("preemption", found.to_owned())
 }
 
 fn kernel() -> Check {
@@ -238,7 +259,18 @@ pub fn cgroup() -> Check {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::Verdict, *};
+
+    #[test]
+    fn a_real_time_kernel_is_refused() {
+        for (realtime, expected) in [
+            (None, Verdict::Ok),
+            (Some("0\n"), Verdict::Ok),
+            (Some("1\n"), Verdict::Failure),
+        ] {
+            assert_eq!(preemption(realtime).verdict, expected, "{realtime:?}");
+        }
+    }
 
     #[test]
     fn names_what_is_missing() {

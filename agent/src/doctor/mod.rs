@@ -73,8 +73,13 @@ impl Check {
     }
 }
 
-/// All checks, for a configuration. `is_local` tells the host's own addresses.
-pub fn examine(config: &Config, is_local: impl Fn(IpAddr) -> bool) -> Vec<Check> {
+/// All checks, for a configuration. `is_local` tells the host's own addresses, `unanswered` are the aliases that neighbours
+/// look for and nobody has.
+pub fn examine(
+    config: &Config,
+    is_local: impl Fn(IpAddr) -> bool,
+    unanswered: &[IpAddr],
+) -> Vec<Check> {
     let refusals = refusals(config);
     let mut all = checks::needed();
     all.extend([
@@ -97,6 +102,7 @@ pub fn examine(config: &Config, is_local: impl Fn(IpAddr) -> bool) -> Vec<Check>
             services::forwarding(config, is_local),
             services::ports(config),
             services::loopback(),
+            services::aliases(unanswered),
         ]);
     }
     all

@@ -57,8 +57,7 @@ pub fn ports(config: &Config) -> Check {
 
 /// The switches of the loopback interface, which the agent sets.
 pub fn loopback() -> Check {
-    let off: Vec<_> = sysctl::LOOPBACK
-        .into_iter()
+    let off: Vec<_> = sysctl::loopback()
         .filter(|name| !sysctl::is_on(name))
         .map(sysctl::dotted)
         .collect();
@@ -73,4 +72,45 @@ pub fn loopback() -> Check {
         format!("off: {}", off.join(", ")),
         "`truename run` sets it where /proc/sys can be written, elsewhere (in a container) use sysctl -w on the host; without it the host's own connections through services do not work",
     )
+}
+
+/// Aliases of a network that this host is in, and that no interface has.
+pub fn aliases(unanswered: &[IpAddr]) -> Check {
+    if unanswered.is_empty() {
+        return Check::ok(
+            "aliases",
+            "neighbours look for no alias that nobody has".to_owned(),
+        );
+    }
+    let words = |each: fn(&IpAddr) -> String| unanswered.iter().map(each).collect::<Vec<_>>();
+    let remedy = words(|alias| {
+        let length = if alias.is_ipv4() { 32 } else { 128 };
+        format!("ip address add {alias}/{length} dev lo")
+    });
+    Check::warning(
+        "aliases",
+        format!(
+            "neighbours ask who has {}, and nobody answers (ARP, NDP), unless they have a route to it by this host",
+            words(IpAddr::to_string).join(", ")
+        ),
+        &remedy.join("; "),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Verdict;
+
+    #[test]
+    fn aliases_that_nobody_has_are_named_with_the_remedy() {
+        let check = aliases(&["10.0.0.10".parse().unwrap(), "fd00::10".parse().unwrap()]);
+        assert_eq!(check.verdict, Verdict::Warning);
+        assert!(check.found.contains("10.0.0.10, fd00::10"), "{check:?}");
+        assert_eq!(
+            check.remedy.as_deref(),
+            Some("ip address add 10.0.0.10/32 dev lo; ip address add fd00::10/128 dev lo")
+        );
+        assert_eq!(aliases(&[]).verdict, Verdict::Ok);
+    }
 }

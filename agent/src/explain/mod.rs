@@ -80,6 +80,21 @@ pub struct Explanation {
     pub outcome: Outcome,
 }
 
+impl Explanation {
+    /// Tells by which interface the packet comes or leaves. Where nothing is attached nothing becomes of it.
+    pub fn arrive(&mut self, interface: String, leaves: bool, attached: bool) {
+        if !attached {
+            self.outcome = Outcome::Unchanged;
+        }
+        let hook = Step::Hook {
+            interface,
+            leaves,
+            attached,
+        };
+        self.steps.insert(0, hook);
+    }
+}
+
 /// What becomes of a packet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
@@ -127,8 +142,8 @@ pub trait Source: nat::Tables {
     fn service_name(&self, alias: &Socket) -> Option<String>;
     /// The name of an endpoint in the configuration.
     fn endpoint_name(&self, at: &Socket) -> Option<String>;
-    /// Whether the host forwards packets of the family.
-    fn forwards(&self, v4: bool) -> bool;
+    /// Whether the host forwards packets of the family: its own, or those of others.
+    fn forwards(&self, v4: bool, own: bool) -> bool;
     /// The kernel's clock.
     fn now_ns(&self) -> u64;
 }

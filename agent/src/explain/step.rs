@@ -8,6 +8,15 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "snake_case")]
 pub enum Step {
+    /// The first hook that could see the packet.
+    Hook {
+        /// The interface.
+        interface: String,
+        /// Whether this host sends it.
+        leaves: bool,
+        /// Whether the program hangs there.
+        attached: bool,
+    },
     /// The first look: what has this port, of any address.
     Port {
         /// The port.
@@ -93,6 +102,9 @@ pub enum Step {
     Forwarded {
         /// Whether this host forwards.
         enabled: bool,
+        /// Whether it passes the host's stack, and netfilter.
+        #[serde(default)]
+        netfilter: bool,
     },
     /// The target is an RPC endpoint.
     Endpoint {
@@ -123,6 +135,7 @@ impl Step {
     /// What is looked at, as a word.
     pub const fn heading(&self) -> &'static str {
         match self {
+            Self::Hook { .. } => "hook",
             Self::Port { .. } => "port",
             Self::Service { .. } | Self::NoService { .. } => "service",
             Self::Choice { .. } => "target",
@@ -137,6 +150,19 @@ impl Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Hook {
+                interface,
+                leaves,
+                attached,
+            } => {
+                let way = if *leaves { "leaves" } else { "comes in" };
+                let what = if *attached {
+                    "which is attached"
+                } else {
+                    "to which nothing is attached: no program sees it, whatever the tables say"
+                };
+                write!(f, "it {way} by {interface}, {what}")
+            }
             Self::Port {
                 port,
                 destination,
@@ -254,8 +280,15 @@ impl fmt::Display for Step {
             Self::Local { turned: true } => f.write_str(
                 "back to this host's own stack, by way of the loopback interface",
             ),
-            Self::Forwarded { enabled: true } => f.write_str("on by this host's routes"),
-            Self::Forwarded { enabled: false } => f.write_str(
+            Self::Forwarded {
+                enabled: true,
+                netfilter: false,
+            } => f.write_str("on by this host's routes"),
+            Self::Forwarded {
+                enabled: true,
+                netfilter: true,
+            } => f.write_str("on by this host's stack, if netfilter lets it pass"),
+            Self::Forwarded { enabled: false, .. } => f.write_str(
                 "on by this host's routes, but the host does not forward: it is dropped (nat_forwarding_off)",
             ),
             Self::Endpoint {

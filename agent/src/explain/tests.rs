@@ -63,8 +63,8 @@ impl Source for Fake {
     fn endpoint_name(&self, _: &Socket) -> Option<String> {
         Some("jm".to_owned())
     }
-    fn forwards(&self, _: bool) -> bool {
-        self.forwards
+    fn forwards(&self, _: bool, own: bool) -> bool {
+        own || self.forwards
     }
     fn now_ns(&self) -> u64 {
         9_000_000_000
@@ -177,7 +177,7 @@ fn begin(tables: &mut Fake, explanation: &Explanation) -> FiveTuple {
         ..Conntrack::default()
     };
     tables.held.connections.insert(key, entry);
-    tables.tried |= 1 << tries;
+    tables.tried |= 1 << tries | nat::TRIED_DIRECT;
     key
 }
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use truename_common::{
     layout::{
         Conntrack, ConntrackState, Counter, FiveTuple, Policy, Service, Socket, TCP, Target, UDP,
-        conntrack_flags, port_flags, service_flags, target_flags,
+        conntrack_flags, conntrack_marks, port_flags, service_flags, settings_flags, target_flags,
     },
     nat::{self, Choice},
 };
@@ -47,6 +47,17 @@ pub fn explain<S: Source>(
         steps: walk.steps,
         outcome,
     }
+}
+
+/// Who sends a packet to another host.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Forwarder {
+    /// The kernel program, from interface to interface.
+    Program,
+    /// The host's stack, which has done so when the program sees the packet.
+    Stack,
+    /// The host's stack, with netfilter, when the program has seen the packet.
+    Netfilter,
 }
 
 struct Walk<'a, S> {
@@ -155,7 +166,7 @@ impl<S: Source> Walk<'_, S> {
             Choice::Current => Some(service.slots),
             Choice::Previous => Some(service.previous),
         };
-        let is_snat = target.flags & target_flags::SNAT != 0;
+        let is_snat = target.flags & target_flags::SNAT != 0 && !self.is_by_stack(target);
         self.steps.push(Step::Choice {
             choice: match choice {
                 Choice::Moved => "moved",
@@ -188,7 +199,17 @@ impl<S: Source> Walk<'_, S> {
 
     fn key(&self, target: &Target, index: u32) -> FiveTuple {
         let settings = self.source.settings();
-        nat::key(&self.original, target, &settings, self.hash, index)
+        let mut target = *target;
+        if self.is_by_stack(&target) {
+            target.flags &= !target_flags::SNAT;
+        }
+        nat::key(&self.original, &target, &settings, self.hash, index)
+    }
+
+    /// Whether the host's stack forwards the packet, with netfilter.
+    fn is_by_stack(&self, target: &Target) -> bool {
+        let is_honoured = self.source.settings().flags & settings_flags::HONOUR != 0;
+        is_honoured && !self.is_from_here && target.flags & target_flags::LOCAL == 0
     }
 
     fn known(&mut self, key: &FiveTuple, entry: &Conntrack) {
@@ -208,7 +229,11 @@ impl<S: Source> Walk<'_, S> {
 
     /// The first candidate that no other connection has, from `first` on, and whether it is a new one's.
     fn allocate(&mut self, target: &Target, first: u32) -> Option<(FiveTuple, bool)> {
-        for index in first..nat::TRIES {
+        // Once more, and harder, if none is free.
+        let rounds = [false, true].into_iter();
+        for (is_pressed, index) in
+            rounds.flat_map(|is_pressed| (first..nat::TRIES).map(move |index| (is_pressed, index)))
+        {
             let key = self.key(target, index);
             let taken = self.source.connection(&key);
             let is_given_up = self.given_up == Some(key);
@@ -218,7 +243,13 @@ impl<S: Source> Walk<'_, S> {
                 self.known(&key, &entry);
                 return Some((key, false));
             }
-            let leftover = taken.is_some_and(|entry| is_given_up || self.is_over(&entry));
+            let leftover = taken.is_some_and(|entry| {
+                let gives_way = is_pressed && nat::gives_way(&entry, self.source.now_ns());
+                is_given_up || gives_way || self.is_over(&entry)
+            });
+            if is_pressed && !leftover {
+                continue;
+            }
             let is_free = taken.is_none() || leftover;
             self.steps.push(Step::Candidate {
                 index,
@@ -243,7 +274,9 @@ impl<S: Source> Walk<'_, S> {
         if target.flags & target_flags::LOCAL != 0 {
             let turned = self.is_from_here;
             self.steps.push(Step::Local { turned });
-        } else if !self.forward(ip(key.endpoint), false) {
+        } else if self.is_by_stack(target) {
+            self.forward(ip(key.endpoint), Forwarder::Netfilter);
+        } else if !self.forward(ip(key.endpoint), Forwarder::Program) {
             return refused(Counter::NatForwardingOff);
         }
         self.readdressed(key, begins)
@@ -258,11 +291,14 @@ impl<S: Source> Walk<'_, S> {
         }
     }
 
-    /// Whether a packet to another host goes on. The program routes as for a packet that came in, even
-    /// one of this host; what the host's stack routes needs no forwarding.
-    fn forward(&mut self, to: IpAddr, by_stack: bool) -> bool {
-        let enabled = by_stack || self.source.forwards(to.is_ipv4());
-        self.steps.push(Step::Forwarded { enabled });
+    /// Whether a packet to another host goes on. What the host's stack has routed already needs no forwarding.
+    fn forward(&mut self, to: IpAddr, by: Forwarder) -> bool {
+        let own = self.is_from_here;
+        let enabled = by == Forwarder::Stack || self.source.forwards(to.is_ipv4(), own);
+        self.steps.push(Step::Forwarded {
+            enabled,
+            netfilter: by == Forwarder::Netfilter,
+        });
         enabled
     }
 
@@ -279,11 +315,17 @@ impl<S: Source> Walk<'_, S> {
         let entry = self.source.connection(&key)?;
         self.known(&key, &entry);
         let client = ip(entry.client);
-        let by_stack = conntrack_flags::is_routed_by_stack(entry.flags);
-        if is_own(client) && (by_stack || self.source.forwards(client.is_ipv4())) {
+        let by = if entry.marks & conntrack_marks::BY_STACK != 0 {
+            Forwarder::Netfilter
+        } else if conntrack_flags::is_routed_by_stack(entry.flags) {
+            Forwarder::Stack
+        } else {
+            Forwarder::Program
+        };
+        if is_own(client) {
             let turned = self.is_from_here;
             self.steps.push(Step::Local { turned });
-        } else if !self.forward(client, by_stack) {
+        } else if !self.forward(client, by) && by == Forwarder::Program {
             return Some(refused(Counter::NatForwardingOff));
         }
         Some(Outcome::Translated {
@@ -302,7 +344,8 @@ impl<S: Source> Walk<'_, S> {
             ..Target::default()
         };
         let kept = self.key(&target, 0);
-        if let Some((key, entry)) = self.find(&target)
+        if self.source.tried(self.hash) & nat::TRIED_DIRECT != 0
+            && let Some((key, entry)) = self.find(&target)
             && key != kept
         {
             self.known(&key, &entry);

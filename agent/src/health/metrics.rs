@@ -37,12 +37,13 @@ type Counters = Family<Labels, Counter>;
 type Gauges = Family<Labels, Gauge>;
 
 /// Packets that the kernel program dropped, by why: counters and the label of the reason.
-const DROPS: [(Kernel, &str); 14] = [
+const DROPS: [(Kernel, &str); 15] = [
     (Kernel::DroppedHole, "hole"),
     (Kernel::DroppedHeld, "held"),
-    (Kernel::DroppedLogFull, "log_full"),
+    (Kernel::DroppedMemory, "memory"),
     (Kernel::DroppedContended, "contended"),
     (Kernel::DroppedStore, "store"),
+    (Kernel::OutOfWindow, "out_of_window"),
     (Kernel::NatTableFull, "table_full"),
     (Kernel::NatPortsExhausted, "ports_exhausted"),
     (Kernel::NatNoTarget, "no_target"),

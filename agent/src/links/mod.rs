@@ -9,12 +9,15 @@ mod netlink;
 mod request;
 mod select;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 pub use changes::Changes;
 pub use filter::{Filter, Side, Slot};
 pub use request::{NetlinkError, Requests};
-pub use select::{check_named, select};
+pub use select::{Wanted, check_named, select};
 use truename_common::layout::{Link, link_flags};
 
 /// What the kernel program finds at the start of a packet.
@@ -35,6 +38,10 @@ pub struct Interface {
     pub index: u32,
     /// Its name.
     pub name: String,
+    /// Other names that it has.
+    pub other_names: Vec<String>,
+    /// This host's addresses there.
+    pub addresses: BTreeSet<IpAddr>,
     /// The start of its packets.
     pub framing: Framing,
     /// Whether it is a loopback device.
@@ -47,8 +54,12 @@ pub struct Interface {
     pub peer_elsewhere: bool,
     /// Its link address, if it has one as Ethernet does.
     pub address: Option<[u8; 6]>,
-    /// The number of the bridge or bond that it is a port of.
+    /// The number of the bridge, bond or VRF that it is a port of.
     pub controller: Option<u32>,
+    /// Whether it is a VRF.
+    pub vrf: bool,
+    /// Whether its `rp_filter`, or that of all interfaces, is 1.
+    pub strict: bool,
 }
 
 /// What there is.
@@ -58,6 +69,8 @@ pub struct Inventory {
     pub interfaces: BTreeMap<u32, Interface>,
     /// The numbers of those that a default route leaves through.
     pub default_route: BTreeSet<u32>,
+    /// Whether a route of IPv4 leaves through several at once.
+    pub multipath: bool,
 }
 
 impl Inventory {
@@ -67,23 +80,49 @@ impl Inventory {
         all.map(|interface| interface.name.clone()).collect()
     }
 
-    /// The link addresses of frames that an interface receives for this host.
-    pub fn link(&self, interface: &Interface) -> Link {
-        let controller = interface
-            .controller
-            .and_then(|index| self.interfaces.get(&index));
+    /// What the kernel program has to know of an interface, while it is attached to these.
+    pub fn link(&self, interface: &Interface, attached: &BTreeMap<u32, &Interface>) -> Link {
+        let controller = self.controller(interface);
         let is_container = controller.is_some() && interface.veth && interface.peer_elsewhere;
+        let is_attached = |interface: &&Interface| attached.contains_key(&interface.index);
+        let mut flags = 0;
+        let mut set = |is, flag| flags |= if is { flag } else { 0 };
+        set(is_container, link_flags::CONTAINER);
+        let is_port = controller.is_some_and(|controller| is_attached(&controller));
+        set(is_port, link_flags::PORT);
+        let ports = self.interfaces.values().filter(|port| {
+            self.controller(port)
+                .is_some_and(|controller| controller.index == interface.index)
+        });
+        let ports: Vec<_> = ports.collect();
+        let is_controller = !ports.is_empty() && ports.iter().all(is_attached);
+        set(is_controller, link_flags::CONTROLLER);
+        let is_in_vrf = interface.controller.is_some() && controller.is_none();
+        set(is_in_vrf, link_flags::VRF);
+        set(interface.strict, link_flags::STRICT);
+        set(!self.multipath, link_flags::ONE_WAY);
         Link {
             address: interface.address.unwrap_or_default(),
             controller: controller
                 .and_then(|controller| controller.address)
                 .unwrap_or_default(),
-            flags: if is_container {
-                link_flags::CONTAINER
-            } else {
-                0
-            },
+            flags,
         }
+    }
+
+    /// The bridge or bond that an interface is a port of. (A VRF, which has ports too, passes no frames.)
+    fn controller(&self, interface: &Interface) -> Option<&Interface> {
+        let controller = self.interfaces.get(&interface.controller?)?;
+        (!controller.vrf).then_some(controller)
+    }
+
+    /// Whether an interface is a bridge or bond with ports.
+    fn has_ports(&self, interface: &Interface) -> bool {
+        let mut all = self.interfaces.values();
+        all.any(|port| {
+            self.controller(port)
+                .is_some_and(|controller| controller.index == interface.index)
+        })
     }
 
     /// Adds an interface.

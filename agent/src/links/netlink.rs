@@ -9,12 +9,15 @@ use std::{
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
-    link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage},
+    link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage, Prop},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
 };
 
 use super::{Framing, Interface, Inventory, NetlinkError, Requests, Side};
-use crate::plan::{Facts, Roles};
+use crate::{
+    plan::{Facts, Roles},
+    sysctl,
+};
 
 impl Requests {
     /// What there is now.
@@ -31,6 +34,14 @@ impl Requests {
                 inventory.insert(interface);
             }
         }
+        let question = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        for message in self.list("list addresses", &question)? {
+            if let RouteNetlinkMessage::NewAddress(address) = message
+                && let Some(interface) = inventory.interfaces.get_mut(&address.header.index)
+            {
+                interface.addresses.extend(own_address(&address));
+            }
+        }
         for (family, action) in [
             (AddressFamily::Inet, "list IPv4 routes"),
             (AddressFamily::Inet6, "list IPv6 routes"),
@@ -42,6 +53,8 @@ impl Requests {
                     for message in routes {
                         if let RouteNetlinkMessage::NewRoute(route) = message {
                             inventory.default_route.extend(default_route(&route));
+                            inventory.multipath |=
+                                family == AddressFamily::Inet && is_multipath(&route);
                         }
                     }
                 }
@@ -63,13 +76,9 @@ impl Requests {
         targets: &BTreeSet<IpAddr>,
         roles: Arc<Roles>,
     ) -> Result<Facts, NetlinkError> {
-        let question = RouteNetlinkMessage::GetAddress(AddressMessage::default());
-        let mut addresses = BTreeSet::new();
-        for message in self.list("list addresses", &question)? {
-            if let RouteNetlinkMessage::NewAddress(address) = message {
-                addresses.extend(own_address(&address));
-            }
-        }
+        let interfaces = inventory.interfaces.values();
+        let addresses = interfaces.flat_map(|interface| interface.addresses.iter().copied());
+        let addresses = addresses.collect();
         let mut sources = BTreeMap::new();
         for target in targets {
             if let Some(source) = self.source(*target)? {
@@ -89,6 +98,42 @@ impl Requests {
 
     /// The address that this host's packets to `target` come from; none if there is no route.
     fn source(&mut self, target: IpAddr) -> Result<Option<IpAddr>, NetlinkError> {
+        Ok(self.route(target)?.as_ref().and_then(preferred_source))
+    }
+
+    /// The number of the interface by which this host sends to an address; none if there is no route.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn interface_to(&mut self, address: IpAddr) -> Result<Option<u32>, NetlinkError> {
+        let route = self.route(address)?;
+        let attributes = route.map(|route| route.attributes).unwrap_or_default();
+        let mut interfaces = attributes.iter().filter_map(|attribute| match attribute {
+            RouteAttribute::Oif(index) => Some(*index),
+            _ => None,
+        });
+        Ok(interfaces.next())
+    }
+
+    /// Whether an address is one of a network that this host is in, and not its own: others in it ask who has it.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn is_on_link(&mut self, address: IpAddr) -> Result<bool, NetlinkError> {
+        let is_gateway = |attribute: &RouteAttribute| {
+            matches!(
+                attribute,
+                RouteAttribute::Gateway(_) | RouteAttribute::Via(_) | RouteAttribute::MultiPath(_)
+            )
+        };
+        let route = self.route(address)?;
+        Ok(route.is_some_and(|route| {
+            route.header.kind == RouteType::Unicast && !route.attributes.iter().any(is_gateway)
+        }))
+    }
+
+    /// The route by which this host sends to an address; none if there is none.
+    fn route(&mut self, target: IpAddr) -> Result<Option<RouteMessage>, NetlinkError> {
         let (family, length, address) = match target {
             IpAddr::V4(v4) => (AddressFamily::Inet, 32, RouteAddress::Inet(v4)),
             IpAddr::V6(v6) => (AddressFamily::Inet6, 128, RouteAddress::Inet6(v6)),
@@ -101,7 +146,7 @@ impl Requests {
             .push(RouteAttribute::Destination(address));
         let question = RouteNetlinkMessage::GetRoute(question);
         match self.get("find the route to a target", question)? {
-            Some(RouteNetlinkMessage::NewRoute(route)) => Ok(preferred_source(&route)),
+            Some(RouteNetlinkMessage::NewRoute(route)) => Ok(Some(route)),
             // The kernel's answer to "by which route?" is an error where there is none.
             _ => Ok(None),
         }
@@ -139,11 +184,12 @@ fn read_interface(link: &LinkMessage) -> Option<Interface> {
     }
     let layer = link.header.link_layer_type;
     let mut name = None;
-    let mut veth = false;
+    let (mut veth, mut vrf) = (false, false);
     let mut peer = None;
     let mut peer_elsewhere = false;
     let mut address = None;
     let mut controller = None;
+    let mut other_names = Vec::new();
     for attribute in &link.attributes {
         match attribute {
             LinkAttribute::IfName(text) => name = Some(text.clone()),
@@ -151,17 +197,27 @@ fn read_interface(link: &LinkMessage) -> Option<Interface> {
             LinkAttribute::LinkNetNsId(_) => peer_elsewhere = true,
             LinkAttribute::Address(bytes) => address = bytes.as_slice().try_into().ok(),
             LinkAttribute::Controller(index) => controller = Some(*index),
+            LinkAttribute::PropList(properties) => {
+                other_names.extend(properties.iter().filter_map(|property| match property {
+                    Prop::AltIfName(name) => Some(name.clone()),
+                    _ => None,
+                }));
+            }
             LinkAttribute::LinkInfo(infos) => {
-                veth |= infos
-                    .iter()
-                    .any(|info| matches!(info, LinkInfo::Kind(InfoKind::Veth)));
+                let is = |kind: InfoKind| infos.contains(&LinkInfo::Kind(kind));
+                veth |= is(InfoKind::Veth);
+                vrf |= is(InfoKind::Vrf);
             }
             _ => {}
         }
     }
+    let name = name?;
+    let strict = ["all", &name].into_iter().map(rp_filter).max() == Some(1);
     Some(Interface {
         index: link.header.index,
-        name: name?,
+        name,
+        other_names,
+        addresses: BTreeSet::new(),
         framing: framing(layer),
         loopback: layer == LinkLayerType::Loopback,
         veth,
@@ -169,7 +225,24 @@ fn read_interface(link: &LinkMessage) -> Option<Interface> {
         peer_elsewhere,
         address,
         controller,
+        vrf,
+        strict,
     })
+}
+
+/// How the source of what comes in by an interface is checked; 0 is not at all. The larger of an interface's own value
+/// and that of all counts.
+fn rp_filter(interface: &str) -> u8 {
+    let value = sysctl::read(&format!("net/ipv4/conf/{interface}/rp_filter"));
+    value.ok().and_then(|value| value.parse().ok()).unwrap_or(0)
+}
+
+/// Whether a route has several next hops.
+fn is_multipath(route: &RouteMessage) -> bool {
+    route
+        .attributes
+        .iter()
+        .any(|attribute| matches!(attribute, RouteAttribute::MultiPath(hops) if hops.len() > 1))
 }
 
 fn framing(layer: LinkLayerType) -> Framing {

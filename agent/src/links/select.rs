@@ -1,22 +1,79 @@
 //! Which interfaces the programs are attached to.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use super::{Interface, Inventory};
-use crate::config::{self, ConfigError, Selector};
+use crate::config::{self, Config, ConfigError, Selector};
+
+/// What a configuration asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// What is named.
+    pub interfaces: Vec<config::Interface>,
+    /// The addresses that services and endpoints have.
+    served: BTreeSet<IpAddr>,
+    /// Whether one has all of this host's.
+    serves_all: bool,
+}
+
+impl Wanted {
+    /// By a configuration.
+    pub fn of(config: &Config) -> Self {
+        let services = config.services.iter().map(|service| service.listen);
+        let endpoints = config.endpoints.iter().map(|endpoint| endpoint.listen);
+        let listen: Vec<_> = services
+            .chain(endpoints)
+            .map(|listen| listen.address)
+            .collect();
+        Self {
+            interfaces: config.datapath.interfaces.clone(),
+            serves_all: listen.contains(&None),
+            served: listen.into_iter().flatten().collect(),
+        }
+    }
+
+    /// The names that no interface has.
+    pub fn missing(&self, inventory: &Inventory) -> Vec<String> {
+        let is_there = |name: &String| {
+            let mut all = inventory.interfaces.values();
+            all.any(|interface| interface.names().any(|known| known == name))
+        };
+        let names = self
+            .interfaces
+            .iter()
+            .filter_map(|asked| match &asked.selector {
+                Selector::Name(name) => Some(name),
+                _ => None,
+            });
+        names.filter(|name| !is_there(name)).cloned().collect()
+    }
+
+    /// Whether an interface has an address that others use. With all addresses, those of a bridge are used by way of its
+    /// ports, and those of a link only mean nothing without it.
+    fn is_served(&self, inventory: &Inventory, interface: &Interface) -> bool {
+        let is_link_local =
+            |address: &IpAddr| matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        let mut addresses = interface.addresses.iter();
+        let serves_all = self.serves_all && !inventory.has_ports(interface);
+        addresses
+            .any(|address| self.served.contains(address) || serves_all && !is_link_local(address))
+    }
+}
 
 /// The selected interfaces, by number.
-pub fn select<'a>(
-    inventory: &'a Inventory,
-    wanted: &[config::Interface],
-) -> BTreeMap<u32, &'a Interface> {
+pub fn select<'a>(inventory: &'a Inventory, wanted: &Wanted) -> BTreeMap<u32, &'a Interface> {
     inventory
         .interfaces
         .iter()
         .filter(|(_, interface)| {
-            wanted.iter().any(|wanted| match &wanted.selector {
-                Selector::Auto => is_auto(inventory, interface),
-                named => named.matches(&interface.name),
+            wanted.interfaces.iter().any(|asked| match &asked.selector {
+                Selector::Auto => {
+                    is_auto(inventory, interface) || wanted.is_served(inventory, interface)
+                }
+                named => interface.names().any(|name| named.matches(name)),
             })
         })
         .map(|(index, interface)| (*index, interface))
@@ -32,11 +89,8 @@ pub fn check_named(inventory: &Inventory, wanted: &[config::Interface]) -> Resul
         let Selector::Name(name) = selector else {
             continue;
         };
-        if inventory
-            .interfaces
-            .values()
-            .any(|interface| interface.name == *name)
-        {
+        let mut interfaces = inventory.interfaces.values();
+        if interfaces.any(|interface| interface.names().any(|known| known == name)) {
             continue;
         }
         let names: Vec<_> = inventory
@@ -55,6 +109,16 @@ pub fn check_named(inventory: &Inventory, wanted: &[config::Interface]) -> Resul
         });
     }
     Ok(())
+}
+
+impl Interface {
+    /// All its names.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let others = self.other_names.iter();
+        std::iter::once(&self.name)
+            .chain(others)
+            .map(String::as_str)
+    }
 }
 
 /// Those with a default route, loopback, and veths whose other end is in another namespace.
@@ -90,6 +154,10 @@ mod tests {
             peer_elsewhere: false,
             address: None,
             controller: None,
+            vrf: false,
+            other_names: Vec::new(),
+            addresses: BTreeSet::new(),
+            strict: false,
         }
     }
 
@@ -131,7 +199,11 @@ mod tests {
     }
 
     fn names(selectors: &[&str]) -> Vec<String> {
-        select(&inventory(), &wanted(selectors))
+        let wanted = Wanted {
+            interfaces: wanted(selectors),
+            ..Wanted::default()
+        };
+        select(&inventory(), &wanted)
             .values()
             .map(|i| i.name.clone())
             .collect()
@@ -140,6 +212,54 @@ mod tests {
     #[test]
     fn auto_takes_uplinks_loopback_and_host_sides() {
         assert_eq!(names(&["auto"]), ["lo", "eth0", "vetha", "vethd"]);
+    }
+
+    #[test]
+    fn auto_takes_those_with_an_address_that_is_served() {
+        let mut inventory = inventory();
+        let mut add = |index: u32, address: &str| {
+            let interface = inventory.interfaces.get_mut(&index).unwrap();
+            interface.addresses.insert(address.parse().unwrap());
+        };
+        add(3, "10.1.0.1");
+        add(4, "172.17.0.1");
+        add(4, "fe80::1");
+        add(7, "fe80::2");
+        for (listen, expected) in [
+            ("10.1.0.1:80", &["lo", "eth0", "eth1", "vetha", "vethd"][..]),
+            ("10.1.0.9:80", &["lo", "eth0", "vetha", "vethd"]),
+            ("*:80", &["lo", "eth0", "eth1", "docker0", "vetha", "vethd"]),
+        ] {
+            let text = format!(
+                "[[service]]\nname = \"a\"\nprotocol = \"tcp\"\nlisten = \"{listen}\"\ntarget = \"10.2.0.1:80\"\n"
+            );
+            let file = config::File::parse("t.toml".as_ref(), &text).unwrap();
+            let config = Config::new(file, config::Flags::default()).unwrap();
+            let selected = select(&inventory, &Wanted::of(&config));
+            let names: Vec<_> = selected.values().map(|i| i.name.as_str()).collect();
+            assert_eq!(names, expected, "{listen}");
+        }
+        // Its ports are attached in its place.
+        inventory.interfaces.get_mut(&5).unwrap().controller = Some(4);
+        let all = Wanted {
+            interfaces: wanted(&["auto"]),
+            serves_all: true,
+            ..Wanted::default()
+        };
+        assert!(!select(&inventory, &all).contains_key(&4));
+    }
+
+    #[test]
+    fn an_interface_may_have_several_names() {
+        let mut inventory = inventory();
+        let eth1 = inventory.interfaces.get_mut(&3).unwrap();
+        eth1.other_names = vec!["enp0s8".to_owned()];
+        let asked = Wanted {
+            interfaces: wanted(&["enp0s8"]),
+            ..Wanted::default()
+        };
+        assert!(select(&inventory, &asked).contains_key(&3));
+        assert!(check_named(&inventory, &asked.interfaces).is_ok());
     }
 
     #[test]

@@ -38,6 +38,12 @@ pub enum AuthorityError {
         "the host is no DNS name: labels have 1 to 63 letters, digits, hyphens or underscores, and no hyphen at either end"
     )]
     BadHost,
+    /// More than one, separated by commas.
+    #[error("these are several; write a list of one each, e.g. [\"zk1:2181\", \"zk2:2181\"]")]
+    Several,
+    /// A URL or the address of an actor system.
+    #[error("only its host:port is wanted, without what stands before and behind")]
+    WithScheme,
     /// More bytes than the kernel tables hold.
     #[error("it is longer than {AUTHORITY_MAX} bytes")]
     TooLong,
@@ -106,6 +112,12 @@ impl FromStr for Authority {
 
 /// Splits `host:port` at the colon that separates them.
 pub fn split(text: &str) -> Result<(&str, &str), AuthorityError> {
+    if text.contains("://") {
+        return Err(AuthorityError::WithScheme);
+    }
+    if text.contains(',') {
+        return Err(AuthorityError::Several);
+    }
     if text.starts_with('[') {
         let end = text.find(']').ok_or(AuthorityError::BadIpv6)?;
         let (host, rest) = text.split_at(end + 1);
@@ -186,6 +198,8 @@ mod tests {
         for (text, error) in [
             ("", AuthorityError::NoPort),
             ("jobmanager", AuthorityError::NoPort),
+            ("zk1:2181,zk2:2181", AuthorityError::Several),
+            ("pekko.tcp://flink@jm:6123", AuthorityError::WithScheme),
             ("jobmanager:", AuthorityError::NoPort),
             (":6123", AuthorityError::NoHost),
             ("jobmanager:0", AuthorityError::BadPort),

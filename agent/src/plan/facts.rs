@@ -10,7 +10,7 @@ use std::{
 use truename_common::{
     layout::{
         Conntrack, FiveTuple, Service, Settings, Slots, Socket, Target, conntrack_flags,
-        target_flags, v4_mapped,
+        conntrack_marks, target_flags, v4_mapped,
     },
     nat,
 };
@@ -82,7 +82,8 @@ impl Held {
             let found = candidates.iter().copied().find(|number| {
                 self.targets.get(number).is_some_and(|target| {
                     let tries = u32::from(entry.tries);
-                    nat::key(&original, target, settings, hash, tries) == *key
+                    let target = seen_by(entry, target);
+                    nat::key(&original, &target, settings, hash, tries) == *key
                 })
             });
             found.map(|number| (*key, number))
@@ -147,6 +148,15 @@ impl nat::Tables for Held {
     fn target(&self, number: u32) -> Option<Target> {
         self.targets.get(&number).copied()
     }
+}
+
+/// A target as the kernel program took it for a connection.
+fn seen_by(entry: &Conntrack, target: &Target) -> Target {
+    let mut target = *target;
+    if entry.marks & conntrack_marks::BY_STACK != 0 {
+        target.flags &= !target_flags::SNAT;
+    }
+    target
 }
 
 /// An address as the kernel tables have it.

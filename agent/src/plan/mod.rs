@@ -32,9 +32,14 @@ pub struct Tables {
     pub names: BTreeMap<Socket, Names>,
     /// `LISTED`, as number of the endpoint and alias.
     pub listed: BTreeSet<(u32, truename_common::layout::Authority)>,
+    /// `ADDRESSES`: this host's, of which the first ones count.
+    pub addresses: BTreeSet<[u8; 16]>,
     /// The tables of services.
     pub services: Services,
 }
+
+/// Entries of `ADDRESSES`.
+const ADDRESSES_MAX: usize = 4096;
 
 /// Key of `LISTED`.
 pub fn listed_key((endpoint, alias): (u32, truename_common::layout::Authority)) -> ListedAlias {
@@ -57,6 +62,12 @@ pub fn plan(
 ) -> Tables {
     let mut tables = Tables {
         services: services::plan(config, facts, held),
+        addresses: facts
+            .addresses
+            .iter()
+            .map(|address| bytes(*address))
+            .take(ADDRESSES_MAX)
+            .collect(),
         ..Tables::default()
     };
     let mut flag = |port, flag| *tables.ports.entry(port).or_default() |= flag;

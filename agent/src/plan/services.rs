@@ -19,7 +19,7 @@ use super::{
     roles::{self, Wanted},
     space::Space,
 };
-use crate::config::{self, Config, OnChange, Snat, Transport, WhenFull};
+use crate::config::{self, Config, Netfilter, OnChange, Snat, Transport, WhenFull};
 
 /// The wanted contents of the tables of services.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -423,6 +423,14 @@ impl<'a> Plan<'a> {
     fn finish(mut self) -> Services {
         let ports = self.config.datapath.snat_ports;
         let range = (self.out.settings.first_port, self.out.settings.last_port);
+        let honoured = self.out.settings.flags & settings_flags::HONOUR;
+        if honoured != wanted_honour(self.config) {
+            self.out.is_waiting = true;
+            self.out.left_out.push(format!(
+                "netfilter = \"{}\" waits until there is no connection; `truename flows flush` ends all",
+                self.config.datapath.netfilter.name()
+            ));
+        }
         if range != (ports.first, ports.last) {
             self.out.is_waiting = true;
             self.out.left_out.push(format!(
@@ -460,6 +468,28 @@ fn shown(wanted: &Wanted<'_>) -> String {
     }
 }
 
+/// Whether the stack shall forward.
+fn wanted_honour(config: &Config) -> u8 {
+    match config.datapath.netfilter {
+        Netfilter::Honour => settings_flags::HONOUR,
+        Netfilter::Bypass => 0,
+    }
+}
+
+/// Bits of [`settings_flags`]. Connections are found by who forwards them.
+fn flags(config: &Config, held: &Held) -> u8 {
+    let evict = match config.datapath.when_full {
+        WhenFull::Evict => settings_flags::EVICT,
+        WhenFull::Refuse => 0,
+    };
+    let honour = if held.connections.is_empty() {
+        wanted_honour(config)
+    } else {
+        held.settings.flags & settings_flags::HONOUR
+    };
+    evict | honour
+}
+
 /// The settings. The range of source ports stays as it is while a connection was placed by it.
 fn settings(config: &Config, facts: &Facts, held: &Held) -> Settings {
     let ports = config.datapath.snat_ports;
@@ -469,10 +499,7 @@ fn settings(config: &Config, facts: &Facts, held: &Held) -> Settings {
         first_port: ports.first,
         last_port: ports.last,
         tag: held.settings.tag,
-        flags: match config.datapath.when_full {
-            WhenFull::Evict => settings_flags::EVICT,
-            WhenFull::Refuse => 0,
-        },
+        flags: flags(config, held),
         pad: 0,
     };
     let has_range = held.settings.last_port != 0;

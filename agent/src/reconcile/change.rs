@@ -39,6 +39,10 @@ pub enum Change {
     RemoveName(Socket),
     /// Removes an entry of `LISTED`.
     Unlist(ListedAlias),
+    /// Sets an entry of `ADDRESSES`.
+    Address([u8; 16]),
+    /// Removes an entry of `ADDRESSES`.
+    RemoveAddress([u8; 16]),
 }
 
 /// An entry of a table, by its key.
@@ -68,6 +72,8 @@ pub enum Entry {
     Moved(FiveTuple),
     /// Of `CONNTRACK`.
     Connection(FiveTuple),
+    /// Of `ADDRESSES`.
+    Address([u8; 16]),
 }
 
 impl Change {
@@ -84,6 +90,7 @@ impl Change {
             Self::Move(original, _) => Entry::Moved(original),
             Self::Forget(key) => Entry::Connection(key),
             Self::Port(port, _) => Entry::Port(port),
+            Self::Address(address) | Self::RemoveAddress(address) => Entry::Address(address),
         }
     }
 }
@@ -102,6 +109,7 @@ impl Entry {
             Self::Service(_) => map::SERVICES,
             Self::Moved(_) => map::MOVED,
             Self::Connection(_) => map::CONNTRACK,
+            Self::Address(_) => map::ADDRESSES,
         }
     }
 }

@@ -74,10 +74,13 @@ impl Kernel for Model {
             endpoints,
             names,
             listed,
+            addresses,
             held,
         } = &mut self.present;
         match *change {
             Change::List(key) => drop(listed.insert((key.endpoint, key.alias))),
+            Change::Address(address) => drop(addresses.insert(address)),
+            Change::RemoveAddress(address) => drop(addresses.remove(&address)),
             Change::Unlist(key) => drop(listed.remove(&(key.endpoint, key.alias))),
             Change::Name(socket, value) => drop(names.insert(socket, value)),
             Change::RemoveName(socket) => drop(names.remove(&socket)),

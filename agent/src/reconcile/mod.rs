@@ -39,6 +39,8 @@ pub struct Present {
     pub names: BTreeMap<Socket, Names>,
     /// `LISTED`.
     pub listed: BTreeSet<(u32, Authority)>,
+    /// `ADDRESSES`.
+    pub addresses: BTreeSet<[u8; 16]>,
     /// The tables of services.
     pub held: Held,
 }
@@ -185,6 +187,8 @@ impl Reconciled {
 fn diff(wanted: &Tables, present: &Present) -> services::Steps {
     let mut steps = services::diff(&wanted.services, &present.held);
     let mut additions = add_endpoints(wanted, present);
+    let new = wanted.addresses.difference(&present.addresses);
+    additions.extend(new.map(|address| Change::Address(*address)));
     for (port, flags) in &wanted.ports {
         let now = present.ports.get(port).copied().unwrap_or_default();
         if now | flags != now {
@@ -201,6 +205,9 @@ fn diff(wanted: &Tables, present: &Present) -> services::Steps {
         }
     }
     steps.removals.extend(remove_endpoints(wanted, present));
+    let gone = present.addresses.difference(&wanted.addresses);
+    let gone = gone.map(|address| Change::RemoveAddress(*address));
+    steps.removals.extend(gone);
     steps
 }
 

@@ -240,6 +240,8 @@ impl Kernel for Fake {
                 Change::RemoveService(alias) => drop(held.services.remove(&alias)),
                 Change::Port(port, 0) => drop(present.ports.remove(&port)),
                 Change::Port(port, flags) => drop(present.ports.insert(port, flags)),
+                Change::Address(address) => drop(present.addresses.insert(address)),
+                Change::RemoveAddress(address) => drop(present.addresses.remove(&address)),
                 ref other => panic!("no step for services: {other:?}"),
             }
         }

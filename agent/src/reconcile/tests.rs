@@ -44,6 +44,7 @@ fn wanted() -> Tables {
         .into(),
         names: [(socket(1, 1), Names::configured(authority("a:1")))].into(),
         listed: [(0, authority("b:1"))].into(),
+        addresses: [[1; 16], [2; 16]].into(),
         ..Tables::default()
     }
 }
@@ -67,6 +68,8 @@ fn apply(present: &mut Present, steps: &[Change]) {
             Change::Port(port, flags) => drop(present.ports.insert(port, flags)),
             Change::RemoveEndpoint(socket) => drop(present.endpoints.remove(&socket)),
             Change::RemoveName(socket) => drop(present.names.remove(&socket)),
+            Change::Address(address) => drop(present.addresses.insert(address)),
+            Change::RemoveAddress(address) => drop(present.addresses.remove(&address)),
             Change::Unlist(key) => drop(present.listed.remove(&(key.endpoint, key.alias))),
             other => panic!("no step for endpoints: {other:?}"),
         }
@@ -80,12 +83,14 @@ fn converges_and_is_idempotent() {
     present.endpoints.insert(socket(9, 9), Endpoint::default());
     present.names.insert(socket(9, 9), Names::default());
     present.listed.insert((3, authority("old:9")));
+    present.addresses = [[2; 16], [3; 16]].into();
     let steps = diff(&wanted(), &present);
     apply(&mut present, &steps);
     assert_eq!(present.ports, wanted().ports);
     assert_eq!(present.endpoints, wanted().endpoints);
     assert_eq!(present.names, wanted().names);
     assert_eq!(present.listed, wanted().listed);
+    assert_eq!(present.addresses, wanted().addresses);
     assert_eq!(diff(&wanted(), &present), []);
 }
 

@@ -28,7 +28,7 @@ use super::{
 use crate::{
     config::{self, Config, ConfigError, Sources},
     datapath::{DatapathError, Lock, Pins},
-    links::{self, Changes, Inventory, Requests},
+    links::{self, Changes, Inventory, Requests, Wanted},
     logging,
     plan::{Facts, Roles},
     sysctl,
@@ -293,7 +293,7 @@ impl Agent {
             .collect();
         links::check_named(&inventory, &new)?;
         let (inventory, next) = (Arc::new(inventory), Arc::new(next));
-        let (wanted, present) = (next.datapath.interfaces.clone(), Arc::clone(&inventory));
+        let (wanted, present) = (Wanted::of(&next), Arc::clone(&inventory));
         self.attach(move |attachment| attachment.prepare(&wanted, &present))
             .await??;
         if !next.services.is_empty() {
@@ -312,7 +312,7 @@ impl Agent {
                 return Err(error);
             }
         };
-        let (wanted, xdp) = (next.datapath.interfaces.clone(), xdp(&next));
+        let (wanted, xdp) = (Wanted::of(&next), xdp(&next));
         let progress = self
             .attach(move |attachment| {
                 attachment.select(wanted, xdp);

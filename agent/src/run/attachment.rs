@@ -13,20 +13,22 @@ use crate::{
     api::InterfaceRow,
     config,
     datapath::{DatapathError, Drift, Mode, Programs, XdpMode},
-    links::{Interface, Inventory, select},
+    links::{Interface, Inventory, Wanted, select},
 };
 use truename_common::layout::Link;
 
 /// The programs, and the interfaces they should hang on.
 pub struct Attachment {
     programs: Programs,
-    wanted: Vec<config::Interface>,
+    wanted: Wanted,
     /// Where XDP shall forward.
     xdp: config::Xdp,
     /// Why it does not somewhere.
     xdp_problems: Vec<String>,
     /// Interfaces that are wanted and could not be attached, with the reason.
     failed: BTreeMap<u32, (String, String)>,
+    /// Names that are wanted and that no interface has.
+    missing: Vec<String>,
     /// Interfaces whose turn has not come.
     pending: usize,
     /// How many things that somebody else took away or replaced were brought back.
@@ -42,7 +44,7 @@ impl Attachment {
     /// at last.
     pub fn start(
         programs: Programs,
-        wanted: Vec<config::Interface>,
+        wanted: Wanted,
         xdp: config::Xdp,
         inventory: &Inventory,
     ) -> Result<Self, DatapathError> {
@@ -52,6 +54,7 @@ impl Attachment {
             xdp,
             xdp_problems: Vec::new(),
             failed: BTreeMap::new(),
+            missing: Vec::new(),
             pending: 0,
             repaired: Arc::default(),
         };
@@ -63,7 +66,7 @@ impl Attachment {
             let Err(error) = attachment.programs.attach(interface) else {
                 continue;
             };
-            if is_named(&attachment.wanted, &interface.name) {
+            if is_named(&attachment.wanted, interface) {
                 attachment.undo();
                 return Err(error);
             }
@@ -95,14 +98,10 @@ impl Attachment {
 
     /// Attaches to those of other interfaces that are named, beyond those that are attached. Fails, as it was
     /// before, if one cannot be attached. The others are left to [`Self::follow`].
-    pub fn prepare(
-        &mut self,
-        wanted: &[config::Interface],
-        inventory: &Inventory,
-    ) -> Result<(), DatapathError> {
+    pub fn prepare(&mut self, wanted: &Wanted, inventory: &Inventory) -> Result<(), DatapathError> {
         for interface in select(inventory, wanted).values() {
             let is_attached = self.programs.attached().contains_key(&interface.index);
-            if is_attached || !is_named(wanted, &interface.name) {
+            if is_attached || !is_named(wanted, interface) {
                 continue;
             }
             match self.programs.attach(interface) {
@@ -117,7 +116,7 @@ impl Attachment {
     }
 
     /// Wants other interfaces from now on: [`Self::follow`] brings it to them.
-    pub fn select(&mut self, wanted: Vec<config::Interface>, xdp: config::Xdp) {
+    pub fn select(&mut self, wanted: Wanted, xdp: config::Xdp) {
         self.wanted = wanted;
         self.xdp = xdp;
     }
@@ -129,6 +128,7 @@ impl Attachment {
         self.repair(inventory);
         let selected = select(inventory, &self.wanted);
         self.failed.retain(|index, _| selected.contains_key(index));
+        self.missing = self.wanted.missing(inventory);
         self.pending = 0;
         if let Err(error) = self.programs.set_links(&links(inventory, &selected)) {
             log::warn!("{error}");
@@ -289,16 +289,7 @@ impl Attachment {
 
     /// The interfaces that were selected by name and are not there.
     pub fn missing(&self) -> Vec<String> {
-        let rows = self.rows();
-        self.wanted
-            .iter()
-            .filter_map(|wanted| match &wanted.selector {
-                config::Selector::Name(name) => Some(name),
-                _ => None,
-            })
-            .filter(|name| !rows.iter().any(|row| row.name == **name))
-            .cloned()
-            .collect()
+        self.missing.clone()
     }
 
     fn undo(&mut self) {
@@ -317,15 +308,18 @@ impl Attachment {
     }
 }
 
-/// The link addresses of interfaces, by number.
+/// What the kernel program has to know of interfaces, by number.
 fn links(inventory: &Inventory, selected: &BTreeMap<u32, &Interface>) -> BTreeMap<u32, Link> {
-    let link = |(index, interface): (&u32, &&Interface)| (*index, inventory.link(interface));
+    let link =
+        |(index, interface): (&u32, &&Interface)| (*index, inventory.link(interface, selected));
     selected.iter().map(link).collect()
 }
 
 /// Whether an interface is asked for by its name.
-fn is_named(wanted: &[config::Interface], name: &str) -> bool {
+fn is_named(wanted: &Wanted, interface: &Interface) -> bool {
+    let has = |wanted: &String| interface.names().any(|name| name == wanted);
     wanted
+        .interfaces
         .iter()
-        .any(|wanted| matches!(&wanted.selector, config::Selector::Name(wanted) if wanted == name))
+        .any(|wanted| matches!(&wanted.selector, config::Selector::Name(wanted) if has(wanted)))
 }

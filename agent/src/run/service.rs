@@ -323,10 +323,27 @@ impl Inner {
             tables,
             services: &services,
         };
-        let live = self.live();
-        Ok(explain(&source, question, |address| {
-            live.facts.is_local(address)
-        }))
+        let mut explanation = explain(&source, question, |address| {
+            self.live().facts.is_local(address)
+        });
+        let leaves = self.live().facts.is_local(question.from.to_canonical());
+        // As the host's routes are: who sends may have others.
+        let other_end = if leaves {
+            question.to.ip()
+        } else {
+            question.from
+        };
+        let mut requests = Requests::open()?;
+        if let Some(index) = requests.interface_to(other_end.to_canonical())? {
+            let inventory = requests.inventory()?;
+            let interface = inventory.interfaces.get(&index);
+            let name = interface.map_or_else(|| index.to_string(), |known| known.name.clone());
+            let live = self.live();
+            let mut rows = live.interfaces.iter();
+            let attached = rows.any(|row| row.index == index && row.program.is_some());
+            explanation.arrive(name, leaves, attached);
+        }
+        Ok(explanation)
     }
 
     /// What somebody else took away or replaced, a sentence each.

@@ -32,7 +32,7 @@ use crate::{
     config::{Config, Sources},
     datapath::{self, Mode, Object, Pins, Programs, ServiceTables, Tables},
     doctor,
-    links::{self, Changes, Inventory, Requests},
+    links::{self, Changes, Inventory, Requests, Wanted},
     plan::Facts,
     topology::{self, Follower, learned},
     watch::FileWatch,
@@ -274,8 +274,8 @@ fn load(
     if !config.services.is_empty() {
         agent::prepare_host(pins, facts.elsewhere(config));
     }
-    let interfaces = config.datapath.interfaces.clone();
-    let attachment = Attachment::start(programs, interfaces, agent::xdp(config), inventory)?;
+    let attachment =
+        Attachment::start(programs, Wanted::of(config), agent::xdp(config), inventory)?;
     datapath::remove_old_versions(pins)?;
     Ok((attachment, keeper))
 }

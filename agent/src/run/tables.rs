@@ -83,11 +83,12 @@ impl Source for KernelTables<'_> {
         view::find(self.config, *at).map(|endpoint| endpoint.name.clone())
     }
 
-    fn forwards(&self, v4: bool) -> bool {
-        sysctl::is_on(if v4 {
-            sysctl::FORWARD_V4
-        } else {
-            sysctl::FORWARD_V6
+    fn forwards(&self, v4: bool, own: bool) -> bool {
+        sysctl::is_on(match (v4, own) {
+            (true, false) => sysctl::FORWARD_V4,
+            (false, false) => sysctl::FORWARD_V6,
+            (true, true) => sysctl::LOOPBACK_V4,
+            (false, true) => sysctl::LOOPBACK_V6,
         })
     }
 

@@ -96,7 +96,8 @@ pub struct Conntrack {
     pub flags: u8,
     /// Which candidate of `crate::nat::source_port` the source port is.
     pub tries: u8,
-    pub pad: u8,
+    /// Bits of [`conntrack_marks`].
+    pub marks: u8,
 }
 
 /// Bits of [`Conntrack::flags`].
@@ -124,6 +125,23 @@ pub mod conntrack_flags {
     pub const fn is_routed_by_stack(flags: u8) -> bool {
         flags & DIRECT != 0 || flags & (LOCAL | MASKED) == LOCAL
     }
+}
+
+/// Bits of [`Conntrack::marks`].
+pub mod conntrack_marks {
+    /// A direct connection of the client had the same source port, and gave it up. It is the only case in which a
+    /// translated packet to the client looks like one that has to be translated.
+    pub const TWIN: u8 = 1;
+    /// The host's stack forwards its packets, and netfilter sees client and target: they are translated when they come
+    /// in from the client, and when they leave to it.
+    pub const BY_STACK: u8 = 2;
+    /// The RST that closed it seemed to come from the client, or from the target. Whoever goes on did not send it.
+    pub const RST_CLIENT: u8 = 4;
+    pub const RST_TARGET: u8 = 8;
+    /// Two bits each, of packets of the client and of the target: when XDP last left one to tc, in units of
+    /// [`super::super::nat::TURN_SHIFT`].
+    pub const TURN_CLIENT: u32 = 4;
+    pub const TURN_TARGET: u32 = 6;
 }
 
 plain!(Conntrack = 72);

@@ -91,14 +91,15 @@ counters! {
     NatTableFull = "nat_table_full",
     /// New connections refused because no source port was free.
     NatPortsExhausted = "nat_ports_exhausted",
-    /// New connections refused because the service has no target.
+    /// New connections refused because the service has no target, answered with an ICMP error.
     NatNoTarget = "nat_no_target",
     /// Packets to an alias that begin no connection and belong to none: passed unchanged, or dropped if no interface
     /// has the alias.
     NatNoConnection = "nat_no_connection",
     /// Fragments of a service's packets, dropped.
     NatFragment = "nat_fragment",
-    /// Translated packets that have no route, dropped.
+    /// Translated packets that have no route, or whose next hop says no link address for two seconds: answered with an
+    /// ICMP error.
     NatNoRoute = "nat_no_route",
     /// Translated packets dropped because the interface they came from does not forward.
     NatForwardingOff = "nat_forwarding_off",
@@ -121,8 +122,8 @@ counters! {
     NotAccepted = "not_accepted",
     /// A connection reset because there was no memory to remember its edits.
     ResetMemory = "reset_memory",
-    /// Packets of services in frames for another host, or from other hosts to or from a loopback address: passed
-    /// unchanged.
+    /// Packets of services in frames for another host, from other hosts to or from a loopback address, or with a
+    /// source that the stack refuses (an address of this host, strict `rp_filter`): passed unchanged.
     NatStrangers = "nat_strangers",
     /// Connections that the kernel program removed because a new one found the table full: those that had timed out,
     /// and with `when_full = "evict"` others that were over or not answered.

@@ -14,14 +14,14 @@ mod service;
 mod socket;
 mod text;
 
-pub use conntrack::{Conntrack, ConntrackState, conntrack_flags};
+pub use conntrack::{Conntrack, ConntrackState, conntrack_flags, conntrack_marks};
 pub use counter::Counter;
 pub use endpoint::{Endpoint, ListedAlias, Names, Policy, Protocol};
 pub use event::{Event, EventKind};
 pub use flow::{
     AliasKey, AliasStat, Direction, Edit, EditKind, FlowNames, Handshake, MAIN, NEEDLE_WORDS,
-    Needle, PAGE_BITS, PAGE_BYTES, PAGE_WORDS, PAGES_KEPT, Page, PageKey, Peer, PeerKey, RANGES, Range,
-    RpcFlow, Walker, word,
+    Needle, PAGE_BITS, PAGE_BYTES, PAGE_WORDS, PAGES_KEPT, Page, PageKey, Peer, PeerKey, RANGES,
+    Range, RpcFlow, Walker, word,
 };
 pub use link::{Link, link_flags};
 pub use service::{
@@ -69,6 +69,8 @@ pub mod map {
     pub const MOVED: &str = "MOVED";
     /// Number of an interface → `u8` 1, if frames may be sent there from XDP.
     pub const XDP_DEVICES: &str = "XDP_DEVICES";
+    /// Address of this host → `u8` 1. `*` stands for these.
+    pub const ADDRESSES: &str = "ADDRESSES";
     /// Number of an attached interface → [`Link`](super::Link).
     pub const LINKS: &str = "LINKS";
     /// [`FiveTuple`](super::FiveTuple) → `u64` `CLOCK_MONOTONIC` nanoseconds: when a program of this host last sent a
@@ -76,7 +78,8 @@ pub mod map {
     /// used.
     pub const ASKED: &str = "ASKED";
     /// Low 16 bits of the hash of what a client sees → `u32`, a bit for every candidate source port
-    /// that a connection with such a hash was given. Bits are only ever set.
+    /// that a connection with such a hash was given, and [`TRIED_DIRECT`](crate::nat::TRIED_DIRECT). Bits are only ever
+    /// set.
     pub const TRIED: &str = "TRIED";
     /// 0 → [`Settings`](super::Settings).
     pub const SETTINGS: &str = "SETTINGS";

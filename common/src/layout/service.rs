@@ -94,6 +94,8 @@ pub struct Settings {
 pub mod settings_flags {
     /// Connections that are over, or that were never answered, make room for new ones before they time out.
     pub const EVICT: u8 = 1;
+    /// What goes from other hosts to other hosts passes the host's stack, with netfilter, and keeps the client's address.
+    pub const HONOUR: u8 = 2;
 }
 
 plain!(

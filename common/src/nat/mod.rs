@@ -11,12 +11,13 @@ mod tcp;
 
 pub use hash::hash;
 pub use lookup::{Choice, Tables, choose, choose_number, key, set_key};
-pub use port::{TRIES, source_port};
+pub use port::{TRIED_DIRECT, TRIES, source_port};
 pub use slots::{Weighted, fill};
 pub use tcp::{Segment, next_state};
 
 use crate::layout::{
-    Conntrack, ConntrackState, Service, Settings, TCP, UDP, conntrack_flags, service_flags,
+    Conntrack, ConntrackState, Service, Settings, TCP, UDP, conntrack_flags, conntrack_marks,
+    service_flags,
 };
 
 /// Nanoseconds of a second.
@@ -38,6 +39,31 @@ pub fn is_replaceable(entry: &Conntrack, settings: &Settings, now_ns: u64) -> bo
         && entry.flags & conntrack_flags::CLIENT_FIRST != 0
         && now_ns.saturating_sub(entry.seen_ns) > SECOND_NS;
     is_forgotten || is_expired(entry, settings, now_ns)
+}
+
+/// XDP leaves a packet of each direction to tc once in two to this many nanoseconds, four seconds: the kernel asks again for
+/// the link address of a neighbour only for packets that pass its stack.
+pub const TURN_SHIFT: u32 = 32;
+
+/// The marks of a connection after a packet that tc sees, or whose turn it is to be seen there.
+#[inline(always)]
+pub const fn take_turn(marks: u8, from_client: bool, now_ns: u64) -> u8 {
+    let shift = if from_client {
+        conntrack_marks::TURN_CLIENT
+    } else {
+        conntrack_marks::TURN_TARGET
+    };
+    let turn = (now_ns >> TURN_SHIFT) as u8 & 3;
+    marks & !(3 << shift) | turn << shift
+}
+
+/// Whether a new connection that finds no free source port may take that of this one: the target had time to answer it,
+/// and did not. A flood of first packets thus takes ports for a second, not for as long as an answer is awaited.
+#[inline(always)]
+pub fn gives_way(entry: &Conntrack, now_ns: u64) -> bool {
+    let state = ConntrackState::from_number(entry.state);
+    let is_unanswered = matches!(state, ConntrackState::SynSent | ConntrackState::Unreplied);
+    is_unanswered && now_ns.saturating_sub(entry.seen_ns) > SECOND_NS
 }
 
 /// Which connections make room in a full table, in the order in which they go.
@@ -95,6 +121,27 @@ pub const fn takes_any(service: &Service) -> bool {
 #[inline(always)]
 pub fn begins(service: &Service, protocol: u8, segment: Segment) -> bool {
     takes_any(service) && !segment.rst || is_first(protocol, segment)
+}
+
+/// Who seems to have reset a connection, after a segment of it: bits of [`conntrack_marks`]. A connection whose side goes
+/// on that seemed to have sent the RST was not reset: a stranger made it up. The state is then what it is without.
+#[inline(always)]
+pub fn reset_by(state: u8, marks: u8, from_client: bool, segment: Segment) -> (u8, u8) {
+    let own = if from_client {
+        conntrack_marks::RST_CLIENT
+    } else {
+        conntrack_marks::RST_TARGET
+    };
+    let both = conntrack_marks::RST_CLIENT | conntrack_marks::RST_TARGET;
+    if segment.rst {
+        (state, marks | own)
+    } else if segment.syn {
+        (state, marks & !both)
+    } else if state == ConntrackState::Closed as u8 && marks & own != 0 && segment.ack {
+        (ConntrackState::Established as u8, marks & !both)
+    } else {
+        (state, marks)
+    }
 }
 
 /// State and flags of a connection after a packet of it. `segment` is ignored for UDP.

@@ -1,5 +1,8 @@
 /// Candidates that are tried for a source port.
 pub const TRIES: u32 = 32;
+/// The bit of [`crate::layout::map::TRIED`] that tells of a connection that addresses a target itself. It is that of the first
+/// candidate, which such a connection never has, and which is looked at for others in any case.
+pub const TRIED_DIRECT: u32 = 1;
 /// Primes above 65536, so that connections that begin with the same candidate part ways.
 const PRIMES: [u32; 8] = [
     65_537, 65_539, 65_543, 65_551, 65_557, 65_563, 65_579, 65_581,

@@ -11,8 +11,7 @@ pub struct Segment {
 
 /// State of a TCP connection and who sent a FIN, after a segment.
 ///
-/// As in Linux' conntrack, without its window check: a connection that a forged RST closed here
-/// keeps its entry while its packets go on. One that is picked up on its way is established as soon as
+/// As in Linux' conntrack, without its window check (see [`super::reset_by`]). One that is picked up on its way is established as soon as
 /// its target answers.
 #[inline(always)]
 pub fn next_state(state: State, fins: u8, from_client: bool, segment: Segment) -> (State, u8) {
@@ -122,6 +121,32 @@ mod tests {
                 State::Established,
             ]
         );
+    }
+
+    #[test]
+    fn who_goes_on_sent_no_reset() {
+        let segment = |flags: &str| Segment {
+            syn: flags.contains('S'),
+            ack: flags.contains('A'),
+            fin: flags.contains('F'),
+            rst: flags.contains('R'),
+        };
+        for (who, flags, expected) in [
+            (true, "A", State::Established),
+            (true, "", State::Closed),
+            (true, "R", State::Closed),
+            // Sent before the other side knew.
+            (false, "A", State::Closed),
+        ] {
+            let mut marks = 0;
+            let mut state = State::Established as u8;
+            for (from_client, segment) in [(true, segment("R")), (who, segment(flags))] {
+                (state, marks) = crate::nat::reset_by(state, marks, from_client, segment);
+                (state, _) =
+                    crate::nat::advance(crate::layout::TCP, state, 0, from_client, segment);
+            }
+            assert_eq!(State::from_number(state), expected, "{who} {flags}");
+        }
     }
 
     #[test]

@@ -1,30 +1,27 @@
-//! Finding and beginning connections.
+//! Finding connections.
 
-use core::{ffi::c_void, ptr};
+use core::ptr;
 
-use aya_ebpf::{
-    bindings::{__sk_buff, BPF_NOEXIST, bpf_sock, bpf_sock_tuple},
-    helpers::generated::{
-        bpf_for_each_map_elem, bpf_ktime_get_coarse_ns, bpf_map_delete_elem, bpf_sk_lookup_udp,
-        bpf_sk_release, bpf_skc_lookup_tcp, bpf_tcp_sock,
-    },
-};
+use aya_ebpf::bindings::__sk_buff;
 use truename_common::{
     layout::{
-        Conntrack, ConntrackState, Counter, FiveTuple, Settings, Socket, TCP, conntrack_flags,
-        service_flags, settings_flags, target_flags,
+        Conntrack, ConntrackState, Counter, Settings, Socket, TCP, conntrack_flags,
+        conntrack_marks, service_flags, settings_flags, target_flags,
     },
-    nat::{self, Choice, Spare, TRIES},
+    nat::{self, Choice, TRIES},
     wire::stream::Steps,
 };
 
-use super::{Nat, forward, receive, segment, stages};
+use super::{
+    Nat,
+    entry::now,
+    forward, receive, segment,
+    sockets::{End, has_socket, is_first},
+    stages,
+};
 use crate::{
-    maps::{
-        ASKED, CONNTRACK, KernelTables, SERVICES, SETTINGS, Scratch, TRIED, count, count_tries,
-        scratch, target,
-    },
-    packet::{Headers, add, or, payload::repeat, tcp_flag},
+    maps::{ASKED, CONNTRACK, KernelTables, SERVICES, SETTINGS, Scratch, TRIED, count, target},
+    packet::payload::repeat,
 };
 
 /// How the search for a connection ended without one.
@@ -77,6 +74,10 @@ pub fn of_client(
     scratch: &mut Scratch,
     settings: &Settings,
 ) -> Option<*mut Conntrack> {
+    scratch.nat.by_stack = 0;
+    if settings.flags & settings_flags::HONOUR != 0 {
+        stages::set_by_stack(skb, scratch);
+    }
     let headers = &scratch.headers;
     let begins = nat::begins(&scratch.nat.service, headers.protocol, segment(headers));
     let Some(entry) = find(scratch, settings).filter(|entry| !is_left(*entry, scratch)) else {
@@ -87,6 +88,11 @@ pub fn of_client(
         if receive::is_from_outside(skb, settings)
             && receive::is_loopback_address(&scratch.headers.source)
         {
+            count(Counter::NatStrangers, 1);
+            scratch.nat.outcome = Outcome::Elsewhere as u32;
+            return None;
+        }
+        if receive::is_from_outside(skb, settings) && stages::is_spoofed(skb, scratch) != 0 {
             count(Counter::NatStrangers, 1);
             scratch.nat.outcome = Outcome::Elsewhere as u32;
             return None;
@@ -115,12 +121,30 @@ pub fn of_client(
     Some(entry)
 }
 
+/// Notes whether the host's stack would forward the packet.
+#[inline(always)]
+pub fn set_by_stack(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
+    let Some(settings) = SETTINGS.get(0) else {
+        return 0;
+    };
+    let is_honoured = settings.flags & settings_flags::HONOUR != 0;
+    scratch.nat.by_stack = u32::from(is_honoured && receive::is_from_outside(skb, settings));
+    0
+}
+
 /// Notes that a program of this host sends a datagram, if it does so from the socket of an alias.
 #[inline(always)]
 pub fn note_asked(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     /// How old a note may become before it is written again.
     const STALE_NS: u64 = 1 << 30;
     if !forward::is_own(skb) {
+        return 0;
+    }
+    // A translated answer of a service has the alias' port, too.
+    let is_seen = SETTINGS
+        .get(0)
+        .is_none_or(|settings| receive::was_seen(skb, settings));
+    if is_seen {
         return 0;
     }
     let Scratch { headers, nat, .. } = scratch;
@@ -209,6 +233,10 @@ fn set_target(nat: &mut Nat, choice: Choice) -> bool {
     match number.and_then(target) {
         Some(target) => {
             nat.target = *target;
+            // Of one elsewhere. Without a branch, which the verifier would follow for every choice.
+            const { assert!(target_flags::SNAT == target_flags::LOCAL << 1) };
+            let elsewhere = !(target.flags << 1);
+            nat.target.flags &= !((nat.by_stack as u16 * target_flags::SNAT) & elsewhere);
             true
         }
         None => false,
@@ -223,32 +251,35 @@ pub fn of_direct(
     settings: &Settings,
 ) -> Option<*mut Conntrack> {
     let nat = &mut scratch.nat;
-    nat.tried = TRIED.get(nat.hash as u16 as u32).map_or(0, |bits| *bits) & !1;
-    if nat.tried != 0 {
+    let tried = TRIED.get(nat.hash as u16 as u32).map_or(0, |bits| *bits);
+    // Connections through aliases leave many bits, and most packets to a target are of neither kind.
+    if tried & nat::TRIED_DIRECT != 0 {
+        nat.tried = tried & !nat::TRIED_DIRECT;
         let entry = candidates(nat, settings);
         if entry.is_some() {
-            return entry;
+            // Else it is a translated packet of the connection whose port this one had.
+            return entry.filter(|_| !receive::was_seen(skb, settings));
         }
     }
     if !is_first(&scratch.headers) {
         return None;
     }
     let nat = &mut scratch.nat;
-    let taken = CONNTRACK.get_ptr(&nat.original)?;
+    let taken = CONNTRACK.get_ptr_mut(&nat.original)?;
     // SAFETY: the pointer is to a map value, valid until the program ends.
     if nat::is_replaceable(unsafe { &*taken }, settings, now()) {
         // Its answers would be taken for the other connection's.
         let _ = CONNTRACK.remove(&nat.original);
         return None;
     }
+    if receive::was_seen(skb, settings) {
+        return None;
+    }
+    // SAFETY: as above; the bit is only ever set.
+    unsafe { (*taken).marks |= conntrack_marks::TWIN };
+    nat.by_stack = 0;
     nat.service.id = u32::MAX;
     create(skb, scratch, conntrack_flags::DIRECT)
-}
-
-/// Whether the packet is the first one of a connection.
-#[inline(always)]
-fn is_first(headers: &Headers) -> bool {
-    nat::is_first(headers.protocol, segment(headers))
 }
 
 /// Looks through the candidates of `nat.tried` for the client's connection to `nat.target`.
@@ -279,7 +310,7 @@ fn candidates(nat: &mut Nat, settings: &Settings) -> Option<*mut Conntrack> {
 
 /// Makes `nat.key` that of the `index`-th candidate.
 #[inline(always)]
-fn set_key(nat: &mut Nat, settings: &Settings, index: u32) {
+pub fn set_key(nat: &mut Nat, settings: &Settings, index: u32) {
     let Nat {
         key,
         original,
@@ -291,7 +322,7 @@ fn set_key(nat: &mut Nat, settings: &Settings, index: u32) {
 
 /// The entry at `nat.key`, if it is the client's.
 #[inline(always)]
-fn of_original(nat: &Nat) -> Option<*mut Conntrack> {
+pub fn of_original(nat: &Nat) -> Option<*mut Conntrack> {
     let entry = CONNTRACK.get_ptr_mut(&nat.key)?;
     // SAFETY: the pointer is to a map value, valid until the program ends; these fields never change
     // while it is in use, and a reused entry has others.
@@ -342,376 +373,4 @@ fn create(skb: *mut __sk_buff, scratch: &mut Scratch, flags: u8) -> Option<*mut 
         return None;
     }
     CONNTRACK.get_ptr_mut(&nat.key)
-}
-
-/// See [`create`]; `nat.outcome` says how it went.
-#[inline(always)]
-pub fn allocate(skb: *mut __sk_buff, scratch: &mut Scratch, settings: &Settings, flags: u8) {
-    let now_ns = now();
-    let protocol = scratch.headers.protocol;
-    let is_own = forward::is_own(skb);
-    let Scratch { nat, .. } = &mut *scratch;
-    let is_local = nat.target.flags & target_flags::LOCAL != 0;
-    let mut flags = flags;
-    if is_local {
-        flags |= conntrack_flags::LOCAL;
-    }
-    if is_own && forward::is_loopback(skb, settings) {
-        flags |= conntrack_flags::LOOPBACK;
-    }
-    nat.entry = Conntrack {
-        client: nat.original.client,
-        alias: nat.original.endpoint,
-        client_port: nat.original.client_port,
-        alias_port: nat.original.endpoint_port,
-        service: nat.service.id,
-        seen_ns: now_ns,
-        sent: 0,
-        received: 0,
-        created_s: (now_ns / 1_000_000_000) as u32,
-        state: if protocol == TCP {
-            ConntrackState::SynSent as u8
-        } else {
-            ConntrackState::Unreplied as u8
-        },
-        flags,
-        tries: 0,
-        pad: 0,
-    };
-    nat.now_ns = now_ns;
-    // A direct connection comes here because its own port is taken.
-    nat.index = u32::from(flags & conntrack_flags::DIRECT != 0);
-    nat.outcome = Outcome::Exhausted as u32;
-    let end = if is_local {
-        End::Target
-    } else if nat.target.flags & target_flags::SNAT != 0 {
-        End::Source
-    } else {
-        End::Elsewhere
-    };
-    let mut allocation = Allocation {
-        skb,
-        scratch: ptr::from_mut(scratch),
-        settings,
-        end,
-    };
-    // A candidate whose leftover was removed is tried again.
-    repeat(&mut allocation, 2 * TRIES);
-    let nat = &scratch.nat;
-    let tries = match Outcome::from_number(nat.outcome) {
-        Outcome::Found => u32::from(nat.entry.tries),
-        Outcome::Exhausted => TRIES,
-        _ => return,
-    };
-    count_tries(tries);
-    if tries < TRIES {
-        count(Counter::NatNew, 1);
-        if tries > 0 && is_local {
-            count(Counter::NatRemapped, 1);
-        }
-    }
-}
-
-/// A step of [`allocate`].
-struct Allocation<'a> {
-    skb: *mut __sk_buff,
-    scratch: *mut Scratch,
-    settings: &'a Settings,
-    end: End,
-}
-
-/// Which end of a connection, as the target sees it, is this host's.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum End {
-    Target,
-    Source,
-    Elsewhere,
-    /// None: the host has a socket where the client sees the alias.
-    Alias,
-}
-
-impl Steps for Allocation<'_> {
-    #[inline(always)]
-    fn step(&mut self) -> bool {
-        // SAFETY: `allocate` lends it for the loop.
-        let Scratch { headers, nat, .. } = unsafe { &mut *self.scratch };
-        let index = nat.index;
-        if index >= TRIES {
-            return false;
-        }
-        nat.index += 1;
-        set_key(nat, self.settings, index);
-        if has_socket(self.skb, headers, &nat.key, self.end) {
-            return true;
-        }
-        nat.entry.tries = index as u8;
-        nat.entry.flags &= !(conntrack_flags::SNAT | conntrack_flags::MASKED);
-        if nat.key.client_port != nat.original.client_port || nat.key.client != nat.original.client
-        {
-            nat.entry.flags |= conntrack_flags::SNAT;
-        }
-        if nat.key.client != nat.original.client {
-            nat.entry.flags |= conntrack_flags::MASKED;
-        }
-        if index > 0
-            && let Some(bits) = TRIED.get_ptr_mut(nat.hash as u16 as u32)
-        {
-            // Before the entry exists, so that no packet can miss it.
-            or(bits, 1 << (index & 31));
-        }
-        match CONNTRACK.insert(&nat.key, &nat.entry, u64::from(BPF_NOEXIST)) {
-            Ok(()) => nat.outcome = Outcome::Found as u32,
-            Err(EEXIST) => return taken(nat, self.settings),
-            Err(_) => nat.outcome = Outcome::TableFull as u32,
-        }
-        false
-    }
-}
-
-const EEXIST: i32 = -17;
-
-/// What to do about an entry that has the wanted key: true to go on to the next candidate.
-#[inline(always)]
-fn taken(nat: &mut Nat, settings: &Settings) -> bool {
-    if of_original(nat).is_some() {
-        // Another CPU has a copy of the same packet.
-        nat.outcome = Outcome::Found as u32;
-        return false;
-    }
-    let Some(entry) = CONNTRACK.get_ptr(&nat.key) else {
-        return true;
-    };
-    // SAFETY: the pointer is to a map value, valid until the program ends.
-    if nat::is_replaceable(unsafe { &*entry }, settings, nat.now_ns) {
-        // A leftover that the agent has not collected yet. The candidate is tried once more.
-        let _ = CONNTRACK.remove(&nat.key);
-        nat.index -= 1;
-    }
-    true
-}
-
-/// What [`make_room`] looks for.
-#[repr(C)]
-pub struct Removal {
-    now_ns: u64,
-    /// When it last found nothing. This outlives the packet.
-    in_vain_ns: u64,
-    /// A [`Spare`].
-    spare: u32,
-    /// How many more entries may be removed.
-    left: u32,
-}
-
-/// Removes entries that the agent would, of those that go first: it may be away, or slower than connections come.
-/// Whether there were any.
-///
-/// # Safety
-/// `removal` is that of the working memory. It is a pointer because the callback changes it, too.
-#[inline(always)]
-pub unsafe fn make_room(removal: *mut Removal, settings: &Settings) -> bool {
-    /// How long nothing is looked for after nothing was found: to look at all entries takes milliseconds.
-    const PAUSE_NS: u64 = 100_000_000;
-    /// Entries that are removed at once: few enough for one packet, many enough to be worth the search.
-    const AT_ONCE: u32 = 256;
-    let now_ns = now();
-    // SAFETY: the caller's. A write that nothing here reads is for the callback.
-    let (in_vain_ns, left) = unsafe { ((*removal).in_vain_ns, &raw mut (*removal).left) };
-    if now_ns.wrapping_sub(in_vain_ns) < PAUSE_NS {
-        return false;
-    }
-    // SAFETY: as above.
-    unsafe {
-        (&raw mut (*removal).now_ns).write_volatile(now_ns);
-        left.write_volatile(AT_ONCE);
-    }
-    for spare in Spare::ALL {
-        if spare != Spare::Replaceable && settings.flags & settings_flags::EVICT == 0 {
-            break;
-        }
-        // SAFETY: as above. The callback has the type that the helper calls for a hash (Linux 5.13). A map is a static
-        // of which the helper is given the address. The callback takes its state from the working memory: Linux 6.18's
-        // verifier fails (EFAULT) where it has to follow it to the caller's stack.
-        let removed = unsafe {
-            (&raw mut (*removal).spare).write_volatile(spare as u32);
-            bpf_for_each_map_elem(
-                (&raw const CONNTRACK).cast_mut().cast(),
-                remove as *mut c_void,
-                ptr::null_mut(),
-                0,
-            );
-            AT_ONCE.wrapping_sub(left.read_volatile())
-        };
-        if removed > 0 {
-            count(Counter::NatCollected, u64::from(removed));
-            return true;
-        }
-    }
-    // SAFETY: as above.
-    unsafe { (*removal).in_vain_ns = now_ns };
-    false
-}
-
-/// A step of [`make_room`]: 1 ends it.
-#[inline(never)]
-unsafe extern "C" fn remove(
-    map: *mut c_void,
-    key: *mut c_void,
-    entry: *const Conntrack,
-    _: *mut c_void,
-) -> i64 {
-    // SAFETY: `make_room` lends the working memory while the helper runs.
-    let (Some(scratch), Some(settings)) = (unsafe { scratch() }, SETTINGS.get(0)) else {
-        return 1;
-    };
-    let removal = &mut scratch.nat.removal;
-    let spare = match removal.spare {
-        0 => Spare::Replaceable,
-        1 => Spare::Over,
-        _ => Spare::Unanswered,
-    };
-    // SAFETY: the helper gives the entry, which is valid for the call.
-    if !spare.has(unsafe { &*entry }, settings, removal.now_ns) {
-        return 0;
-    }
-    // SAFETY: map and key are the helper's.
-    if unsafe { bpf_map_delete_elem(map, key) } == 0 {
-        removal.left = removal.left.wrapping_sub(1);
-    }
-    i64::from(removal.left == 0)
-}
-
-/// Whether the host's stack has a socket for another connection with this key. At the target's end even
-/// one in TIME_WAIT: a SYN with other sequence numbers would be answered with an old acknowledgement. At
-/// the source's end it is the host's own connection to the target, whose answers would be taken for the
-/// other's.
-#[inline(always)]
-fn has_socket(skb: *mut __sk_buff, headers: &Headers, key: &FiveTuple, end: End) -> bool {
-    const LISTEN: u32 = 10;
-    let is_udp = key.protocol != TCP;
-    // Of the packet that the socket would receive: its source first.
-    let (from, from_port, to, to_port) = match end {
-        End::Target | End::Alias if !is_udp => (
-            &key.client,
-            key.client_port,
-            &key.endpoint,
-            key.endpoint_port,
-        ),
-        End::Source => (
-            &key.endpoint,
-            key.endpoint_port,
-            &key.client,
-            key.client_port,
-        ),
-        // One socket serves all clients over UDP.
-        _ => return false,
-    };
-    let mut tuple = [0u8; 36];
-    let ([a, b], [c, d]) = (from_port.to_be_bytes(), to_port.to_be_bytes());
-    let len = if from.starts_with(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]) {
-        tuple[..4].copy_from_slice(&from[12..]);
-        tuple[4..8].copy_from_slice(&to[12..]);
-        tuple[8..12].copy_from_slice(&[a, b, c, d]);
-        12
-    } else {
-        tuple[..16].copy_from_slice(from);
-        tuple[16..32].copy_from_slice(to);
-        tuple[32..].copy_from_slice(&[a, b, c, d]);
-        36
-    };
-    let tuple = tuple.as_mut_ptr().cast::<bpf_sock_tuple>();
-    // SAFETY: the tuple has `len` bytes. The socket that is returned is released on every way. It is looked
-    // for in the network namespace of the packet's device (BPF_F_CURRENT_NETNS).
-    unsafe {
-        if is_udp {
-            let socket = bpf_sk_lookup_udp(skb.cast(), tuple, len, u64::MAX, 0);
-            if socket.is_null() {
-                return false;
-            }
-            bpf_sk_release(socket.cast());
-            return true;
-        }
-        let socket = bpf_skc_lookup_tcp(skb.cast(), tuple, len, u64::MAX, 0);
-        if socket.is_null() {
-            return false;
-        }
-        let is_its = end == End::Target && expects(socket, headers);
-        let state = (*socket).state;
-        bpf_sk_release(socket.cast());
-        state != LISTEN && !is_its
-    }
-}
-
-/// Whether a socket may be that of a segment, which is not the first one of its connection.
-///
-/// # Safety
-/// The socket is one that a helper found, and not released.
-#[inline(always)]
-unsafe fn expects(socket: *mut bpf_sock, headers: &Headers) -> bool {
-    const WINDOW: u32 = 1 << 16;
-    let is_near = |a: u32, b: u32| a.wrapping_sub(b).wrapping_add(WINDOW) < 2 * WINDOW;
-    if is_first(headers) || !headers.has(tcp_flag::ACK) {
-        return false;
-    }
-    // SAFETY: as the caller says; the helper answers null for one that is not connected.
-    unsafe {
-        let tcp = bpf_tcp_sock(socket);
-        !tcp.is_null()
-            && is_near(headers.seq, (*tcp).rcv_nxt)
-            && is_near(headers.ack, (*tcp).snd_una)
-    }
-}
-
-/// Notes a packet of a connection; the connection's flags.
-#[inline(always)]
-pub fn touch(entry: *mut Conntrack, scratch: &Scratch, from_client: bool) -> u8 {
-    /// How old a time may become before it is written: another CPU may be reading it.
-    const STALE_NS: u64 = 1 << 27;
-    // SAFETY: the pointer is to a map value, valid until the program ends. Another CPU may write the
-    // same fields: a lost update of a state is made up for by the next packet.
-    let connection = unsafe { &mut *entry };
-    let headers = &scratch.headers;
-    let (state, flags) = nat::advance(
-        headers.protocol,
-        connection.state,
-        connection.flags,
-        from_client,
-        segment(headers),
-    );
-    if state != connection.state {
-        connection.state = state;
-    }
-    if flags != connection.flags {
-        connection.flags = flags;
-    }
-    let now_ns = now();
-    if now_ns.wrapping_sub(connection.seen_ns) > STALE_NS {
-        connection.seen_ns = now_ns;
-    }
-    let bytes = if from_client {
-        &raw mut connection.sent
-    } else {
-        &raw mut connection.received
-    };
-    add(bytes, u64::from(headers.network_len));
-    flags
-}
-
-/// What a reply of the connection becomes: from the alias to the client.
-#[inline(always)]
-pub fn towards_client(entry: *const Conntrack, to: &mut FiveTuple, protocol: u8) {
-    // SAFETY: the pointer is to a map value, valid until the program ends.
-    let entry = unsafe { &*entry };
-    to.client = entry.alias;
-    to.endpoint = entry.client;
-    to.client_port = entry.alias_port;
-    to.endpoint_port = entry.client_port;
-    to.protocol = protocol;
-    to.pad = [0; 3];
-}
-
-/// `CLOCK_MONOTONIC` nanoseconds, to a timer tick (Linux 5.11).
-#[inline(always)]
-fn now() -> u64 {
-    // SAFETY: the helper only reads the clock.
-    unsafe { bpf_ktime_get_coarse_ns() }
 }

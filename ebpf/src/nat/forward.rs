@@ -1,16 +1,16 @@
 //! Where a translated packet goes: to the host's stack, or on to the next hop.
 
-use core::ptr;
+use core::{mem, ptr};
 
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_INGRESS},
     helpers::generated::{bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head},
 };
-use truename_common::layout::{Counter, FiveTuple, Settings, conntrack_flags};
+use truename_common::layout::{Counter, FiveTuple, Link, Settings, conntrack_flags, link_flags};
 
 use super::{icmp_error, stages};
 use crate::{
-    maps::{SETTINGS, Scratch, count},
+    maps::{CONNTRACK, LINKS, SETTINGS, Scratch, count, is_own_address},
     packet::{Buffer, DROP, Headers, NEXT, rewrite::Packet as _, tcp_flag},
 };
 
@@ -19,7 +19,7 @@ use crate::{
 #[derive(Clone, Copy)]
 pub struct Route {
     kind: u32,
-    /// Of a packet that is forwarded, the interface it leaves by.
+    /// Of a packet that is forwarded, the interface it leaves by; of one for the stack, that by which it comes in.
     interface: u32,
 }
 
@@ -35,6 +35,19 @@ impl Route {
         interface: 0,
     };
     const FORWARD: u32 = 2;
+    /// To the host's stack, as if it had come in by another interface.
+    const INGRESS: u32 = 3;
+
+    /// Of a packet that the stack has sent on its way to the client. On the loopback interface that is a program of this
+    /// host, whose connection netfilter knows by other addresses than the packet was bound to.
+    #[inline(always)]
+    pub fn after_stack(skb: *mut __sk_buff, settings: &Settings) -> Self {
+        if is_own(skb) && is_loopback(skb, settings) {
+            Self::LOOPBACK
+        } else {
+            Self::NEXT
+        }
+    }
 
     /// Whether it leaves by another interface, or by the one it came from.
     #[inline(always)]
@@ -89,6 +102,21 @@ impl Fib {
         set_address(&mut self.destination, &to.endpoint, is_v4);
     }
 
+    /// Looks for the route. The result is one of `BPF_FIB_LKUP_RET_*`.
+    #[inline(always)]
+    fn look_up(&mut self, skb: *mut __sk_buff) -> i64 {
+        // SAFETY: the structure is the helper's, and has 64 bytes.
+        unsafe { bpf_fib_lookup(skb.cast(), (&raw mut *self).cast(), 64, 0) }
+    }
+
+    /// Asks for the route from `to.endpoint` to `to.client`, as the host itself would.
+    #[inline(always)]
+    fn set_back(&mut self, to: &FiveTuple, version: u8, loopback: u32) {
+        self.set(to, version, loopback, 0);
+        mem::swap(&mut self.source, &mut self.destination);
+        mem::swap(&mut self.source_port, &mut self.destination_port);
+    }
+
     /// The interface of the route that was found.
     #[inline(always)]
     pub fn interface(&self) -> u32 {
@@ -135,6 +163,8 @@ const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 /// Results of `bpf_fib_lookup`.
 const SUCCESS: i64 = 0;
+const UNREACHABLE: i64 = 2;
+const PROHIBITED: i64 = 3;
 const NOT_FORWARDED: i64 = 4;
 const FORWARDING_OFF: i64 = 5;
 const NO_NEIGHBOUR: i64 = 7;
@@ -170,11 +200,11 @@ pub fn is_vlan(skb: *mut __sk_buff, headers: &Headers) -> bool {
 
 /// A packet to a target of this host goes on as it came, but one of the host itself that is about to leave
 /// has to be turned round, and one that now seems to come from the host itself is taken from the loopback
-/// interface only.
+/// interface only. (One of the host itself that is on the loopback interface would get there anyway, but with the
+/// connection tracking of netfilter still bound to the addresses that it had.)
 #[inline(always)]
-pub fn deliver(skb: *mut __sk_buff, scratch: &mut Scratch, settings: &Settings, flags: u8) {
-    let leaves = is_own(skb) && !is_loopback(skb, settings);
-    let turns = leaves || flags & conntrack_flags::MASKED != 0;
+pub fn deliver(skb: *mut __sk_buff, scratch: &mut Scratch, flags: u8) {
+    let turns = is_own(skb) || flags & conntrack_flags::MASKED != 0;
     scratch.nat.route = if flags & conntrack_flags::DIRECT == 0 && turns {
         Route::LOOPBACK
     } else {
@@ -193,24 +223,38 @@ pub fn route(skb: *mut __sk_buff, scratch: &mut Scratch) -> Result<(), i32> {
         return Err(NEXT);
     };
     let Scratch { headers, nat, .. } = &mut *scratch;
+    let is_own = is_own(skb);
     // SAFETY: the context of the program.
     let interface = unsafe { (*skb).ifindex };
+    let asked = if is_own && !is_in_vrf(interface) {
+        settings.loopback
+    } else {
+        interface
+    };
     let len = segment_len(skb, headers);
-    nat.fib.set(&nat.to, headers.version, interface, len);
-    // SAFETY: the structure is the helper's, and has 64 bytes.
-    let result = unsafe { bpf_fib_lookup(skb.cast(), (&raw mut nat.fib).cast(), 64, 0) };
+    nat.fib.set(&nat.to, headers.version, asked, len);
+    let mut result = nat.fib.look_up(skb);
+    if result == FORWARDING_OFF {
+        // The kernel says so before it looks for the route. What this host sends needs no forwarding, nor does what is
+        // for it.
+        nat.fib.interface = if is_own { interface } else { settings.loopback };
+        let other = nat.fib.look_up(skb);
+        if is_own || other == NOT_FORWARDED {
+            result = other;
+        }
+    }
     match result {
         SUCCESS | NO_NEIGHBOUR => {}
         // No route at all, or an address of this host.
-        NOT_FORWARDED if nat.here == here::NOWHERE => return Err(drop(Counter::NatNoRoute)),
+        NOT_FORWARDED if nat.here == here::NOWHERE => {
+            return Err(no_route(skb, scratch, result));
+        }
         NOT_FORWARDED => {
-            let leaves = is_own(skb) && !is_loopback(skb, settings);
-            let by_loopback = leaves || nat.here == here::LOOPBACK;
-            nat.route = if by_loopback {
-                Route::LOOPBACK
+            if is_own || nat.here == here::LOOPBACK {
+                nat.route = Route::LOOPBACK;
             } else {
-                Route::NEXT
-            };
+                stages::enter(skb, scratch);
+            }
             return Ok(());
         }
         FORWARDING_OFF => return Err(drop(Counter::NatForwardingOff)),
@@ -218,9 +262,14 @@ pub fn route(skb: *mut __sk_buff, scratch: &mut Scratch) -> Result<(), i32> {
             count(Counter::NatTooBig, 1);
             return Err(stages::answer(skb, scratch, icmp_error::TOO_BIG));
         }
-        _ => return Err(drop(Counter::NatNoRoute)),
+        _ => return Err(no_route(skb, scratch, result)),
     }
-    if headers.hop_limit <= 1 && !is_own(skb) {
+    if result == NO_NEIGHBOUR && nat.is_overdue != 0 {
+        // The next packet begins anew, and asks for the next hop again.
+        let _ = CONNTRACK.remove(&nat.key);
+        return Err(no_route(skb, scratch, result));
+    }
+    if headers.hop_limit <= 1 && !is_own {
         count(Counter::NatHopLimit, 1);
         return Err(stages::answer(skb, scratch, icmp_error::HOP_LIMIT));
     }
@@ -231,7 +280,7 @@ pub fn route(skb: *mut __sk_buff, scratch: &mut Scratch) -> Result<(), i32> {
     // A packet that waits until its next hop is found leaves by the route that it has then: on ingress none, so that
     // the next hop counts that it is given here; for one of the host's own the route to the alias, by which it gets
     // nowhere. That one gets a new route. Only a SYN is sure to have borrowed its old one, which older kernels leak.
-    let is_lost = result == NO_NEIGHBOUR && is_own(skb) && is_syn(headers);
+    let is_lost = result == NO_NEIGHBOUR && is_own && is_syn(headers);
     nat.neighbour.family = if is_lost {
         Neighbour::UNKNOWN
     } else {
@@ -239,6 +288,94 @@ pub fn route(skb: *mut __sk_buff, scratch: &mut Scratch) -> Result<(), i32> {
     };
     nat.neighbour.address = nat.fib.destination;
     Ok(())
+}
+
+/// Whether an interface is a port of a VRF.
+#[inline(always)]
+fn is_in_vrf(interface: u32) -> bool {
+    link(interface).is_some_and(|link| link.flags & link_flags::VRF != 0)
+}
+
+/// Finds the interface by which a translated packet for the host's stack has to come in. Where `rp_filter` is strict
+/// that is the one by which the host would send to its new source; of the one by which the target answers, the stack
+/// knows nothing.
+#[inline(always)]
+pub fn enter(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
+    let Scratch { headers, nat, .. } = scratch;
+    nat.route = Route::NEXT;
+    // SAFETY: the context of the program.
+    let interface = unsafe { (*skb).ifindex };
+    let Some(settings) = SETTINGS.get(0) else {
+        return 0;
+    };
+    let is_strict = link(interface).is_some_and(|link| link.flags & link_flags::STRICT != 0);
+    if !is_strict || headers.version != 4 || headers.network == 0 {
+        return 0;
+    }
+    nat.fib
+        .set_back(&nat.to, headers.version, settings.loopback);
+    let result = nat.fib.look_up(skb);
+    let other = nat.fib.interface;
+    if matches!(result, SUCCESS | NO_NEIGHBOUR)
+        && other != interface
+        && let Some(link) = link(other)
+    {
+        nat.entrance = link.address;
+        nat.route = Route {
+            kind: Route::INGRESS,
+            interface: other,
+        };
+    }
+    0
+}
+
+/// 1 if the stack would drop the packet for its source: an address of this host, or one that strict `rp_filter` refuses.
+/// Only packets that begin a connection are asked for, and not where there are several routes.
+#[inline(always)]
+pub fn is_spoofed(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
+    const CHECKED: u32 = link_flags::STRICT | link_flags::ONE_WAY;
+    let Scratch { headers, nat, .. } = scratch;
+    if headers.version == 4 && is_own_address(&headers.source) {
+        return 1;
+    }
+    // SAFETY: the context of the program.
+    let came_by = unsafe { (*skb).ingress_ifindex };
+    let is_checked = link(came_by).is_some_and(|link| link.flags & CHECKED == CHECKED);
+    let Some(settings) = SETTINGS
+        .get(0)
+        .filter(|_| is_checked && headers.version == 4)
+    else {
+        return 0;
+    };
+    nat.fib
+        .set_back(&nat.original, headers.version, settings.loopback);
+    let is_right = match nat.fib.look_up(skb) {
+        SUCCESS | NO_NEIGHBOUR => nat.fib.interface == came_by,
+        // Nothing is known if this cannot be asked.
+        result => result == FORWARDING_OFF,
+    };
+    i32::from(!is_right)
+}
+
+/// What is known of an attached interface.
+#[inline(always)]
+fn link(interface: u32) -> Option<&'static Link> {
+    // SAFETY: the entry is replaced whole, by user space.
+    unsafe { LINKS.get(&interface) }
+}
+
+/// The packet cannot be sent on, and its sender is told why, unless the route is for packets to vanish.
+#[inline(always)]
+fn no_route(skb: *mut __sk_buff, scratch: &mut Scratch, result: i64) -> i32 {
+    count(Counter::NatNoRoute, 1);
+    let what = match result {
+        NOT_FORWARDED => icmp_error::NO_ROUTE,
+        NO_NEIGHBOUR => icmp_error::NO_HOST,
+        UNREACHABLE => icmp_error::UNREACHABLE,
+        PROHIBITED => icmp_error::PROHIBITED,
+        _ => return DROP,
+    };
+    stages::answer(skb, scratch, what)
 }
 
 #[inline(always)]
@@ -295,13 +432,18 @@ pub fn finish(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     let Some(settings) = SETTINGS.get(0) else {
         return DROP;
     };
-    // The loopback interface's own address, which is what the stack expects there.
-    if !Buffer(skb).store(0, &[0u8; 6], false) {
+    // The interface's own address, which is what the stack expects there.
+    let (interface, address) = if route.kind == Route::INGRESS {
+        (route.interface, scratch.nat.entrance)
+    } else {
+        (settings.loopback, [0; 6])
+    };
+    if !Buffer(skb).store(0, &address, false) {
         count(Counter::NatStore, 1);
         return DROP;
     }
     // SAFETY: the helper checks the interface.
-    unsafe { bpf_redirect(settings.loopback, u64::from(BPF_F_INGRESS)) as i32 }
+    unsafe { bpf_redirect(interface, u64::from(BPF_F_INGRESS)) as i32 }
 }
 
 #[inline(always)]

@@ -4,10 +4,10 @@
 use aya_ebpf::bindings::__sk_buff;
 use truename_common::layout::{Counter, FiveTuple, Settings, conntrack_flags};
 
-use super::{Route, conntrack, forward, left_alone, stages, tag};
+use super::{Route, conntrack, forward, is_routed_by_stack, left_alone, stages, tag};
 use crate::{
     maps::{CONNTRACK, SETTINGS, Scratch, count},
-    packet::{Buffer, DROP, NEXT, rewrite},
+    packet::{Buffer, DROP, ICMP, ICMPV6, NEXT, rewrite},
 };
 
 /// From the client's side, about a packet from the alias: becomes one about a packet of the target.
@@ -16,6 +16,7 @@ pub fn from_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     let Some(settings) = SETTINGS.get(0) else {
         return NEXT;
     };
+    stages::set_by_stack(skb, scratch);
     let Some(entry) = conntrack::find(scratch, settings) else {
         count(Counter::NatIcmpUnknown, 1);
         return left_alone(&scratch.nat.service);
@@ -31,9 +32,13 @@ pub fn from_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
         nat.to.client = nat.key.client;
     }
     nat.to.endpoint = nat.key.endpoint;
+    set_protocol(&mut nat.to, headers.version);
     nat.here = forward::here::NOWHERE;
+    nat.is_overdue = 0;
     if flags & conntrack_flags::LOCAL != 0 {
-        forward::deliver(skb, scratch, settings, flags);
+        forward::deliver(skb, scratch, flags);
+    } else if nat.by_stack != 0 {
+        nat.route = Route::NEXT;
     } else if let Err(verdict) = stages::route(skb, scratch) {
         return verdict;
     }
@@ -59,7 +64,7 @@ pub fn to_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     };
     // SAFETY: the pointer is to a map value, valid until the program ends.
     let entry = unsafe { &*entry };
-    let is_local = conntrack_flags::is_routed_by_stack(entry.flags);
+    let is_local = is_routed_by_stack(entry);
     if !is_local && forward::is_vlan(skb, &scratch.headers) {
         return NEXT;
     }
@@ -74,13 +79,23 @@ pub fn to_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
         nat.to.client = entry.alias;
     }
     nat.to.endpoint = entry.client;
+    set_protocol(&mut nat.to, headers.version);
     nat.here = forward::here::of(entry.flags);
+    nat.is_overdue = 0;
     if is_local {
-        nat.route = Route::NEXT;
+        nat.route = Route::after_stack(skb, settings);
     } else if let Err(verdict) = stages::route(skb, scratch) {
         return verdict;
     }
     write(skb, scratch, settings)
+}
+
+/// By which rules the error is routed: not by those of what it quotes, which was here before.
+#[inline(always)]
+fn set_protocol(to: &mut FiveTuple, version: u8) {
+    to.protocol = if version == 4 { ICMP } else { ICMPV6 };
+    to.client_port = 0;
+    to.endpoint_port = 0;
 }
 
 /// Writes the error from `nat.to.client` to `nat.to.endpoint` about `nat.original`.

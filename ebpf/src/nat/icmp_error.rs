@@ -17,10 +17,22 @@ use crate::{
     packet::{Buffer, DROP, fold, load, rewrite::Packet as _},
 };
 
+/// What an error says: type and code of ICMP, then of ICMPv6 (RFC 792, RFC 4443).
+///
 /// The packet is larger than the next link's MTU.
-pub const TOO_BIG: u32 = 0;
+pub const TOO_BIG: u32 = 0x0304_0200;
 /// The packet's hop limit is used up.
-pub const HOP_LIMIT: u32 = 1;
+pub const HOP_LIMIT: u32 = 0x0b00_0300;
+/// There is no route.
+pub const NO_ROUTE: u32 = 0x0300_0100;
+/// There is a route that says that there is none.
+pub const UNREACHABLE: u32 = 0x0301_0100;
+/// There is a route that forbids it.
+pub const PROHIBITED: u32 = 0x030d_0101;
+/// The next hop does not say its link address.
+pub const NO_HOST: u32 = 0x0301_0103;
+/// Nobody is behind the port.
+pub const NO_PORT: u32 = 0x0303_0104;
 
 /// Bytes of the packet that are quoted: enough for the headers, few enough to be no amplifier.
 const QUOTE: u32 = 128;
@@ -112,7 +124,6 @@ fn write(skb: *mut __sk_buff, scratch: &Scratch, what: u32, quoted: u32, room: u
 
 #[inline(always)]
 fn ipv4(skb: *mut __sk_buff, scratch: &Scratch, what: u32, quoted: u32, mtu: u32) -> bool {
-    let (kind, code) = if what == TOO_BIG { (3, 4) } else { (11, 0) };
     let headers = &scratch.headers;
     let last = |address: &[u8; 16]| {
         u32::from_be_bytes([address[12], address[13], address[14], address[15]])
@@ -124,7 +135,7 @@ fn ipv4(skb: *mut __sk_buff, scratch: &Scratch, what: u32, quoted: u32, mtu: u32
         0x4001_0000u32.to_be(),
         last(&headers.destination).to_be(),
         last(&headers.source).to_be(),
-        (u32::from(kind as u8) << 24 | u32::from(code as u8) << 16).to_be(),
+        (what & 0xffff_0000).to_be(),
         (if what == TOO_BIG { mtu } else { 0 }).to_be(),
     ];
     let icmp = sum(&header[5..7], sum(&scratch.nat.quote.words, 0));
@@ -137,7 +148,6 @@ fn ipv4(skb: *mut __sk_buff, scratch: &Scratch, what: u32, quoted: u32, mtu: u32
 #[inline(always)]
 fn ipv6(skb: *mut __sk_buff, scratch: &Scratch, what: u32, quoted: u32, mtu: u32) -> bool {
     const ICMPV6: u32 = 58;
-    let kind: u32 = if what == TOO_BIG { 2 } else { 3 };
     let headers = &scratch.headers;
     let word = |address: &[u8; 16], at: usize| {
         u32::from_ne_bytes([
@@ -159,7 +169,7 @@ fn ipv6(skb: *mut __sk_buff, scratch: &Scratch, what: u32, quoted: u32, mtu: u32
         word(to, 4),
         word(to, 8),
         word(to, 12),
-        (kind << 24).to_be(),
+        (what << 16).to_be(),
         (if what == TOO_BIG { mtu } else { 0 }).to_be(),
     ];
     // The pseudo header (RFC 8200 8.1): addresses, length and next header.

@@ -3,11 +3,15 @@
 //! A packet is translated once, at the first hook that sees it, and tagged (`tc_index`) so that the
 //! next hook leaves it alone.
 
+mod allocate;
 mod conntrack;
+mod entry;
 mod forward;
 mod icmp;
 mod icmp_error;
 mod receive;
+mod room;
+mod sockets;
 pub mod stages;
 pub mod xdp;
 
@@ -17,7 +21,7 @@ use aya_ebpf::bindings::__sk_buff;
 use truename_common::{
     layout::{
         Conntrack, Counter, EventKind, FiveTuple, Service, Settings, Socket, TCP, Target,
-        conntrack_flags, port_flags, service_flags, target_flags,
+        conntrack_flags, conntrack_marks, port_flags, service_flags, target_flags,
     },
     nat::{self, Segment},
 };
@@ -60,10 +64,13 @@ pub struct Nat {
     pub fib: Fib,
     pub neighbour: forward::Neighbour,
     pub route: Route,
+    /// Of a packet for the stack that comes in by another interface, that interface's link address.
+    pub entrance: [u8; 6],
+    pub pad_entrance: [u8; 2],
     pub quote: icmp_error::Quote,
     pub hash: u64,
     pub now_ns: u64,
-    pub removal: conntrack::Removal,
+    pub removal: room::Removal,
     /// Candidate source ports: the next one, and how the search went.
     pub index: u32,
     pub outcome: u32,
@@ -73,6 +80,13 @@ pub struct Nat {
     pub pad: u32,
     /// What becomes of a packet that the kernel would not forward; see [`forward::here`].
     pub here: u32,
+    /// 1: the host's stack forwards the packet, if its target is elsewhere.
+    pub by_stack: u32,
+    /// 1: no candidate source port was free, and those of connections that are not answered count as free.
+    pub is_pressed: u32,
+    /// 1: the target has had time to answer, and did not.
+    pub is_overdue: u32,
+    pub pad_overdue: u32,
 }
 
 /// Two bytes of an array decide for nearly all packets.
@@ -131,7 +145,15 @@ pub fn translate(skb: *mut __sk_buff, scratch: &mut Scratch, wanted: u32) -> i32
         };
     }
     if wanted & wanted::TARGET != 0 {
-        if is_reply(scratch, icmp) {
+        if let Some(entry) = reply_of(scratch, icmp) {
+            // SAFETY: the pointer is to a map value, valid until the program ends.
+            let marks = unsafe { (*entry).marks };
+            if marks & conntrack_marks::TWIN != 0 && receive::was_seen(skb, settings) {
+                return NEXT;
+            }
+            if marks & conntrack_marks::BY_STACK != 0 && stages::leaves(skb, scratch) == 0 {
+                return NEXT;
+            }
             return if icmp {
                 stages::icmp_to_client(skb, scratch)
             } else {
@@ -172,13 +194,13 @@ fn is_to_service(scratch: &mut Scratch, icmp: bool) -> bool {
 
 /// Looks up the connection that the packet is a reply of; that of the packet that an ICMP error quotes.
 #[inline(always)]
-fn is_reply(scratch: &mut Scratch, icmp: bool) -> bool {
+fn reply_of(scratch: &mut Scratch, icmp: bool) -> Option<*mut Conntrack> {
     let Scratch { headers, nat, .. } = scratch;
     headers.tuple(&mut nat.key);
     if !icmp {
         swap(&mut nat.key);
     }
-    CONNTRACK.get_ptr(&nat.key).is_some()
+    CONNTRACK.get_ptr_mut(&nat.key)
 }
 
 /// Turns a tuple round.
@@ -200,13 +222,20 @@ pub fn from_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
         return DROP;
     }
     let Some(entry) = conntrack::of_client(skb, scratch, settings) else {
-        return refused(scratch);
+        return refused(skb, scratch);
     };
-    let flags = conntrack::touch(entry, scratch, true);
+    scratch.nat.is_overdue = 0;
+    // SAFETY: the pointer is to a map value, valid until the program ends.
+    if entry::is_unanswered(unsafe { &*entry }) {
+        scratch.nat.is_overdue = stages::is_overdue(entry);
+    }
+    let flags = entry::touch(entry, scratch, true);
     scratch.nat.to = scratch.nat.key;
     scratch.nat.here = forward::here::NOWHERE;
     if flags & (conntrack_flags::LOCAL | conntrack_flags::DIRECT) != 0 {
-        forward::deliver(skb, scratch, settings, flags);
+        forward::deliver(skb, scratch, flags);
+    } else if scratch.nat.by_stack != 0 {
+        scratch.nat.route = Route::NEXT;
     } else if let Err(verdict) = stages::route(skb, scratch) {
         return verdict;
     }
@@ -225,7 +254,7 @@ pub fn from_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
 
 /// A packet to a service that has no connection, and gets none.
 #[inline(always)]
-fn refused(scratch: &Scratch) -> i32 {
+fn refused(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     match conntrack::Outcome::from_number(scratch.nat.outcome) {
         conntrack::Outcome::NotBeginning => {
             count(Counter::NatNoConnection, 1);
@@ -239,7 +268,12 @@ fn refused(scratch: &Scratch) -> i32 {
                 let (detail, text) = (why as u32, &blank.names.alias);
                 raise(EventKind::Refused, detail, &scratch.nat.original, text);
             }
-            DROP
+            // Room and ports may be there when the client tries again.
+            if outcome == conntrack::Outcome::NoTarget {
+                stages::answer(skb, scratch, icmp_error::NO_PORT)
+            } else {
+                DROP
+            }
         }
     }
 }
@@ -269,16 +303,17 @@ pub fn to_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     }
     // SAFETY: the pointer is to a map value, valid until the program ends.
     let flags = unsafe { (*entry).flags };
-    let is_local = conntrack_flags::is_routed_by_stack(flags);
+    let is_local = is_routed_by_stack(entry);
     // The VLAN's own interface translates it, and notes it.
     if !is_local && forward::is_vlan(skb, &scratch.headers) {
         return NEXT;
     }
-    conntrack::touch(entry, scratch, false);
-    conntrack::towards_client(entry, &mut scratch.nat.to, scratch.headers.protocol);
+    scratch.nat.is_overdue = 0;
+    entry::touch(entry, scratch, false);
+    entry::towards_client(entry, &mut scratch.nat.to, scratch.headers.protocol);
     scratch.nat.here = forward::here::of(flags);
     if is_local {
-        scratch.nat.route = Route::NEXT;
+        scratch.nat.route = Route::after_stack(skb, settings);
     } else if let Err(verdict) = stages::route(skb, scratch) {
         return verdict;
     }
@@ -288,6 +323,14 @@ pub fn to_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     count(Counter::NatReceived, 1);
     // The RPC translator goes by what the target sees: the headers stay.
     NEXT
+}
+
+/// Whether what the target sends leaves the host's stack towards the client by itself.
+#[inline(always)]
+fn is_routed_by_stack(entry: *const Conntrack) -> bool {
+    // SAFETY: the pointer is to a map value, valid until the program ends.
+    let entry = unsafe { &*entry };
+    conntrack_flags::is_routed_by_stack(entry.flags) || entry.marks & conntrack_marks::BY_STACK != 0
 }
 
 /// A packet to a target that does not come by way of a service. Its tuple may be that of a connection
@@ -314,7 +357,7 @@ pub fn direct(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
         count(Counter::NatFragment, 1);
         return DROP;
     }
-    conntrack::touch(entry, scratch, true);
+    entry::touch(entry, scratch, true);
     scratch.nat.to = scratch.nat.key;
     scratch.nat.route = Route::NEXT;
     if !write(skb, scratch, settings) {
@@ -349,10 +392,16 @@ fn tag(skb: *mut __sk_buff, settings: &Settings) {
 /// What the segment says about its connection.
 #[inline(always)]
 fn segment(headers: &Headers) -> Segment {
+    segment_of(headers.flags)
+}
+
+/// The same by its flags.
+#[inline(always)]
+fn segment_of(flags: u32) -> Segment {
     Segment {
-        syn: headers.has(tcp_flag::SYN),
-        ack: headers.has(tcp_flag::ACK),
-        fin: headers.has(tcp_flag::FIN),
-        rst: headers.has(tcp_flag::RST),
+        syn: flags & tcp_flag::SYN != 0,
+        ack: flags & tcp_flag::ACK != 0,
+        fin: flags & tcp_flag::FIN != 0,
+        rst: flags & tcp_flag::RST != 0,
     }
 }

@@ -5,7 +5,7 @@ use truename_common::layout::{Link, Settings, link_flags};
 
 use super::forward;
 use crate::{
-    maps::LINKS,
+    maps::{LINKS, Scratch},
     packet::{Buffer, Frame, Headers, rewrite::Packet},
 };
 
@@ -38,6 +38,44 @@ pub fn is_from_outside(skb: *mut __sk_buff, settings: &Settings) -> bool {
     !forward::is_own(skb) && !forward::is_loopback(skb, settings)
 }
 
+/// Whether another hook has seen the packet, by the way that it came. This is asked where its tag does not tell: filters
+/// of others clear it.
+#[inline(always)]
+pub fn was_seen(skb: *mut __sk_buff, settings: &Settings) -> bool {
+    // SAFETY: the context of the program.
+    let (came_by, interface) = unsafe { ((*skb).ingress_ifindex, (*skb).ifindex) };
+    // SAFETY: entries are replaced whole, by user space.
+    let link = |number: &u32| unsafe { LINKS.get(number) };
+    let has = |flag: u32| link(&interface).is_some_and(|link| link.flags & flag != 0);
+    if came_by == 0 {
+        has(link_flags::PORT)
+    } else if came_by != interface {
+        link(&came_by).is_some()
+    } else if interface == settings.loopback {
+        // It has left by there.
+        link(&interface).is_some()
+    } else {
+        has(link_flags::CONTROLLER)
+    }
+}
+
+/// 1 if the packet is on its way out. One that leaves by the interface that it came by is known by whose link
+/// address it has as its source; without link addresses it is taken for one that comes in.
+#[inline(always)]
+pub fn leaves(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
+    const SOURCE: u32 = 6;
+    let headers = &scratch.headers;
+    // SAFETY: the context of the program.
+    let (came_by, interface) = unsafe { ((*skb).ingress_ifindex, (*skb).ifindex) };
+    if came_by != interface {
+        return 1;
+    }
+    // SAFETY: the entry is replaced whole, by user space.
+    let link = unsafe { LINKS.get(&interface) };
+    let is_own = |link: &Link| has_at(Buffer(skb), SOURCE, &link.address);
+    i32::from(headers.network != 0 && link.is_some_and(is_own))
+}
+
 /// Whether an address is one of 127.0.0.0/8, or ::1.
 #[inline(always)]
 pub fn is_loopback_address(address: &[u8; 16]) -> bool {
@@ -67,7 +105,13 @@ pub fn is_strangers_frame(ctx: *mut xdp_md) -> bool {
 /// Whether the frame goes to this link address.
 #[inline(always)]
 fn is_to(packet: impl Packet, address: &[u8; 6]) -> bool {
+    has_at(packet, 0, address)
+}
+
+/// Whether the frame has this link address at an offset.
+#[inline(always)]
+fn has_at(packet: impl Packet, at: u32, address: &[u8; 6]) -> bool {
     let [a, b, c, d, e, f] = *address;
     let is_there = |at, word: [u8; 2]| packet.load(at) == Some(u16::from_ne_bytes(word));
-    is_there(0, [a, b]) && is_there(2, [c, d]) && is_there(4, [e, f])
+    is_there(at, [a, b]) && is_there(at + 2, [c, d]) && is_there(at + 4, [e, f])
 }

@@ -8,7 +8,9 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 
-use super::{conntrack, forward, icmp, icmp_error};
+use truename_common::layout::Conntrack;
+
+use super::{allocate, conntrack, entry, forward, icmp, icmp_error, receive, room};
 use crate::{
     maps::{SETTINGS, Scratch, scratch},
     packet::{DROP, NEXT},
@@ -67,6 +69,23 @@ stage!(
     is_for_own_program, tn_is_for_own_program, conntrack::is_for_own_program
 );
 
+stage!(
+    /// [`conntrack::set_by_stack`].
+    set_by_stack, tn_set_by_stack, conntrack::set_by_stack
+);
+stage!(
+    /// [`receive::leaves`].
+    leaves, tn_leaves, receive::leaves
+);
+stage!(
+    /// [`forward::enter`].
+    enter, tn_enter, forward::enter
+);
+stage!(
+    /// [`forward::is_spoofed`].
+    is_spoofed, tn_is_spoofed, forward::is_spoofed
+);
+
 /// [`forward::route`].
 ///
 /// # Errors
@@ -92,7 +111,7 @@ extern "C" fn tn_route(skb: *mut __sk_buff) -> i32 {
     }
 }
 
-/// [`conntrack::allocate`]. Returns a [`conntrack::Outcome`]: the compiler may think that the working memory is as it was
+/// [`allocate::allocate`]. Returns a [`conntrack::Outcome`]: the compiler may think that the working memory is as it was
 /// before the call.
 #[inline(always)]
 pub fn create(skb: *mut __sk_buff, _: &mut Scratch, flags: u32) -> u32 {
@@ -106,11 +125,44 @@ extern "C" fn tn_create(skb: *mut __sk_buff, flags: u32) -> i32 {
     let (Some(scratch), Some(settings)) = (unsafe { scratch() }, SETTINGS.get(0)) else {
         return 0;
     };
-    conntrack::allocate(skb, scratch, settings, flags as u8);
+    allocate::allocate(skb, scratch, settings, flags as u8);
     scratch.nat.outcome as i32
 }
 
-/// [`conntrack::make_room`].
+/// [`entry::note_reset`].
+#[inline(always)]
+pub fn note_reset(connection: &mut Conntrack, flags: u32, from_client: bool) {
+    tn_note_reset(&raw mut *connection, flags, u32::from(from_client));
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tn_note_reset(connection: *mut Conntrack, flags: u32, from_client: u32) -> i32 {
+    if connection.is_null() {
+        return 0;
+    }
+    // SAFETY: `note_reset`, the only caller, lends it.
+    entry::note_reset(unsafe { &mut *connection }, flags, from_client != 0);
+    0
+}
+
+/// [`entry::is_overdue`].
+#[inline(always)]
+pub fn is_overdue(connection: *const Conntrack) -> u32 {
+    tn_is_overdue(connection) as u32
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tn_is_overdue(connection: *const Conntrack) -> i32 {
+    if connection.is_null() {
+        return 0;
+    }
+    // SAFETY: `is_overdue`, the only caller, lends it.
+    i32::from(entry::is_overdue(unsafe { &*connection }))
+}
+
+/// [`room::make_room`].
 #[inline(always)]
 pub fn make_room(_: &mut Scratch) -> bool {
     tn_make_room() != 0
@@ -124,7 +176,7 @@ extern "C" fn tn_make_room() -> i32 {
         return 0;
     };
     // SAFETY: it is that of the working memory.
-    i32::from(unsafe { conntrack::make_room(&raw mut scratch.nat.removal, settings) })
+    i32::from(unsafe { room::make_room(&raw mut scratch.nat.removal, settings) })
 }
 
 /// [`icmp_error::answer`].

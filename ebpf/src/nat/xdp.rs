@@ -1,7 +1,8 @@
 //! Forwarding in XDP, before the kernel makes a socket buffer of the packet.
 //!
 //! Only what is plain: a packet of an existing connection between two other hosts. Everything else goes up
-//! to tc unchanged, which does all that this does and more.
+//! to tc unchanged, which does all that this does and more. So does a packet of each direction every four seconds
+//! ([`entry::is_turn`]): frames that are sent from here tell the kernel nothing about its neighbours.
 
 use aya_ebpf::{
     bindings::{xdp_action, xdp_md},
@@ -9,12 +10,12 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use truename_common::layout::{
-    Conntrack, Counter, TCP, conntrack_flags, port_flags, service_flags,
+    Conntrack, Counter, TCP, conntrack_flags, port_flags, service_flags, settings_flags,
 };
 
-use super::{Settings, conntrack, is_reply, is_to_service, receive, wanted};
+use super::{Settings, conntrack, entry, is_to_service, receive, reply_of, wanted};
 use crate::{
-    maps::{CONNTRACK, PORTS, SETTINGS, Scratch, XDP_DEVICES, count},
+    maps::{PORTS, SETTINGS, Scratch, XDP_DEVICES, count},
     packet::{Frame, rewrite, rewrite::Packet as _, stages, tcp_flag},
 };
 
@@ -35,6 +36,7 @@ pub fn forward(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
     if wanted & wanted::NAT == 0
         || !is_plain
         || settings.tag == 0
+        || settings.flags & settings_flags::HONOUR != 0
         || receive::is_strangers_frame(ctx.ctx)
     {
         return xdp_action::XDP_PASS;
@@ -50,12 +52,12 @@ pub fn forward(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
     if from_client {
         scratch.nat.to = scratch.nat.key;
     } else {
-        conntrack::towards_client(entry, &mut scratch.nat.to, scratch.headers.protocol);
+        entry::towards_client(entry, &mut scratch.nat.to, scratch.headers.protocol);
     }
-    if !has_route(ctx.ctx, scratch) {
+    if !has_route(ctx.ctx, scratch) || entry::is_turn(entry, from_client) {
         return xdp_action::XDP_PASS;
     }
-    conntrack::touch(entry, scratch, from_client);
+    entry::touch(entry, scratch, from_client);
     let frame = Frame(ctx.ctx);
     let Scratch { headers, nat, .. } = scratch;
     let done = rewrite::hop(frame, headers)
@@ -91,12 +93,11 @@ fn connection(
         if is_loopback || scratch.headers.has(tcp_flag::SYN) {
             return None;
         }
+        scratch.nat.by_stack = 0;
         return conntrack::find(scratch, settings).map(|entry| (entry, true));
     }
-    if wanted & wanted::TARGET != 0 && is_reply(scratch, false) {
-        return CONNTRACK
-            .get_ptr_mut(&scratch.nat.key)
-            .map(|entry| (entry, false));
+    if wanted & wanted::TARGET != 0 {
+        return reply_of(scratch, false).map(|entry| (entry, false));
     }
     None
 }

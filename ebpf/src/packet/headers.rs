@@ -96,8 +96,8 @@ const DESTINATION: u8 = 60;
 const EXTENSIONS: usize = 4;
 
 /// IP protocol numbers of ICMP (RFC 792) and ICMPv6 (RFC 4443).
-const ICMP: u8 = 1;
-const ICMPV6: u8 = 58;
+pub const ICMP: u8 = 1;
+pub const ICMPV6: u8 = 58;
 
 /// A packet as a program is given it.
 pub trait View {

@@ -5,15 +5,15 @@ mod buffer;
 mod frame;
 mod headers;
 mod helper;
+mod lose;
 pub mod payload;
 pub mod rewrite;
-mod lose;
 pub mod stages;
 
 pub use atomic::{add, or, or as atomic_or};
 pub use buffer::Buffer;
 pub use frame::Frame;
-pub use headers::{Headers, Linear, Link, parse, tcp_flag};
+pub use headers::{Headers, ICMP, ICMPV6, Linear, Link, parse, tcp_flag};
 pub use helper::changed;
 pub use lose::lose;
 pub use payload::{fold, load};

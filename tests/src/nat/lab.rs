@@ -234,6 +234,11 @@ impl Lab {
         family.address(network::CLIENT, 2)
     }
 
+    /// Another address of the client's network, which nobody has.
+    pub fn other_client(&self, family: Family) -> IpAddr {
+        family.address(network::CLIENT, 9)
+    }
+
     /// The second client's address.
     pub fn second(&self, family: Family) -> IpAddr {
         family.address(network::SECOND, 2)
@@ -260,6 +265,11 @@ impl Lab {
     /// One of the target's addresses.
     pub fn target(&self, family: Family, number: u8) -> IpAddr {
         family.address(network::TARGET, 2 + number % TARGETS)
+    }
+
+    /// An address of the target's network that nobody has.
+    pub fn absent(&self, family: Family) -> IpAddr {
+        family.address(network::TARGET, 77)
     }
 
     /// An address that nobody has.

@@ -32,16 +32,7 @@ pub(super) fn load(
     rules: &Rules,
     source: impl Fn(IpAddr) -> Option<IpAddr>,
 ) -> Result<()> {
-    let path = scratch.write("rules.nft", &ruleset(rules, source))?;
-    let output = node
-        .command("nft".as_ref(), &[])?
-        .arg("-f")
-        .arg(path)
-        .output()
-        .context("run nft")?;
-    if !output.status.success() {
-        bail!("nft: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
+    firewall(node, scratch, &ruleset(rules, source))?;
     for (state, seconds) in &rules.timeouts {
         let (_, key) = TIMEOUTS
             .iter()
@@ -51,6 +42,24 @@ pub(super) fn load(
             &format!("net/netfilter/nf_conntrack_{key}"),
             &seconds.to_string(),
         )?;
+    }
+    Ok(())
+}
+
+/// Adds rules of another kind, which are there whoever translates.
+///
+/// # Errors
+/// `nft` refuses.
+pub fn firewall(node: &Namespace, scratch: &Scratch, rules: &str) -> Result<()> {
+    let path = scratch.write("rules.nft", rules)?;
+    let output = node
+        .command("nft".as_ref(), &[])?
+        .arg("-f")
+        .arg(path)
+        .output()
+        .context("run nft")?;
+    if !output.status.success() {
+        bail!("nft: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(())
 }

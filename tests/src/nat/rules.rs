@@ -102,8 +102,12 @@ pub struct Rules {
     pub max_flows: Option<u32>,
     /// What becomes of a new connection when the table is full.
     pub when_full: Option<&'static str>,
+    /// Whether netfilter sees what truename forwards: a word of its configuration.
+    pub netfilter: Option<&'static str>,
     /// Where truename forwards in XDP: a word of its configuration.
     pub xdp: Option<&'static str>,
+    /// Interfaces of the node beyond those that every lab has.
+    pub interfaces: Vec<&'static str>,
     /// Seconds after which silent connections are forgotten, by state as truename calls it.
     pub timeouts: Vec<(&'static str, u32)>,
 }
@@ -129,6 +133,7 @@ impl Rules {
 
     /// The configuration file of truename.
     pub(super) fn configuration(&self, interfaces: &[&str]) -> String {
+        let interfaces = [interfaces, &self.interfaces].concat();
         let mut text = format!("[datapath]\ninterfaces = {interfaces:?}\n");
         let mut line = |line: String| {
             text.push_str(&line);
@@ -146,6 +151,9 @@ impl Rules {
         }
         if let Some(when_full) = self.when_full {
             line(format!("when_full = {when_full:?}"));
+        }
+        if let Some(netfilter) = self.netfilter {
+            line(format!("netfilter = {netfilter:?}"));
         }
         if let Some(xdp) = self.xdp {
             line(format!("xdp = {xdp:?}"));

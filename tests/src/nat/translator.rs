@@ -4,7 +4,13 @@ use std::{collections::HashMap, fs, net::IpAddr, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use super::{beside::By, family::Family, lab::Lab, nftables, rules::Rules};
+use super::{
+    beside::By,
+    family::Family,
+    lab::Lab,
+    nftables,
+    rules::{Rules, Snat},
+};
 use crate::{traffic::DEADLINE, truename::Truename};
 
 /// A translator at work on a lab's node.
@@ -86,7 +92,9 @@ fn configure(lab: &Lab, rules: &Rules) -> Result<PathBuf> {
 
 fn load(lab: &Lab, rules: &Rules) -> Result<()> {
     let mut sources = HashMap::new();
-    for target in rules.services.iter().flat_map(|service| &service.targets) {
+    let masked = rules.services.iter();
+    let masked = masked.filter(|service| service.snat == Snat::Auto);
+    for target in masked.flat_map(|service| &service.targets) {
         let address = target.address.ip();
         if let std::collections::hash_map::Entry::Vacant(entry) = sources.entry(address) {
             entry.insert(source(lab, address)?);

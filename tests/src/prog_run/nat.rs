@@ -214,6 +214,14 @@ impl Nat {
         self.insert(map::MOVED, original, target);
     }
 
+    /// Makes an address one of this host.
+    ///
+    /// # Panics
+    /// The table cannot be written.
+    pub fn owns(&mut self, address: IpAddr) {
+        self.insert(map::ADDRESSES, address_of(address), 1u8);
+    }
+
     /// Writes a connection.
     ///
     /// # Panics
@@ -375,6 +383,24 @@ impl Nat {
     #[track_caller]
     pub fn drops(&self, place: Place, packet: &Datagram) {
         assert_eq!(self.run(place, &packet.bytes()), Verdict::Drop);
+    }
+
+    /// The sender of the packet is told of an error.
+    ///
+    /// # Panics
+    /// It is not.
+    #[track_caller]
+    pub fn refuses(&self, place: Place, packet: &Datagram) {
+        const ICMP: u8 = 1;
+        const ICMPV6: u8 = 58;
+        let Verdict::Redirect(bytes) = self.run(place, &packet.bytes()) else {
+            panic!("nothing is sent back");
+        };
+        let (at, expected) = match packet.source {
+            SocketAddr::V4(_) => (14 + 9, ICMP),
+            SocketAddr::V6(_) => (14 + 6, ICMPV6),
+        };
+        assert_eq!(bytes[at], expected, "no ICMP error: {bytes:?}");
     }
 
     /// Runs the program on any bytes.

@@ -63,9 +63,21 @@ impl Nat {
         let mut expected = expected.bytes();
         expected[..6].copy_from_slice(&to);
         expected[6..12].copy_from_slice(&from);
-        let verdict = self.run_xdp(device, &packet.bytes());
+        let verdict = self.run_xdp_twice(device, &packet.bytes());
         assert_eq!(verdict, Verdict::Redirect(expected.clone()));
         check_sums(Link::Ethernet, &expected).expect("the oracle is right");
+    }
+
+    /// The same, once more if it leaves the packet to tc: it does so now and then.
+    ///
+    /// # Panics
+    /// As [`Self::run_xdp`].
+    #[track_caller]
+    fn run_xdp_twice(&self, device: u32, packet: &[u8]) -> Verdict {
+        match self.run_xdp(device, packet) {
+            Verdict::Next(_) => self.run_xdp(device, packet),
+            verdict => verdict,
+        }
     }
 
     /// Runs the XDP program on a frame that came in by a device of the calling thread's network namespace.

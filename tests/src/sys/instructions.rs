@@ -26,6 +26,14 @@ impl Instruction {
         Self::new(0xb7, register, value)
     }
 
+    /// `*(u32 *)(to + offset) = from`, of registers.
+    pub(crate) const fn store(to: u8, offset: i16, from: u8) -> Self {
+        Self {
+            offset,
+            ..Self::new(0x63, to | from << 4, 0)
+        }
+    }
+
     /// Calls a helper by its number.
     pub(crate) const fn call(helper: i32) -> Self {
         Self::new(0x85, 0, helper)

@@ -53,7 +53,7 @@ impl<T: DeserializeOwned> Document<T> {
         } = client.get(&self.url, validator, self.limit).await?
         {
             let value = serde_json::from_slice(&body)
-                .map_err(|error| HttpError::Content(shown(&error.to_string())))?;
+                .map_err(|error| HttpError::Content(what_it_is(&body, &error)))?;
             self.held = Some(Held {
                 value,
                 validator,
@@ -61,5 +61,36 @@ impl<T: DeserializeOwned> Document<T> {
             });
         }
         Ok(())
+    }
+}
+
+/// What a body is that is no such document.
+fn what_it_is(body: &[u8], error: &serde_json::Error) -> String {
+    const GZIP: [u8; 2] = [0x1f, 0x8b];
+    if body.starts_with(&GZIP) {
+        "it is compressed, which was not asked for".to_owned()
+    } else if body.trim_ascii_start().starts_with(b"<") {
+        "it is HTML; is this the address of the REST interface, and not of something before it?"
+            .to_owned()
+    } else {
+        shown(&error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_what_came_instead() {
+        let error = serde_json::from_slice::<u8>(b"x").unwrap_err();
+        for (body, words) in [
+            (&b"\x1f\x8b\x08"[..], "compressed"),
+            (b"\n<!DOCTYPE html>", "HTML"),
+            (b"x", "expected value"),
+        ] {
+            let said = what_it_is(body, &error);
+            assert!(said.contains(words), "{said}");
+        }
     }
 }

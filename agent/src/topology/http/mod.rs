@@ -155,9 +155,12 @@ impl Client {
             if status != StatusCode::OK {
                 let words = read(response, ERROR_BODY).await.unwrap_or_default();
                 let words = String::from_utf8_lossy(&words);
-                let words = match words.trim() {
-                    "" => String::new(),
-                    words => format!(": {}", shown(words)),
+                let words = match (status, words.trim()) {
+                    (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => {
+                        "; it wants credentials, and truename has none: let it answer this host without".to_owned()
+                    }
+                    (_, "") => String::new(),
+                    (_, words) => format!(": {}", shown(words)),
                 };
                 return Err(HttpError::Status(status, words));
             }

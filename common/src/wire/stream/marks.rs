@@ -102,12 +102,7 @@ pub(super) fn mark<P: Packet>(packet: &mut P, flow: &mut RpcFlow, work: &mut Wor
 
 /// Whether there are edits of `kind`; `page` to `last_page` are the pages that they may lie in.
 #[inline(always)]
-fn touches<P: Packet>(
-    packet: &mut P,
-    flow: &mut RpcFlow,
-    work: &mut Work,
-    kind: EditKind,
-) -> bool {
+fn touches<P: Packet>(packet: &mut P, flow: &mut RpcFlow, work: &mut Work, kind: EditKind) -> bool {
     let (first, end) = (work.edits[0].at, work.edited_to);
     let direction = Job::new(packet, flow, work).direction;
     let page = number(direction.position_of(first));

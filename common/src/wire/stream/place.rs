@@ -458,7 +458,11 @@ impl<P: Packet> Job<'_, P> {
         let is_short = known != 0 && known < CHUNK as u32;
         if index != MAIN && is_short && after(reached, end) && self.load_chunk(end) {
             let len = reached.wrapping_sub(end);
-            let len = if len < self.work.chunk_len { len } else { self.work.chunk_len };
+            let len = if len < self.work.chunk_len {
+                len
+            } else {
+                self.work.chunk_len
+            };
             self.append_head(index, known, len);
         }
     }

@@ -1,0 +1,184 @@
+//! Clients are told what a router would tell them: nobody there, no way there.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpStream},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use truename_tests::{
+    namespace::Namespace,
+    nat::{
+        By, Family, Lab, Probe, Protocol, Rules, Seen, Service, Snat, Translator, alone, beside,
+    },
+};
+
+const PORT: u16 = 7000;
+
+/// How an attempt to connect ends.
+fn outcome(namespace: &Namespace, to: SocketAddr) -> Result<io::ErrorKind> {
+    const PATIENCE: Duration = Duration::from_secs(20);
+    let attempt = namespace.run(|| TcpStream::connect_timeout(&to, PATIENCE))?;
+    let error = attempt.err().context("it is connected")?;
+    Ok(error.kind())
+}
+
+#[test]
+fn what_cannot_be_reached_is_said() {
+    beside(|by| {
+        let lab = Lab::new()?;
+        let mut rules = Rules::default();
+        let mut aliases = Vec::new();
+        for family in Family::BOTH {
+            // Of the target's network, and not there.
+            let absent = lab.absent(family);
+            let (unreachable, prohibited) = (lab.foreign(family, 50), lab.foreign(family, 51));
+            for (kind, address) in [("unreachable", unreachable), ("prohibit", prohibited)] {
+                lab.node.ip(&format!("route add {kind} {address}"))?;
+            }
+            for (number, address) in [(1, absent), (2, unreachable), (3, prohibited)] {
+                let alias = SocketAddr::new(lab.foreign(family, number), 80);
+                let target = SocketAddr::new(address, PORT);
+                let all = [Protocol::Tcp, Protocol::Udp];
+                let services = all.map(|protocol| Service::new(protocol, alias, target));
+                rules
+                    .services
+                    .extend(services.into_iter().map(|mut service| {
+                        // A target to which there is no route has no source address.
+                        service.snat = Snat::Never;
+                        service
+                    }));
+                aliases.push(alias);
+            }
+        }
+        let _translator = Translator::start(by, &lab, &rules)?;
+        let mut seen = Seen::new();
+        for alias in aliases {
+            let begin = Instant::now();
+            let is = outcome(&lab.client, alias).with_context(|| alias.to_string())?;
+            // Long before the client would give up by itself.
+            let is_late = begin.elapsed() >= Duration::from_secs(10);
+            ensure!(is != io::ErrorKind::TimedOut && !is_late, "{alias}: {is:?}");
+            seen.note(alias, is);
+        }
+        Ok(seen)
+    });
+}
+
+#[test]
+fn a_service_without_a_target_refuses() {
+    alone(|| {
+        let lab = Lab::new()?;
+        let mut rules = Rules::default();
+        let mut aliases = Vec::new();
+        for family in Family::BOTH {
+            let alias = SocketAddr::new(lab.foreign(family, 1), 80);
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                // A weight of nothing takes no connections.
+                let target = SocketAddr::new(lab.target(family, 0), PORT);
+                let other = SocketAddr::new(lab.foreign(family, 9), PORT);
+                rules.services.push(Service::weighted(
+                    protocol,
+                    alias,
+                    &[(target, 0), (other, 1)],
+                ));
+            }
+            lab.node
+                .ip(&format!("route add throw {}", lab.foreign(family, 9)))?;
+            aliases.push((family, alias));
+        }
+        // The only one that takes connections has no route.
+        for family in Family::BOTH {
+            let flag = if family == Family::V4 { "-4" } else { "-6" };
+            lab.node.ip(&format!("{flag} route del default"))?;
+        }
+        let _translator = Translator::start(By::Truename, &lab, &rules)?;
+        for (family, alias) in aliases {
+            let is = outcome(&lab.client, alias).with_context(|| alias.to_string())?;
+            ensure!(is == io::ErrorKind::ConnectionRefused, "{alias}: {is:?}");
+            let from = SocketAddr::new(lab.client(family), 0);
+            let probe = Probe::start(&lab.client, from, alias)?;
+            probe.send(5)?;
+            let error = probe.network_error()?;
+            ensure!(error.errno == libc::ECONNREFUSED, "{alias}: {error:?}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn doctor_names_an_alias_that_neighbours_look_for() {
+    alone(|| {
+        let lab = Lab::new()?;
+        let family = Family::V4;
+        let target = SocketAddr::new(lab.target(family, 0), PORT);
+        // One of the client's network, one that is routed, and one that the node has.
+        let addresses = [
+            lab.other_client(family),
+            lab.foreign(family, 1),
+            lab.node(family),
+        ];
+        let services = addresses
+            .map(|address| Service::new(Protocol::Tcp, SocketAddr::new(address, 80), target));
+        let rules = Rules::new(services.to_vec());
+        let mut translator = Translator::start(By::Truename, &lab, &rules)?;
+        let truename = translator.truename().context("truename is at work")?;
+        let mut doctor = truename.command(&["doctor", "-o", "jsonl", "--config"])?;
+        let output = doctor
+            .arg(lab.scratch.path().join("truename.toml"))
+            .output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let line = text.lines().find(|line| line.contains("\"aliases\""));
+        let line = line.with_context(|| format!("{text}"))?;
+        let [near, routed, own] = addresses.map(|address| format!("{address}/32"));
+        ensure!(line.contains(&near), "{line}");
+        ensure!(!line.contains(&routed) && !line.contains(&own), "{line}");
+        Ok(())
+    });
+}
+
+#[test]
+fn explain_begins_where_the_packet_comes_in() {
+    alone(|| {
+        let lab = Lab::new()?;
+        let family = Family::V4;
+        let target = SocketAddr::new(lab.target(family, 0), PORT);
+        let alias = SocketAddr::new(lab.foreign(family, 1), 80);
+        let rules = Rules::new(vec![Service::new(Protocol::Tcp, alias, target)]);
+        let mut translator = Translator::start(By::Truename, &lab, &rules)?;
+        let truename = translator.truename().context("truename is at work")?;
+        // An interface that nobody asked to be attached.
+        for command in [
+            "link add v0 type veth peer name v1",
+            "link set v0 up",
+            "link set v1 up",
+            "address add 10.99.0.1/24 dev v0",
+        ] {
+            lab.node.ip(command)?;
+        }
+        let client = lab.client(family).to_string();
+        let near = lab.near(family).to_string();
+        for (from, hook, outcome) in [
+            (
+                client.as_str(),
+                "comes in by c0, which is attached",
+                "begins a connection",
+            ),
+            (
+                near.as_str(),
+                "leaves by t0, which is attached",
+                "begins a connection",
+            ),
+            (
+                "10.99.0.2",
+                "comes in by v0, to which nothing is attached",
+                "keeps its addresses",
+            ),
+        ] {
+            let said = truename.words(&["explain", from, &alias.to_string()])?;
+            ensure!(said.contains(hook) && said.contains(outcome), "{said}");
+        }
+        Ok(())
+    });
+}
