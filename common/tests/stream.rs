@@ -2,16 +2,12 @@
 
 mod support;
 
-use std::sync::atomic::{AtomicU32, Ordering};
-
 use proptest::prelude::*;
 use support::{Connection, oracle};
 use truename_common::{
     layout::Text,
     wire::stream::{self, Verdict, Way},
 };
-
-static RESETS: [AtomicU32; 8] = [const { AtomicU32::new(0) }; 8];
 
 const SYSTEM: &str = "flink";
 const CANONICAL: &str = "jobmanager:6123";
@@ -140,13 +136,6 @@ fn deliver(
                 let seq = start.wrapping_add(from as u32);
                 let verdict = connection.send(way, seq, &stream[from..to]);
                 if verdict == Verdict::Reset {
-                    RESETS[connection.work.reset as usize].fetch_add(1, Ordering::Relaxed);
-                    if std::env::var("SHOW").is_ok_and(|n| n == connection.work.reset.to_string()) {
-                        {
-                            eprintln!("TRACE {}", support::TRACE.with(|t| t.borrow().join("\n")));
-                            panic!("reset {}", connection.work.reset);
-                        }
-                    }
                     return false;
                 }
             }
@@ -215,7 +204,6 @@ proptest! {
         if deliver(&mut connection, Way::Outbound, &stream, &sizes, dice) {
             let expected = oracle::outbound(&stream, SYSTEM, CANONICAL, ALIAS);
             let got = connection.outbound.stream();
-            if got != expected { let at = got.iter().zip(&expected).position(|(a, b)| a != b); eprintln!("TRACE at {at:?} {}", support::TRACE.with(|t| t.borrow().join("\n"))); }
             prop_assert!(got == expected, "{}\n{}", got.escape_ascii(), expected.escape_ascii());
         }
     }
@@ -318,10 +306,4 @@ fn a_hole_that_was_acknowledged_is_given_up() {
     stream::acknowledge(&mut connection.flow.inbound, next, 0);
     assert_eq!(connection.send(Way::Inbound, next, &frame), Verdict::Pass);
     assert_eq!(connection.flow.inbound.cursor(), next + frame.len() as u32);
-}
-
-#[test]
-fn zz() {
-    std::thread::sleep(std::time::Duration::from_secs(20));
-    eprintln!("RESETS {:?}", RESETS);
 }

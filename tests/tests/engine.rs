@@ -24,6 +24,8 @@ struct Line {
     reorder: f64,
 }
 
+/// Scripts for each line and segment size.
+const SEEDS: u64 = 20;
 /// Ticks that a segment needs, that one out of order needs more, and after which a sender repeats what it sent.
 const DELAY: u64 = 10;
 const LATE: u64 = 15;
@@ -254,17 +256,13 @@ fn exchange(seed: u64, segment: usize, line: Line) -> Result<u64, String> {
 }
 
 #[test]
-fn impaired_lines() {
+fn scripts_arrive_over_impaired_lines() {
     let clean = Line {
         loss: 0.0,
         duplication: 0.0,
         reorder: 0.0,
     };
     let mut failures: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    let count: u64 = std::env::var("SEEDS")
-        .ok()
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(20);
     for (what, line) in [
         ("clean", clean),
         (
@@ -298,14 +296,8 @@ fn impaired_lines() {
         ),
     ] {
         for segment in [88, 200, 536, 1460] {
-            for seed in std::env::var("FROM").map_or(0, |n| n.parse().unwrap())..count {
-                let result = exchange(seed, segment, line);
-                if let Err(why) = result {
-                    if std::env::var("SHOW")
-                        .is_ok_and(|wanted| wanted == format!("{what}/{segment}/{seed}"))
-                    {
-                        eprintln!("TRACE {}", support::TRACE.with(|t| t.borrow().join("\n")));
-                    }
+            for seed in 0..SEEDS {
+                if let Err(why) = exchange(seed, segment, line) {
                     failures
                         .entry(format!("{what}, {segment}"))
                         .or_default()
@@ -414,7 +406,6 @@ fn large_segments_may_come_again() {
                     let verdict =
                         connection.send(way, start.wrapping_add(from as u32), &stream[from..end]);
                     assert_ne!(verdict, Verdict::Reset, "{way:?} {body} at {from}");
-                    support::TRACE.with(|t| t.borrow_mut().clear());
                     verdict
                 };
                 while send(&mut connection, at, end) != Verdict::Pass {}
@@ -473,8 +464,7 @@ fn lost_parts_of_large_segments_are_repaired() {
             let repeats =
                 next == units || next - first > 3000 || first != next && random.happens(0.3);
             let from = if repeats {
-                let missing = (first..next).find(|unit| !arrived[*unit]).unwrap_or(first);
-                missing
+                (first..next).find(|unit| !arrived[*unit]).unwrap_or(first)
             } else {
                 next
             };
@@ -491,7 +481,6 @@ fn lost_parts_of_large_segments_are_repaired() {
             }
             let bytes = &stream[from * UNIT..(end * UNIT).min(stream.len())];
             let seq = start.wrapping_add((from * UNIT) as u32);
-            let before = receiver(&mut connection, way).bytes.len();
             let verdict = if lost {
                 // The engine sees it, the receiver does not.
                 let side = receiver(&mut connection, way);
@@ -506,14 +495,12 @@ fn lost_parts_of_large_segments_are_repaired() {
             } else {
                 connection.send(way, seq, bytes)
             };
-            let _ = before;
             assert_ne!(
                 verdict,
                 Verdict::Reset,
                 "{what}: reset {} at {from}",
                 connection.work.reset
             );
-            support::TRACE.with(|t| t.borrow_mut().clear());
             if verdict == Verdict::Pass {
                 arrived[from..end].fill(true);
                 while first < units && arrived[first] {
@@ -562,7 +549,6 @@ fn memory_may_be_short() {
         connection.work.now_ns += 1_000_000;
         let bytes = &stream[units[from]..(end * 1448).min(stream.len())];
         let verdict = connection.send(Way::Inbound, start.wrapping_add(units[from] as u32), bytes);
-        support::TRACE.with(|t| t.borrow_mut().clear());
         assert_ne!(verdict, Verdict::Reset, "reset {}", connection.work.reset);
         if verdict != Verdict::Pass {
             dropped += usize::from(verdict == Verdict::Drop(Counter::DroppedMemory));

@@ -12,8 +12,6 @@ use truename_common::{
     },
 };
 
-thread_local! { pub static TRACE: std::cell::RefCell<Vec<String>> = const { std::cell::RefCell::new(Vec::new()) }; }
-
 /// The pages of all flows.
 #[derive(Default)]
 pub struct Pages {
@@ -166,10 +164,10 @@ impl Receiver {
             match slot {
                 None => *slot = Some(*byte),
                 Some(before) => {
-                    if before != byte {
-                        eprintln!("TRACE {}", TRACE.with(|t| t.borrow().join("\n")));
-                    }
-                    assert_eq!(before, byte, "a byte came with two values, at {at}")
+                    assert_eq!(
+                        before, byte,
+                        "a byte came with two values, in the segment at {at}"
+                    );
                 }
             }
         }
@@ -191,7 +189,6 @@ impl Receiver {
 impl Connection {
     /// A connection whose handshake was seen.
     pub fn new(client_isn: u32, endpoint_isn: u32) -> Self {
-        TRACE.with(|t| t.borrow_mut().clear());
         let mut flow = Box::new(RpcFlow::default());
         stream::begin(&mut flow.inbound, client_isn, Way::Inbound);
         stream::begin(&mut flow.outbound, endpoint_isn, Way::Outbound);
@@ -229,45 +226,6 @@ impl Connection {
                 Way::Outbound => flow::learn_canonical(&mut self.flow),
             }
         }
-        let start = match way {
-            Way::Inbound => self.inbound.start,
-            _ => self.outbound.start,
-        };
-        TRACE.with(|t| {
-            t.borrow_mut().push(format!(
-                "{way:?} {}+{} {verdict:?} reset {} count {} found {:x} | {:?}\n   {}",
-                seq.wrapping_sub(start),
-                len,
-                self.work.reset,
-                self.work.made,
-                self.work.found,
-                {
-                    let d = if way == Way::Inbound {
-                        &self.flow.inbound
-                    } else {
-                        &self.flow.outbound
-                    };
-                    d.ranges
-                        .iter()
-                        .enumerate()
-                        .filter(|(i, r)| *i == 0 || r.start != r.end)
-                        .map(|(i, r)| {
-                            format!(
-                                "{i}:{}..{} f{} fl{} m{} res{} ph{}",
-                                r.start.wrapping_sub(start) as i32,
-                                r.end.wrapping_sub(start) as i32,
-                                r.first.wrapping_sub(start) as i32,
-                                r.flags,
-                                r.walker.matched,
-                                r.walker.resume.wrapping_sub(start) as i32,
-                                r.walker.phase
-                            )
-                        })
-                        .collect::<Vec<_>>()
-                },
-                bytes.escape_ascii()
-            ))
-        });
         if verdict == Verdict::Pass {
             match way {
                 Way::Inbound => self.inbound.take(seq, &bytes),
