@@ -31,10 +31,11 @@ const SUITES: [&str; 6] = [
 const PROG_RUN: &str = "prog_run";
 
 /// What `cargo xtask test` runs: a minute or two.
-const QUICK: [&str; 6] = [
+const QUICK: [&str; 7] = [
     "budget",
     "prog_run",
     "prog_run_nat_dnat",
+    "prog_run_nat_snat",
     "prog_run_nat_xdp",
     "takeover",
     "traffic",
