@@ -19,7 +19,7 @@ use super::{
 const BEFORE: u32 = VERSION - 1;
 
 /// The tables that have the same layout in both versions. Every new [`VERSION`] writes this anew.
-const ALIKE: [&str; 17] = [
+const ALIKE: [&str; 20] = [
     map::PORTS,
     map::ENDPOINTS,
     map::NAMES,
@@ -35,6 +35,9 @@ const ALIKE: [&str; 17] = [
     map::TRIED,
     map::SETTINGS,
     map::TRIES,
+    map::LINKS,
+    map::ASKED,
+    map::ADDRESSES,
     map::COUNTERS,
     map::EVENTS,
 ];
