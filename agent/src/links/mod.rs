@@ -62,6 +62,14 @@ pub struct Interface {
     pub strict: bool,
 }
 
+/// Whether an address says nothing about who else is on the link.
+fn is_link_local(address: &IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
+}
+
 /// What there is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inventory {
@@ -88,6 +96,11 @@ impl Inventory {
         let mut flags = 0;
         let mut set = |is, flag| flags |= if is { flag } else { 0 };
         set(is_container, link_flags::CONTAINER);
+        // A link with an address has neighbours, which may be anybody.
+        let is_own_link =
+            interface.controller.is_none() && interface.addresses.iter().all(is_link_local);
+        let leads_elsewhere = interface.veth && interface.peer_elsewhere;
+        set(is_container || is_own_link && leads_elsewhere, link_flags::BEHIND);
         let is_port = controller.is_some_and(|controller| is_attached(&controller));
         set(is_port, link_flags::PORT);
         let ports = self.interfaces.values().filter(|port| {

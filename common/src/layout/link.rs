@@ -26,6 +26,8 @@ pub mod link_flags {
     pub const STRICT: u32 = 16;
     /// No route leaves by several interfaces, so that a source can be looked up as the kernel does.
     pub const ONE_WAY: u32 = 32;
+    /// Containers are behind it, and nothing else: a port of a bridge or a link of its own, to another namespace.
+    pub const BEHIND: u32 = 64;
 }
 
 plain!(Link = 16);

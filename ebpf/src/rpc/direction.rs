@@ -1,12 +1,12 @@
 //! Whether a packet goes to an endpoint or comes from one.
 
 use truename_common::{
-    layout::{Endpoint, FiveTuple, Socket, TCP, port_flags},
+    layout::{Endpoint, FiveTuple, TCP, link_flags, port_flags},
     wire::stream::Way,
 };
 
 use crate::{
-    maps::{ENDPOINTS, PORTS},
+    maps::{ENDPOINTS, LINKS, PORTS, is_own_address},
     packet::Headers,
 };
 
@@ -17,6 +17,9 @@ pub struct Found {
     pub way: Way,
     /// Set where the endpoint was looked up.
     pub endpoint: Endpoint,
+    /// The interface at whose hook the packet is, and the one that it came in by; 0: none.
+    pub interface: u32,
+    pub came_by: u32,
 }
 
 /// Looks for the endpoint of the packet: by the destination, then by the source.
@@ -26,10 +29,16 @@ pub fn find(headers: &Headers, found: &mut Found) -> bool {
         || set(found, headers, Way::Outbound) && find_endpoint(found)
 }
 
+/// Looks for the endpoint of a flow again.
+#[inline(always)]
+pub fn check(_: &Headers, found: &mut Found) -> bool {
+    find_endpoint(found)
+}
+
 /// Looks up the endpoint of `found.key`.
 #[inline(always)]
 pub fn find_endpoint(found: &mut Found) -> bool {
-    match listening(&found.key.endpoint()) {
+    match listening(found) {
         Some(endpoint) => {
             found.endpoint = endpoint;
             true
@@ -65,14 +74,36 @@ pub fn set(found: &mut Found, headers: &Headers, way: Way) -> bool {
     true
 }
 
-/// The endpoint at an address, or at any address with that port.
+/// The endpoint at the packet's address, or at any address of this host or of a container with that port.
 #[inline(always)]
-fn listening(socket: &Socket) -> Option<Endpoint> {
+fn listening(found: &Found) -> Option<Endpoint> {
+    let socket = found.key.endpoint();
     // SAFETY: endpoints are replaced whole, by user space; the copy is 8 bytes, read at once.
-    unsafe {
-        ENDPOINTS
-            .get(socket)
-            .or_else(|| ENDPOINTS.get(&socket.any()))
+    if let Some(endpoint) = unsafe { ENDPOINTS.get(&socket) } {
+        return Some(*endpoint);
     }
-    .copied()
+    // SAFETY: as above.
+    let endpoint = unsafe { ENDPOINTS.get(&socket.any()) }.copied()?;
+    let address = &socket.address;
+    (is_loopback(address) || is_own_address(address) || is_behind(found)).then_some(endpoint)
+}
+
+/// Whether the address is one of 127.0.0.0/8 or `::1`.
+#[inline(always)]
+fn is_loopback(address: &[u8; 16]) -> bool {
+    const IPV4: [u8; 13] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 127];
+    const IPV6: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    address[..13] == IPV4 || *address == IPV6
+}
+
+/// Whether the endpoint's packet leaves by, or came in by, an interface that containers are behind.
+#[inline(always)]
+fn is_behind(found: &Found) -> bool {
+    let is_ingress = found.came_by == found.interface;
+    if is_ingress != (found.way == Way::Outbound) {
+        return false;
+    }
+    let interface = found.interface;
+    // SAFETY: links are replaced whole, by user space; one integer is read.
+    unsafe { LINKS.get(&interface) }.is_some_and(|link| link.flags & link_flags::BEHIND != 0)
 }

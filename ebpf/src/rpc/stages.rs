@@ -155,25 +155,36 @@ macro_rules! flow_part {
     )+ };
 }
 
-/// [`tn_find`], which is lent the working memory.
-#[inline(always)]
-pub fn find(scratch: &mut Scratch) -> bool {
-    changed(scratch);
-    let found = tn_find() != 0;
-    changed(scratch);
-    found
+/// A question about the working memory, which it is lent.
+macro_rules! question {
+    ($($(#[$doc:meta])* $name:ident, $global:ident = $part:path;)+) => { $(
+        $(#[$doc])*
+        #[inline(always)]
+        pub fn $name(scratch: &mut Scratch) -> bool {
+            changed(scratch);
+            let answer = $global() != 0;
+            changed(scratch);
+            answer
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $global() -> i32 {
+            // SAFETY: the only caller lends it.
+            let Some(scratch) = (unsafe { scratch() }) else {
+                return 0;
+            };
+            i32::from($part(&scratch.headers, &mut scratch.found))
+        }
+    )+ };
 }
 
-/// [`direction::find`]; 1 if a flow or an endpoint is found.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn tn_find() -> i32 {
-    // SAFETY: `find`, the only caller, lends it.
-    let Some(scratch) = (unsafe { scratch() }) else {
-        return 0;
-    };
-    i32::from(direction::find(&scratch.headers, &mut scratch.found))
-}
+question!(
+    /// [`direction::find`].
+    find, tn_find = direction::find;
+    /// [`direction::check`].
+    check, tn_check = direction::check;
+);
 
 packet_part!(
     /// [`translate::segment`].

@@ -61,6 +61,10 @@ pub fn segment(ctx: &TcContext, scratch: &mut Scratch) -> i32 {
 /// The entry of the segment's flow: most have one, and one look-up finds it. Only data of an endpoint makes a new one.
 #[inline(always)]
 fn flow_of(ctx: &TcContext, scratch: &mut Scratch) -> Option<*mut RpcFlow> {
+    // SAFETY: the context is valid while the program runs.
+    let place = unsafe { &*ctx.skb.skb };
+    scratch.found.interface = place.ifindex;
+    scratch.found.came_by = place.ingress_ifindex;
     let is_syn = scratch.headers.has(tcp_flag::SYN);
     if !is_syn {
         for way in [Way::Inbound, Way::Outbound] {
@@ -244,7 +248,7 @@ fn locked(ctx: &TcContext, flow: &mut RpcFlow, scratch: &mut Scratch) -> i32 {
     }
     if now_ns.wrapping_sub(flow.checked_ns) > CHECK_NS {
         flow.checked_ns = now_ns;
-        if !direction::find_endpoint(&mut scratch.found) {
+        if !stages::check(scratch) {
             // It is no endpoint any more.
             return NEXT;
         }
