@@ -309,7 +309,8 @@ mod tests {
         let path = scratch.path().join("budget.json");
         budget.write(&path).unwrap();
         assert_eq!(Budget::read(&path).unwrap(), budget);
-        fs::write(&path, r#"{"kernels": {"6.1": {"a": 250001}}}"#).unwrap();
+        let beyond = format!(r#"{{"kernels": {{"6.1": {{"a": {}}}}}}}"#, LIMIT + 1);
+        fs::write(&path, beyond).unwrap();
         assert!(Budget::read(&path).is_err());
     }
 

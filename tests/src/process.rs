@@ -99,13 +99,32 @@ impl Process {
     /// # Errors
     /// The deadline passed or the process ended.
     pub fn wait_line(&self, mark: usize, words: &[&str], timeout: Duration) -> Result<String> {
+        let is_it = |line: &str| words.iter().all(|word| line.contains(word));
+        self.wait_such_line(mark, is_it, &format!("{words:?}"), timeout)
+    }
+
+    /// Waits for a line after `mark` that is `whole`.
+    ///
+    /// # Errors
+    /// The deadline passed or the process ended.
+    pub fn wait_whole_line(&self, mark: usize, whole: &str, timeout: Duration) -> Result<String> {
+        self.wait_such_line(mark, |line| line == whole, whole, timeout)
+    }
+
+    fn wait_such_line(
+        &self,
+        mark: usize,
+        is_it: impl Fn(&str) -> bool,
+        wanted: &str,
+        timeout: Duration,
+    ) -> Result<String> {
         let deadline = Instant::now() + timeout;
         let mut lines = self.log.lock();
         let mut seen = mark;
         loop {
             if let Some(line) = lines.lines[seen.min(lines.lines.len())..]
                 .iter()
-                .find(|line| words.iter().all(|word| line.contains(word)))
+                .find(|line| is_it(line))
             {
                 return Ok(line.clone());
             }
@@ -118,7 +137,7 @@ impl Process {
                     "before it ended".to_owned()
                 };
                 bail!(
-                    "{} did not say {words:?} {why}; its last lines:\n{}",
+                    "{} did not say {wanted} {why}; its last lines:\n{}",
                     self.name,
                     lines.lines[seen.saturating_sub(TAIL)..].join("\n")
                 );

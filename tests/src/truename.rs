@@ -214,7 +214,7 @@ impl Truename {
     /// It did not become ready.
     pub fn start_agent(&mut self) -> Result<()> {
         self.spawn_agent()?
-            .wait_line(0, &["ready"], START)
+            .wait_whole_line(0, "ready", START)
             .map(drop)
     }
 

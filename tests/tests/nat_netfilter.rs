@@ -87,12 +87,12 @@ fn a_packet_may_leave_as_it_came() {
         for family in Family::BOTH {
             // The target is the client's own host, by another address.
             let target = lab.other_client(family);
-            let length = match family {
-                Family::V4 => 24,
-                Family::V6 => 64,
+            let (length, flags) = match family {
+                Family::V4 => (24, ""),
+                Family::V6 => (64, "nodad"),
             };
             lab.client
-                .ip(&format!("address add {target}/{length} dev s0"))?;
+                .ip(&format!("address add {target}/{length} dev s0 {flags}"))?;
             targets.push(target);
             pairs.push((SocketAddr::new(lab.foreign(family, 1), ALIAS), target));
         }

@@ -515,7 +515,7 @@ fn a_mistake_in_the_file_keeps_nobody_from_asking() -> Result<()> {
         Ok(command)
     };
     let agent = Process::spawn("truename", by_file(&["run"])?, place.scratch.path())?;
-    agent.wait_line(0, &["ready"], 3 * SOON)?;
+    agent.wait_whole_line(0, "ready", 3 * SOON)?;
     let mark = agent.mark();
     fs::write(&place.file, format!("{good}[datapth]\nnot = \"TOML\n"))?;
     agent.wait_line(mark, &["not used"], SOON)?;
