@@ -119,6 +119,9 @@ impl Connection {
             pages: &mut self.pages,
         };
         let verdict = stream::process(&mut packet, &mut self.flow, &mut self.work, wire, seq, len);
+        if self.work.found & found::SENDER != 0 {
+            flow::learn_canonical(&mut self.flow);
+        }
         if self.work.found & found::ASSOCIATE != 0 {
             match way {
                 Way::Inbound => flow::learn_origin(&mut self.flow),

@@ -100,7 +100,10 @@ impl Inventory {
         let is_own_link =
             interface.controller.is_none() && interface.addresses.iter().all(is_link_local);
         let leads_elsewhere = interface.veth && interface.peer_elsewhere;
-        set(is_container || is_own_link && leads_elsewhere, link_flags::BEHIND);
+        set(
+            is_container || is_own_link && leads_elsewhere,
+            link_flags::BEHIND,
+        );
         let is_port = controller.is_some_and(|controller| is_attached(&controller));
         set(is_port, link_flags::PORT);
         let ports = self.interfaces.values().filter(|port| {

@@ -45,6 +45,9 @@ mod level {
     pub const CONTROL: u8 = 4;
     pub const HANDSHAKE: u8 = 5;
     pub const ADDRESS: u8 = 6;
+    /// The envelope behind its recipient, and the reference of the sender: see [`super::Walker::read_sender`].
+    pub const REST: u8 = 7;
+    pub const SENDER: u8 = 8;
 }
 
 /// Bits of [`Walker::flags`].
@@ -154,6 +157,20 @@ impl Walker {
     #[inline(always)]
     pub const fn word_len(&self) -> u8 {
         if self.flags & flag::PEKKO != 0 { 5 } else { 4 }
+    }
+
+    /// After [`Step::Recipient`]: goes on to the sender, for which there is another [`Step::Recipient`]. The envelope is
+    /// the last field of its frame.
+    #[inline(always)]
+    pub fn read_sender(&mut self) {
+        self.resume = self.limit;
+        self.enter(level::REST, self.frame_end);
+    }
+
+    /// Whether the last [`Step::Recipient`] was the sender's.
+    #[inline(always)]
+    pub const fn is_sender(&self) -> bool {
+        self.level == level::SENDER
     }
 
     /// Where the frame begins of which no byte was read, or only bytes of its length that are zero.
@@ -392,7 +409,8 @@ impl Walker {
             (level::ENVELOPE, 0x0a) => self.enter(level::REF, end),
             (level::CONTROL, 0x12) => self.enter(level::HANDSHAKE, end),
             (level::HANDSHAKE, 0x0a) => self.enter(level::ADDRESS, end),
-            (level::REF, 0x0a) => {
+            (level::REST, 0x22) => self.enter(level::SENDER, end),
+            (level::REF | level::SENDER, 0x0a) => {
                 self.limit = end;
                 self.count = 0;
                 self.phase = phase::SCHEME;

@@ -220,6 +220,9 @@ impl Connection {
         let len = bytes.len() as u32;
         let mut packet = Memory::new(&mut bytes, &mut self.pages, &self.admitted);
         let verdict = stream::process(&mut packet, &mut self.flow, &mut self.work, way, seq, len);
+        if self.work.found & found::SENDER != 0 {
+            flow::learn_canonical(&mut self.flow);
+        }
         if self.work.found & found::ASSOCIATE != 0 {
             match way {
                 Way::Inbound => flow::learn_origin(&mut self.flow),

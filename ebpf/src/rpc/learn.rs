@@ -117,6 +117,13 @@ pub fn announced(entry: &mut RpcFlow, way: Way, scratch: &mut Scratch) {
     }
 }
 
+/// The sender of what the endpoint says was read: it is what the endpoint is called. It counts for this connection only,
+/// as a message that is passed on has another's sender.
+#[inline(never)]
+pub fn sender(entry: &mut RpcFlow) {
+    flow::learn_canonical(entry);
+}
+
 /// The flow's alias was learned.
 #[inline(never)]
 pub fn alias(entry: &mut RpcFlow, scratch: &mut Scratch) {

@@ -540,6 +540,9 @@ fn counts(flow: &mut RpcFlow, scratch: &mut Scratch) {
 pub fn account(flow: &mut RpcFlow, scratch: &mut Scratch) {
     let (way, seen) = (scratch.found.way, scratch.work.found);
     reasons(seen, flow, scratch);
+    if seen & found::SENDER != 0 {
+        learn::sender(flow);
+    }
     if seen & found::ASSOCIATE != 0 {
         learn::announced(flow, way, scratch);
     }

@@ -219,7 +219,7 @@ impl Nat {
     /// # Panics
     /// The table cannot be written.
     pub fn owns(&mut self, address: IpAddr) {
-        self.insert(map::ADDRESSES, address_of(address), 1u8);
+        self.program.owns(address).expect("it can be written");
     }
 
     /// Writes a connection.

@@ -157,6 +157,15 @@ impl Program {
         program.with_context(|| format!("the object has no program {name}"))
     }
 
+    /// Makes an address one of this host.
+    ///
+    /// # Errors
+    /// The table cannot be written.
+    pub fn owns(&mut self, address: IpAddr) -> Result<()> {
+        let mut table: HashMap<_, [u8; 16], u8> = HashMap::try_from(self.map(map::ADDRESSES)?)?;
+        Ok(table.insert(address_of(address), 1, 0)?)
+    }
+
     /// Makes `socket` an endpoint that answers to any alias, or to the listed ones only. A canonical
     /// authority that is not given has to be learned.
     ///

@@ -82,6 +82,7 @@ impl Scene {
                 setup.listed,
             )
             .expect("the tables can be written");
+        program.owns(endpoint).expect("the table can be written");
         Self {
             program,
             names,

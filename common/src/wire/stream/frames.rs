@@ -256,6 +256,9 @@ impl<P: Packet> Job<'_, P> {
             }
             return true;
         }
+        if self.way() == Way::Outbound && self.learns_from(step) {
+            return true;
+        }
         if self.way() == Way::Outbound {
             // The first frame is understood: from here on the pattern is searched.
             self.direction.flags &= !flag::HANDSHAKE;
@@ -264,6 +267,33 @@ impl<P: Packet> Job<'_, P> {
         }
         self.work.walker.rest();
         true
+    }
+
+    /// Outbound: whether the frame goes on to be read, or the next one, because the endpoint's name is not known. The
+    /// sender of what the endpoint sends is one of its actors.
+    #[inline(always)]
+    fn learns_from(&mut self, step: Step) -> bool {
+        if !self.names.canonical.is_empty() || step != Step::Recipient && step != Step::NoAuthority
+        {
+            return false;
+        }
+        let walker = &mut self.work.walker;
+        if step == Step::NoAuthority {
+            walker.rest();
+            return true;
+        }
+        if !walker.is_sender() {
+            walker.read_sender();
+            return true;
+        }
+        if self.direction.captured_at != walker.authority
+            || authority::port_len(&self.direction.captured) == 0
+        {
+            walker.rest();
+            return true;
+        }
+        self.work.found |= found::SENDER;
+        false
     }
 
     /// The recipient has no authority after all: one whose first bytes became the local form must not be read.

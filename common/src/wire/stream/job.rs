@@ -226,6 +226,8 @@ pub mod found {
     pub const ALIAS: u32 = 1;
     /// An announced address, in [`super::Direction::captured`].
     pub const ASSOCIATE: u32 = 2;
+    /// Outbound: the address of a sender, there as well.
+    pub const SENDER: u32 = 128;
     pub const MALFORMED: u32 = 4;
     pub const NO_AUTHORITY: u32 = 8;
     pub const OTHER_SYSTEM: u32 = 16;

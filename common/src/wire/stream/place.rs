@@ -330,8 +330,14 @@ impl<P: Packet> Job<'_, P> {
         self.direction.hole_drops = 0;
         self.direction.careful = search::CAREFUL;
         self.direction.flags |= flag::SYNCED;
-        // The endpoint's Associate may be the frame.
-        if !self.work.is_inbound() && self.work.head & head::CONTROL != 0 {
+        // The frame may be the endpoint's Associate, or tell by its sender what the endpoint is called.
+        let tells = head::CONTROL
+            | if self.names.canonical.is_empty() {
+                head::FRAMED
+            } else {
+                0
+            };
+        if !self.work.is_inbound() && self.work.head & tells != 0 {
             self.direction.flags |= flag::HANDSHAKE;
         }
     }
