@@ -8,13 +8,13 @@
 //!
 //! 1. *A byte has one translated value.* What was walked is never walked again: the marks say what was
 //!    written there, in any cut, order and repetition.
-//! 2. *The segment at the cursor passes.* One that ends inside an ambiguous name is held once at most.
+//! 2. *The segment at the cursor passes.* One that ends inside an ambiguous name is held three times at most.
 //! 3. *Any amount in flight.* Marks need an eighth of the bytes that they are about. If memory for them
-//!    ends, segments are dropped a bounded number of times, then the connection is reset.
+//!    ends, segments are dropped for three seconds at most, then the connection is reset.
 //! 4. *A cut name passes.* What was read of it is translated at once, and checked when the rest comes,
-//!    before the frame is complete. Only what was seen to be the beginning of another name, too, is held.
-//! 5. *Behind a hole* a segment passes if it can be read alone: if it does not begin inside a name, or
-//!    inside one that can hardly be another one. Its first bytes are kept and checked when the hole is filled.
+//!    before the frame is complete. It is held early in a connection, and where near misses were seen.
+//! 5. *Behind a hole* a segment passes if it can be read alone: if it does not begin inside a name. Its first
+//!    bytes are kept, and checked when the hole is filled.
 //! 6. *Only what TCP would accept changes state.* See [`window`].
 //! 7. *Work is bounded*: a segment costs time in proportion to its bytes, and bytes of bodies that need not
 //!    be looked at cost none.
