@@ -10,7 +10,7 @@ use truename_common::{
 };
 
 use crate::{
-    maps::{HANDSHAKES, RPC_FLOWS, Scratch},
+    maps::{HANDSHAKES, ONE_SIDED_FLOWS, RPC_FLOWS, Scratch},
     packet::{atomic_or, load, payload::repeat, tcp_flag},
 };
 
@@ -38,11 +38,13 @@ pub fn take(ctx: &TcContext, scratch: &mut Scratch) -> i32 {
         let Some(handshake) = known else { return 0 };
         // SAFETY: the pointer is to a map value. Two SYNs of a connection at once are copies of one.
         let handshake = unsafe { &mut *handshake };
-        if handshake.syn_ack(ack, next, scale)
-            && let Some(flow) = RPC_FLOWS.get_ptr_mut(&key)
-        {
-            // SAFETY: the pointer is to a map value, aligned.
-            atomic_or(unsafe { &raw mut (*flow).flags }, state::SUCCEEDED);
+        if handshake.syn_ack(ack, next, scale) {
+            // What was seen of one side was another connection's, or made up.
+            let _ = ONE_SIDED_FLOWS.remove(&key);
+            if let Some(flow) = RPC_FLOWS.get_ptr_mut(&key) {
+                // SAFETY: the pointer is to a map value, aligned.
+                atomic_or(unsafe { &raw mut (*flow).flags }, state::SUCCEEDED);
+            }
         }
         return 0;
     }

@@ -126,7 +126,12 @@ pub fn create(ctx: &TcContext, scratch: &mut Scratch) -> i32 {
         return NOTHING;
     }
     let offset = opened.offset(way, seq);
-    let is_confirmed = opened.is_confirmed() && offset.is_some();
+    let is_confirmed = opened.is_confirmed();
+    if is_confirmed && offset.is_none() {
+        // A stranger's: the connection's own data is still to come.
+        count(Counter::NotAccepted, 1);
+        return NOTHING;
+    }
     // If they are not the first bytes, those are still to come.
     let is_later = offset != Some(0) && is_confirmed;
     if is_later || begins_frame(ctx, scratch) {
