@@ -39,8 +39,13 @@ pub fn take(ctx: &TcContext, scratch: &mut Scratch) -> i32 {
         // SAFETY: the pointer is to a map value. Two SYNs of a connection at once are copies of one.
         let handshake = unsafe { &mut *handshake };
         if handshake.syn_ack(ack, next, scale) {
-            // What was seen of one side was another connection's, or made up.
-            let _ = ONE_SIDED_FLOWS.remove(&key);
+            // A flow that was found in the middle was another connection's, or made up.
+            if let Some(flow) = ONE_SIDED_FLOWS.get_ptr_mut(&key)
+                // SAFETY: the pointer is to a map value; one integer is read.
+                && unsafe { (*flow).flags } & state::ADOPTED != 0
+            {
+                let _ = ONE_SIDED_FLOWS.remove(&key);
+            }
             if let Some(flow) = RPC_FLOWS.get_ptr_mut(&key) {
                 // SAFETY: the pointer is to a map value, aligned.
                 atomic_or(unsafe { &raw mut (*flow).flags }, state::SUCCEEDED);
