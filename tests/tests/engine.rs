@@ -178,10 +178,7 @@ fn exchange(seed: u64, segment: usize, line: Line) -> Result<u64, String> {
             queue.pop();
             let sender: &mut Sender = &mut senders[side];
             let (way, bytes) = (sender.way, sender.stream[from..end].to_vec());
-            let start = match way {
-                Way::Inbound => connection.inbound.start,
-                Way::Outbound => connection.outbound.start,
-            };
+            let start = receiver(&mut connection, way).start;
             let verdict = connection.send(way, start.wrapping_add(from as u32), &bytes);
             if verdict == Verdict::Reset {
                 return Err(format!(
@@ -192,10 +189,7 @@ fn exchange(seed: u64, segment: usize, line: Line) -> Result<u64, String> {
             if verdict != Verdict::Pass {
                 continue;
             }
-            let receiver = match way {
-                Way::Inbound => &mut connection.inbound,
-                Way::Outbound => &mut connection.outbound,
-            };
+            let receiver = receiver(&mut connection, way);
             let before = sender.arrived;
             let contiguous = before
                 + receiver.bytes[before.min(receiver.bytes.len())..]

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     maps::{ASKED, CONNTRACK, KernelTables, SERVICES, SETTINGS, Scratch, TRIED, count, target},
-    packet::payload::repeat,
+    packet::{is_loopback_address, payload::repeat},
 };
 
 /// How the search for a connection ended without one.
@@ -85,9 +85,7 @@ pub fn of_client(
             scratch.nat.outcome = Outcome::NotBeginning as u32;
             return None;
         }
-        if receive::is_from_outside(skb, settings)
-            && receive::is_loopback_address(&scratch.headers.source)
-        {
+        if receive::is_from_outside(skb, settings) && is_loopback_address(&scratch.headers.source) {
             count(Counter::NatStrangers, 1);
             scratch.nat.outcome = Outcome::Elsewhere as u32;
             return None;

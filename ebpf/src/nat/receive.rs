@@ -76,14 +76,6 @@ pub fn leaves(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     i32::from(headers.network != 0 && link.is_some_and(is_own))
 }
 
-/// Whether an address is one of 127.0.0.0/8, or ::1.
-#[inline(always)]
-pub fn is_loopback_address(address: &[u8; 16]) -> bool {
-    const V6: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
-    let is_v4 = address.starts_with(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 127]);
-    is_v4 || *address == V6
-}
-
 /// The same as [`is_strangers`] for a frame of XDP, which the kernel has not looked at yet.
 #[inline(always)]
 pub fn is_strangers_frame(ctx: *mut xdp_md) -> bool {

@@ -1,5 +1,6 @@
 //! Headers of a packet: link, network and transport layer.
 
+mod address;
 mod atomic;
 mod buffer;
 mod frame;
@@ -10,6 +11,7 @@ pub mod payload;
 pub mod rewrite;
 pub mod stages;
 
+pub use address::is_loopback_address;
 pub use atomic::{add, or, or as atomic_or};
 pub use buffer::Buffer;
 pub use frame::Frame;

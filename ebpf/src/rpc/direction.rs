@@ -7,7 +7,7 @@ use truename_common::{
 
 use crate::{
     maps::{ENDPOINTS, LINKS, PORTS, is_own_address},
-    packet::Headers,
+    packet::{Headers, is_loopback_address},
 };
 
 /// The flow that a packet belongs to. It lives in working memory, not on the stack.
@@ -85,15 +85,8 @@ fn listening(found: &Found) -> Option<Endpoint> {
     // SAFETY: as above.
     let endpoint = unsafe { ENDPOINTS.get(&socket.any()) }.copied()?;
     let address = &socket.address;
-    (is_loopback(address) || is_own_address(address) || is_behind(found)).then_some(endpoint)
-}
-
-/// Whether the address is one of 127.0.0.0/8 or `::1`.
-#[inline(always)]
-fn is_loopback(address: &[u8; 16]) -> bool {
-    const IPV4: [u8; 13] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 127];
-    const IPV6: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
-    address[..13] == IPV4 || *address == IPV6
+    (is_loopback_address(address) || is_own_address(address) || is_behind(found))
+        .then_some(endpoint)
 }
 
 /// Whether the endpoint's packet leaves by, or came in by, an interface that containers are behind.

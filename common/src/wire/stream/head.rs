@@ -89,12 +89,7 @@ impl<P: Packet> Job<'_, P> {
         self.work.index = 0;
         self.work.run = 0;
         self.work.bit = 0;
-        let mut rest = Rest(Job {
-            packet: &mut *self.packet,
-            direction: &mut *self.direction,
-            names: &mut *self.names,
-            work: &mut *self.work,
-        });
+        let mut rest = Rest(self.again());
         P::repeat(&mut rest, CHUNK as u32);
         let looked = self.work.index;
         if self.work.head & (UNCLEAR | FRAMED) != 0 || looked < self.work.chunk_len {
@@ -120,12 +115,7 @@ impl<P: Packet> Job<'_, P> {
         self.work.cursor_end = stop;
         self.work.index = at.wrapping_add(1);
         self.work.run = u32::from(self.work.chunk.byte(0) == 0);
-        let mut find = FindFrame(Job {
-            packet: &mut *self.packet,
-            direction: &mut *self.direction,
-            names: &mut *self.names,
-            work: &mut *self.work,
-        });
+        let mut find = FindFrame(self.again());
         P::repeat(&mut find, 1 << 17);
         if self.work.head & FRAMED != 0 || self.work.drop != 0 {
             return;
@@ -174,12 +164,7 @@ impl<P: Packet> Job<'_, P> {
         self.work.cursor = index as u32;
         self.work.bit = known;
         self.work.index = known / 8;
-        let mut append = Append(Job {
-            packet: &mut *self.packet,
-            direction: &mut *self.direction,
-            names: &mut *self.names,
-            work: &mut *self.work,
-        });
+        let mut append = Append(self.again());
         P::repeat(&mut append, NEEDLE_WORDS as u32);
     }
 

@@ -503,6 +503,17 @@ impl<'a, P: Packet> Job<'a, P> {
         }
     }
 
+    /// The same job, for a loop.
+    #[inline(always)]
+    pub fn again(&mut self) -> Job<'_, P> {
+        Job {
+            packet: &mut *self.packet,
+            direction: &mut *self.direction,
+            names: &mut *self.names,
+            work: &mut *self.work,
+        }
+    }
+
     #[inline(always)]
     pub fn is(&self, flag: u32) -> bool {
         self.direction.flags & flag != 0

@@ -145,12 +145,7 @@ impl<P: Packet> Job<'_, P> {
             self.work.free = none;
             self.work.index = MAIN as u32 + 1;
             self.work.cursor = at;
-            let mut scan = Scan(Job {
-                packet: &mut *self.packet,
-                direction: &mut *self.direction,
-                names: &mut *self.names,
-                work: &mut *self.work,
-            });
+            let mut scan = Scan(self.again());
             P::repeat(&mut scan, RANGES as u32);
         }
         self.work.stop = if self.work.next == none {

@@ -366,12 +366,7 @@ impl<P: Packet> Job<'_, P> {
     fn candidate(&mut self) {
         self.work.index = 0;
         self.work.is_open = 0;
-        let mut align = Align(Job {
-            packet: &mut *self.packet,
-            direction: &mut *self.direction,
-            names: &mut *self.names,
-            work: &mut *self.work,
-        });
+        let mut align = Align(self.again());
         P::repeat(&mut align, CHUNK as u32);
     }
 

@@ -69,17 +69,6 @@ impl<P: Packet> Job<'_, P> {
         P::repeat(&mut TakeBack(self.again()), RANGES as u32);
         self.work.drop_for(Counter::DroppedMemory);
     }
-
-    /// The same job, for a loop.
-    #[inline(always)]
-    fn again(&mut self) -> Job<'_, P> {
-        Job {
-            packet: &mut *self.packet,
-            direction: &mut *self.direction,
-            names: &mut *self.names,
-            work: &mut *self.work,
-        }
-    }
 }
 
 /// Keeps range `work.index`.
