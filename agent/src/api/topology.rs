@@ -59,7 +59,7 @@ pub struct LeaderRow {
 pub struct SourceRow {
     /// What and where it is.
     pub name: String,
-    /// `starting`, `good`, `failing` or `degraded`.
+    /// `starting`, `good`, `failing`, `hanging` or `degraded`.
     pub state: String,
     /// When its facts were confirmed last.
     pub last_seen: Option<Timestamp>,
@@ -263,22 +263,25 @@ pub fn problems(snapshot: &Snapshot, clock: &Clock) -> Vec<String> {
             )
         })
     });
-    let failed = snapshot
-        .reports
-        .iter()
-        .filter(|(_, report)| report.health.state(now) == State::Degraded)
-        .map(|(id, report)| {
-            let health = &report.health;
-            let since = now
-                .since(health.success.unwrap_or(health.started))
-                .as_secs();
-            let why = health.failure.as_ref().map_or("no answer", |(_, why)| why);
-            let kept = match health.success {
-                Some(_) => "what it said last is kept",
-                None => "it has said nothing yet",
-            };
-            format!("the topology source {id} has failed for {since}s, {kept}: {why}")
-        });
+    let failed = snapshot.degraded(now).map(|(id, health)| {
+        let why = health.failure.as_ref().map(|(_, why)| why.as_str());
+        let kept = match health.success {
+            Some(_) => "what it said last is kept",
+            None => "it has said nothing yet",
+        };
+        if let (State::Hanging, Some(waiting)) = (health.state(now), health.waiting) {
+            let (since, what) = (now.since(waiting.since).as_secs(), waiting.what);
+            let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+            return format!(
+                "the topology source {id} hangs: it has waited {since}s for {what}, {kept}{why}"
+            );
+        }
+        let since = now
+            .since(health.success.unwrap_or(health.started))
+            .as_secs();
+        let why = why.unwrap_or("no answer");
+        format!("the topology source {id} has failed for {since}s, {kept}: {why}")
+    });
     failed.chain(too_much).collect()
 }
 

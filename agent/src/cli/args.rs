@@ -346,10 +346,13 @@ pub enum StreamWay {
 /// Verbs of `config`.
 #[derive(Debug, Subcommand)]
 pub enum Config {
-    /// Say whether a file is valid
+    /// Say whether a file is valid, and whether `run` would start with it
     Check {
         /// The file, instead of --config or the default one
         file: Option<PathBuf>,
+        /// Look at the file only, not at whether this host can run it
+        #[arg(long)]
+        file_only: bool,
     },
     /// Print the effective configuration
     Show,

@@ -72,6 +72,18 @@ pub enum ConfigError {
         /// What is wrong with it and what to write.
         reason: String,
     },
+    /// An interface that this host does not have, or not yet.
+    #[error(
+        "{origin}: unknown interface \"{name}\": here are {present}; an interface that appears later is selected by a glob, e.g. \"{name}*\""
+    )]
+    NoInterface {
+        /// Where.
+        origin: Origin,
+        /// Its name.
+        name: String,
+        /// Those that there are.
+        present: String,
+    },
     /// Two endpoints, or two services, with one name.
     #[error("{second}: the {what} name \"{name}\" is already used at {first}")]
     DuplicateName {

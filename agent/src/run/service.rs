@@ -142,6 +142,12 @@ impl AgentService {
         }
     }
 
+    /// What is wrong with the sources of the topology, without a look into the tables.
+    pub fn source_problems(&self) -> Vec<String> {
+        let topology = self.inner.watched.topology.borrow();
+        api::topology::problems(&topology, &Clock::read())
+    }
+
     /// Tells of changed attachments.
     pub fn update(&self, live: Live) {
         *self

@@ -10,6 +10,8 @@ use crate::api::{Request, Response, Service as _};
 
 /// How often it is looked.
 const EVERY: Duration = Duration::from_secs(10);
+/// How often it is looked whether a source of the topology hangs, which costs nothing.
+const OFTEN: Duration = Duration::from_secs(1);
 
 /// The problems that were told, without their numbers.
 #[derive(Default)]
@@ -19,11 +21,19 @@ struct Told(BTreeMap<String, String>);
 pub async fn problems(service: Arc<AgentService>, stop: CancellationToken) -> Result<(), RunError> {
     let mut ticks = interval_at(Instant::now() + EVERY, EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut told = Told::default();
+    let mut often = interval_at(Instant::now() + OFTEN, OFTEN);
+    often.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut told, mut sources) = (Told::default(), Told::default());
     loop {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             _ = ticks.tick() => {}
+            _ = often.tick() => {
+                let (new, over) = sources.change(&service.source_problems());
+                if new.is_empty() && over.is_empty() {
+                    continue;
+                }
+            }
         }
         if let Response::Status(status) = service.answer(Request::Status).await {
             let (new, over) = told.change(&status.problems);
