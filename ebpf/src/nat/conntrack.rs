@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     maps::{ASKED, CONNTRACK, KernelTables, SERVICES, SETTINGS, Scratch, TRIED, count, target},
-    packet::{is_loopback_address, payload::repeat},
+    packet::{fragment, is_loopback_address, payload::repeat},
 };
 
 /// How the search for a connection ended without one.
@@ -79,7 +79,8 @@ pub fn of_client(
         stages::set_by_stack(skb, scratch);
     }
     let headers = &scratch.headers;
-    let begins = nat::begins(&scratch.nat.service, headers.protocol, segment(headers));
+    let begins = headers.fragment != fragment::LATER
+        && nat::begins(&scratch.nat.service, headers.protocol, segment(headers));
     let Some(entry) = find(scratch, settings).filter(|entry| !is_left(*entry, scratch)) else {
         if !begins {
             scratch.nat.outcome = Outcome::NotBeginning as u32;
@@ -211,17 +212,32 @@ fn is_left(entry: *mut Conntrack, scratch: &Scratch) -> bool {
 pub fn find(scratch: &mut Scratch, settings: &Settings) -> Option<*mut Conntrack> {
     let nat = &mut scratch.nat;
     nat.hash = nat::hash(&nat.original);
-    nat.tried = TRIED.get(nat.hash as u16 as u32).map_or(0, |bits| *bits) | 1;
     for choice in Choice::ALL {
         if set_target(nat, choice) {
             nat.choice = choice as u32;
-            let entry = candidates(nat, settings);
+            set_key(nat, settings, 0);
+            let mut entry = of_original(nat);
+            if entry.is_none() {
+                nat.tried = tried(nat.hash);
+                entry = candidates(nat, settings);
+            }
             if entry.is_some() {
                 return entry;
             }
         }
     }
     None
+}
+
+/// The candidates that connections with such a hash were given, a bit each.
+#[inline(always)]
+fn tried(hash: u64) -> u32 {
+    let half = |half| {
+        TRIED
+            .get(nat::tried_position(hash, half))
+            .map_or(0, |bits| *bits)
+    };
+    half(0) | half(1)
 }
 
 /// Makes `nat.target` the one that `choice` gives the connection.
@@ -249,10 +265,10 @@ pub fn of_direct(
     settings: &Settings,
 ) -> Option<*mut Conntrack> {
     let nat = &mut scratch.nat;
-    let tried = TRIED.get(nat.hash as u16 as u32).map_or(0, |bits| *bits);
+    let tried = tried(nat.hash);
     // Connections through aliases leave many bits, and most packets to a target are of neither kind.
     if tried & nat::TRIED_DIRECT != 0 {
-        nat.tried = tried & !nat::TRIED_DIRECT;
+        nat.tried = tried;
         let entry = candidates(nat, settings);
         if entry.is_some() {
             // Else it is a translated packet of the connection whose port this one had.
@@ -280,15 +296,9 @@ pub fn of_direct(
     create(skb, scratch, conntrack_flags::DIRECT)
 }
 
-/// Looks through the candidates of `nat.tried` for the client's connection to `nat.target`.
+/// Looks through the candidates of `nat.tried`, all but the first, for the client's connection to `nat.target`.
 #[inline(always)]
 fn candidates(nat: &mut Nat, settings: &Settings) -> Option<*mut Conntrack> {
-    if nat.tried & 1 != 0 {
-        set_key(nat, settings, 0);
-        if let Some(entry) = of_original(nat) {
-            return Some(entry);
-        }
-    }
     if nat.tried & !1 == 0 {
         return None;
     }

@@ -13,7 +13,7 @@ use truename_common::layout::Conntrack;
 use super::{allocate, conntrack, entry, forward, icmp, icmp_error, receive, room};
 use crate::{
     maps::{SETTINGS, Scratch, scratch},
-    packet::{DROP, NEXT},
+    packet::{DROP, Headers, NEXT},
 };
 
 /// What [`tn_route`] returns when the packet can go on; no verdict of the kernel's.
@@ -129,21 +129,26 @@ extern "C" fn tn_create(skb: *mut __sk_buff, flags: u32) -> i32 {
     scratch.nat.outcome as i32
 }
 
-/// [`entry::note_reset`].
+/// [`entry::note_segment`].
 #[inline(always)]
-pub fn note_reset(connection: &mut Conntrack, flags: u32, from_client: bool) {
-    tn_note_reset(&raw mut *connection, flags, u32::from(from_client));
+pub fn note_segment(connection: &mut Conntrack, headers: &Headers, from_client: bool) -> bool {
+    let connection = &raw mut *connection;
+    tn_note_segment(connection, &raw const *headers, u32::from(from_client)) != 0
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn tn_note_reset(connection: *mut Conntrack, flags: u32, from_client: u32) -> i32 {
-    if connection.is_null() {
-        return 0;
+extern "C" fn tn_note_segment(
+    connection: *mut Conntrack,
+    headers: *const Headers,
+    from_client: u32,
+) -> i32 {
+    if connection.is_null() || headers.is_null() {
+        return 1;
     }
-    // SAFETY: `note_reset`, the only caller, lends it.
-    entry::note_reset(unsafe { &mut *connection }, flags, from_client != 0);
-    0
+    // SAFETY: `note_segment`, the only caller, lends both.
+    let (connection, headers) = unsafe { (&mut *connection, &*headers) };
+    i32::from(entry::note_segment(connection, headers, from_client != 0))
 }
 
 /// [`entry::is_overdue`].
