@@ -12,8 +12,8 @@ use truename_common::layout::Conntrack;
 
 use super::{allocate, conntrack, entry, forward, icmp, icmp_error, receive, room};
 use crate::{
-    maps::{SETTINGS, Scratch, scratch},
-    packet::{DROP, Headers, NEXT},
+    maps::{CONNTRACK, SETTINGS, Scratch, scratch},
+    packet::{DROP, Headers, NEXT, changed},
 };
 
 /// What [`tn_route`] returns when the packet can go on; no verdict of the kernel's.
@@ -165,6 +165,48 @@ extern "C" fn tn_is_overdue(connection: *const Conntrack) -> i32 {
     }
     // SAFETY: `is_overdue`, the only caller, lends it.
     i32::from(entry::is_overdue(unsafe { &*connection }))
+}
+
+/// [`conntrack::find`]; `nat.key` is the connection's key.
+#[inline(always)]
+pub fn find(scratch: &mut Scratch) -> Option<*mut Conntrack> {
+    changed(&mut scratch.nat);
+    let is_found = tn_find_connection() != 0;
+    changed(&mut scratch.nat);
+    if is_found {
+        CONNTRACK.get_ptr_mut(&scratch.nat.key)
+    } else {
+        None
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tn_find_connection() -> i32 {
+    // SAFETY: `find`, the only caller, lends it.
+    let (Some(scratch), Some(settings)) = (unsafe { scratch() }, SETTINGS.get(0)) else {
+        return 0;
+    };
+    i32::from(conntrack::find(scratch, settings).is_some())
+}
+
+/// [`conntrack::has_others`].
+#[inline(always)]
+pub fn has_others(scratch: &mut Scratch) -> bool {
+    changed(&mut scratch.nat);
+    let has_others = tn_has_others() != 0;
+    changed(&mut scratch.nat);
+    has_others
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tn_has_others() -> i32 {
+    // SAFETY: `has_others`, the only caller, lends it.
+    let (Some(scratch), Some(settings)) = (unsafe { scratch() }, SETTINGS.get(0)) else {
+        return 0;
+    };
+    i32::from(conntrack::has_others(&mut scratch.nat, settings))
 }
 
 /// [`room::make_room`].

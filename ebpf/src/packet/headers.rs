@@ -382,7 +382,7 @@ fn ipv4<V: View>(ctx: &V, at: usize, headers: &mut Headers) -> Result<Option<Net
     // Only the first fragment has ports.
     let part = u16::from_be_bytes([header[6], header[7]]);
     headers.id = u32::from(u16::from_be_bytes([header[4], header[5]]));
-    headers.fragment = u8::from(part & 0x2000 != 0);
+    headers.fragment = fragment::FIRST * u8::from(part & 0x2000 != 0);
     if part & 0x1fff != 0 {
         if !V::TRACKS || protocol == ICMP {
             return Ok(None);
@@ -442,7 +442,7 @@ fn ipv6<V: View>(ctx: &V, at: usize, headers: &mut Headers) -> Result<Option<Net
                     headers.fragment = fragment::LATER;
                     break;
                 }
-                headers.fragment |= extension[3] & 1;
+                headers.fragment |= fragment::FIRST * (extension[3] & 1);
                 8
             }
             _ => return Ok(None),
