@@ -218,7 +218,7 @@ pub fn parse<V: View>(
     if network.protocol == ICMP || network.protocol == ICMPV6 {
         return quoted(ctx, &network, headers, wanted);
     }
-    if V::TRACKS && headers.fragment == fragment::LATER {
+    if network.is_later {
         headers.protocol = network.protocol;
         headers.transport = network.transport as u32;
         headers.network_len = (network.end - network.at) as u32;
@@ -342,6 +342,8 @@ struct Network {
     transport: usize,
     /// Offset of the first byte behind the packet's payload.
     end: usize,
+    /// It is a fragment, but not the first one.
+    is_later: bool,
 }
 
 /// The offset, of which the verifier shall know only a bound: it would go through all that follows
@@ -381,14 +383,16 @@ fn ipv4<V: View>(ctx: &V, at: usize, headers: &mut Headers) -> Result<Option<Net
     }
     // Only the first fragment has ports.
     let part = u16::from_be_bytes([header[6], header[7]]);
-    headers.id = u32::from(u16::from_be_bytes([header[4], header[5]]));
-    headers.fragment = fragment::FIRST * u8::from(part & 0x2000 != 0);
-    if part & 0x1fff != 0 {
-        if !V::TRACKS || protocol == ICMP {
-            return Ok(None);
-        }
-        headers.fragment = fragment::LATER;
+    let is_later = part & 0x1fff != 0;
+    if is_later && (!V::TRACKS || protocol == ICMP) {
+        return Ok(None);
     }
+    headers.id = u32::from(u16::from_be_bytes([header[4], header[5]]));
+    headers.fragment = if is_later {
+        fragment::LATER
+    } else {
+        fragment::FIRST * u8::from(part & 0x2000 != 0)
+    };
     let total = usize::from(u16::from_be_bytes([header[2], header[3]]));
     Ok(Some(Network {
         version: 4,
@@ -402,6 +406,7 @@ fn ipv4<V: View>(ctx: &V, at: usize, headers: &mut Headers) -> Result<Option<Net
         } else {
             at + total
         },
+        is_later,
     }))
 }
 
@@ -417,6 +422,7 @@ fn ipv6<V: View>(ctx: &V, at: usize, headers: &mut Headers) -> Result<Option<Net
     let mut next = header[6];
     let mut transport = at + 40;
     headers.fragment = fragment::WHOLE;
+    let mut is_later = false;
     let mut extensions = 0;
     while next != TCP && next != UDP && next != ICMPV6 {
         if extensions == EXTENSIONS {
@@ -429,17 +435,18 @@ fn ipv6<V: View>(ctx: &V, at: usize, headers: &mut Headers) -> Result<Option<Net
         let len = match next {
             HOP_BY_HOP | ROUTING | DESTINATION => (usize::from(extension[1]) + 1) * 8,
             AUTHENTICATION => (usize::from(extension[1]) + 2) * 4,
-            FRAGMENT => {
+            FRAGMENT if V::TRACKS => {
                 let [_, _, part @ .., a, b, c, d] = extension;
                 let part = u16::from_be_bytes(part);
                 headers.id = u32::from_be_bytes([a, b, c, d]);
                 if part & 0xfff8 != 0 {
                     // What follows is no header.
                     next = extension[0];
-                    if !V::TRACKS || (next != TCP && next != UDP) {
+                    if next != TCP && next != UDP {
                         return Ok(None);
                     }
                     headers.fragment = fragment::LATER;
+                    is_later = true;
                     break;
                 }
                 headers.fragment |= fragment::FIRST * (extension[3] & 1);
@@ -462,6 +469,7 @@ fn ipv6<V: View>(ctx: &V, at: usize, headers: &mut Headers) -> Result<Option<Net
         } else {
             at + 40 + payload
         },
+        is_later,
     }))
 }
 
