@@ -57,7 +57,7 @@ fn main() -> Result<()> {
 fn change(own: u32, others: u32) -> Result<f64> {
     let service = |name: &str, target: u8| {
         format!(
-            "[[service]]\nname = \"{name}\"\nprotocol = \"tcp\"\nlisten = \"192.0.2.{target}:80\"\ntarget = [\"10.0.0.{target}:8081\", \"10.0.0.9:8081\"]\n"
+            "[[service]]\nname = \"{name}\"\nprotocol = \"tcp\"\nlisten = \"192.0.2.{target}:80\"\ntarget = [\"10.0.0.{target}:8081\", \"10.0.0.9:8081\"]\nsnat = \"never\"\n"
         )
     };
     let config = |first| {
@@ -83,6 +83,11 @@ fn change(own: u32, others: u32) -> Result<f64> {
         applied?;
         times.push(time);
     }
+    let count = reconcile::Kernel::present(&kernel)?.held.connections.len();
+    anyhow::ensure!(
+        count == (own + others) as usize,
+        "{count} connections are left"
+    );
     times.sort_unstable();
     Ok(times[ROUNDS / 2].as_secs_f64() * 1000.0)
 }
