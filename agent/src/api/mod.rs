@@ -6,6 +6,7 @@
 
 mod client;
 mod names;
+mod problem;
 mod rows;
 mod server;
 mod services;
@@ -18,6 +19,7 @@ use crate::explain::{Explanation, Question};
 
 pub use client::{Client, ClientError, Events};
 pub use names::NameRow;
+pub use problem::{Code, Finding, ProblemRow};
 pub use rows::{
     AliasRow, Aliases, CanonicalSource, EndpointRow, EventRow, FlowRow, FlowState, InterfaceRow,
     PeerRow, State, Status,

@@ -54,6 +54,13 @@ fn target(target: &TargetRow) -> String {
         notes.push(format!("weight {}", target.weight));
     }
     notes.push(format!("{} connection(s)", target.connections));
+    let failed = target.unanswered + target.reset;
+    if failed > 0 {
+        let begun = failed + target.answered;
+        notes.push(format!(
+            "{failed} of {begun} of the last minute not answered"
+        ));
+    }
     format!("{role}{address} {}", notes.join(", "))
 }
 
