@@ -50,12 +50,12 @@ fn dial(place: &Place, to: &str) -> Result<std::io::Result<TcpStream>> {
 
 #[test]
 fn targets_that_do_not_answer_are_told_with_the_reason() -> Result<()> {
-    let place = Place::prepared(
+    let mut place = Place::prepared(
         "[datapath]\ninterfaces = [\"s0\"]\n\
          [[service]]\nname = \"dead\"\nprotocol = \"tcp\"\nlisten = \"10.99.0.77:81\"\ntarget = \"10.99.0.200:8080\"\n\
-         [[service]]\nname = \"closed\"\nprotocol = \"tcp\"\nlisten = \"10.99.0.77:82\"\ntarget = \"10.99.0.1:8082\"\n",
+         [[service]]\nname = \"closed\"\nprotocol = \"tcp\"\nlisten = \"10.99.0.77:82\"\ntarget = \"10.99.0.1:8082\"\n\
+         [[service]]\nname = \"rpc\"\nprotocol = \"tcp\"\nlisten = \"10.99.0.77:83\"\ntarget = \"10.99.0.1:6123\"\n",
     )?;
-    let mut place = place;
     let server = place.lab.server().clone();
     server.run(|| fs::write("/proc/sys/net/ipv4/ip_forward", "1"))??;
     place
@@ -64,6 +64,14 @@ fn targets_that_do_not_answer_are_told_with_the_reason() -> Result<()> {
         .ip("route add 10.99.0.77/32 via 10.99.0.1 dev c0")?;
     place.truename.start_agent()?;
     ensure!(place.problems()?.is_empty(), "{:?}", place.problems()?);
+    // What may be meant so is told, and is no problem: neighbours may have a route, as the client here.
+    let notes = || -> Result<String> { Ok(place.truename.json("status")?["notes"].to_string()) };
+    let said = notes()?;
+    ensure!(
+        said.contains("10.99.0.77 of the service closed is one of a network of this host"),
+        "{said}"
+    );
+    ensure!(said.contains("rpc leads to 10.99.0.1:6123"), "{said}");
 
     ensure!(dial(&place, "10.99.0.77:82")?.is_err());
     let sentence = wait_told(&place, "target_refuses")?;
@@ -86,6 +94,19 @@ fn targets_that_do_not_answer_are_told_with_the_reason() -> Result<()> {
         text.contains("1 of 1 of the last minute not answered"),
         "{text}"
     );
+    // Whoever asks about a packet hears of it.
+    for (to, words) in [
+        ("10.99.0.77:81", "no host of its network"),
+        ("10.99.0.77:82", "does it listen at this port?"),
+    ] {
+        let said = place.truename.words(&["explain", "10.99.0.2", to])?;
+        let (_, doubt) = said
+            .split_once("begins a connection\n  but ")
+            .context("a doubt")?;
+        ensure!(doubt.contains(words), "{said}");
+    }
+    let said = notes()?;
+    ensure!(!said.contains("service closed is one"), "{said}");
     // It is logged, too.
     let agent = place.truename.agent()?;
     agent.wait_line(0, &["Degraded: the target 10.99.0.200:8080"], 2 * SOON)?;

@@ -30,6 +30,8 @@ pub struct Status {
     pub problem_details: Vec<ProblemRow>,
     /// The last problems that are over, the latest first.
     pub past_problems: Vec<ProblemRow>,
+    /// What may be meant so and looks wrong, a sentence each.
+    pub notes: Vec<String>,
     /// Tasks of the agent that have not come round for five seconds, and what they wait for, a sentence each; they are
     /// among the problems.
     pub hanging: Vec<String>,

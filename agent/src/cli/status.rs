@@ -43,6 +43,9 @@ pub fn run(global: &Global) -> anyhow::Result<Exit> {
     })
 }
 
+/// Problems that are over and still shown.
+const PAST_SHOWN: usize = 3;
+
 fn text(output: Output, status: &Status) -> String {
     let state = match status.state {
         State::Ok => "ok",
@@ -66,6 +69,17 @@ fn text(output: Output, status: &Status) -> String {
     );
     for problem in &status.problems {
         let _ = writeln!(text, "  {problem}");
+    }
+    for note in &status.notes {
+        let _ = writeln!(text, "  note: {note}");
+    }
+    for row in status.past_problems.iter().take(PAST_SHOWN) {
+        let (first, last) = (row.first_seen.ago(), row.last_seen.ago());
+        let _ = writeln!(
+            text,
+            "  over since {last} (from {first} ago): {}",
+            row.problem
+        );
     }
     text.push_str(&cluster(&status.topology));
     if !status.interfaces.is_empty() {

@@ -38,7 +38,7 @@ use crate::{
     explain::{Explanation, Question, explain},
     links::Requests,
     name::shown,
-    plan::Facts,
+    plan::{self, Facts},
     topology::{Snapshot, inquiry::Inquiry},
 };
 
@@ -335,8 +335,9 @@ impl Inner {
 
     fn explain(&self, tables: &Tables, question: &Question) -> Result<Explanation, DatapathError> {
         let services = ServiceTables::open(&self.watched.pins)?;
+        let config = &*self.config();
         let source = KernelTables {
-            config: &self.config(),
+            config,
             tables,
             services: &services,
         };
@@ -360,7 +361,52 @@ impl Inner {
             let attached = rows.any(|row| row.index == index && row.program.is_some());
             explanation.arrive(name, leaves, attached);
         }
+        explanation.notes = self.doubts(config, &explanation, &services, &mut requests)?;
         Ok(explanation)
+    }
+
+    /// Why a packet may come to nothing although the tables translate it.
+    fn doubts(
+        &self,
+        config: &Config,
+        explanation: &Explanation,
+        services: &ServiceTables,
+        requests: &mut Requests,
+    ) -> Result<Vec<String>, DatapathError> {
+        let Some((service, target)) = explanation.target() else {
+            return Ok(Vec::new());
+        };
+        let mut doubts = Vec::new();
+        let (mut used, mut attempts) = (0, Attempts::new(config, &Clock::read()));
+        services.visit_connections(|key, entry| {
+            used += 1;
+            attempts.note(&key, &entry);
+        })?;
+        if used >= services.capacity() {
+            doubts.push("the connection table is full: a new connection waits for room".to_owned());
+        }
+        let live = self.live();
+        let alias = explanation.to.ip();
+        doubts.extend(attempts::unassigned(service, alias, &live.facts, requests)?);
+        let address = plan::bytes(target.ip());
+        let problem = attempts.problem(service, address, target.port(), requests)?;
+        let is_told = problem.is_some();
+        doubts.extend(problem.map(|found| found.sentence));
+        if live.facts.is_local(target.ip()) {
+            return Ok(doubts);
+        }
+        if !is_told && requests.is_unreachable(target.ip())? {
+            doubts.push(format!("{target}: {}", attempts::UNHEARD));
+        }
+        if let Some(index) = requests.interface_to(target.ip())? {
+            let mut rows = live.interfaces.iter();
+            if !rows.any(|row| row.index == index && row.program.is_some()) {
+                doubts.push(format!(
+                    "answers of {target} come in by interface {index}, which is not attached: they are not translated back"
+                ));
+            }
+        }
+        Ok(doubts)
     }
 
     /// What somebody else took away or replaced, and what is not attached yet.
@@ -414,11 +460,18 @@ impl Inner {
             attempts.note(&key, &entry);
         })?;
         // The kernel is asked before anything is locked.
-        let mut unanswered = attempts.problems()?;
+        let mut requests = Requests::open()?;
+        let mut unanswered = attempts.problems(&mut requests)?;
         let recent = self.watched.recent.since(&counters);
         let dropped = problems::count(&recent, Counter::NatNoRoute);
         let facts = self.live().facts.clone();
-        unanswered.extend(attempts::unreachable(config, &facts, dropped)?);
+        unanswered.extend(attempts::unreachable(
+            config,
+            &facts,
+            dropped,
+            &mut requests,
+        )?);
+        let notes = attempts.notes(config, &facts, &mut requests)?;
         let sweeps = self.watched.sweeps.lock();
         let sweeps = sweeps.unwrap_or_else(PoisonError::into_inner).clone();
         let live = self.live();
@@ -462,6 +515,7 @@ impl Inner {
             problems,
             problem_details: details,
             past_problems: history.past(),
+            notes,
             hanging,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             table_version: VERSION,
