@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use truename_tests::{
     place::{Place, SOON},
+    process::Process,
     traffic::Dial,
     wait::wait_until,
     wire::{Names, Spec},
@@ -184,5 +185,42 @@ fn names_that_the_list_does_not_have_are_told() -> Result<()> {
     talk(&place)?;
     let sentence = wait_told(&place, "not_admitted")?;
     ensure!(sentence.contains("(endpoint jm)"), "{sentence}");
+    Ok(())
+}
+
+#[test]
+fn what_is_in_force_is_what_the_agent_says() -> Result<()> {
+    let service = |name: &str, port: u16| {
+        format!(
+            "[[service]]\nname = \"{name}\"\nprotocol = \"tcp\"\nlisten = \"10.99.0.77:{port}\"\ntarget = \"10.99.0.1:8080\"\n"
+        )
+    };
+    let good = format!(
+        "[datapath]\ninterfaces = [\"s0\"]\n{}",
+        service("first", 81)
+    );
+    let place = Place::new(&good)?;
+    let watch = place
+        .truename
+        .command(&["services", "--watch", "-o", "jsonl"])?;
+    let watch = Process::spawn("watch", watch, place.scratch.path())?;
+    watch.wait_line(0, &["\"first\""], SOON)?;
+    let in_force = || -> Result<Value> {
+        let words = ["config", "show", "--effective", "-o", "json"];
+        Ok(serde_json::from_str(&place.truename.words(&words)?)?)
+    };
+    ensure!(in_force()?["service"][0]["name"] == "first");
+    ensure!(in_force()?["datapath"]["max_flows"] == 65_536);
+
+    let agent = place.truename.agent()?;
+    let mark = agent.mark();
+    place.replace(&format!("{good}[agnt]\n"))?;
+    agent.wait_line(mark, &["not used"], SOON)?;
+    ensure!(in_force()?["service"][0]["name"] == "first");
+    let mark = watch.mark();
+    place.reload(&format!("{good}{}", service("second", 82)), &["Reloaded"])?;
+    ensure!(in_force()?["service"][1]["name"] == "second");
+    watch.wait_line(mark, &["\"second\""], SOON)?;
+    ensure!(watch.count_lines(mark, &["\"first\""]) == 1, "shown twice");
     Ok(())
 }

@@ -56,6 +56,8 @@ pub enum Request {
     Topology,
     /// The canonical names, and what they resolve to.
     Names,
+    /// The configuration in force.
+    Configuration,
     /// Events from now on.
     Monitor,
     /// Remove every trace and exit.
@@ -75,6 +77,7 @@ impl Request {
             | Self::Peers
             | Self::Topology
             | Self::Names
+            | Self::Configuration
             | Self::Monitor
             | Self::Detach => &[],
         }
@@ -105,6 +108,8 @@ pub enum Response {
     Topology(Vec<TopologyRow>),
     /// To [`Request::Names`].
     Names(Vec<NameRow>),
+    /// To [`Request::Configuration`]: a file that says the same.
+    Configuration(String),
     /// After [`Request::Monitor`].
     Event(EventRow),
     /// After [`Request::Monitor`]: the client was too slow for this many events.

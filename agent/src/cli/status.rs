@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 
 use super::{
     Exit,
-    args::Global,
-    ask,
+    args::{Global, Watch},
     output::{Output, Row, ago, or_dash},
+    watch::show,
 };
 use crate::{
     api::{ClusterRow, InterfaceRow, LeaderRow, Request, Response, SourceRow, State, Status},
@@ -31,12 +31,14 @@ impl Row for InterfaceRow {
     }
 }
 
-pub fn run(global: &Global) -> anyhow::Result<Exit> {
-    let Response::Status(status) = ask(global, Request::Status)? else {
-        return Err(crate::api::ClientError::Unexpected.into());
+pub fn run(global: &Global, watch: &Watch) -> anyhow::Result<Exit> {
+    let take = |response| match response {
+        Response::Status(status) => Some(status),
+        _ => None,
     };
-    let output = Output::new(global);
-    output.document(&status, || text(output, &status))?;
+    let status = show(global, watch, &Request::Status, take, |output, status| {
+        output.document(status, || text(output, status))
+    })?;
     Ok(match status.state {
         State::Ok => Exit::Success,
         State::Degraded => Exit::Degraded,

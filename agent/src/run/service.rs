@@ -33,7 +33,7 @@ use crate::{
         self, Clock, Code, EventRow, Finding, FlowFilter, FlowState, InterfaceRow, Request,
         Response, Service, ServiceRow, State, Status, Timestamp,
     },
-    config::Config,
+    config::{self, Config},
     datapath::{DatapathError, Pins, ServiceTables, Tables},
     explain::{Explanation, Question, explain},
     links::Requests,
@@ -269,6 +269,10 @@ impl Inner {
                 let snapshot = self.watched.topology.borrow().clone();
                 Response::Topology(api::topology::rows(&snapshot, &clock))
             }
+            Request::Configuration => match config::to_toml(config) {
+                Ok(toml) => Response::Configuration(toml),
+                Err(error) => Response::Error(error.to_string()),
+            },
             Request::Names | Request::Monitor | Request::Detach => {
                 Response::Error("this is no question about tables".to_owned())
             }
