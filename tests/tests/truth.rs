@@ -28,7 +28,7 @@ fn told(place: &Place, code: &str) -> Result<(Option<Value>, Vec<Value>)> {
     let details = rows("problem_details")?;
     let sentences: Vec<_> = details.iter().map(|row| row["problem"].clone()).collect();
     ensure!(status["problems"] == Value::from(sentences), "{status}");
-    ensure!((exit == 3) == !details.is_empty(), "exit code {exit}");
+    ensure!((exit == 3) != details.is_empty(), "exit code {exit}");
     let found = details.into_iter().find(|row| row["code"] == code);
     Ok((found, rows("past_problems")?))
 }
