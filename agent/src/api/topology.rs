@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Clock, Timestamp};
+use super::{Clock, Code, Finding, Timestamp};
 use crate::topology::{
     Claim, Known, Moment, Report, Snapshot, SourceId, State, Topology, fact::CLAIMS_MAX,
 };
@@ -253,7 +253,7 @@ fn source(id: &SourceId, report: &Report, clock: &Clock, now: Moment) -> Vec<Top
 }
 
 /// Sentences about sources that are degraded, for `status`.
-pub fn problems(snapshot: &Snapshot, clock: &Clock) -> Vec<String> {
+pub fn problems(snapshot: &Snapshot, clock: &Clock) -> Vec<Finding> {
     let now = Moment::from_ns(clock.monotonic_ns());
     let too_much = snapshot.reports.iter().filter_map(|(id, report)| {
         let beyond = report.facts.beyond();
@@ -282,7 +282,7 @@ pub fn problems(snapshot: &Snapshot, clock: &Clock) -> Vec<String> {
         let why = why.unwrap_or("no answer");
         format!("the topology source {id} has failed for {since}s, {kept}: {why}")
     });
-    failed.chain(too_much).collect()
+    Finding::all(Code::Source, failed.chain(too_much)).collect()
 }
 
 #[cfg(test)]
@@ -384,7 +384,10 @@ mod tests {
         }
         let problems = problems(&snapshot, &Clock::read());
         assert_eq!(
-            problems,
+            problems
+                .iter()
+                .map(|found| &found.sentence)
+                .collect::<Vec<_>>(),
             [
                 "the topology source flink http://jm:8081 has failed for 0s, what it said last is kept: GET http://jm:8081/overview: cannot connect"
             ]

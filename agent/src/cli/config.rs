@@ -7,10 +7,11 @@ use serde::Serialize;
 use super::{
     Exit,
     args::{Config as Verb, Global},
-    effective,
+    ask, effective,
     output::Output,
 };
 use crate::{
+    api::{ClientError, Request, Response},
     config::{DEFAULT_FILE, to_toml},
     doctor::refusals,
     run::RunError,
@@ -21,7 +22,8 @@ pub fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
         Verb::Check { file, file_only } => {
             check(global, file.or_else(|| global.config.clone()), file_only)
         }
-        Verb::Show => show(global),
+        Verb::Show { effective: false } => show(global),
+        Verb::Show { effective: true } => in_force(global),
     }
 }
 
@@ -75,5 +77,15 @@ fn show(global: &Global) -> anyhow::Result<Exit> {
     let config = effective(global, global.config.as_deref())?;
     let toml = to_toml(&config)?;
     Output::new(global).document(&config, || toml)?;
+    Ok(Exit::Success)
+}
+
+/// The configuration that the agent works with, whatever the file says by now.
+fn in_force(global: &Global) -> anyhow::Result<Exit> {
+    let Response::Configuration(toml) = ask(global, Request::Configuration)? else {
+        return Err(ClientError::Unexpected.into());
+    };
+    let document: toml::Table = toml.parse()?;
+    Output::new(global).document(&document, || toml)?;
     Ok(Exit::Success)
 }

@@ -20,6 +20,7 @@ mod run;
 mod services;
 mod status;
 mod topology;
+mod watch;
 
 use std::{io, path::Path, process::ExitCode};
 
@@ -89,14 +90,14 @@ fn dispatch(args: Args) -> anyhow::Result<Exit> {
     let Args { global, verb } = args;
     match verb {
         Verb::Run(verb) => run::run(global, verb),
-        Verb::Status => status::run(&global),
-        Verb::Endpoints => endpoints::run(&global),
-        Verb::Aliases => aliases::run(&global),
-        Verb::Services => services::run(&global),
+        Verb::Status(watch) => status::run(&global, &watch),
+        Verb::Endpoints(watch) => endpoints::run(&global, &watch),
+        Verb::Aliases(watch) => aliases::run(&global, &watch),
+        Verb::Services(watch) => services::run(&global, &watch),
         Verb::Flows(verb) => flows::run(&global, verb),
         Verb::Explain(verb) => explain::run(&global, verb),
-        Verb::Peers => peers::run(&global),
-        Verb::Topology(verb) => topology::run(&global, &verb),
+        Verb::Peers(watch) => peers::run(&global, &watch),
+        Verb::Topology(watch) => topology::run(&global, &watch),
         Verb::Names(verb) => names::run(&global, &verb),
         Verb::Monitor(verb) => monitor::run(&global, &verb),
         Verb::Decode(verb) => decode::run(&global, verb),

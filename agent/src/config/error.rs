@@ -130,10 +130,12 @@ pub enum ConfigError {
     )]
     Nothing,
     /// What a running agent cannot take on.
-    #[error("{what} cannot change while truename runs: restart it")]
+    #[error("{what} cannot change while truename runs: {remedy}")]
     Fixed {
         /// The key with both values.
         what: String,
+        /// What to do.
+        remedy: &'static str,
     },
     /// More endpoints than the kernel table holds.
     #[error("{origin}: {count} {what} are more than the {max} that fit the kernel table")]

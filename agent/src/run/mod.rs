@@ -6,6 +6,7 @@
 
 mod agent;
 mod attachment;
+mod attempts;
 mod check;
 mod collect;
 mod events;
@@ -16,6 +17,7 @@ mod learn;
 mod limit;
 mod names;
 mod notify;
+mod problems;
 mod pulse;
 mod recent;
 mod retry;
@@ -26,6 +28,7 @@ mod start;
 mod sweep;
 mod tables;
 mod tell;
+mod tried;
 mod view;
 
 pub use tables::KernelTables;
