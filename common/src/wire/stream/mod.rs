@@ -165,7 +165,8 @@ fn round<P: Packet>(packet: &mut P, flow: &mut RpcFlow, work: &mut Work) {
     if !work.is_over() && work.more == 0 && work.replayed != 0 {
         packet.stage(Stage::Recall, flow, work);
     }
-    if work.found & found::ALIAS != 0 && flow.names.prepared == 0 {
+    if flow.names.prepared == 0 {
+        // The walk has learned a name, which the edits write.
         packet.stage(Stage::Prepare, flow, work);
     }
     if !work.is_over() && work.count != 0 {
