@@ -214,11 +214,23 @@ impl Connection {
         }
     }
 
-    /// Sends a segment through the translator.
+    /// Sends a segment through the translator, to a receiver that takes what passes.
     pub fn send(&mut self, way: Way, seq: u32, bytes: &[u8]) -> Verdict {
         let mut bytes = bytes.to_vec();
+        let verdict = self.translate(way, seq, &mut bytes);
+        if verdict == Verdict::Pass {
+            match way {
+                Way::Inbound => self.inbound.take(seq, &bytes),
+                Way::Outbound => self.outbound.take(seq, &bytes),
+            }
+        }
+        verdict
+    }
+
+    /// Sends a segment through the translator, and to nobody.
+    pub fn translate(&mut self, way: Way, seq: u32, bytes: &mut [u8]) -> Verdict {
         let len = bytes.len() as u32;
-        let mut packet = Memory::new(&mut bytes, &mut self.pages, &self.admitted);
+        let mut packet = Memory::new(bytes, &mut self.pages, &self.admitted);
         let verdict = stream::process(&mut packet, &mut self.flow, &mut self.work, way, seq, len);
         if self.work.found & found::SENDER != 0 {
             flow::learn_canonical(&mut self.flow);
@@ -227,12 +239,6 @@ impl Connection {
             match way {
                 Way::Inbound => flow::learn_origin(&mut self.flow),
                 Way::Outbound => flow::learn_canonical(&mut self.flow),
-            }
-        }
-        if verdict == Verdict::Pass {
-            match way {
-                Way::Inbound => self.inbound.take(seq, &bytes),
-                Way::Outbound => self.outbound.take(seq, &bytes),
             }
         }
         verdict
