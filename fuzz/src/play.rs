@@ -4,7 +4,7 @@ use std::fmt;
 
 use arbitrary::{Result, Unstructured};
 use truename_common::{
-    layout::{Direction, Handshake, MAIN, Text},
+    layout::{Direction, Handshake, MAIN, Range, Text},
     wire::stream::{self, Verdict, Way, flag, found, reset, window},
 };
 use truename_tests::wire::{Checker, Envelope};
@@ -128,30 +128,31 @@ impl<'s> Play<'s> {
         self.finish();
     }
 
-    /// A handshake among those that strangers make up.
+    /// A handshake among the packets of strangers, who know nobody's sequence numbers.
     fn handshake(&self, input: &mut Unstructured<'_>) -> Result<()> {
         let [client, endpoint] = self.script.starts;
         let mut handshake = Handshake::default();
         let what: u8 = input.arbitrary()?;
-        let beside = |input: &mut Unstructured<'_>| -> Result<u32> {
-            Ok((1 << 20) + u32::from(input.arbitrary::<u16>()?) * 1000)
-        };
+        let beside = u32::from(input.arbitrary::<u16>()?) * 1000;
+        // Whoever makes up both a SYN and its answer is believed: those here do not fit one another.
+        let syn = client.wrapping_add(1 << 20).wrapping_add(beside);
+        let ack = client.wrapping_add(1 << 28).wrapping_add(beside);
         if what & 1 != 0 {
-            handshake.syn(client.wrapping_add(beside(input)?), 1, TICK);
+            handshake.syn(syn, 1, TICK);
         }
         handshake.syn(client, 7, 2 * TICK);
         if what & 2 != 0 {
-            handshake.syn_ack(client.wrapping_add(beside(input)?), beside(input)?, 1);
+            handshake.syn_ack(ack, beside, 1);
         }
         assert!(
             handshake.syn_ack(client, endpoint, 8),
             "the handshake is not confirmed: {handshake:?}"
         );
         if what & 4 != 0 {
-            handshake.syn(client.wrapping_add(beside(input)?), 1, 3 * TICK);
+            handshake.syn(syn, 1, 3 * TICK);
         }
         if what & 8 != 0 {
-            handshake.syn_ack(client.wrapping_add(beside(input)?), beside(input)?, 1);
+            handshake.syn_ack(ack, beside, 1);
         }
         assert!(
             handshake.offset(Way::Inbound, client) == Some(0)
@@ -683,7 +684,7 @@ struct Half {
     counts: [u64; 2],
     cursor: u32,
     position: u64,
-    ranges: Vec<truename_common::layout::Range>,
+    ranges: Vec<Range>,
 }
 
 impl State {
@@ -691,7 +692,10 @@ impl State {
         let flow = &connection.flow;
         let names = &flow.names;
         Self {
-            directions: [Half::of(&flow.inbound), Half::of(&flow.outbound)],
+            directions: [
+                Half::of(&flow.inbound, Way::Inbound),
+                Half::of(&flow.outbound, Way::Outbound),
+            ],
             canonical: names.canonical.as_bytes().to_vec(),
             alias: names.alias.as_bytes().to_vec(),
             peer_alias: names.peer_alias.as_bytes().to_vec(),
@@ -704,9 +708,14 @@ impl State {
 }
 
 impl Half {
-    fn of(direction: &Direction) -> Self {
-        let used = |(index, range): (usize, &truename_common::layout::Range)| {
-            (index == MAIN || range.start != range.end).then_some(*range)
+    fn of(direction: &Direction, way: Way) -> Self {
+        let used = |(index, range): (usize, &Range)| {
+            let mut range = *range;
+            if range.walker.matched == 0 && way == Way::Outbound {
+                // Nobody reads it before a name begins: where the last one was written to.
+                range.walker.authority = 0;
+            }
+            (index == MAIN || range.start != range.end).then_some(range)
         };
         Self {
             flags: direction.flags,
