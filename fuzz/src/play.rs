@@ -241,44 +241,48 @@ impl<'s> Play<'s> {
     /// Brings what is missing, as a sender does that repeats the same segment whenever its timer ends.
     fn finish(&mut self) {
         self.limit_memory(false);
-        while !self.is_over {
-            let mut is_done = true;
+        loop {
+            let before = [self.lines[0].arrived, self.lines[1].arrived];
             for index in [0, 1] {
-                let line = &self.lines[index];
-                let from = line.arrived;
-                if from == line.side.stream.len() {
-                    continue;
-                }
-                is_done = false;
-                if from >= self.limit(index) {
-                    continue;
-                }
-                let mut drops = Vec::new();
-                while !self.is_over && self.lines[index].arrived == from {
-                    self.wait(TIMEOUT);
-                    // A window that ends where the receiver has no room is opened.
-                    if self.lines[index].edge.is_some_and(|edge| edge <= from) {
-                        self.acknowledge(index, 4096, true);
-                    }
-                    let verdict = self.send(index, from, self.script.last_segments, true);
-                    if let Some(Verdict::Drop(why)) = verdict {
-                        drops.push(why);
-                    }
-                    assert!(
-                        drops.len() <= DROPS,
-                        "{:?}: the segment at {from} does not pass: {drops:?}",
-                        self.lines[index].way
-                    );
-                }
-                if self.is_over {
-                    return;
-                }
-                self.acknowledge(index, 8192, true);
+                self.bring(index);
             }
-            if is_done {
+            let after = [self.lines[0].arrived, self.lines[1].arrived];
+            let are_complete = self
+                .lines
+                .iter()
+                .all(|line| line.arrived == line.side.stream.len());
+            if self.is_over || are_complete {
                 return;
             }
+            assert!(before != after, "both sides wait at {after:?}");
         }
+    }
+
+    /// Brings the first segment that is missing.
+    fn bring(&mut self, index: usize) {
+        let from = self.lines[index].arrived;
+        if self.lines[index].edge.is_some_and(|edge| edge <= from) {
+            // The receiver has room again.
+            self.acknowledge(index, 4096, true);
+        }
+        if self.is_over || from >= self.limit(index) {
+            return;
+        }
+        let mut drops = Vec::new();
+        while !self.is_over && self.lines[index].arrived == from {
+            self.wait(TIMEOUT);
+            if let Some(Verdict::Drop(why)) =
+                self.send(index, from, self.script.last_segments, true)
+            {
+                drops.push(why);
+            }
+            assert!(
+                drops.len() <= DROPS,
+                "{:?}: the segment at {from} does not pass: {drops:?}",
+                self.lines[index].way
+            );
+        }
+        self.acknowledge(index, 8192, true);
     }
 
     /// Sends up to `len` bytes from `from` on; `arrives` tells whether the receiver gets what passes.
