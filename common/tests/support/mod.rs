@@ -1,7 +1,12 @@
 //! A TCP stream in user space, and an independent oracle of its translation.
 #![allow(dead_code, reason = "every test binary uses a part")]
 
-use std::collections::{HashMap, VecDeque};
+pub mod state;
+
+use std::{
+    cell::Cell,
+    collections::{HashMap, VecDeque},
+};
 
 use truename_common::{
     layout::{Authority, Direction, LongText, Page, PageKey, RpcFlow},
@@ -18,6 +23,11 @@ pub struct Pages {
     pub pages: HashMap<PageKey, Box<Page>>,
     /// How many there may be.
     pub room: Option<usize>,
+}
+
+thread_local! {
+    /// What was done in loops, by this thread.
+    pub static STEPS: Cell<u64> = const { Cell::new(0) };
 }
 
 /// One segment in memory.
@@ -121,8 +131,9 @@ impl Packet for Memory<'_> {
     }
 
     fn repeat<S: Steps>(state: &mut S, times: u32) {
-        for _ in 0..times {
+        for step in 1..=times {
             if !state.step() {
+                STEPS.set(STEPS.get() + u64::from(step));
                 return;
             }
         }
