@@ -92,7 +92,9 @@ pub struct Range {
     pub zeros: u16,
     /// Flags of `wire::stream`.
     pub flags: u16,
-    pub pad: u16,
+    pub pad: [u16; 3],
+    /// The edit of a name that began in the hole before the range, all of it; without a length if there is none.
+    pub rest: Edit,
     /// The first bytes, as they came: they are read once more when the hole is filled.
     pub head: [u64; NEEDLE_WORDS],
 }
@@ -326,7 +328,7 @@ pub struct AliasStat {
 }
 
 /// Bytes of a [`Range`].
-const RANGE: usize = 4 + 4 + 32 + 4 + 6 * 2 + 8 * NEEDLE_WORDS;
+const RANGE: usize = 4 + 4 + 32 + 4 + 6 * 2 + 8 + 8 * NEEDLE_WORDS;
 /// Bytes of a [`Direction`].
 const DIRECTION: usize =
     6 * 8 + 11 * 4 + 4 * 2 + 2 * 8 * PAGE_BITS + RANGE * RANGES + 4 + 258 + 66 + 4;
@@ -378,6 +380,26 @@ impl Edit {
     #[inline(always)]
     pub const fn is_exact(&self) -> bool {
         self.source & Self::EXACT != 0
+    }
+
+    /// The edit without its first `len` bytes.
+    #[inline(always)]
+    pub const fn behind(&self, len: u16) -> Self {
+        Self {
+            at: self.at.wrapping_add(len as u32),
+            len: self.len.wrapping_sub(len),
+            source: self.source.wrapping_add(len) & !Self::EXACT,
+        }
+    }
+
+    /// The first `len` bytes of the edit.
+    #[inline(always)]
+    pub const fn first(&self, len: u16) -> Self {
+        Self {
+            at: self.at,
+            len,
+            source: self.source & !Self::EXACT,
+        }
     }
 
     /// Offset into the text.

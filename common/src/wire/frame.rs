@@ -624,6 +624,15 @@ pub fn plausible(head: &Chunk, len: u32) -> bool {
         && (text >= len || first == b'a' || first == b'p')
 }
 
+/// Whether a frame may begin at `index` of the window, of which `len` bytes are there: too few to tell more.
+#[inline(always)]
+pub fn may_begin(window: &Chunk, index: u32, len: u32) -> bool {
+    let word = window.word(index as usize);
+    let tag = (word >> 32) as u8;
+    // The first byte of a length is zero; a frame without bytes is followed by another one.
+    word as u8 == 0 && (index + 4 >= len || tag == 0x0a || tag == 0x12 || word as u32 == 0)
+}
+
 /// Associate (with a handshake) or one of the messages without.
 #[inline(always)]
 fn plausible_control(head: &Chunk, frame: u32) -> bool {

@@ -41,13 +41,14 @@ fn run(options: &Options) -> Result<usize> {
             } => {
                 passed += 1;
                 println!(
-                    "{number:>5} ok      took {:.1} s (untouched {:.1}), stood still {} ms ({}), timeouts {} ({}), {} resets: {scenario}",
+                    "{number:>5} ok      took {:.1} s (untouched {:.1}), stood still {} ms ({}), timeouts {} ({}), dropped {:?}, {} resets: {scenario}",
                     translated.took.as_secs_f64(),
                     untouched.took.as_secs_f64(),
                     translated.gap.as_millis(),
                     untouched.gap.as_millis(),
                     translated.repetitions.timeouts,
                     untouched.repetitions.timeouts,
+                    translated.drops,
                     translated.resets,
                 );
             }

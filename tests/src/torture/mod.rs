@@ -84,6 +84,8 @@ pub struct Run {
     pub repetitions: Repetitions,
     /// How long it took.
     pub took: Duration,
+    /// Segments that truename dropped: behind holes, and because a name was cut.
+    pub drops: [u64; 2],
     /// Connections that were reset because a name was taken for another one, which is allowed where there are
     /// near misses.
     pub resets: u64,
@@ -148,10 +150,17 @@ fn run(scenario: &Scenario) -> Result<Outcome> {
         };
         let canonical = scenario.names.canonical.to_string();
         let truename = lab.truename(scenario.configured.then_some(canonical.as_str()))?;
-        let translated = match exchange(&lab, scenario, &scripts) {
+        let mut translated = match exchange(&lab, scenario, &scripts) {
             Ok(run) => run,
             Err(error) => return Ok(Outcome::Failed(format!("{error:#}"))),
         };
+        for (drops, counter) in translated
+            .drops
+            .iter_mut()
+            .zip(["dropped_hole", "dropped_held"])
+        {
+            *drops = truename.counter(counter)?;
+        }
         let admitted = truename.counter("reset_misguess")?;
         if translated.resets > admitted || (translated.resets > 0 && !scenario.may_misguess()) {
             return Ok(Outcome::Failed(format!(
@@ -166,9 +175,10 @@ fn run(scenario: &Scenario) -> Result<Outcome> {
             });
         }
         slow = format!(
-            "stood still for {:?} with {} timeouts; untouched for {:?} with {}",
+            "stood still for {:?} with {} timeouts and {:?} drops; untouched for {:?} with {}",
             translated.gap,
             translated.repetitions.timeouts,
+            translated.drops,
             untouched.gap,
             untouched.repetitions.timeouts
         );
@@ -278,6 +288,7 @@ fn exchange(lab: &Lab, scenario: &Scenario, scripts: &[Script]) -> Result<Run> {
         gap,
         took: begun.elapsed(),
         resets,
+        drops: [0; 2],
         repetitions: lab.repetitions()? - before,
     })
 }

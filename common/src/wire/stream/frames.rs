@@ -152,20 +152,33 @@ impl<P: Packet> Job<'_, P> {
     /// cannot be.
     #[inline(always)]
     fn push_whole(&mut self, path: u32, len: u32) -> bool {
+        let edit = self.whole_edit(path, len);
+        if let Some(edit) = edit {
+            self.push(edit.exact());
+        }
+        edit.is_some()
+    }
+
+    /// What a recipient at `path` needs whose front is that of the alias and has `len` bytes.
+    #[inline(always)]
+    pub(super) fn whole_edit(&self, path: u32, len: u32) -> Option<Edit> {
         let alias = u32::from(self.names.alias.len);
         let canonical = u32::from(self.names.canonical.len);
-        let edit = if canonical != 0 && canonical <= alias {
+        if canonical != 0 && canonical <= alias {
             let authority = path.wrapping_add(len - 1).wrapping_sub(alias);
-            Edit::new(authority, alias as u16, EditKind::Canonical, 0)
+            Some(Edit::new(authority, alias as u16, EditKind::Canonical, 0))
         } else if self.names.has_local() {
             let scheme = self.names.scheme;
             let begin = path.wrapping_add(scheme);
-            Edit::new(begin, (len - 1 - scheme) as u16, EditKind::Local, 0)
+            Some(Edit::new(
+                begin,
+                (len - 1 - scheme) as u16,
+                EditKind::Local,
+                0,
+            ))
         } else {
-            return false;
-        };
-        self.push(edit.exact());
-        true
+            None
+        }
     }
 
     /// The client names the endpoint by its canonical authority.
@@ -182,15 +195,20 @@ impl<P: Packet> Job<'_, P> {
     /// what the recipient is.
     #[inline(always)]
     pub(super) fn close_recipient(&mut self) {
-        let (walker, stop) = (self.work.walker, self.work.stop);
-        if self.work.at != stop || stop != self.work.end() || self.work.checks != 0 {
+        let (walker, stop, next) = (self.work.walker, self.work.stop, self.work.next as usize);
+        if self.work.at != stop || self.work.checks != 0 {
             return;
         }
-        let goes_on = self.work.next as usize != RANGES && !walker.is_local();
-        if !goes_on
+        // What lies behind the hole was taken for the rest of a recipient: for one that becomes the local form.
+        let has_rest = next != RANGES && self.direction.range(next).rest.len != 0;
+        if !has_rest && stop != self.work.end() {
+            return;
+        }
+        let goes_on = next != RANGES && !walker.is_local();
+        let may_close = !goes_on && self.names.allows_local(self.work.policy) || has_rest;
+        if may_close
             && walker.recipient_open()
             && walker.is_own_system()
-            && self.names.allows_local(self.work.policy)
             && !self.names.system.is_empty()
         {
             self.work.walker.make_local();

@@ -1,14 +1,14 @@
-//! Decides whether the bytes beyond a hole can be read alone, and checks it when the hole is filled.
+//! Finds frames in the bytes beyond a hole, and checks what was read there when the hole is filled.
 //!
 //! Inbound, frames are found again at the first front whose lengths agree. What lies before it belongs to a
-//! frame that began in the hole: body, or the rest of a recipient. Outbound the pattern is found wherever it
-//! stands; only the first bytes may be the rest of one. A segment whose first bytes may be the rest of a name
-//! waits until the hole is filled. The first bytes are kept, and read once more then: if they had a name after
-//! all, the connection is reset before the frame is complete.
+//! frame that began in the hole: body, or the rest of a recipient; `rest` decides. Outbound the pattern is
+//! found wherever it stands; only the first bytes may be the rest of one. The first bytes are kept, and read
+//! once more when the hole is filled: if they are not what they were taken for, the connection is reset
+//! before the frame is complete.
 
 use super::{
     Packet, Steps,
-    job::{Job, Work, range_flag, reset, step},
+    job::{Job, Work, check, range_flag, reset, step},
 };
 use crate::{
     layout::{Counter, Edit, NEEDLE_WORDS},
@@ -26,8 +26,6 @@ pub(super) const CONTROL: u32 = 2;
 /// The bytes may be the rest of a name.
 pub(super) const UNCLEAR: u32 = 4;
 
-/// Bytes of a frame's front before the path: what may be left of it when the hole ends inside it.
-const BEFORE_PATH: u32 = 18;
 /// Bytes at the end of a segment in which the front of a frame may be that cannot be recognised yet.
 const TAIL: u32 = 20;
 
@@ -37,6 +35,7 @@ impl<P: Packet> Job<'_, P> {
     pub(super) fn read_head(&mut self) {
         let (at, stop) = (self.work.at, self.work.stop);
         self.work.head = 0;
+        self.work.rest.len = 0;
         self.work.zeros = 0;
         self.work.first = at;
         if !self.load_chunk(at) {
@@ -56,58 +55,6 @@ impl<P: Packet> Job<'_, P> {
         }
     }
 
-    /// See [`super::Stage::Rest`]: decides whether what lies before the first frame is the rest of a name.
-    #[inline(always)]
-    pub(super) fn look_at_rest(&mut self) {
-        let (at, stop) = (self.work.at, self.work.stop);
-        let is_framed = self.work.head & FRAMED != 0;
-        if self.work.drop != 0 || is_framed && self.work.first == at || !self.load_chunk(at) {
-            return;
-        }
-        let left = if is_framed {
-            self.work.first.wrapping_sub(at)
-        } else {
-            stop.wrapping_sub(at)
-        };
-        if left < self.work.chunk_len {
-            self.work.chunk_len = left;
-        }
-        self.read_rest(left);
-    }
-
-    /// Decides whether the first bytes, of which there are `left`, are the rest of a name.
-    #[inline(always)]
-    fn read_rest(&mut self, left: u32) {
-        let inbound = self.work.is_inbound();
-        if !inbound && self.names.outbound().is_none() {
-            return;
-        }
-        self.work.block_len = 0;
-        if self.in_block(self.work.at, 1, CHUNK as u32).is_none() {
-            return;
-        }
-        self.work.index = 0;
-        self.work.run = 0;
-        self.work.bit = 0;
-        let mut rest = Rest(self.again());
-        P::repeat(&mut rest, CHUNK as u32);
-        let looked = self.work.index;
-        if self.work.head & (UNCLEAR | FRAMED) != 0 || looked < self.work.chunk_len {
-            return;
-        }
-        // No name has ended. The bytes may end inside one.
-        let is_open = if inbound {
-            let last = self.work.chunk.byte(looked.wrapping_sub(1) as usize);
-            let is_all = left <= looked;
-            (self.work.run != 0 || last == b'/') && (is_all || self.work.bit & HAS_AT != 0)
-        } else {
-            left < u32::from(self.names.pattern.len)
-        };
-        if is_open || !inbound && self.names.needle.len == 0 {
-            self.work.head |= UNCLEAR;
-        }
-    }
-
     /// Inbound: finds the first frame, or decides that there is none.
     #[inline(always)]
     fn find_frame(&mut self, at: u32, stop: u32) {
@@ -120,7 +67,7 @@ impl<P: Packet> Job<'_, P> {
         if self.work.head & FRAMED != 0 || self.work.drop != 0 {
             return;
         }
-        // A frame may begin in the last bytes: its length's first byte is zero.
+        // A frame may begin in the last bytes.
         let left = stop.wrapping_sub(at);
         let tail = if left < TAIL { left } else { TAIL };
         let from = stop.wrapping_sub(tail);
@@ -129,7 +76,7 @@ impl<P: Packet> Job<'_, P> {
         }
         let mut index = 0;
         while index < TAIL {
-            if index < tail && self.work.chunk.byte(index as usize) == 0 {
+            if index < tail && frame::may_begin(&self.work.chunk, index, tail) {
                 self.work.head |= UNCLEAR;
             }
             index += 1;
@@ -148,6 +95,7 @@ impl<P: Packet> Job<'_, P> {
         range.end = at;
         range.first = at;
         range.flags = 0;
+        range.rest = work.rest;
         range.head = *work.chunk.words();
         range.head_len = work.chunk_len as u16;
     }
@@ -196,25 +144,42 @@ impl<P: Packet> Job<'_, P> {
         self.work.joint = start;
         self.work.at = start;
         self.work.stop = start.wrapping_add(len);
-        self.work.checks = 1;
+        self.work.checks = check::READS;
         self.work.step = step::CHECK;
     }
 
-    /// An edit that the check has come to: what of it lies in the range was not made.
+    /// An edit that the check has come to: what of it lies in the range must be of the one that was made there.
     #[inline(always)]
     pub(super) fn check(&mut self, edit: Edit) {
         let joint = self.work.joint;
         let end = edit.at.wrapping_add(u32::from(edit.len));
-        if after(end, joint) {
+        if !after(end, joint) {
+            self.add(edit);
+            return;
+        }
+        let made = self.direction.range(self.work.next as usize).rest;
+        let begin = edit.at.wrapping_sub(u32::from(edit.from()));
+        let is_same = made.len != 0
+            && made.at == begin
+            && made.at.wrapping_add(u32::from(made.len)) == end
+            && made.kind() == edit.kind();
+        if !is_same {
             self.work.reset = reset::REST;
             return;
         }
-        self.add(edit);
+        self.work.checks |= check::CONFIRMED;
+        if before(edit.at, joint) {
+            self.add(edit.first(joint.wrapping_sub(edit.at) as u16));
+        }
     }
 
-    /// The first bytes of a range were read once more.
+    /// The first bytes of range `next` were read once more. An edit that was made there must have been found.
     #[inline(always)]
-    pub(super) fn end_check(&mut self) {
+    pub(super) fn end_check(&mut self, next: usize) {
+        let is_made = self.direction.range(next).rest.len != 0;
+        if is_made && self.work.checks & check::CONFIRMED == 0 && self.work.drop == 0 {
+            self.work.reset = reset::REST;
+        }
         self.work.checks = 0;
         self.work.chunk_len = 0;
         self.work.block_len = 0;
@@ -258,142 +223,6 @@ impl<P: Packet> Steps for Append<'_, P> {
         *word = job.work.chunk.appended(*word, index, known);
         true
     }
-}
-
-/// Looks for the end of a name in the window, a byte a step.
-struct Rest<'a, P>(Job<'a, P>);
-
-/// Bits of [`Work::bit`]: what the run of host characters has.
-const HAS_AT: u32 = 1;
-const HAS_COLON: u32 = 2;
-const DIGIT_LAST: u32 = 4;
-
-impl<P: Packet> Steps for Rest<'_, P> {
-    #[inline(always)]
-    fn step(&mut self) -> bool {
-        let job = &mut self.0;
-        let index = job.work.index;
-        if index >= job.work.chunk_len {
-            return false;
-        }
-        let byte = job.work.chunk.byte(index as usize);
-        if byte != b'/' {
-            job.work.index = index + 1;
-            if is_host(byte) {
-                job.work.run += 1;
-                job.work.bit = job.work.bit & !DIGIT_LAST
-                    | if byte == b'@' { HAS_AT } else { 0 }
-                    | if byte == b':' { HAS_COLON } else { 0 }
-                    | if byte.is_ascii_digit() { DIGIT_LAST } else { 0 };
-            } else {
-                job.work.run = 0;
-                job.work.bit = 0;
-            }
-            return true;
-        }
-        if job.ends_name(index) {
-            return false;
-        }
-        let (run, bits) = (job.work.run, job.work.bit);
-        let inside = run != 0 && run == index;
-        let whole = bits & (HAS_AT | HAS_COLON) == HAS_AT | HAS_COLON;
-        if job.work.is_inbound() && bits & DIGIT_LAST != 0 && (inside || whole) {
-            // The end of some recipient, perhaps.
-            job.work.head |= UNCLEAR;
-            return false;
-        }
-        job.work.index = index + 1;
-        job.work.run = 0;
-        job.work.bit = 0;
-        true
-    }
-}
-
-impl<P: Packet> Job<'_, P> {
-    /// Whether a name that is known ends with the `/` at `slash` of the window, and so what of it lies there.
-    #[inline(always)]
-    fn ends_name(&mut self, slash: u32) -> bool {
-        if !self.work.is_inbound() {
-            let len = self.names.needle.len;
-            let Some((_, from)) = self.overlap(&Which::Pattern, slash, len) else {
-                return false;
-            };
-            // A whole pattern is found by the search. Other names may have the same end.
-            if from != 0 {
-                self.work.head |= UNCLEAR;
-            }
-            return true;
-        }
-        let len = self.names.front.len;
-        if let Some((at, _)) = self.overlap(&Which::Front, slash, len) {
-            // Perhaps a name in a body: it cannot be said which.
-            if self.is_recipient(at) {
-                self.work.head |= UNCLEAR;
-            }
-            return true;
-        }
-        let len = self.names.front_canonical.len;
-        let Some((_, from)) = self.overlap(&Which::FrontCanonical, slash, len) else {
-            return false;
-        };
-        // Its first bytes may have become the local form.
-        if from > self.names.scheme {
-            self.work.head |= UNCLEAR;
-        }
-        true
-    }
-
-    /// If `text` ends at `slash` of the window: where in the window it begins, and how many bytes of it
-    /// lie before the window.
-    #[inline(always)]
-    fn overlap(&self, which: &Which, slash: u32, len: u32) -> Option<(u32, u32)> {
-        if len == 0 {
-            return None;
-        }
-        let text = match which {
-            Which::Pattern => &self.names.needle,
-            Which::Front => &self.names.front,
-            Which::FrontCanonical => &self.names.front_canonical,
-        };
-        let seen = slash + 1;
-        let (at, from, count) = if seen >= len {
-            (seen - len, 0, len)
-        } else {
-            (0, len - seen, seen)
-        };
-        // Only the last `/` ends a name: those of `://` have more than its path behind them.
-        if from + count != len || count < 2 {
-            return None;
-        }
-        // The block begins where the window does.
-        let same = P::equal(&self.work.block, at, text, from, count);
-        (same == count).then_some((at, from))
-    }
-
-    /// Whether what begins at `at` of the window may be a recipient's path: the lengths before it are those of a
-    /// reference, or some of them lie in the hole.
-    #[inline(always)]
-    fn is_recipient(&self, at: u32) -> bool {
-        // All bytes are read before `at` is known to be small, for the same reason as in `FindFrame`.
-        let is_tag = |back: u32| self.work.chunk.byte(at.wrapping_sub(back) as usize) == 0x0a;
-        let short = is_tag(2) && is_tag(4);
-        let long = is_tag(3) && (is_tag(5) || is_tag(6));
-        at <= BEFORE_PATH || short || long
-    }
-}
-
-/// A text that a name is compared with.
-enum Which {
-    Pattern,
-    Front,
-    FrontCanonical,
-}
-
-/// Bytes of `<system>@<host>:<port>`.
-#[inline(always)]
-const fn is_host(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(byte, b'.' | b'-' | b'_' | b':' | b'@' | b'[' | b']' | b'%')
 }
 
 /// Looks for the front of a frame, from `work.cursor` on: a candidate a step.

@@ -40,6 +40,14 @@ pub(super) mod step {
     pub const JOINED: u32 = 5;
 }
 
+/// Bits of [`Work::checks`].
+pub(super) mod check {
+    /// The first bytes of a range are read once more.
+    pub const READS: u32 = 1;
+    /// They had the edit that was made behind the hole.
+    pub const CONFIRMED: u32 = 2;
+}
+
 /// Why a connection must be reset: what [`Work::reset`] holds.
 pub mod reset {
     /// A name was not what its first bytes were taken for: outbound, inbound.
@@ -306,7 +314,7 @@ pub struct Work {
     /// End of the last edit, and the kinds that there are, a bit each.
     pub(super) edited_to: u32,
     pub(super) kinds: u32,
-    /// While the beginning of a range beyond a hole is checked: 1, and where the range begins.
+    /// While the beginning of a range beyond a hole is checked: bits of `check`, and where the range begins.
     pub(super) checks: u32,
     pub(super) joint: u32,
     /// Bytes before `first` that are zero, as those of empty frames.
@@ -316,6 +324,8 @@ pub struct Work {
     /// What the bytes beyond a hole begin with: bits of `head`.
     pub(super) head: u32,
     pub(super) first: u32,
+    /// What is edited of a name that began in the hole.
+    pub(super) rest: Edit,
     /// Why the segment cannot pass: a [`Counter`] plus 1, or 0.
     pub(super) drop: u32,
     /// Why the connection must be reset: [`reset`], or 0.
@@ -389,6 +399,7 @@ impl Default for Work {
             floor: 0,
             head: 0,
             first: 0,
+            rest: Edit::default(),
             drop: 0,
             reset: 0,
             more: 0,

@@ -10,6 +10,7 @@ use super::{
     EDITS, Packet, Steps, Work, found,
     front::first_bit,
     job::{Job, more::RECALL, reset},
+    rest::hidden,
 };
 use crate::{
     layout::{
@@ -314,6 +315,9 @@ pub(super) fn recall<P: Packet>(packet: &mut P, flow: &mut RpcFlow, work: &mut W
     let from = number(direction.position_of(begin.wrapping_sub(EDIT_MAX)));
     let last = number(direction.position_of(end.wrapping_sub(1)));
     work.recalled = begin;
+    // All of the segment lies in one range. The marks of a name that began in the hole before it begin with it.
+    let range = Job::new(packet, flow, work).rest_of_range();
+    (work.joint, work.rest) = range;
     for kind in kinds(work.is_inbound()) {
         work.kind = kind as u32;
         work.is_open = 0;
@@ -399,10 +403,16 @@ fn close(work: &mut Work, end: u32) {
         return;
     }
     let len = end.wrapping_sub(begin) as u16;
+    let is_rest = begin == work.joint && work.rest.len != 0 && work.rest.kind() == work.kind as u16;
+    let from = if is_rest {
+        hidden(&work.rest, begin)
+    } else {
+        0
+    };
     let edit = Edit {
         at: begin,
         len,
-        source: (work.kind as u16) << 14,
+        source: (work.kind as u16) << 14 | from,
     };
     work.edits[work.count as usize & (EDITS - 1)] = edit;
     work.count += 1;

@@ -29,6 +29,7 @@ mod head;
 mod job;
 mod marks;
 mod place;
+mod rest;
 mod search;
 mod undo;
 pub mod window;

@@ -280,12 +280,13 @@ impl<P: Packet> Job<'_, P> {
         self.work.range = MAIN as u32;
         let mut is_new = false;
         if !is_main {
-            if head & head::UNCLEAR != 0 {
-                self.hole(at);
-                return;
-            }
             let index = self.lost_or_free();
-            if index == RANGES {
+            // What follows on a range does not begin inside a name: else that would not have passed. And without a
+            // cursor nothing can be checked.
+            let is_adopted = self.direction.ranges[MAIN].flags & range_flag::LOST != 0;
+            let contradicts =
+                self.work.rest.len != 0 && (self.work.lost as usize != RANGES || is_adopted);
+            if head & head::UNCLEAR != 0 || index == RANGES || contradicts {
                 self.hole(at);
                 return;
             }
@@ -347,6 +348,7 @@ impl<P: Packet> Job<'_, P> {
         if is_new {
             self.keep_head(at);
             self.direction.islands += 1;
+            self.add_rest(at);
         }
         let range = self.range();
         if inbound {
@@ -472,11 +474,11 @@ impl<P: Packet> Job<'_, P> {
     /// become one.
     #[inline(always)]
     pub(super) fn join(&mut self) {
-        self.end_check();
+        let next = self.work.next as usize;
+        self.end_check(next);
         if self.work.reset != 0 || self.work.drop != 0 {
             return;
         }
-        let next = self.work.next as usize;
         let index = self.work.range as usize;
         let other = self.direction.range(next);
         let (start, end, head_len) = (other.start, other.end, u32::from(other.head_len));
@@ -598,7 +600,7 @@ impl<P: Packet> Steps for Scan<'_, P> {
 
 /// Whether a frame may begin at `at`: the first one of a range is at `first`, and `zeros` bytes before it are zero.
 #[inline(always)]
-fn is_frame_at(at: u32, first: u32, zeros: u16) -> bool {
+pub(super) fn is_frame_at(at: u32, first: u32, zeros: u16) -> bool {
     let ahead = first.wrapping_sub(at);
     ahead & 3 == 0 && ahead <= u32::from(zeros)
 }
