@@ -38,6 +38,8 @@ pub struct Script {
     pub is_named: bool,
     /// The endpoint has sent so much that names are searched by words.
     pub is_late: bool,
+    /// What the client calls the endpoint is known at once.
+    pub knows_alias: bool,
     /// Everything is done a second time, byte by byte, and compared.
     pub is_compared: bool,
     /// Sequence numbers behind the SYNs, of the client and of the endpoint.
@@ -104,7 +106,8 @@ impl Script {
             names: &names,
             is_plain,
             is_adopted,
-            begins_canonical: has_peer_alias && is(13) || canonical == alias,
+            is_listed,
+            begins_canonical: has_peer_alias && is(13) && !is_plain || canonical == alias,
         };
         let client = writer.side(input, true)?;
         // What the fast way skips teaches it nothing about near misses: whether a name is held is not the same.
@@ -117,6 +120,7 @@ impl Script {
             is_adopted,
             is_named: is(9) || is_adopted,
             is_late: is(10),
+            knows_alias: is(14) || is_compared,
             is_compared,
             starts,
             ahead,
@@ -202,6 +206,7 @@ struct Writer<'n> {
     names: &'n Names,
     is_plain: bool,
     is_adopted: bool,
+    is_listed: bool,
     /// The client's first recipient is the canonical name.
     begins_canonical: bool,
 }
@@ -276,7 +281,8 @@ impl Writer<'_> {
                 body.extend([kind; 8]);
                 stream.extend(frame(&body));
             }
-            4 => {
+            // Behind a hole it is not recognised, and the connection is reset.
+            4 if !self.is_plain => {
                 // No message: text.
                 let mut body = vec![b'?'];
                 self.body(input, &mut body)?;
@@ -329,11 +335,8 @@ impl Writer<'_> {
             0 | 1 => names.path(&names.canonical, rest),
             2 if !self.is_plain => format!("{}://{}/user/x", names.scheme, names.system),
             3 if !self.is_plain => format!("{}.tcp://other@elsewhere:1{rest}", names.scheme),
-            // The alias is the first one, so that the oracle knows it.
-            4 if !self.is_plain && !self.begins_canonical => names.path(&"unlisted:6123", rest),
-            5 if !self.is_plain && !self.begins_canonical => {
-                names.path(&format!("{}4", names.alias), rest)
-            }
+            // Else it may be learned as the alias, where the first recipient is cut.
+            4 if self.is_listed && !self.is_plain => names.path(&"unlisted:6123", rest),
             6 if !self.is_plain => {
                 format!(
                     "{}.tcp://{}-metrics@{}{rest}",

@@ -17,7 +17,6 @@ pub struct State {
     system: Vec<u8>,
     origin: Vec<u8>,
     flags: u32,
-    pages: usize,
 }
 
 #[derive(Debug, PartialEq)]
@@ -61,7 +60,6 @@ impl State {
             system: names.system.as_bytes().to_vec(),
             origin: names.origin.as_bytes().to_vec(),
             flags: flow.flags,
-            pages: connection.pages.pages.len(),
         }
     }
 }
