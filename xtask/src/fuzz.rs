@@ -198,7 +198,7 @@ impl Target {
             fs::remove_dir_all(&fewest).with_context(|| format!("remove {}", fewest.display()))?;
         }
         fs::create_dir_all(&fewest).with_context(|| format!("create {}", fewest.display()))?;
-        let mut merge = command(&self.binary, &["-merge=1", "-use_value_profile=0"]);
+        let mut merge = command(&self.binary, &["-merge=1", "-use_counters=0"]);
         merge.arg(&fewest).arg(committed()).arg(corpus);
         command::run_quietly(merge).context("look for the fewest inputs")?;
         let to = committed();
