@@ -8,7 +8,9 @@ use std::{
 
 use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
-use truename_common::layout::{Authority, Conntrack, Event, EventKind, FiveTuple, conntrack_flags};
+use truename_common::layout::{
+    Authority, Conntrack, Event, EventKind, FiveTuple, Socket, conntrack_flags,
+};
 
 use super::{
     Current, RunError,
@@ -16,10 +18,11 @@ use super::{
     keeper::Keeper,
     limit::{Admitted, Limit},
     pulse::Pulse,
+    tried::{self, Needed},
     view,
 };
 use crate::{
-    api::{Clock, EventRow, SweepRow, Timestamp},
+    api::{Clock, Code, EventRow, Finding, SweepRow, Timestamp},
     config::WhenFull,
     datapath::{DatapathError, Pins, ServiceTables, Tables},
 };
@@ -32,7 +35,7 @@ const SOONEST: Duration = Duration::from_secs(1);
 const LOGGED: u32 = 20;
 
 /// What a sweep did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Sweep {
     /// Connections and flows that were looked at.
     scanned: usize,
@@ -44,17 +47,23 @@ struct Sweep {
     evicted: usize,
     /// Entries of `MOVED` that were removed.
     moved: usize,
+    /// Entries of `TRIED` of which bits were cleared.
+    cleared: usize,
     /// How long it took.
     took: Duration,
+    /// What endpoints are called by the configuration and call themselves.
+    mistaken: BTreeMap<Socket, (Authority, Authority)>,
 }
 
 /// What sweeps did.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Sweeps {
     /// The last one.
     pub last: Option<SweepRow>,
     /// Connections that all of them evicted.
     pub evicted: u64,
+    /// The configured names that nodes do not use, as far as the last one saw.
+    pub mistaken: Vec<Finding>,
 }
 
 /// What a sweep needs.
@@ -109,15 +118,31 @@ impl Sweeper {
             flows,
             evicted,
             moved,
+            cleared,
             took,
+            mistaken,
         } = sweep;
         if evicted > 0 {
             log::warn!("The table of connections was full: {evicted} were evicted");
         }
         log::debug!(
-            "Looked at {scanned} in {took:?}: forgot {forgotten} connection(s), {flows} flow(s) and {moved} move(s)"
+            "Looked at {scanned} in {took:?}: forgot {forgotten} connection(s), {flows} flow(s), {moved} move(s) and {cleared} mark(s) of source ports"
         );
+        let config = Arc::clone(&self.config.borrow());
+        let mistaken = mistaken
+            .iter()
+            .filter_map(|(at, (configured, announced))| {
+                let endpoint = view::find(&config, *at)?;
+                endpoint.canonical.as_ref()?;
+                let name = &endpoint.name;
+                let sentence = format!(
+                    "the endpoint {name} calls itself {announced}, and its canonical name is configured as {configured}: what peers send to it is dropped there; correct `canonical`, or leave it out"
+                );
+                Some(Finding::new(Code::WrongCanonical, sentence))
+            });
+        let mistaken = mistaken.collect();
         let mut sweeps = self.sweeps.lock().unwrap_or_else(PoisonError::into_inner);
+        sweeps.mistaken = mistaken;
         sweeps.evicted += evicted as u64;
         sweeps.last = Some(SweepRow {
             time: Timestamp::now(),
@@ -145,6 +170,7 @@ impl Sweeper {
         if sweep.moved > 0 || keeper.is_untidy(&used.targets) {
             keeper.tidy().inspect_err(|_| self.check.notify_one())?;
         }
+        sweep.cleared = tried::clear(&mut services, &used.tried)?;
         sweep.took = began.elapsed();
         Ok(sweep)
     }
@@ -219,11 +245,14 @@ struct Used {
     keys: BTreeMap<FiveTuple, FiveTuple>,
     /// Whether there is anything in `MOVED`.
     any_moved: bool,
+    /// The bits of `TRIED` by which they are found.
+    tried: Needed,
 }
 
 impl Used {
     fn note(&mut self, key: &FiveTuple, entry: &Conntrack) {
         self.count += 1;
+        self.tried.note(key, entry);
         self.targets.insert((key.endpoint, key.endpoint_port));
         if self.any_moved && entry.flags & conntrack_flags::DIRECT == 0 {
             self.keys.insert(entry.original(key.protocol), *key);
@@ -294,6 +323,11 @@ fn forget_flows(
     let now = Clock::read().monotonic_ns();
     tables.visit_flows(|key, flow| {
         sweep.scanned += 1;
+        let (known, announced) = (flow.names.canonical, flow.outbound.captured);
+        let is_announced = !announced.is_empty() && !flow.outbound.captured_system.is_empty();
+        if is_announced && !known.is_empty() && announced != known {
+            sweep.mistaken.insert(key.endpoint(), (known, announced));
+        }
         if is_flow_over(&flow, now) {
             over.push((key, flow.id));
         } else {
