@@ -698,3 +698,98 @@ fn bounded_work() {
         }
     }
 }
+
+#[test]
+fn a_system_that_a_canonical_recipient_tells_is_written_at_once() {
+    let mut connection = Connection::new(1, 1);
+    connection.flow.names.canonical = Text::new(CANONICAL.as_bytes()).unwrap();
+    let stream = [
+        envelope(&path(CANONICAL, "a"), b"", None),
+        envelope(&path(CANONICAL, "b"), b"", None),
+    ]
+    .concat();
+    let cut = stream.len() - 20;
+    connection.send_all(Way::Inbound, &[&stream[..cut], &stream[cut..]]);
+    check_inbound(&stream, &connection.inbound.stream());
+}
+
+#[test]
+fn a_flow_may_be_adopted_where_memory_is_short() {
+    let mut connection = named(1, 1_000_000);
+    for direction in [&mut connection.flow.inbound, &mut connection.flow.outbound] {
+        *direction = Direction::default();
+    }
+    let frame = envelope(&path(ALIAS, "user"), b"", None);
+    connection.pages.room = Some(0);
+    let verdict = connection.send(Way::Inbound, 1, &frame);
+    assert_eq!(verdict, Verdict::Drop(Counter::DroppedMemory));
+    connection.pages.room = None;
+    assert_eq!(connection.send(Way::Inbound, 1, &frame), Verdict::Pass);
+    assert_eq!(connection.work.found & stream::found::RESYNCHRONISED, 0);
+    assert_eq!(connection.flow.inbound.cursor(), 1 + frame.len() as u32);
+}
+
+#[test]
+fn data_beyond_the_window_does_not_move_the_cursor_over_a_body() {
+    let mut connection = named(1, 1);
+    connection.flow.inbound.scale = 0;
+    let frame = envelope(&path(ALIAS, "user"), &[b'x'; 50_000], None);
+    connection.send(Way::Inbound, 1, &frame[..1000]);
+    stream::acknowledge(&mut connection.flow.inbound, 1001, 2000);
+    let cursor = connection.flow.inbound.cursor();
+    let verdict = connection.send(Way::Inbound, 1 + 10_000, b"forged");
+    assert_eq!(verdict, Verdict::Drop(Counter::OutOfWindow));
+    assert_eq!(connection.flow.inbound.cursor(), cursor);
+}
+
+#[test]
+fn a_false_frame_beyond_a_hole_does_not_end_translation() {
+    let mut connection = addressed();
+    let inner = envelope(&path(ALIAS, "y"), b"", None);
+    let body = [&[b'x'; 200][..], &inner, &[0xff; 300]].concat();
+    let stream = envelope(&path(ALIAS, "x"), &body, None);
+    let ahead = connection.inbound.bytes.len();
+    let seq = |at: usize| 1 + (ahead + at) as u32;
+    let at = (0..stream.len())
+        .find(|at| stream[*at..].starts_with(&inner))
+        .unwrap();
+    let end = at + inner.len();
+    connection.send(Way::Inbound, seq(at - 50), &stream[at - 50..end]);
+    connection.send(Way::Inbound, seq(end), &stream[end..]);
+    let left_alone = truename_common::wire::flow::state::LEFT_ALONE;
+    assert_eq!(connection.flow.flags & left_alone, 0);
+}
+
+#[test]
+fn a_segment_behind_a_hole_may_come_again_from_a_byte_before() {
+    let sender = path("taskmanager:6122", "temp/$a");
+    let frame = envelope(
+        &path(ALIAS, "user/rpc/dispatcher_0"),
+        &[0xf7; 7],
+        Some(&sender),
+    );
+    let stream = frame.repeat(2);
+    let mut failed = Vec::new();
+    for from in frame.len() + 1..2 * frame.len() - 1 {
+        for back in 1..40 {
+            let mut connection = addressed();
+            let ahead = connection.inbound.bytes.len();
+            let seq = |at: usize| 1 + (ahead + at) as u32;
+            connection.send(Way::Inbound, seq(from), &stream[from..]);
+            let begin = from - back;
+            let verdict = connection.send(Way::Inbound, seq(begin), &stream[begin..]);
+            let last = connection.send(Way::Inbound, seq(0), &stream);
+            if verdict == Verdict::Reset || last == Verdict::Reset {
+                failed.push((from - frame.len(), back));
+            } else if connection.inbound.contiguous() == ahead + stream.len() {
+                check_inbound(&stream, &connection.inbound.stream()[ahead..]);
+            }
+        }
+    }
+    assert!(
+        failed.is_empty(),
+        "{} {:?}",
+        failed.len(),
+        &failed[..failed.len().min(12)]
+    );
+}

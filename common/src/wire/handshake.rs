@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn a_blind_syn_before_the_real_one_does_not_hide_it() {
         let mut handshake = Handshake::default();
-        handshake.syn(5, 0, 1);
+        handshake.syn(900_000_000, 0, 1);
         handshake.syn(1000, 7, 2);
         assert!(handshake.syn_ack(1000, 5000, 8));
         handshake.settle(Way::Outbound, 5000);

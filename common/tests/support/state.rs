@@ -83,7 +83,7 @@ impl Half {
             drops: [
                 direction.hole_seq,
                 direction.hole_drops,
-                direction.held_drops,
+                direction.held_drops.into(),
                 direction.short_since,
             ],
             islands: direction.islands,
