@@ -9,7 +9,7 @@ use crate::prog_run::Program;
 
 /// The programs of the object.
 const PROGRAMS: [&str; 5] = ["tn_ether", "tn_raw", "tn_rpc", "tn_xdp", "tn_empty"];
-/// Instructions that no program may exceed, on any kernel: a third of the verifier's limit.
+/// Instructions that no program may exceed, on any kernel: two fifths of the verifier's limit.
 pub const LIMIT: u64 = 400_000;
 
 /// How many lines of a refusal are kept: its end has the reason.
