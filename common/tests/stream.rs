@@ -793,3 +793,34 @@ fn a_segment_behind_a_hole_may_come_again_from_a_byte_before() {
         &failed[..failed.len().min(12)]
     );
 }
+#[test]
+fn frames_go_on_after_a_range_that_was_met_from_before() {
+    for name in [CANONICAL, ALIAS] {
+        let frame = envelope(&path(name, "user"), &[0xf7; 20], None);
+        let stream = frame.repeat(3);
+        let second = frame.len();
+        let slash = second + 12 + path(name, "").len();
+        let mut failed = Vec::new();
+        for from in second..slash {
+            for before in second..from {
+                for end in [slash, (slash - 7).max(before + 1), slash + 9] {
+                    let mut connection = addressed();
+                    let ahead = connection.inbound.bytes.len();
+                    let seq = |at: usize| 1 + (ahead + at) as u32;
+                    connection.send(Way::Inbound, seq(from), &stream[from..slash]);
+                    connection.send(Way::Inbound, seq(before), &stream[before..end]);
+                    let verdict = connection.send(Way::Inbound, seq(0), &stream);
+                    if verdict == Verdict::Reset {
+                        failed.push((from - second, before - second, end));
+                    }
+                }
+            }
+        }
+        assert!(
+            failed.is_empty(),
+            "{name}: {} {:?}",
+            failed.len(),
+            &failed[..failed.len().min(12)]
+        );
+    }
+}

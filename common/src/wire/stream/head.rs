@@ -98,7 +98,13 @@ impl<P: Packet> Job<'_, P> {
         range.flags = 0;
         range.rest = work.rest;
         range.head = *work.chunk.words();
-        range.head_len = work.chunk_len as u16;
+        // What another range has of the segment is appended when the two are joined.
+        let len = work.stop.wrapping_sub(at);
+        range.head_len = if len < work.chunk_len {
+            len
+        } else {
+            work.chunk_len
+        } as u16;
     }
 
     /// Range `index` of which all `known` bytes are kept goes on with the `len` bytes at the beginning of the window.

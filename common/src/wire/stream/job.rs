@@ -22,6 +22,8 @@ pub mod flag {
 pub(super) mod range_flag {
     /// Inbound: where frames begin is not known at the end of the range.
     pub const LOST: u16 = 1;
+    /// Outbound: the range begins with what seemed to be a frame.
+    pub const FRAMED: u16 = 2;
 }
 
 /// What [`Work::step`] holds: what [`super::Stage::Place`] found at `at`.

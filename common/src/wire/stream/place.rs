@@ -10,7 +10,7 @@ use crate::{
     wire::{
         chunk::CHUNK,
         flow::state,
-        frame,
+        frame::{self, FRAME_MAX},
         seq::{after, before},
     },
 };
@@ -366,6 +366,9 @@ impl<P: Packet> Job<'_, P> {
         } else {
             // The pattern is searched for wherever frames begin: the next segment goes on with what is matched.
             range.flags &= !range_flag::LOST;
+            if is_new && is_framed {
+                range.flags |= range_flag::FRAMED;
+            }
         }
         let mut walker = Walker::at(at);
         if !inbound && is_framed {
@@ -509,7 +512,15 @@ impl<P: Packet> Job<'_, P> {
             }
         } else {
             // The open name may have all of the other range.
-            goes_on = self.work.walker.matched != 0;
+            let walker = &self.work.walker;
+            goes_on = walker.matched != 0;
+            let left = walker.left_in_frame(start);
+            if flags & range_flag::FRAMED != 0 && left != 0 && left <= FRAME_MAX {
+                // It began in the body of this frame: what was taken for a length may be part of a name.
+                self.work.reset = reset::FRAMES;
+            }
+            let begins = self.range().flags & range_flag::FRAMED;
+            flags = flags & !range_flag::FRAMED | begins;
         }
         if index == MAIN {
             self.direction.set_cursor(end);
