@@ -26,6 +26,9 @@ pub struct Status {
     pub state: State,
     /// One sentence each.
     pub problems: Vec<String>,
+    /// What may be meant otherwise, a sentence each. It is no problem.
+    #[serde(default)]
+    pub notes: Vec<String>,
     /// Tasks of the agent that have not come round for five seconds, and what they wait for, a sentence each; they are
     /// among the problems.
     pub hanging: Vec<String>,

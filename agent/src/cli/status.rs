@@ -67,6 +67,9 @@ fn text(output: Output, status: &Status) -> String {
     for problem in &status.problems {
         let _ = writeln!(text, "  {problem}");
     }
+    for note in &status.notes {
+        let _ = writeln!(text, "  note: {note}");
+    }
     text.push_str(&cluster(&status.topology));
     if !status.interfaces.is_empty() {
         let _ = writeln!(text, "\n{}", output.table(&status.interfaces));

@@ -33,6 +33,7 @@ use crate::{
     },
     config::Config,
     datapath::{DatapathError, Pins, ServiceTables, Tables},
+    doctor,
     explain::{Explanation, Question, explain},
     links::Requests,
     name::shown,
@@ -430,6 +431,7 @@ impl Inner {
                 State::Degraded
             },
             problems,
+            notes: notes(config),
             hanging,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             table_version: VERSION,
@@ -462,6 +464,16 @@ impl Inner {
                 .collect(),
         })
     }
+}
+
+/// What may be meant otherwise.
+fn notes(config: &Config) -> Vec<String> {
+    let unanswered = Requests::open().and_then(|mut host| host.unanswered(config.aliases()));
+    let unanswered = unanswered.unwrap_or_else(|error| {
+        log::debug!("{error}");
+        Vec::new()
+    });
+    doctor::unanswered(&unanswered).into_iter().collect()
 }
 
 /// Why a filter means nothing, if it names nothing that there is.
@@ -513,6 +525,12 @@ fn problems(live: &Live, recent: &[(Counter, u64)]) -> Vec<String> {
     if full > 0 {
         problems.push(format!(
             "{full} packet(s) of new flows passed untranslated in the last minute because the flow table was full; raise max_rpc_flows and restart after `truename detach`"
+        ));
+    }
+    let unavailable = count(recent, Counter::RpcUnavailable);
+    if unavailable > 0 {
+        problems.push(format!(
+            "names in {unavailable} packet(s) of endpoints were not translated in the last minute because somebody took the program for them out of its table; start the agent again"
         ));
     }
     problems.extend(live.left_out.iter().cloned());
