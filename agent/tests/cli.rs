@@ -44,7 +44,7 @@ fn the_example_for_newcomers_is_valid() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("truename.toml");
     fs::write(&path, example("README.md")).unwrap();
-    let checked = truename(&["config", "check", path.to_str().unwrap()]);
+    let checked = truename(&["config", "check", "--file-only", path.to_str().unwrap()]);
     assert_eq!(checked.status.code(), Some(0), "{}", stderr(&checked));
     assert!(stdout(&checked).ends_with("is valid: 0 endpoint(s), 1 service(s)\n"));
 }
@@ -55,11 +55,11 @@ fn the_documented_example_is_valid_and_shown_as_it_is() {
     let path = directory.path().join("truename.toml");
     fs::write(&path, documented()).unwrap();
     let path = path.to_str().unwrap();
-    let checked = truename(&["config", "check", path]);
+    let checked = truename(&["config", "check", "--file-only", path]);
     assert_eq!(checked.status.code(), Some(0), "{}", stderr(&checked));
     assert_eq!(stderr(&checked), "");
     assert!(stdout(&checked).ends_with("is valid: 2 endpoint(s), 3 service(s)\n"));
-    let json = truename(&["config", "check", path, "-o", "json"]);
+    let json = truename(&["config", "check", "--file-only", path, "-o", "json"]);
     let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
     assert_eq!(
         (&json["file"], &json["services"]),
@@ -196,7 +196,7 @@ fn services_that_contradict_each_other_are_refused() {
         assert_eq!(message.lines().count(), 1, "{message}");
     }
     fs::write(&path, first).unwrap();
-    let checked = truename(&["config", "check", path.to_str().unwrap()]);
+    let checked = truename(&["config", "check", "--file-only", path.to_str().unwrap()]);
     assert!(stdout(&checked).ends_with("is valid: 0 endpoint(s), 1 service(s)\n"));
     let output = truename(&["run", "--service", "tcp=*:81=127.0.0.1:81"]);
     assert_eq!(output.status.code(), Some(2));

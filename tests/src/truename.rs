@@ -273,6 +273,11 @@ impl Truename {
         &self.bpffs
     }
 
+    /// Where its agent can be asked.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     /// The program, started in the way of agents.
     fn launched(&self) -> Result<Command> {
         let mut words = self.launcher.iter().map(Path::new).chain([&*self.binary]);

@@ -11,14 +11,16 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use aya::maps::{HashMap, Map, MapData, ProgramArray};
 use truename::{
     config::Datapath,
     datapath::{Mode, Object, Pins, Programs},
     links::Requests,
 };
-use truename_common::layout::{VERSION, map};
+use truename_common::layout::{Link, VERSION, map};
 use truename_tests::{
     namespace::Namespace,
+    pinned::table,
     place::{Place, SOON},
     scratch::Scratch,
     traffic::Lab,
@@ -166,6 +168,22 @@ fn links_and_pins_that_somebody_removed_come_back() -> Result<()> {
         fs::remove_file(chains.first().context("a chain")?)?;
         Ok(())
     })?;
+    case.told_and_repaired("the program that others go on with", || {
+        let chains = entries(&version.join("chains"))?;
+        let table = MapData::from_pin(chains.first().context("a chain")?)?;
+        let mut table = ProgramArray::try_from(Map::ProgramArray(table))?;
+        table.clear_index(&0).context("empty the chain")
+    })?;
+    case.told_and_repaired("the addresses of an interface", || {
+        let mut links: HashMap<MapData, u32, Link> = table(&case.place.truename, map::LINKS)?;
+        let indices = links.keys().collect::<Result<Vec<_>, _>>()?;
+        ensure!(!indices.is_empty());
+        Ok(links.remove(&indices[0])?)
+    })?;
+    case.told_and_repaired("an interface that XDP must not send to", || {
+        let mut devices: HashMap<MapData, u32, u8> = table(&case.place.truename, map::XDP_DEVICES)?;
+        Ok(devices.insert(7, 1, 0)?)
+    })?;
     // All of it, by `rm -r`, and nobody asks: a signal is enough.
     let agent = case.place.truename.agent()?;
     let mark = agent.mark();
@@ -204,6 +222,12 @@ fn xdp_that_somebody_removed_comes_back() -> Result<()> {
             fs::remove_file(link)?;
         }
         Ok(())
+    })?;
+    case.told_and_repaired("an interface that XDP may send to", || {
+        let mut devices: HashMap<MapData, u32, u8> = table(&case.place.truename, map::XDP_DEVICES)?;
+        let indices = devices.keys().collect::<Result<Vec<_>, _>>()?;
+        ensure!(indices.len() == 1, "{indices:?}");
+        Ok(devices.remove(&indices[0])?)
     })?;
     let shown = case.place.lab.server().ip("link show dev s0")?;
     ensure!(shown.contains("xdpgeneric"), "{shown}");

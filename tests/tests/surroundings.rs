@@ -4,8 +4,9 @@ use std::{
     fmt::Write as _,
     fs,
     io::Write as _,
-    net::UdpSocket,
+    net::{TcpListener, UdpSocket},
     os::unix::fs::{MetadataExt as _, symlink},
+    path::Path,
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -14,6 +15,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use truename_common::layout::VERSION;
 use truename_tests::{
+    http::Http,
     place::{Place, SOON},
     process::Process,
     random::Random,
@@ -267,9 +269,72 @@ fn a_task_that_hangs_is_told_and_does_not_keep_the_agent() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_source_of_the_topology_that_hangs_is_told_after_five_seconds() -> Result<()> {
+    const SERVED: &str = "10.99.0.2:8081";
+    let mut place = Place::prepared("")?;
+    // It takes connections and says nothing.
+    let silent = place.lab.client().run(|| TcpListener::bind(SERVED))??;
+    let pipe = place.scratch.path().join("topology.toml");
+    let made = Command::new("mkfifo").arg(&pipe).status()?;
+    ensure!(made.success(), "mkfifo: {made}");
+    let flink = format!("source = \"flink\"\nurls = [\"http://{SERVED}\"]\n");
+    let file = format!("source = \"file\"\npath = \"{}\"\n", pipe.display());
+    let with = |source: &str| format!("{}[topology]\n{source}", services(1));
+    place.replace(&with(&flink))?;
+    place.truename.start_agent()?;
+    for (source, words) in [
+        (&flink, "for an answer"),
+        (&file, "for the file to be read"),
+    ] {
+        let agent = place.truename.agent()?;
+        let mark = agent.mark();
+        place.replace(&with(source))?;
+        // Sooner than after the 15 s that a source may fail.
+        agent.wait_line(
+            mark,
+            &["Degraded: the topology source", "hangs", words],
+            SOON,
+        )?;
+        let problems = place.problems()?.join("; ");
+        ensure!(problems.contains("hangs: it has waited"), "{problems}");
+        let health = |path| -> Result<(u16, String)> {
+            let at = "127.0.0.1:9464".parse()?;
+            let server = place.lab.server();
+            Ok(server.run(|| Http::connect(at, SOON)?.get(path))??)
+        };
+        // To start another agent would help nobody.
+        ensure!(health("/livez")? == (200, "ok\n".to_owned()));
+        let (code, said) = health("/readyz")?;
+        ensure!(code == 200 && said.contains(words), "{code} {said}");
+        let (_, metrics) = health("/metrics")?;
+        let failing = metrics
+            .lines()
+            .filter(|line| line.starts_with("truename_topology_failing{"));
+        let failing: Vec<_> = failing.filter(|line| line.ends_with(" 1")).collect();
+        ensure!(failing.len() == 1, "{failing:?}");
+    }
+    drop(silent);
+    let begin = Instant::now();
+    let status = place.truename.stop_agent()?;
+    ensure!(status.success() && begin.elapsed() < END, "{status}");
+    Ok(())
+}
+
 /// What a verb says and how it ends, given the configuration and the pins of a place.
 fn verb(place: &Place, words: &[&str]) -> Result<(i32, String)> {
+    verb_by(place, &[], words)
+}
+
+/// The same, started by another program.
+fn verb_by(place: &Place, launcher: &[&str], words: &[&str]) -> Result<(i32, String)> {
     let mut command = place.truename.command(words)?;
+    if let [program, arguments @ ..] = launcher {
+        let mut launched = place.lab.server().command(Path::new(program), &[])?;
+        launched.args(arguments).arg(command.get_program());
+        launched.args(command.get_args());
+        command = launched;
+    }
     command
         .arg("--bpffs")
         .arg(place.truename.bpffs())
@@ -284,37 +349,45 @@ fn verb(place: &Place, words: &[&str]) -> Result<(i32, String)> {
 #[test]
 fn check_and_doctor_say_what_run_says() -> Result<()> {
     let mut place = Place::prepared(&services(1))?;
-    let agree = |place: &Place, words: &str| -> Result<()> {
-        let (code, said) = verb(place, &["config", "check"])?;
-        ensure!(code == 2 && said.contains(words), "config check: {said}");
-        let (code, said) = verb(place, &["run"])?;
-        ensure!(code == 2 && said.contains(words), "run: {said}");
-        let (code, said) = verb(place, &["doctor", "-o", "json"])?;
+    let agree_by = |place: &Place, launcher: &[&str], expected: i32, words: &str| -> Result<()> {
+        for asked in [&["config", "check"][..], &["run"]] {
+            let (code, said) = verb_by(place, launcher, asked)?;
+            ensure!(
+                code == expected && said.contains(words),
+                "{asked:?}: {code} {said}"
+            );
+        }
+        let (code, said) = verb_by(place, launcher, &["doctor", "-o", "json"])?;
         ensure!(code == 1 && said.contains(words), "doctor: {said}");
         Ok(())
     };
+    let agree = |place: &Place, expected: i32, words: &str| agree_by(place, &[], expected, words);
     fs::write(&place.file, "")?;
-    agree(&place, "no endpoint and no service")?;
+    agree(&place, 2, "no endpoint and no service")?;
     fs::write(&place.file, services(1).replace("s0", "no0"))?;
-    agree(&place, "unknown interface")?;
-    // What is not the file's fault, doctor tells and run refuses.
-    let refuse = |place: &Place, words: &str| -> Result<()> {
-        let (code, said) = verb(place, &["doctor", "-o", "json"])?;
-        ensure!(code == 1 && said.contains(words), "doctor: {said}");
-        let (code, said) = verb(place, &["run"])?;
-        ensure!(code == 1 && said.contains(words), "run: {said}");
-        Ok(())
-    };
+    // What is not the file's fault: an interface may come.
+    agree(&place, 1, "unknown interface")?;
     fs::write(&place.file, services(1))?;
     let bpffs = place.truename.bpffs().to_owned();
     place.truename.move_pins(&bpffs.with_extension("dot"));
-    refuse(&place, "has a dot in its name")?;
+    agree(&place, 1, "has a dot in its name")?;
     place.truename.move_pins(&bpffs);
+    let socket = place.truename.socket().to_owned();
+    fs::write(&socket, "not a socket")?;
+    agree(&place, 1, "is not a socket")?;
+    fs::remove_file(&socket)?;
+    let without = ["setpriv", "--bounding-set=-net_admin"];
+    agree_by(&place, &without, 1, "the process lacks CAP_NET_ADMIN")?;
+    let (code, said) = verb(&place, &["config", "check", "--file-only"])?;
+    ensure!(code == 0, "the file alone: {said}");
 
     fs::write(&place.file, services(1))?;
     let (code, said) = verb(&place, &["config", "check"])?;
     ensure!(code == 0, "{said}");
     place.truename.start_agent()?;
+    // As a reload of the service asks.
+    let (code, said) = verb(&place, &["config", "check"])?;
+    ensure!(code == 0 && said.contains("an agent uses"), "{said}");
     let (_, said) = verb(&place, &["doctor"])?;
     ensure!(said.contains("another agent uses the pins"), "{said}");
     ensure!(!said.contains("takes them over"), "{said}");

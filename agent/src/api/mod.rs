@@ -6,6 +6,7 @@
 
 mod client;
 mod names;
+mod problem;
 mod rows;
 mod server;
 mod services;
@@ -18,6 +19,7 @@ use crate::explain::{Explanation, Question};
 
 pub use client::{Client, ClientError, Events};
 pub use names::NameRow;
+pub use problem::{Code, Finding, ProblemRow};
 pub use rows::{
     AliasRow, Aliases, CanonicalSource, EndpointRow, EventRow, FlowRow, FlowState, InterfaceRow,
     PeerRow, State, Status,
@@ -54,6 +56,8 @@ pub enum Request {
     Topology,
     /// The canonical names, and what they resolve to.
     Names,
+    /// The configuration in force.
+    Configuration,
     /// Events from now on.
     Monitor,
     /// Remove every trace and exit.
@@ -73,6 +77,7 @@ impl Request {
             | Self::Peers
             | Self::Topology
             | Self::Names
+            | Self::Configuration
             | Self::Monitor
             | Self::Detach => &[],
         }
@@ -103,6 +108,8 @@ pub enum Response {
     Topology(Vec<TopologyRow>),
     /// To [`Request::Names`].
     Names(Vec<NameRow>),
+    /// To [`Request::Configuration`]: a file that says the same.
+    Configuration(String),
     /// After [`Request::Monitor`].
     Event(EventRow),
     /// After [`Request::Monitor`]: the client was too slow for this many events.

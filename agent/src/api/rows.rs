@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{ClusterRow, SweepRow, Timestamp};
+use super::{ClusterRow, ProblemRow, SweepRow, Timestamp};
 
 /// Whether everything works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,8 +26,11 @@ pub struct Status {
     pub state: State,
     /// One sentence each.
     pub problems: Vec<String>,
-    /// What may be meant otherwise, a sentence each. It is no problem.
-    #[serde(default)]
+    /// The same with codes and times, in the same order.
+    pub problem_details: Vec<ProblemRow>,
+    /// The last problems that are over, the latest first.
+    pub past_problems: Vec<ProblemRow>,
+    /// What may be meant so and looks wrong, a sentence each.
     pub notes: Vec<String>,
     /// Tasks of the agent that have not come round for five seconds, and what they wait for, a sentence each; they are
     /// among the problems.

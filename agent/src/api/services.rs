@@ -26,7 +26,8 @@ pub struct ServiceRow {
     pub opening: usize,
     /// Attempts that were refused since the agent started, as far as events tell: a client that tries again counts again.
     pub refused: u64,
-    /// `ok`, `changing` while connections are looked for that stay, `no target`, or `left out`.
+    /// `ok`, `changing` while connections are looked for that stay, `no target`, `left out`, or `no answer` if a target has
+    /// answered none of its connections of the last minute.
     pub state: String,
 }
 
@@ -45,6 +46,12 @@ pub struct TargetRow {
     pub source: Option<String>,
     /// Connections that go to it.
     pub connections: usize,
+    /// Those of the last minute that it has answered; over TCP, as the next two.
+    pub answered: usize,
+    /// Those of the last minute that it has not answered within three seconds.
+    pub unanswered: usize,
+    /// Those of the last minute that it has refused by a reset.
+    pub reset: usize,
 }
 
 /// Which flows are meant; nothing stands for all.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Clock, Timestamp};
+use super::{Clock, Code, Finding, Timestamp};
 use crate::topology::{
     Claim, Known, Moment, Report, Snapshot, SourceId, State, Topology, fact::CLAIMS_MAX,
 };
@@ -59,7 +59,7 @@ pub struct LeaderRow {
 pub struct SourceRow {
     /// What and where it is.
     pub name: String,
-    /// `starting`, `good`, `failing` or `degraded`.
+    /// `starting`, `good`, `failing`, `hanging` or `degraded`.
     pub state: String,
     /// When its facts were confirmed last.
     pub last_seen: Option<Timestamp>,
@@ -253,7 +253,7 @@ fn source(id: &SourceId, report: &Report, clock: &Clock, now: Moment) -> Vec<Top
 }
 
 /// Sentences about sources that are degraded, for `status`.
-pub fn problems(snapshot: &Snapshot, clock: &Clock) -> Vec<String> {
+pub fn problems(snapshot: &Snapshot, clock: &Clock) -> Vec<Finding> {
     let now = Moment::from_ns(clock.monotonic_ns());
     let too_much = snapshot.reports.iter().filter_map(|(id, report)| {
         let beyond = report.facts.beyond();
@@ -263,23 +263,26 @@ pub fn problems(snapshot: &Snapshot, clock: &Clock) -> Vec<String> {
             )
         })
     });
-    let failed = snapshot
-        .reports
-        .iter()
-        .filter(|(_, report)| report.health.state(now) == State::Degraded)
-        .map(|(id, report)| {
-            let health = &report.health;
-            let since = now
-                .since(health.success.unwrap_or(health.started))
-                .as_secs();
-            let why = health.failure.as_ref().map_or("no answer", |(_, why)| why);
-            let kept = match health.success {
-                Some(_) => "what it said last is kept",
-                None => "it has said nothing yet",
-            };
-            format!("the topology source {id} has failed for {since}s, {kept}: {why}")
-        });
-    failed.chain(too_much).collect()
+    let failed = snapshot.degraded(now).map(|(id, health)| {
+        let why = health.failure.as_ref().map(|(_, why)| why.as_str());
+        let kept = match health.success {
+            Some(_) => "what it said last is kept",
+            None => "it has said nothing yet",
+        };
+        if let (State::Hanging, Some(waiting)) = (health.state(now), health.waiting) {
+            let (since, what) = (now.since(waiting.since).as_secs(), waiting.what);
+            let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+            return format!(
+                "the topology source {id} hangs: it has waited {since}s for {what}, {kept}{why}"
+            );
+        }
+        let since = now
+            .since(health.success.unwrap_or(health.started))
+            .as_secs();
+        let why = why.unwrap_or("no answer");
+        format!("the topology source {id} has failed for {since}s, {kept}: {why}")
+    });
+    Finding::all(Code::Source, failed.chain(too_much)).collect()
 }
 
 #[cfg(test)]
@@ -381,7 +384,10 @@ mod tests {
         }
         let problems = problems(&snapshot, &Clock::read());
         assert_eq!(
-            problems,
+            problems
+                .iter()
+                .map(|found| &found.sentence)
+                .collect::<Vec<_>>(),
             [
                 "the topology source flink http://jm:8081 has failed for 0s, what it said last is kept: GET http://jm:8081/overview: cannot connect"
             ]

@@ -2,11 +2,11 @@
 
 use super::{
     Exit,
-    args::Global,
-    ask,
-    output::{Output, Row, ago},
+    args::{Global, Watch},
+    output::{Row, ago},
+    watch::show,
 };
-use crate::api::{AliasRow, ClientError, Request, Response};
+use crate::api::{AliasRow, Request, Response};
 
 impl Row for AliasRow {
     const HEADINGS: &'static [&'static str] = &[
@@ -28,10 +28,13 @@ impl Row for AliasRow {
     }
 }
 
-pub fn run(global: &Global) -> anyhow::Result<Exit> {
-    let Response::Aliases(rows) = ask(global, Request::Aliases)? else {
-        return Err(ClientError::Unexpected.into());
+pub fn run(global: &Global, watch: &Watch) -> anyhow::Result<Exit> {
+    let take = |response| match response {
+        Response::Aliases(rows) => Some(rows),
+        _ => None,
     };
-    Output::new(global).rows(&rows, "no alias was used yet")?;
+    show(global, watch, &Request::Aliases, take, |output, rows| {
+        output.rows(rows, "no alias was used yet")
+    })?;
     Ok(Exit::Success)
 }

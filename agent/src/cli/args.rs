@@ -79,21 +79,21 @@ pub enum Verb {
     /// Attach the programs and keep them attached
     Run(Run),
     /// Show the agent, its interfaces and counters
-    Status,
+    Status(Watch),
     /// Show the endpoints and the names they know themselves by
-    Endpoints,
+    Endpoints(Watch),
     /// Show every alias in use, by whom, and when
-    Aliases,
+    Aliases(Watch),
     /// Show the services, their targets and connections
-    Services,
+    Services(Watch),
     /// Show or forget connections and flows, and what is done with them
     Flows(Flows),
     /// Show every step that a packet would take, and why
     Explain(Explain),
     /// Show the clients: the names they announced and the addresses they were seen at
-    Peers,
+    Peers(Watch),
     /// Show what is known of the cluster: who leads, who works, by whose word, how long ago
-    Topology(Topology),
+    Topology(Watch),
     /// Show the canonical names, whose they are, and what they resolve to from here
     Names(Names),
     /// Print events as they happen
@@ -269,9 +269,9 @@ fn kinds() -> clap::builder::PossibleValuesParser {
         .into()
 }
 
-/// Arguments of `topology`.
+/// Arguments of verbs that show what changes.
 #[derive(Debug, ClapArgs)]
-pub struct Topology {
+pub struct Watch {
     /// Go on, and show every change
     #[arg(long)]
     pub watch: bool,
@@ -346,13 +346,20 @@ pub enum StreamWay {
 /// Verbs of `config`.
 #[derive(Debug, Subcommand)]
 pub enum Config {
-    /// Say whether a file is valid
+    /// Say whether a file is valid, and whether `run` would start with it
     Check {
         /// The file, instead of --config or the default one
         file: Option<PathBuf>,
+        /// Look at the file only, not at whether this host can run it
+        #[arg(long)]
+        file_only: bool,
     },
-    /// Print the effective configuration
-    Show,
+    /// Print the configuration that the file gives, with the defaults
+    Show {
+        /// Ask the agent which one is in force
+        #[arg(long)]
+        effective: bool,
+    },
 }
 
 /// Arguments of `completions`.

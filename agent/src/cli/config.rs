@@ -7,19 +7,23 @@ use serde::Serialize;
 use super::{
     Exit,
     args::{Config as Verb, Global},
-    effective,
+    ask, effective,
     output::Output,
 };
 use crate::{
-    config::{Config, DEFAULT_FILE, File, Flags, to_toml},
-    doctor::{Refusal, refusals},
-    sysctl,
+    api::{ClientError, Request, Response},
+    config::{DEFAULT_FILE, to_toml},
+    doctor::refusals,
+    run::RunError,
 };
 
 pub fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
     match verb {
-        Verb::Check { file } => check(global, file.or_else(|| global.config.clone())),
-        Verb::Show => show(global),
+        Verb::Check { file, file_only } => {
+            check(global, file.or_else(|| global.config.clone()), file_only)
+        }
+        Verb::Show { effective: false } => show(global),
+        Verb::Show { effective: true } => in_force(global),
     }
 }
 
@@ -29,39 +33,59 @@ struct Valid {
     file: PathBuf,
     endpoints: usize,
     services: usize,
+    /// Whether an agent runs with its socket or pins, which is no fault: it may be the one that shall read it.
+    running: bool,
 }
 
-fn check(global: &Global, file: Option<PathBuf>) -> anyhow::Result<Exit> {
+fn check(global: &Global, file: Option<PathBuf>, file_only: bool) -> anyhow::Result<Exit> {
     let file = file.unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
-    let file_values = File::load(Some(&file), sysctl::timeouts())?;
-    let config = Config::new(file_values, Flags::default())?;
-    for refusal in refusals(&config) {
-        match refusal {
-            Refusal::Config(error) => return Err(error.into()),
-            Refusal::Netlink(error) => return Err(error.into()),
-            // Not the configuration's fault: an agent that runs, for example.
-            Refusal::Unmet(_) | Refusal::Server(_) | Refusal::Datapath(_) => {}
+    let config = effective(global, Some(&file))?;
+    let mut running = false;
+    if file_only {
+        config.check_runnable()?;
+    } else {
+        for refusal in refusals(&config) {
+            if !refusal.is_running_agent() {
+                return Err(RunError::from(refusal).into());
+            }
+            running = true;
         }
     }
     let valid = Valid {
         file,
         endpoints: config.endpoints.len(),
         services: config.services.len(),
+        running,
     };
     Output::new(global).document(&valid, || {
         format!(
-            "{} is valid: {} endpoint(s), {} service(s)\n",
+            "{} is valid: {} endpoint(s), {} service(s){}\n",
             valid.file.display(),
             valid.endpoints,
-            valid.services
+            valid.services,
+            if valid.running {
+                "; an agent uses its control socket or pins"
+            } else {
+                ""
+            }
         )
     })?;
     Ok(Exit::Success)
 }
 
 fn show(global: &Global) -> anyhow::Result<Exit> {
-    let config = effective(global)?;
+    let config = effective(global, global.config.as_deref())?;
     let toml = to_toml(&config)?;
     Output::new(global).document(&config, || toml)?;
+    Ok(Exit::Success)
+}
+
+/// The configuration that the agent works with, whatever the file says by now.
+fn in_force(global: &Global) -> anyhow::Result<Exit> {
+    let Response::Configuration(toml) = ask(global, Request::Configuration)? else {
+        return Err(ClientError::Unexpected.into());
+    };
+    let document: toml::Table = toml.parse()?;
+    Output::new(global).document(&document, || toml)?;
     Ok(Exit::Success)
 }

@@ -9,6 +9,7 @@ use crate::{
     api::{Client, ClientError, Request, Response, Server},
     config::{DEFAULT_SOCKET, Paths},
     datapath::{DatapathError, Detached, Pins},
+    doctor::Refusal,
     run::{self, RunError},
 };
 
@@ -19,7 +20,7 @@ pub fn run(global: &Global) -> anyhow::Result<Exit> {
     crate::doctor::require()?;
     let pins = Pins::new(&paths.bpffs);
     let detached = match run::detach(&pins, None) {
-        Err(RunError::Datapath(DatapathError::Busy(_))) => Detached {
+        Err(RunError::Refused(Refusal::Datapath(DatapathError::Busy(_)))) => Detached {
             links: through_agent(&paths)?,
             ..Detached::default()
         },

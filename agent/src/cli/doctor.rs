@@ -66,7 +66,7 @@ fn unanswered(config: &Config) -> anyhow::Result<Vec<IpAddr>> {
 
 pub fn run(global: &Global) -> anyhow::Result<Exit> {
     // A mistake in the file is one of the things that are told.
-    let (config, mistake) = match effective(global) {
+    let (config, mistake) = match effective(global, global.config.as_deref()) {
         Ok(config) => (config, None),
         Err(error) => (without_file(global)?, Some(doctor::mistake(&error))),
     };

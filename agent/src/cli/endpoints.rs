@@ -2,11 +2,11 @@
 
 use super::{
     Exit,
-    args::Global,
-    ask,
-    output::{Output, Row, or_dash},
+    args::{Global, Watch},
+    output::{Row, or_dash},
+    watch::show,
 };
-use crate::api::{Aliases, CanonicalSource, ClientError, EndpointRow, Request, Response};
+use crate::api::{Aliases, CanonicalSource, EndpointRow, Request, Response};
 
 impl Row for EndpointRow {
     const HEADINGS: &'static [&'static str] = &[
@@ -43,10 +43,13 @@ impl Row for EndpointRow {
     }
 }
 
-pub fn run(global: &Global) -> anyhow::Result<Exit> {
-    let Response::Endpoints(rows) = ask(global, Request::Endpoints)? else {
-        return Err(ClientError::Unexpected.into());
+pub fn run(global: &Global, watch: &Watch) -> anyhow::Result<Exit> {
+    let take = |response| match response {
+        Response::Endpoints(rows) => Some(rows),
+        _ => None,
     };
-    Output::new(global).rows(&rows, "no endpoint is configured")?;
+    show(global, watch, &Request::Endpoints, take, |output, rows| {
+        output.rows(rows, "no endpoint is configured")
+    })?;
     Ok(Exit::Success)
 }

@@ -39,6 +39,7 @@ fn text(explanation: &Explanation) -> String {
         to,
         steps,
         outcome,
+        notes,
     } = explanation;
     let mut text = String::new();
     // Writing to a string does not fail.
@@ -61,6 +62,9 @@ fn text(explanation: &Explanation) -> String {
         Outcome::Unchanged => "keeps its addresses".to_owned(),
     };
     let _ = writeln!(text, "  {:<12} {outcome}", "so it");
+    for note in notes {
+        let _ = writeln!(text, "  {:<12} {note}", "but");
+    }
     text
 }
 
@@ -85,13 +89,15 @@ mod tests {
                 Step::NoService { nearest: None },
             ],
             outcome: Outcome::Unchanged,
+            notes: vec!["nobody listens".to_owned()],
         };
         assert_eq!(
             text(&explanation),
             "tcp from 10.0.0.5:40000 to 10.0.0.11:80 (port 40000 is an example)\n\
              \x20 port         the destination port 80 is that of a service at some address\n\
              \x20 service      the destination is no alias of a service\n\
-             \x20 so it        keeps its addresses\n"
+             \x20 so it        keeps its addresses\n\
+             \x20 but          nobody listens\n"
         );
     }
 }

@@ -20,8 +20,9 @@ mod run;
 mod services;
 mod status;
 mod topology;
+mod watch;
 
-use std::{io, process::ExitCode};
+use std::{io, path::Path, process::ExitCode};
 
 use clap::Parser as _;
 
@@ -89,14 +90,14 @@ fn dispatch(args: Args) -> anyhow::Result<Exit> {
     let Args { global, verb } = args;
     match verb {
         Verb::Run(verb) => run::run(global, verb),
-        Verb::Status => status::run(&global),
-        Verb::Endpoints => endpoints::run(&global),
-        Verb::Aliases => aliases::run(&global),
-        Verb::Services => services::run(&global),
+        Verb::Status(watch) => status::run(&global, &watch),
+        Verb::Endpoints(watch) => endpoints::run(&global, &watch),
+        Verb::Aliases(watch) => aliases::run(&global, &watch),
+        Verb::Services(watch) => services::run(&global, &watch),
         Verb::Flows(verb) => flows::run(&global, verb),
         Verb::Explain(verb) => explain::run(&global, verb),
-        Verb::Peers => peers::run(&global),
-        Verb::Topology(verb) => topology::run(&global, &verb),
+        Verb::Peers(watch) => peers::run(&global, &watch),
+        Verb::Topology(watch) => topology::run(&global, &watch),
         Verb::Names(verb) => names::run(&global, &verb),
         Verb::Monitor(verb) => monitor::run(&global, &verb),
         Verb::Decode(verb) => decode::run(&global, verb),
@@ -125,11 +126,10 @@ fn describe(error: &anyhow::Error) -> String {
 }
 
 fn exit_of(error: &anyhow::Error) -> Exit {
-    let run = error.downcast_ref::<RunError>();
-    if error.is::<ConfigError>() || matches!(run, Some(RunError::Config(_))) {
-        Exit::Usage
-    } else {
-        Exit::Failure
+    match error.downcast_ref::<RunError>() {
+        Some(RunError::Refused(refusal)) if refusal.is_mistake() => Exit::Usage,
+        None if error.is::<ConfigError>() => Exit::Usage,
+        _ => Exit::Failure,
     }
 }
 
@@ -142,17 +142,14 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
         .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// The configuration of a verb that does not take the flags of `run`.
-fn effective(global: &Global) -> Result<Config, ConfigError> {
+/// The configuration of a verb that does not take the flags of `run`, from this file.
+fn effective(global: &Global, file: Option<&Path>) -> Result<Config, ConfigError> {
     let flags = Flags {
         control_socket: global.control_socket.clone(),
         bpffs: global.bpffs.clone(),
         ..Flags::default()
     };
-    Config::new(
-        File::load(global.config.as_deref(), sysctl::timeouts())?,
-        flags,
-    )
+    Config::new(File::load(file, sysctl::timeouts())?, flags)
 }
 
 /// Where the agent of a verb is that asks it: a mistake in the file is the agent's matter.

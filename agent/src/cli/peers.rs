@@ -2,11 +2,11 @@
 
 use super::{
     Exit,
-    args::Global,
-    ask,
-    output::{Output, Row, ago, or_dash},
+    args::{Global, Watch},
+    output::{Row, ago, or_dash},
+    watch::show,
 };
-use crate::api::{ClientError, PeerRow, Request, Response};
+use crate::api::{PeerRow, Request, Response};
 
 impl Row for PeerRow {
     const HEADINGS: &'static [&'static str] = &[
@@ -32,10 +32,13 @@ impl Row for PeerRow {
     }
 }
 
-pub fn run(global: &Global) -> anyhow::Result<Exit> {
-    let Response::Peers(rows) = ask(global, Request::Peers)? else {
-        return Err(ClientError::Unexpected.into());
+pub fn run(global: &Global, watch: &Watch) -> anyhow::Result<Exit> {
+    let take = |response| match response {
+        Response::Peers(rows) => Some(rows),
+        _ => None,
     };
-    Output::new(global).rows(&rows, "no client was seen yet")?;
+    show(global, watch, &Request::Peers, take, |output, rows| {
+        output.rows(rows, "no client was seen yet")
+    })?;
     Ok(Exit::Success)
 }

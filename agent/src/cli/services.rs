@@ -2,11 +2,11 @@
 
 use super::{
     Exit,
-    args::Global,
-    ask,
-    output::{Output, Row},
+    args::{Global, Watch},
+    output::Row,
+    watch::show,
 };
-use crate::api::{ClientError, Request, Response, ServiceRow, TargetRow};
+use crate::api::{Request, Response, ServiceRow, TargetRow};
 
 impl Row for ServiceRow {
     const HEADINGS: &'static [&'static str] = &[
@@ -54,13 +54,23 @@ fn target(target: &TargetRow) -> String {
         notes.push(format!("weight {}", target.weight));
     }
     notes.push(format!("{} connection(s)", target.connections));
+    let failed = target.unanswered + target.reset;
+    if failed > 0 {
+        let begun = failed + target.answered;
+        notes.push(format!(
+            "{failed} of {begun} of the last minute not answered"
+        ));
+    }
     format!("{role}{address} {}", notes.join(", "))
 }
 
-pub fn run(global: &Global) -> anyhow::Result<Exit> {
-    let Response::Services(rows) = ask(global, Request::Services)? else {
-        return Err(ClientError::Unexpected.into());
+pub fn run(global: &Global, watch: &Watch) -> anyhow::Result<Exit> {
+    let take = |response| match response {
+        Response::Services(rows) => Some(rows),
+        _ => None,
     };
-    Output::new(global).rows(&rows, "no service is configured")?;
+    show(global, watch, &Request::Services, take, |output, rows| {
+        output.rows(rows, "no service is configured")
+    })?;
     Ok(Exit::Success)
 }

@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 
 use super::{
     Exit,
-    args::Global,
-    ask,
+    args::{Global, Watch},
     output::{Output, Row, ago, or_dash},
+    watch::show,
 };
 use crate::{
     api::{ClusterRow, InterfaceRow, LeaderRow, Request, Response, SourceRow, State, Status},
@@ -31,17 +31,22 @@ impl Row for InterfaceRow {
     }
 }
 
-pub fn run(global: &Global) -> anyhow::Result<Exit> {
-    let Response::Status(status) = ask(global, Request::Status)? else {
-        return Err(crate::api::ClientError::Unexpected.into());
+pub fn run(global: &Global, watch: &Watch) -> anyhow::Result<Exit> {
+    let take = |response| match response {
+        Response::Status(status) => Some(status),
+        _ => None,
     };
-    let output = Output::new(global);
-    output.document(&status, || text(output, &status))?;
+    let status = show(global, watch, &Request::Status, take, |output, status| {
+        output.document(status, || text(output, status))
+    })?;
     Ok(match status.state {
         State::Ok => Exit::Success,
         State::Degraded => Exit::Degraded,
     })
 }
+
+/// Problems that are over and still shown.
+const PAST_SHOWN: usize = 3;
 
 fn text(output: Output, status: &Status) -> String {
     let state = match status.state {
@@ -69,6 +74,14 @@ fn text(output: Output, status: &Status) -> String {
     }
     for note in &status.notes {
         let _ = writeln!(text, "  note: {note}");
+    }
+    for row in status.past_problems.iter().take(PAST_SHOWN) {
+        let (first, last) = (row.first_seen.ago(), row.last_seen.ago());
+        let _ = writeln!(
+            text,
+            "  over since {last} (from {first} ago): {}",
+            row.problem
+        );
     }
     text.push_str(&cluster(&status.topology));
     if !status.interfaces.is_empty() {

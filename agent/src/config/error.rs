@@ -72,6 +72,18 @@ pub enum ConfigError {
         /// What is wrong with it and what to write.
         reason: String,
     },
+    /// An interface that this host does not have, or not yet.
+    #[error(
+        "{origin}: unknown interface \"{name}\": here are {present}; an interface that appears later is selected by a glob, e.g. \"{name}*\""
+    )]
+    NoInterface {
+        /// Where.
+        origin: Origin,
+        /// Its name.
+        name: String,
+        /// Those that there are.
+        present: String,
+    },
     /// Two endpoints, or two services, with one name.
     #[error("{second}: the {what} name \"{name}\" is already used at {first}")]
     DuplicateName {
@@ -118,10 +130,12 @@ pub enum ConfigError {
     )]
     Nothing,
     /// What a running agent cannot take on.
-    #[error("{what} cannot change while truename runs: restart it")]
+    #[error("{what} cannot change while truename runs: {remedy}")]
     Fixed {
         /// The key with both values.
         what: String,
+        /// What to do.
+        remedy: &'static str,
     },
     /// More endpoints than the kernel table holds.
     #[error("{origin}: {count} {what} are more than the {max} that fit the kernel table")]

@@ -35,28 +35,38 @@ impl Config {
     /// # Errors
     /// Names the first value that only a new agent can take on.
     pub fn check_followed_by(&self, next: &Self) -> Result<(), ConfigError> {
+        const RESTART: &str = "restart it";
+        const DETACH: &str = "stop it, run `truename detach`, which ends what is translated now, and start it; until then the table keeps its size";
         let path = |path: &Path| path.display().to_string();
-        for (key, before, after) in [
+        for (key, before, after, remedy) in [
             (
                 "control_socket",
                 path(&self.agent.control_socket),
                 path(&next.agent.control_socket),
+                RESTART,
             ),
-            ("bpffs", path(&self.agent.bpffs), path(&next.agent.bpffs)),
+            (
+                "bpffs",
+                path(&self.agent.bpffs),
+                path(&next.agent.bpffs),
+                RESTART,
+            ),
             (
                 "max_flows",
                 self.datapath.max_flows.to_string(),
                 next.datapath.max_flows.to_string(),
+                DETACH,
             ),
             (
                 "max_rpc_flows",
                 self.datapath.max_rpc_flows.to_string(),
                 next.datapath.max_rpc_flows.to_string(),
+                DETACH,
             ),
         ] {
             if before != after {
                 let what = format!("{key} ({before} to {after})");
-                return Err(ConfigError::Fixed { what });
+                return Err(ConfigError::Fixed { what, remedy });
             }
         }
         next.check_runnable()
@@ -91,7 +101,12 @@ mod tests {
         ] {
             let error = before.check_followed_by(&read(text)).unwrap_err();
             let error = error.to_string();
-            assert!(error.contains(key) && error.contains("restart"), "{error}");
+            let remedy = if key.starts_with("max") {
+                "truename detach"
+            } else {
+                "restart it"
+            };
+            assert!(error.contains(key) && error.contains(remedy), "{error}");
         }
         let free = "[agent]\nlog = \"debug\"\n[datapath]\ninterfaces = [\"lo\"]\nxdp = \"off\"\n\
                     [topology]\nsource = \"file\"\npath = \"/etc/t.toml\"";

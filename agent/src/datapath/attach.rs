@@ -15,15 +15,15 @@ use aya::{
     },
     util::KernelVersion,
 };
-use truename_common::layout::Link;
+use truename_common::layout::{Link, map};
 
 use super::{
-    Direction, Object, PROGRAM_ETHER, PROGRAM_RAW, Pins,
+    CHAIN, Direction, Object, PROGRAM_ETHER, PROGRAM_RAW, Pins,
     bpffs::remove_file,
     clsact,
     error::{Cause, DatapathError},
     sys,
-    tables::{set_links, set_xdp_devices},
+    tables::{has_links, has_xdp_devices, set_links, set_xdp_devices},
     xdp::{self, Mode as XdpMode},
 };
 use crate::{
@@ -51,6 +51,9 @@ pub struct Programs {
     links: BTreeMap<(u32, Direction), PathBuf>,
     /// Mode of the XDP program, and whether the interface is a veth.
     xdp: BTreeMap<u32, (XdpMode, bool)>,
+    /// What the tables of interfaces hold; nothing if that is not certain.
+    devices: Option<Vec<u32>>,
+    addresses: Option<BTreeMap<u32, Link>>,
 }
 
 /// An interface with our programs.
@@ -78,6 +81,8 @@ pub enum Drift {
     },
     /// A pin.
     Pin(PathBuf),
+    /// Entries of a table.
+    Table(&'static str),
 }
 
 impl Drift {
@@ -85,7 +90,7 @@ impl Drift {
     const fn ifindex(&self) -> Option<u32> {
         match self {
             Self::Program { ifindex, .. } => Some(*ifindex),
-            Self::Pin(_) => None,
+            Self::Pin(_) | Self::Table(_) => None,
         }
     }
 }
@@ -97,6 +102,7 @@ impl fmt::Display for Drift {
                 interface, side, ..
             } => write!(f, "the program on {interface} ({side})"),
             Self::Pin(path) => write!(f, "the pin {}", path.display()),
+            Self::Table(name) => write!(f, "entries of the table {name}"),
         }
     }
 }
@@ -136,6 +142,8 @@ impl Programs {
                 .map(|link| ((link.ifindex, link.direction), link.path))
                 .collect(),
             xdp: BTreeMap::new(),
+            devices: None,
+            addresses: None,
         })
     }
 
@@ -200,6 +208,7 @@ impl Programs {
     /// The same, and what ended with its interface.
     fn missing(&self, inventory: &Inventory) -> Result<Vec<Drift>, DatapathError> {
         let mut drift = self.object.lost_pins();
+        drift.extend(self.changed_tables(&drift)?);
         let mut requests = match self.mode {
             Mode::Tcx => None,
             Mode::Clsact => Some(Requests::open()?),
@@ -240,23 +249,57 @@ impl Programs {
         Ok(drift)
     }
 
+    /// The tables of interfaces and programs that are not as they were written. Those whose pins are lost are left out: when
+    /// they are back, it is looked again.
+    fn changed_tables(&self, lost: &[Drift]) -> Result<Vec<Drift>, DatapathError> {
+        let mut changed = Vec::new();
+        if !self.object.has_chain()? {
+            changed.push(Drift::Table(CHAIN));
+        }
+        let is_pinned = |name| !lost.contains(&Drift::Pin(self.pins.map(name)));
+        if let Some(devices) = &self.devices
+            && is_pinned(map::XDP_DEVICES)
+            && !has_xdp_devices(&self.pins, devices)?
+        {
+            changed.push(Drift::Table(map::XDP_DEVICES));
+        }
+        if let Some(addresses) = &self.addresses
+            && is_pinned(map::LINKS)
+            && !has_links(&self.pins, addresses)?
+        {
+            changed.push(Drift::Table(map::LINKS));
+        }
+        Ok(changed)
+    }
+
     /// Brings back what drifted. Interfaces are attached again by the next [`Self::attach`] or
     /// [`Self::forward_in_xdp`].
     ///
     /// # Errors
-    /// When a pin cannot be made.
+    /// When a pin cannot be made, or a table not be written.
     pub fn repair(&mut self, drift: &[Drift]) -> Result<(), DatapathError> {
         if !drift.is_empty() {
             self.pins.make_directories()?;
             self.object.pin_again()?;
         }
         for lost in drift {
-            if let Drift::Program { ifindex, side, .. } = lost {
-                if *side == xdp::SIDE {
+            match lost {
+                Drift::Program { ifindex, side, .. } if *side == xdp::SIDE => {
                     self.xdp.remove(ifindex);
-                } else {
+                }
+                Drift::Program { ifindex, .. } => {
                     self.attached.remove(ifindex);
                 }
+                Drift::Table(CHAIN) => self.object.fill_chain()?,
+                Drift::Table(_) => {
+                    if let Some(devices) = &self.devices {
+                        set_xdp_devices(&self.pins, devices)?;
+                    }
+                    if let Some(addresses) = &self.addresses {
+                        set_links(&self.pins, addresses)?;
+                    }
+                }
+                Drift::Pin(_) => {}
             }
         }
         Ok(())
@@ -291,7 +334,10 @@ impl Programs {
             }
         }
         // A frame must not be sent to a device that takes none, nor one that is gone.
-        set_xdp_devices(&self.pins, &xdp::devices(&attached))?;
+        let devices = xdp::devices(&attached);
+        self.devices = None;
+        set_xdp_devices(&self.pins, &devices)?;
+        self.devices = Some(devices);
         xdp::detach_others(&self.pins, &attached)?;
         self.xdp = attached;
         Ok(problems)
@@ -301,8 +347,11 @@ impl Programs {
     ///
     /// # Errors
     /// When the table cannot be read or written.
-    pub fn set_links(&self, links: &BTreeMap<u32, Link>) -> Result<(), DatapathError> {
-        set_links(&self.pins, links)
+    pub fn set_links(&mut self, links: BTreeMap<u32, Link>) -> Result<(), DatapathError> {
+        self.addresses = None;
+        set_links(&self.pins, &links)?;
+        self.addresses = Some(links);
+        Ok(())
     }
 
     /// Where XDP forwards, and how.

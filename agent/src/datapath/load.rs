@@ -1,10 +1,10 @@
 //! Loading the kernel program over the pinned tables.
 
-use std::{collections::BTreeMap, fs, io, path::PathBuf};
+use std::{collections::BTreeMap, fs, io, os::fd::AsFd as _, path::PathBuf};
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::ProgramArray,
+    maps::{Map, MapError, ProgramArray},
     programs::{SchedClassifier, Xdp},
 };
 use truename_common::layout::map;
@@ -147,6 +147,38 @@ impl Object {
         Ok(())
     }
 
+    /// Whether the table of programs that others go on with is as it was filled.
+    pub(super) fn has_chain(&self) -> Result<bool, DatapathError> {
+        let Some(Map::ProgramArray(table)) = self.ebpf.map(CHAIN) else {
+            return Err(DatapathError::Missing {
+                kind: "table",
+                name: CHAIN,
+            });
+        };
+        let found = sys::program_at(table.fd().as_fd(), 0);
+        let found =
+            found.map_err(|error| DatapathError::table("read", CHAIN)(MapError::IoError(error)))?;
+        Ok(found == Some(self.id(PROGRAM_RPC)?))
+    }
+
+    /// Fills it.
+    pub(super) fn fill_chain(&mut self) -> Result<(), DatapathError> {
+        let program = self.program(PROGRAM_RPC)?;
+        let program = program.fd().map_err(DatapathError::program(PROGRAM_RPC))?;
+        let program = program
+            .try_clone()
+            .map_err(|error| DatapathError::program(PROGRAM_RPC)(error.into()))?;
+        let missing = || DatapathError::Missing {
+            kind: "table",
+            name: CHAIN,
+        };
+        let map = self.ebpf.map_mut(CHAIN).ok_or_else(missing)?;
+        let mut chain = ProgramArray::try_from(map).map_err(|_| missing())?;
+        chain
+            .set(0, &program, 0)
+            .map_err(DatapathError::table("write", CHAIN))
+    }
+
     /// The number of a loaded program.
     pub(super) fn id(&self, name: &'static str) -> Result<u32, DatapathError> {
         let missing = || DatapathError::Missing {
@@ -171,10 +203,6 @@ impl Object {
         let refused = DatapathError::program(PROGRAM_RPC);
         let program = self.program(PROGRAM_RPC)?;
         program.load().map_err(refused)?;
-        let program = program.fd().map_err(DatapathError::program(PROGRAM_RPC))?;
-        let program = program
-            .try_clone()
-            .map_err(|error| DatapathError::program(PROGRAM_RPC)(error.into()))?;
         let missing = || DatapathError::Missing {
             kind: "table",
             name: CHAIN,
@@ -185,10 +213,7 @@ impl Object {
             path: path.clone(),
             source,
         })?;
-        let mut chain = ProgramArray::try_from(map).map_err(|_| missing())?;
-        chain
-            .set(0, &program, 0)
-            .map_err(DatapathError::table("write", CHAIN))?;
+        self.fill_chain()?;
         self.chain = Some(path);
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! What aya does not ask of the kernel: to attach to an interface by its number, where a pinned link hangs, to
-//! detach it at once, to wait for running programs, and to read many entries of a table at a time.
+//! detach it at once, to wait for running programs, which program a table of programs has, and to read many
+//! entries of a table at a time.
 
 use std::{
     ffi::CString,
@@ -21,6 +22,7 @@ use rustix::{
 
 use super::Direction;
 
+const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
@@ -60,6 +62,16 @@ struct LookupBatch {
     flags: u64,
 }
 
+/// The part of `union bpf_attr` that `BPF_MAP_LOOKUP_ELEM` reads.
+#[repr(C)]
+struct Lookup {
+    map_fd: u32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
 /// A link, as the kernel describes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkInfo {
@@ -91,6 +103,33 @@ pub fn object_id(path: &Path) -> io::Result<u32> {
     let info = describe(&fd)?;
     let id = field(&info, "map_id:").or_else(|| field(&info, "prog_id:"));
     id.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "neither a table nor a program"))
+}
+
+/// The number of the program at a place of a table of programs, if there is one.
+pub fn program_at(table: BorrowedFd<'_>, place: u32) -> io::Result<Option<u32>> {
+    let mut id = 0_u32;
+    let attr = Lookup {
+        map_fd: table.as_raw_fd().cast_unsigned(),
+        pad: 0,
+        key: &raw const place as u64,
+        value: &raw mut id as u64,
+        flags: 0,
+    };
+    // SAFETY: attr has the layout that the command reads, and the size is that of it; keys and values of a table of
+    // programs have four bytes, and both outlive the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_MAP_LOOKUP_ELEM,
+            &raw const attr,
+            size_of::<Lookup>(),
+        )
+    };
+    match (result, io::Error::last_os_error()) {
+        (0.., _) => Ok(Some(id)),
+        (_, error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        (_, error) => Err(error),
+    }
 }
 
 fn describe(fd: &OwnedFd) -> io::Result<String> {

@@ -404,6 +404,17 @@ pub(super) fn set_xdp_devices(pins: &Pins, devices: &[u32]) -> Result<(), Datapa
         .try_for_each(|index| insert(&mut table, index, 1, map::XDP_DEVICES))
 }
 
+/// Whether these are the interfaces that [`set_xdp_devices`] made such.
+///
+/// # Errors
+/// When the table cannot be read.
+pub(super) fn has_xdp_devices(pins: &Pins, devices: &[u32]) -> Result<bool, DatapathError> {
+    let table: Table<u32, u8> = open(pins, map::XDP_DEVICES)?;
+    let present = entries(&table, map::XDP_DEVICES)?;
+    let present: BTreeMap<_, _> = present.into_iter().collect();
+    Ok(present == devices.iter().map(|index| (*index, 1)).collect())
+}
+
 /// Tells the kernel program the link addresses of the attached interfaces.
 ///
 /// # Errors
@@ -418,6 +429,16 @@ pub(super) fn set_links(pins: &Pins, links: &BTreeMap<u32, Link>) -> Result<(), 
         .iter()
         .filter(|(index, link)| present.get(index) != Some(link))
         .try_for_each(|(index, link)| insert(&mut table, index, *link, map::LINKS))
+}
+
+/// Whether the kernel program knows these link addresses.
+///
+/// # Errors
+/// When the table cannot be read.
+pub(super) fn has_links(pins: &Pins, links: &BTreeMap<u32, Link>) -> Result<bool, DatapathError> {
+    let table: Table<u32, Link> = open(pins, map::LINKS)?;
+    let present = entries(&table, map::LINKS)?;
+    Ok(present.into_iter().collect::<BTreeMap<_, _>>() == *links)
 }
 
 /// That the tables that are pinned already look as this version expects.

@@ -21,12 +21,27 @@ pub enum Refusal {
     /// The control socket.
     #[error(transparent)]
     Server(#[from] ServerError),
-    /// The pins.
+    /// The kernel side.
     #[error(transparent)]
     Datapath(#[from] DatapathError),
     /// The interfaces cannot be listed.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
+}
+
+impl Refusal {
+    /// Whether it is a mistake in the configuration, which does not go by itself: an interface may still come.
+    pub const fn is_mistake(&self) -> bool {
+        matches!(self, Self::Config(error) if !matches!(error, ConfigError::NoInterface { .. }))
+    }
+
+    /// Whether it only says that an agent runs already.
+    pub const fn is_running_agent(&self) -> bool {
+        matches!(
+            self,
+            Self::Server(ServerError::InUse(_)) | Self::Datapath(DatapathError::Busy(_))
+        )
+    }
 }
 
 /// All reasons that can be seen without changing anything, in the order in which `run` tells them.

@@ -78,9 +78,27 @@ pub struct Explanation {
     pub steps: Vec<Step>,
     /// What becomes of it.
     pub outcome: Outcome,
+    /// Why it may come to nothing all the same, a sentence each.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 impl Explanation {
+    /// The service of the packet, and the target that it gets, if there are such.
+    pub fn target(&self) -> Option<(&str, SocketAddr)> {
+        let mut steps = self.steps.iter().rev();
+        let target = steps.find_map(|step| match step {
+            Step::Choice { target, .. } => Some(*target),
+            _ => None,
+        })?;
+        let mut steps = self.steps.iter();
+        let service = steps.find_map(|step| match step {
+            Step::Service { name, .. } => name.as_deref(),
+            _ => None,
+        })?;
+        Some((service, target))
+    }
+
     /// Tells by which interface the packet comes or leaves. Where nothing is attached nothing becomes of it.
     pub fn arrive(&mut self, interface: String, leaves: bool, attached: bool) {
         if !attached {

@@ -46,6 +46,7 @@ pub fn explain<S: Source>(
         to,
         steps: walk.steps,
         outcome,
+        notes: Vec::new(),
     }
 }
 

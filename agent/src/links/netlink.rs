@@ -10,6 +10,7 @@ use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
     link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage, Prop},
+    neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
 };
 
@@ -147,6 +148,35 @@ impl Requests {
             }
         }
         Ok(unanswered)
+    }
+
+    /// Whether this host has asked its network in vain who has an address.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn is_unreachable(&mut self, address: IpAddr) -> Result<bool, NetlinkError> {
+        if !self.is_on_link(address)? {
+            return Ok(false);
+        }
+        let Some(ifindex) = self.interface_to(address)? else {
+            return Ok(false);
+        };
+        let mut question = NeighbourMessage::default();
+        (question.header.family, question.header.ifindex) = match address {
+            IpAddr::V4(_) => (AddressFamily::Inet, ifindex),
+            IpAddr::V6(_) => (AddressFamily::Inet6, ifindex),
+        };
+        let destination = NeighbourAttribute::Destination(address.into());
+        question.attributes.push(destination);
+        let question = RouteNetlinkMessage::GetNeighbour(question);
+        Ok(match self.get("find a neighbour", question)? {
+            Some(RouteNetlinkMessage::NewNeighbour(found)) => matches!(
+                found.header.state,
+                NeighbourState::Failed | NeighbourState::Incomplete
+            ),
+            // Nobody has asked, or nobody knows any more.
+            _ => false,
+        })
     }
 
     /// The route by which this host sends to an address; none if there is none.

@@ -98,14 +98,10 @@ pub fn check_named(inventory: &Inventory, wanted: &[config::Interface]) -> Resul
             .values()
             .map(|interface| interface.name.as_str())
             .collect();
-        return Err(ConfigError::BadValue {
+        return Err(ConfigError::NoInterface {
             origin: origin.clone(),
-            what: "unknown interface".to_owned(),
-            value: name.clone(),
-            reason: format!(
-                "here are {}; an interface that appears later is selected by a glob, e.g. \"{name}*\"",
-                names.join(", ")
-            ),
+            name: name.clone(),
+            present: names.join(", "),
         });
     }
     Ok(())

@@ -59,9 +59,7 @@ impl Attachment {
             repaired: Arc::default(),
         };
         let selected = select(inventory, &attachment.wanted);
-        attachment
-            .programs
-            .set_links(&links(inventory, &selected))?;
+        attachment.programs.set_links(links(inventory, &selected))?;
         for interface in selected.values() {
             let Err(error) = attachment.programs.attach(interface) else {
                 continue;
@@ -130,7 +128,7 @@ impl Attachment {
         self.failed.retain(|index, _| selected.contains_key(index));
         self.missing = self.wanted.missing(inventory);
         self.pending = 0;
-        if let Err(error) = self.programs.set_links(&links(inventory, &selected)) {
+        if let Err(error) = self.programs.set_links(links(inventory, &selected)) {
             log::warn!("{error}");
         }
         for (index, interface) in &selected {

@@ -10,7 +10,10 @@ use truename_common::{
     wire::flow::state,
 };
 
-use super::view::{endpoint_name, ip, socket, text};
+use super::{
+    attempts::Attempts,
+    view::{endpoint_name, ip, socket, text},
+};
 use crate::{
     api::{Clock, FlowRow, FlowState, ServiceRow, TargetRow},
     config::{self, Config},
@@ -146,6 +149,8 @@ pub struct Known<'a> {
     pub targets: &'a BTreeMap<u32, Target>,
     /// `CONNTRACK`.
     pub connections: &'a BTreeMap<FiveTuple, Conntrack>,
+    /// What became of those that were begun lately.
+    pub attempts: &'a Attempts<'a>,
     /// Connections that were refused, by service.
     pub refused: &'a BTreeMap<String, u64>,
     /// What the topology knows of roles.
@@ -184,16 +189,17 @@ pub fn services(config: &Config, known: &Known<'_>) -> Vec<ServiceRow> {
             let state = ConntrackState::from_number(entry.state);
             matches!(state, SynSent | SynReceived | Unreplied)
         };
+        let targets = target_rows(service, known, &by_socket, &connections);
         ServiceRow {
             name: name.to_owned(),
             protocol: service.protocol.to_string(),
             listen: service.listen.to_string(),
-            state: service_state(&aliases).to_owned(),
+            state: service_state(&aliases, &targets).to_owned(),
             aliases: aliases
                 .iter()
                 .map(|(alias, _)| socket(alias.address, alias.port))
                 .collect(),
-            targets: target_rows(service, known.roles, &by_socket, &connections),
+            targets,
             connections: connections.len(),
             opening: connections.iter().filter(|(_, e)| opening(e)).count(),
             refused: known.refused.get(name).copied().unwrap_or_default(),
@@ -202,7 +208,8 @@ pub fn services(config: &Config, known: &Known<'_>) -> Vec<ServiceRow> {
     config.services.iter().map(row).collect()
 }
 
-fn service_state(aliases: &[(Socket, Service)]) -> &'static str {
+fn service_state(aliases: &[(Socket, Service)], targets: &[TargetRow]) -> &'static str {
+    let fails = |target: &TargetRow| target.answered == 0 && target.unanswered + target.reset > 0;
     let any = |is: fn(&Service) -> bool| aliases.iter().any(|(_, service)| is(service));
     if aliases.is_empty() {
         "left out"
@@ -210,6 +217,8 @@ fn service_state(aliases: &[(Socket, Service)]) -> &'static str {
         "changing"
     } else if any(|service| service.slots.count == 0) {
         "no target"
+    } else if targets.iter().any(fails) {
+        "no answer"
     } else {
         "ok"
     }
@@ -218,7 +227,7 @@ fn service_state(aliases: &[(Socket, Service)]) -> &'static str {
 /// The configured targets, and those that were and still have connections.
 fn target_rows(
     service: &config::Service,
-    roles: &Roles,
+    known: &Known<'_>,
     targets: &BTreeMap<([u8; 16], u16), &Target>,
     connections: &[(&FiveTuple, &Conntrack)],
 ) -> Vec<TargetRow> {
@@ -227,26 +236,30 @@ fn target_rows(
         *counts.entry((key.endpoint, key.endpoint_port)).or_default() += 1;
     }
     let row = |role: Option<&config::Role>, address: [u8; 16], port, weight, connections| {
-        let known = targets.get(&(address, port));
-        let has = |flag| known.is_some_and(|target| target.flags & flag != 0);
+        let present = targets.get(&(address, port));
+        let has = |flag| present.is_some_and(|target| target.flags & flag != 0);
+        let lately = known.attempts.of(&service.name, address, port);
         TargetRow {
             address: Some(socket(address, port)),
             role: role.map(ToString::to_string),
             weight,
             local: has(target_flags::LOCAL),
-            source: known
+            source: present
                 .filter(|_| has(target_flags::SNAT))
                 .map(|target| ip(target.source).to_string()),
             connections,
+            answered: lately.answered,
+            unanswered: lately.silent,
+            reset: lately.refused,
         }
     };
     let mut rows = Vec::new();
-    for wanted in roles::targets(service, roles) {
+    for wanted in roles::targets(service, known.roles) {
         let at = (bytes(wanted.socket.ip()), wanted.socket.port());
         let connections = counts.remove(&at).unwrap_or_default();
         rows.push(row(wanted.role, at.0, at.1, wanted.weight, connections));
     }
-    rows.extend(roles::unknown(service, roles).map(|role| TargetRow {
+    rows.extend(roles::unknown(service, known.roles).map(|role| TargetRow {
         role: Some(role.to_string()),
         ..TargetRow::default()
     }));
@@ -425,14 +438,16 @@ mod tests {
             slots: Slots { first: 0, count: 1 },
             ..Service::default()
         };
+        let config = config();
         let known = Known {
             services: &[(socket, service)],
             targets: &BTreeMap::new(),
             connections: &connections,
+            attempts: &Attempts::new(&config, &Clock::read()),
             refused: &[("rpc".to_owned(), 3)].into(),
             roles: &Roles::new(),
         };
-        let rows = services(&config(), &known);
+        let rows = services(&config, &known);
         let row = &rows[0];
         assert_eq!((row.connections, row.refused, &*row.state), (2, 3, "ok"));
         let targets: Vec<_> = row
@@ -451,6 +466,6 @@ mod tests {
             services: &[],
             ..known
         };
-        assert_eq!(services(&config(), &none)[0].state, "left out");
+        assert_eq!(services(&config, &none)[0].state, "left out");
     }
 }

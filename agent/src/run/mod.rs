@@ -6,6 +6,7 @@
 
 mod agent;
 mod attachment;
+mod attempts;
 mod check;
 mod collect;
 mod events;
@@ -16,6 +17,7 @@ mod learn;
 mod limit;
 mod names;
 mod notify;
+mod problems;
 mod pulse;
 mod recent;
 mod retry;
@@ -40,11 +42,10 @@ use tokio::{
 };
 
 use crate::{
-    api::ServerError,
-    config::{Config, ConfigError, Sources},
-    datapath::{self, DatapathError, Detached, Mode, Pins},
-    doctor::{Refusal, Unmet},
-    links::{NetlinkError, Requests},
+    config::{Config, Sources},
+    datapath::{self, Detached, Mode, Pins},
+    doctor::Refusal,
+    links::Requests,
 };
 use health::Health;
 use pulse::Pulses;
@@ -55,21 +56,9 @@ use start::Running;
 /// Why the agent did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The configuration contradicts itself or the host.
+    /// What would keep it from starting, too.
     #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// The host lacks something.
-    #[error(transparent)]
-    Unmet(#[from] Unmet),
-    /// The control socket.
-    #[error(transparent)]
-    Server(#[from] ServerError),
-    /// The kernel side.
-    #[error(transparent)]
-    Datapath(#[from] DatapathError),
-    /// The interfaces.
-    #[error(transparent)]
-    Netlink(#[from] NetlinkError),
+    Refused(Refusal),
     /// A detach that could not remove everything.
     #[error("detached, but this is left: {0}")]
     Left(String),
@@ -87,15 +76,9 @@ pub enum RunError {
     Task(#[from] tokio::task::JoinError),
 }
 
-impl From<Refusal> for RunError {
-    fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::Config(error) => error.into(),
-            Refusal::Unmet(error) => error.into(),
-            Refusal::Server(error) => error.into(),
-            Refusal::Datapath(error) => error.into(),
-            Refusal::Netlink(error) => error.into(),
-        }
+impl<E: Into<Refusal>> From<E> for RunError {
+    fn from(error: E) -> Self {
+        Self::Refused(error.into())
     }
 }
 
@@ -236,7 +219,7 @@ async fn tick(ticks: &mut Option<tokio::time::Interval>) {
 }
 
 /// Removes every trace of an installation. Without a lock takes it, so that it fails with
-/// [`DatapathError::Busy`] while an agent runs.
+/// [`datapath::DatapathError::Busy`] while an agent runs.
 ///
 /// # Errors
 /// When an agent runs, the kernel refuses, or something is left.

@@ -16,8 +16,10 @@ use truename_common::layout::{Conntrack, ConntrackState, Counter, FiveTuple, Rpc
 use super::{
     Command, Current,
     attachment::Attachment,
+    attempts::{self, Attempts},
     flows,
     names::Names,
+    problems::{self, History},
     pulse::Pulses,
     recent::Recent,
     retry::Problem,
@@ -28,17 +30,16 @@ use super::{
 };
 use crate::{
     api::{
-        self, Clock, EventRow, FlowFilter, FlowState, InterfaceRow, Request, Response, Service,
-        ServiceRow, State, Status, Timestamp,
+        self, Clock, Code, EventRow, Finding, FlowFilter, FlowState, InterfaceRow, Request,
+        Response, Service, ServiceRow, State, Status, Timestamp,
     },
-    config::Config,
+    config::{self, Config},
     datapath::{DatapathError, Pins, ServiceTables, Tables},
     doctor,
     explain::{Explanation, Question, explain},
     links::Requests,
     name::shown,
-    plan::Facts,
-    sysctl,
+    plan::{self, Facts},
     topology::{Snapshot, inquiry::Inquiry},
 };
 
@@ -95,6 +96,8 @@ struct Inner {
     live: Mutex<Live>,
     /// Why the configuration that was read last is not in force.
     refused: Mutex<Option<String>>,
+    /// When problems came and went.
+    history: Mutex<History>,
 }
 
 impl Live {
@@ -134,6 +137,7 @@ impl AgentService {
             started: Timestamp::now(),
             live: Mutex::new(live),
             refused: Mutex::default(),
+            history: Mutex::default(),
         };
         Self {
             inner: Arc::new(inner),
@@ -141,6 +145,12 @@ impl AgentService {
             events,
             commands,
         }
+    }
+
+    /// What is wrong with the sources of the topology, without a look into the tables.
+    pub fn source_problems(&self) -> Vec<Finding> {
+        let topology = self.inner.watched.topology.borrow();
+        api::topology::problems(&topology, &Clock::read())
     }
 
     /// Tells of changed attachments.
@@ -260,6 +270,10 @@ impl Inner {
                 let snapshot = self.watched.topology.borrow().clone();
                 Response::Topology(api::topology::rows(&snapshot, &clock))
             }
+            Request::Configuration => match config::to_toml(config) {
+                Ok(toml) => Response::Configuration(toml),
+                Err(error) => Response::Error(error.to_string()),
+            },
             Request::Names | Request::Monitor | Request::Detach => {
                 Response::Error("this is no question about tables".to_owned())
             }
@@ -277,14 +291,21 @@ impl Inner {
         let refused = &self.watched.refused;
         let refused = refused.lock().unwrap_or_else(PoisonError::into_inner);
         let refused = refused.clone();
+        let config = &*self.config();
+        let connections = connections(&services)?;
+        let mut attempts = Attempts::new(config, &Clock::read());
+        for (key, entry) in &connections {
+            attempts.note(key, entry);
+        }
         let known = flows::Known {
             services: &services.services()?,
             targets: &services.targets()?,
-            connections: &connections(&services)?,
+            connections: &connections,
+            attempts: &attempts,
             refused: &refused,
             roles: &self.live().facts.roles.clone(),
         };
-        Ok(flows::services(&self.config(), &known))
+        Ok(flows::services(config, &known))
     }
 
     /// Forgets flows; how many there were.
@@ -319,8 +340,9 @@ impl Inner {
 
     fn explain(&self, tables: &Tables, question: &Question) -> Result<Explanation, DatapathError> {
         let services = ServiceTables::open(&self.watched.pins)?;
+        let config = &*self.config();
         let source = KernelTables {
-            config: &self.config(),
+            config,
             tables,
             services: &services,
         };
@@ -344,14 +366,59 @@ impl Inner {
             let attached = rows.any(|row| row.index == index && row.program.is_some());
             explanation.arrive(name, leaves, attached);
         }
+        explanation.notes = self.doubts(config, &explanation, &services, &mut requests)?;
         Ok(explanation)
     }
 
-    /// What somebody else took away or replaced, a sentence each.
-    fn drift(&self) -> Result<Vec<String>, DatapathError> {
+    /// Why a packet may come to nothing although the tables translate it.
+    fn doubts(
+        &self,
+        config: &Config,
+        explanation: &Explanation,
+        services: &ServiceTables,
+        requests: &mut Requests,
+    ) -> Result<Vec<String>, DatapathError> {
+        let Some((service, target)) = explanation.target() else {
+            return Ok(Vec::new());
+        };
+        let mut doubts = Vec::new();
+        let (mut used, mut attempts) = (0, Attempts::new(config, &Clock::read()));
+        services.visit_connections(|key, entry| {
+            used += 1;
+            attempts.note(&key, &entry);
+        })?;
+        if used >= services.capacity() {
+            doubts.push("the connection table is full: a new connection waits for room".to_owned());
+        }
+        let live = self.live();
+        let alias = explanation.to.ip();
+        doubts.extend(attempts::unassigned(service, alias, &live.facts, requests)?);
+        let address = plan::bytes(target.ip());
+        let problem = attempts.problem(service, address, target.port(), requests)?;
+        let is_told = problem.is_some();
+        doubts.extend(problem.map(|found| found.sentence));
+        if live.facts.is_local(target.ip()) {
+            return Ok(doubts);
+        }
+        if !is_told && requests.is_unreachable(target.ip())? {
+            doubts.push(format!("{target}: {}", attempts::UNHEARD));
+        }
+        if let Some(index) = requests.interface_to(target.ip())? {
+            let mut rows = live.interfaces.iter();
+            if !rows.any(|row| row.index == index && row.program.is_some()) {
+                doubts.push(format!(
+                    "answers of {target} come in by interface {index}, which is not attached: they are not translated back"
+                ));
+            }
+        }
+        Ok(doubts)
+    }
+
+    /// What somebody else took away or replaced, and what is not attached yet.
+    fn drift(&self) -> Result<Vec<Finding>, DatapathError> {
         let Some(attachment) = self.try_attachment() else {
-            let sentence = "programs are being attached or removed".to_owned();
-            return Ok(vec![sentence]);
+            let sentence = "programs are being attached or removed";
+            return Ok(vec![Finding::new(Code::Attaching, sentence)]);
         };
         // What is shown is as new as what is told.
         self.live().attached(&attachment);
@@ -360,15 +427,16 @@ impl Inner {
         if !drift.is_empty() {
             self.watched.drifted.notify_one();
         }
-        let mut sentences: Vec<_> = drift
+        let lost = drift
             .iter()
-            .map(|lost| format!("somebody else removed or replaced {lost}; it is brought back"))
-            .collect();
+            .map(|lost| format!("somebody else removed or replaced {lost}; it is brought back"));
+        let mut found: Vec<_> = Finding::all(Code::Removed, lost).collect();
         if attachment.pending() > 0 {
             let pending = attachment.pending();
-            sentences.push(format!("{pending} interface(s) are not attached yet"));
+            let sentence = format!("{pending} interface(s) are not attached yet");
+            found.push(Finding::new(Code::Attaching, sentence));
         }
-        Ok(sentences)
+        Ok(found)
     }
 
     /// The attachment, unless it is in use for long.
@@ -386,44 +454,67 @@ impl Inner {
         }
     }
 
-    fn status(&self, tables: &Tables, drift: Vec<String>) -> Result<Status, DatapathError> {
+    fn status(&self, tables: &Tables, drift: Vec<Finding>) -> Result<Status, DatapathError> {
         let clock = Clock::read();
         let counters = tables.counters()?;
         let services = ServiceTables::open(&self.watched.pins)?;
-        let mut connections = 0;
-        services.visit_connections(|_, _| connections += 1)?;
         let config = &*self.config();
-        let live = self.live();
-        let sweeps = *self
-            .watched
-            .sweeps
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let (used, capacity) = (connections, services.capacity());
-        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut connections, mut attempts) = (0, Attempts::new(config, &clock));
+        services.visit_connections(|key, entry| {
+            connections += 1;
+            attempts.note(&key, &entry);
+        })?;
+        // The kernel is asked before anything is locked.
+        let mut requests = Requests::open()?;
+        let mut unanswered = attempts.problems(&mut requests)?;
         let recent = self.watched.recent.since(&counters);
-        let mut problems = problems(&live, &recent);
-        problems.extend(drift);
-        problems.extend(
-            refused
-                .iter()
-                .map(|error| format!("a new configuration is not used: {error}")),
-        );
+        let dropped = problems::count(&recent, Counter::NatNoRoute);
+        let facts = self.live().facts.clone();
+        unanswered.extend(attempts::unreachable(
+            config,
+            &facts,
+            dropped,
+            &mut requests,
+        )?);
+        let mut notes = attempts.notes(config, &facts, &mut requests)?;
+        match requests.unanswered(config.aliases()) {
+            Ok(aliases) => notes.extend(doctor::unanswered(&aliases)),
+            Err(error) => log::debug!("{error}"),
+        }
+        let sweeps = self.watched.sweeps.lock();
+        let sweeps = sweeps.unwrap_or_else(PoisonError::into_inner).clone();
+        let live = self.live();
+        let (used, capacity) = (connections, services.capacity());
         let hanging = self.watched.pulses.hanging();
-        problems.extend_from_slice(&hanging);
-        problems.extend(self.watched.retried.iter().filter_map(Problem::sentence));
-        problems.extend(api::topology::problems(
-            &self.watched.topology.borrow(),
-            &clock,
-        ));
-        problems.extend_from_slice(&self.watched.standing.borrow().problems);
-        problems.extend(service_problems(
+        let mut found = problems::of_interfaces(&live.interfaces, &live.missing);
+        found.extend(problems::of_names(config, &recent));
+        found.extend(sweeps.mistaken);
+        found.extend(Finding::all(Code::LeftOut, live.left_out.iter().cloned()));
+        found.extend(drift);
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let refused = refused.iter();
+        let refused = refused.map(|error| format!("a new configuration is not used: {error}"));
+        found.extend(Finding::all(Code::ConfigurationRefused, refused));
+        found.extend(Finding::all(Code::TaskHangs, hanging.iter().cloned()));
+        let retried = self.watched.retried.iter().filter_map(Problem::sentence);
+        found.extend(Finding::all(Code::TriedAgain, retried));
+        let topology = self.watched.topology.borrow();
+        found.extend(api::topology::problems(&topology, &clock));
+        drop(topology);
+        let standing = self.watched.standing.borrow().problems.clone();
+        found.extend(Finding::all(Code::RoleUnknown, standing));
+        found.extend(problems::of_services(
             config,
             &live.facts,
             &recent,
             used,
             capacity,
         ));
+        found.extend(unanswered);
+        let history = self.history.lock();
+        let mut history = history.unwrap_or_else(PoisonError::into_inner);
+        let details = history.note(&found, Timestamp::now());
+        let problems: Vec<_> = found.into_iter().map(|found| found.sentence).collect();
         Ok(Status {
             state: if problems.is_empty() {
                 State::Ok
@@ -431,7 +522,9 @@ impl Inner {
                 State::Degraded
             },
             problems,
-            notes: notes(config),
+            problem_details: details,
+            past_problems: history.past(),
+            notes,
             hanging,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             table_version: VERSION,
@@ -466,16 +559,6 @@ impl Inner {
     }
 }
 
-/// What may be meant otherwise.
-fn notes(config: &Config) -> Vec<String> {
-    let unanswered = Requests::open().and_then(|mut host| host.unanswered(config.aliases()));
-    let unanswered = unanswered.unwrap_or_else(|error| {
-        log::debug!("{error}");
-        Vec::new()
-    });
-    doctor::unanswered(&unanswered).into_iter().collect()
-}
-
 /// Why a filter means nothing, if it names nothing that there is.
 fn unknown(config: &Config, filter: &FlowFilter) -> Option<String> {
     let services = config.services.iter().map(|service| &service.name);
@@ -504,78 +587,4 @@ fn connections(services: &ServiceTables) -> Result<BTreeMap<FiveTuple, Conntrack
         connections.insert(key, entry);
     })?;
     Ok(connections)
-}
-
-/// What is wanted and does not work, one sentence each.
-fn problems(live: &Live, recent: &[(Counter, u64)]) -> Vec<String> {
-    let interfaces = &live.interfaces;
-    let mut problems: Vec<_> = interfaces
-        .iter()
-        .filter_map(|row| row.error.clone())
-        .collect();
-    problems.extend(
-        live.missing
-            .iter()
-            .map(|name| format!("the interface {name} is gone")),
-    );
-    if interfaces.iter().all(|row| row.program.is_none()) {
-        problems.push("no interface is attached: nothing is translated".to_owned());
-    }
-    let full = count(recent, Counter::TableFull);
-    if full > 0 {
-        problems.push(format!(
-            "{full} packet(s) of new flows passed untranslated in the last minute because the flow table was full; raise max_rpc_flows and restart after `truename detach`"
-        ));
-    }
-    let unavailable = count(recent, Counter::RpcUnavailable);
-    if unavailable > 0 {
-        problems.push(format!(
-            "names in {unavailable} packet(s) of endpoints were not translated in the last minute because somebody took the program for them out of its table; start the agent again"
-        ));
-    }
-    problems.extend(live.left_out.iter().cloned());
-    problems
-}
-
-/// The same, of services.
-fn service_problems(
-    config: &Config,
-    facts: &Facts,
-    recent: &[(Counter, u64)],
-    used: usize,
-    capacity: u32,
-) -> Vec<String> {
-    let mut problems = Vec::new();
-    if used >= capacity as usize {
-        problems.push(format!(
-            "the connection table is full ({used} of {capacity}); raise max_flows and restart after `truename detach`, or set when_full = \"evict\""
-        ));
-    }
-    for (counter, what) in [
-        (
-            Counter::NatTableFull,
-            "packet(s) of new connections were refused in the last minute because the connection table was full; raise max_flows and restart after `truename detach`",
-        ),
-        (
-            Counter::NatPortsExhausted,
-            "packet(s) of new connections were refused in the last minute because no source port was free; widen snat_ports",
-        ),
-    ] {
-        let value = count(recent, counter);
-        if value > 0 {
-            problems.push(format!("{value} {what}"));
-        }
-    }
-    for name in sysctl::missing_forwarding(facts.elsewhere(config)) {
-        let name = sysctl::dotted(name);
-        problems.push(format!(
-            "{name} is off: other hosts' connections to targets on other hosts are dropped; sysctl -w {name}=1"
-        ));
-    }
-    problems
-}
-
-fn count(counters: &[(Counter, u64)], wanted: Counter) -> u64 {
-    let mut found = counters.iter().filter(|(counter, _)| *counter == wanted);
-    found.next().map_or(0, |(_, value)| *value)
 }

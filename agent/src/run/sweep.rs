@@ -8,7 +8,9 @@ use std::{
 
 use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
-use truename_common::layout::{Authority, Conntrack, Event, EventKind, FiveTuple, conntrack_flags};
+use truename_common::layout::{
+    Authority, Conntrack, Event, EventKind, FiveTuple, Socket, conntrack_flags,
+};
 
 use super::{
     Current, RunError,
@@ -20,7 +22,7 @@ use super::{
     view,
 };
 use crate::{
-    api::{Clock, EventRow, SweepRow, Timestamp},
+    api::{Clock, Code, EventRow, Finding, SweepRow, Timestamp},
     config::WhenFull,
     datapath::{DatapathError, Pins, ServiceTables, Tables},
 };
@@ -33,7 +35,7 @@ const SOONEST: Duration = Duration::from_secs(1);
 const LOGGED: u32 = 20;
 
 /// What a sweep did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Sweep {
     /// Connections and flows that were looked at.
     scanned: usize,
@@ -49,15 +51,19 @@ struct Sweep {
     cleared: usize,
     /// How long it took.
     took: Duration,
+    /// What endpoints are called by the configuration and call themselves.
+    mistaken: BTreeMap<Socket, (Authority, Authority)>,
 }
 
 /// What sweeps did.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Sweeps {
     /// The last one.
     pub last: Option<SweepRow>,
     /// Connections that all of them evicted.
     pub evicted: u64,
+    /// The configured names that nodes do not use, as far as the last one saw.
+    pub mistaken: Vec<Finding>,
 }
 
 /// What a sweep needs.
@@ -114,6 +120,7 @@ impl Sweeper {
             moved,
             cleared,
             took,
+            mistaken,
         } = sweep;
         if evicted > 0 {
             log::warn!("The table of connections was full: {evicted} were evicted");
@@ -121,7 +128,21 @@ impl Sweeper {
         log::debug!(
             "Looked at {scanned} in {took:?}: forgot {forgotten} connection(s), {flows} flow(s), {moved} move(s) and {cleared} mark(s) of source ports"
         );
+        let config = Arc::clone(&self.config.borrow());
+        let mistaken = mistaken
+            .iter()
+            .filter_map(|(at, (configured, announced))| {
+                let endpoint = view::find(&config, *at)?;
+                endpoint.canonical.as_ref()?;
+                let name = &endpoint.name;
+                let sentence = format!(
+                    "the endpoint {name} calls itself {announced}, and its canonical name is configured as {configured}: what peers send to it is dropped there; correct `canonical`, or leave it out"
+                );
+                Some(Finding::new(Code::WrongCanonical, sentence))
+            });
+        let mistaken = mistaken.collect();
         let mut sweeps = self.sweeps.lock().unwrap_or_else(PoisonError::into_inner);
+        sweeps.mistaken = mistaken;
         sweeps.evicted += evicted as u64;
         sweeps.last = Some(SweepRow {
             time: Timestamp::now(),
@@ -302,6 +323,11 @@ fn forget_flows(
     let now = Clock::read().monotonic_ns();
     tables.visit_flows(|key, flow| {
         sweep.scanned += 1;
+        let (known, announced) = (flow.names.canonical, flow.outbound.captured);
+        let is_announced = !announced.is_empty() && !flow.outbound.captured_system.is_empty();
+        if is_announced && !known.is_empty() && announced != known {
+            sweep.mistaken.insert(key.endpoint(), (known, announced));
+        }
         if is_flow_over(&flow, now) {
             over.push((key, flow.id));
         } else {

@@ -122,6 +122,7 @@ impl Source for File {
         let mut watch = FileWatch::new(&self.path);
         loop {
             watch.changed().await;
+            reporter.waits("the file to be read");
             // A file system that hangs must hang nothing else.
             let file = self.clone();
             let Ok(read) = spawn_blocking(move || file.read()).await else {

@@ -44,6 +44,7 @@ impl<P: Poll> Source for Polled<P> {
 
     async fn observe(mut self, reporter: Reporter) {
         loop {
+            reporter.waits("an answer");
             let answer = self.asked.ask().await;
             let pause = jittered(self.interval);
             match answer {

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use super::{Facts, Health, Moment, Report, SourceId, State, Topology, merge};
+use super::{
+    Facts, Health, Moment, Report, SourceId, State, Topology, merge,
+    source::{HANGS, Waiting},
+};
 
 /// What is known at one time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,12 +19,12 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// The sources that are degraded at this time.
+    /// The sources that are to be told of at this time.
     pub fn degraded(&self, now: Moment) -> impl Iterator<Item = (&SourceId, &Health)> {
         self.reports
             .iter()
             .map(|(id, report)| (id, &report.health))
-            .filter(move |(_, health)| health.state(now) == State::Degraded)
+            .filter(move |(_, health)| health.state(now) >= State::Hanging)
     }
 
     /// A source begins, or begins again: then what it said counts, and it has to be heard of.
@@ -31,6 +34,7 @@ impl Snapshot {
             health: Health::new(now, patience),
         });
         report.health.patience = patience;
+        report.health.waiting = None;
         report.health.next = report.health.success.map(|_| now);
     }
 
@@ -43,6 +47,17 @@ impl Snapshot {
         {
             self.generation += 1;
             self.merge();
+        }
+    }
+
+    pub(super) fn wait(&mut self, id: &SourceId, what: &'static str, now: Moment) {
+        if let Some(report) = self.reports.get_mut(id) {
+            let before = report.health.waiting;
+            report.health.waiting = Some(Waiting {
+                since: before.map_or(now, |before| before.since),
+                tried: now,
+                what,
+            });
         }
     }
 
@@ -59,6 +74,7 @@ impl Snapshot {
         let first = report.health.success.is_none();
         report.health.success = Some(now);
         report.health.failure = None;
+        report.health.waiting = None;
         report.health.next = next;
         if let Some(facts) = facts {
             if first || !facts.same_claims(&report.facts) {
@@ -73,6 +89,9 @@ impl Snapshot {
         if let Some(report) = self.reports.get_mut(id) {
             report.health.failure = Some((now, why));
             report.health.next = next;
+            // What was given up for want of an answer is no answer.
+            let is_silent = |waiting: &Waiting| now.since(waiting.tried) >= HANGS;
+            report.health.waiting = report.health.waiting.filter(is_silent);
         }
     }
 
@@ -109,6 +128,24 @@ mod tests {
         let late = again.after(long + Duration::from_secs(1));
         assert_eq!(health.state(late), State::Degraded);
         assert_eq!(snapshot.generation, 1);
+
+        // Three tries are given up for want of an answer; the fourth one is refused at once.
+        let mut now = late;
+        for _ in 0..3 {
+            snapshot.wait(&id, "an answer", now);
+            assert_eq!(snapshot.degraded(now.after(HANGS)).count(), 1);
+            now = now.after(HANGS);
+            snapshot.fail(&id, "no answer".to_owned(), now, Some(now.after(short)));
+            assert_eq!(snapshot.reports[&id].health.state(now), State::Hanging);
+        }
+        let waiting = snapshot.reports[&id].health.waiting.map(|w| w.since);
+        assert_eq!(waiting, Some(late));
+        snapshot.wait(&id, "an answer", now);
+        snapshot.fail(&id, "refused".to_owned(), now, Some(now.after(short)));
+        assert_eq!(snapshot.reports[&id].health.waiting, None);
+        snapshot.wait(&id, "an answer", now);
+        snapshot.succeed(&id, None, now, None);
+        assert_eq!(snapshot.reports[&id].health.state(late), State::Good);
         snapshot.end(&id);
         assert_eq!((snapshot.reports.len(), snapshot.generation), (0, 2));
     }

@@ -9,6 +9,8 @@ use crate::name::shown;
 
 /// A source that has not succeeded for this long is [`State::Degraded`], unless it says another time.
 pub const PATIENCE: Duration = Duration::from_secs(15);
+/// A source that has waited for this long without an answer is [`State::Hanging`].
+pub const HANGS: Duration = Duration::from_secs(5);
 
 /// What kind of source it is. The order is the precedence where sources contradict each other: what
 /// an operator wrote, then what leaders write about themselves, then what members say of one
@@ -126,10 +128,23 @@ pub struct Health {
     pub next: Option<Moment>,
     /// How long it may fail.
     pub patience: Duration,
+    /// What it waits for.
+    pub waiting: Option<Waiting>,
 }
 
-/// How a source fares, in a word.
+/// A wait for somebody else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// Since when there was no answer, however often it was tried.
+    pub since: Moment,
+    /// When it was tried last.
+    pub tried: Moment,
+    /// What it waits for, as in "it waits for an answer".
+    pub what: &'static str,
+}
+
+/// How a source fares, in a word; the worst last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum State {
     /// It has not succeeded yet and not tried for long.
     Starting,
@@ -137,8 +152,9 @@ pub enum State {
     Good,
     /// It fails, but not for long: its last good facts count.
     Failing,
-    /// It has failed for longer than its patience, or hangs: its last good facts count, and this is
-    /// to be told.
+    /// It has waited for [`HANGS`] without an answer: its last good facts count, and this is to be told.
+    Hanging,
+    /// It has failed for longer than its patience: its last good facts count, and this is to be told.
     Degraded,
 }
 
@@ -149,6 +165,7 @@ impl State {
             Self::Starting => "starting",
             Self::Good => "good",
             Self::Failing => "failing",
+            Self::Hanging => "hanging",
             Self::Degraded => "degraded",
         }
     }
@@ -163,6 +180,7 @@ impl Health {
             failure: None,
             next: None,
             patience,
+            waiting: None,
         }
     }
 
@@ -173,7 +191,10 @@ impl Health {
             .next
             .is_some_and(|next| now.since(next) > self.patience);
         let failed = self.failure.is_some() || self.success.is_none();
-        if overdue || (failed && waited > self.patience) {
+        let hangs = |waiting: Waiting| now.since(waiting.since) >= HANGS;
+        if self.waiting.is_some_and(hangs) {
+            State::Hanging
+        } else if overdue || (failed && waited > self.patience) {
             State::Degraded
         } else if self.failure.is_some() {
             State::Failing
@@ -200,6 +221,16 @@ impl Reporter {
     /// Who tells.
     pub const fn id(&self) -> &SourceId {
         &self.id
+    }
+
+    /// It waits for something from now on, until it tells facts or a failure. What takes long is told.
+    pub fn waits(&self, what: &'static str) {
+        let now = Moment::now();
+        self.shared.send_if_modified(|snapshot| {
+            snapshot.wait(&self.id, what, now);
+            // Nobody has to know before it takes long.
+            false
+        });
     }
 
     /// These are all the facts now; they replace those before. `next` is when they will be
@@ -264,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_that_hangs_is_degraded() {
+    fn a_source_that_is_overdue_is_degraded() {
         let mut health = Health::new(at(0), Duration::from_secs(15));
         health.success = Some(at(10));
         health.next = Some(at(12));

@@ -111,7 +111,7 @@ impl Kubernetes {
         mut good: impl FnMut() + Send,
     ) -> Result<(), Failure> {
         let api = self.connect().await?;
-        let (mut maps, mut version) = self.list(&api).await?;
+        let (mut maps, mut version) = self.list(&api, reporter).await?;
         reporter.facts(facts(&maps), NEXT);
         good();
         loop {
@@ -121,7 +121,7 @@ impl Kubernetes {
                 sleep(SHORT).await;
             }
             if watched == Watched::TooOld {
-                (maps, version) = self.list(&api).await?;
+                (maps, version) = self.list(&api, reporter).await?;
                 reporter.facts(facts(&maps), NEXT);
             }
             good();
@@ -129,7 +129,12 @@ impl Kubernetes {
     }
 
     /// All that is there, and the version of it.
-    async fn list(&self, api: &Api<ConfigMap>) -> Result<(Maps, String), Failure> {
+    async fn list(
+        &self,
+        api: &Api<ConfigMap>,
+        reporter: &Reporter,
+    ) -> Result<(Maps, String), Failure> {
+        reporter.waits("the ConfigMaps to be listed");
         let parameters = ListParams::default().labels(&self.selector());
         let list = timeout(ANSWER, api.list(&parameters))
             .await
@@ -161,6 +166,7 @@ impl Kubernetes {
             .labels(&self.selector())
             .timeout(WATCH.as_secs() as u32);
         let failed = |error| self.failure("watch", error);
+        reporter.waits("an answer");
         let events = match api.watch(&parameters, version).await {
             Ok(events) => events,
             Err(kube::Error::Api(status)) if status.code == GONE => return Ok(Watched::TooOld),

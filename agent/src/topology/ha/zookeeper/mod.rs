@@ -71,7 +71,9 @@ impl Zookeeper {
         mut good: impl FnMut() + Send,
     ) -> Result<Infallible, Failure> {
         let servers = self.place.servers();
+        reporter.waits("the addresses of its servers");
         let addresses = self.addresses().await?;
+        reporter.waits("a server to take the connection");
         let client = Client::connector()
             .with_session_timeout(SESSION)
             .with_fail_eagerly()
@@ -85,6 +87,7 @@ impl Zookeeper {
         let mut quiet = interval(CONFIRM);
         quiet.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            reporter.waits("the records to be read");
             // All nodes anew: what happened while no server was connected is not known.
             let mut nodes = Nodes::new();
             let mut reads: FuturesUnordered<_> = Node::all()

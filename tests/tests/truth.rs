@@ -1,0 +1,226 @@
+//! `status` is not ok where nothing works: it tells what the host and the packets show, with a code, for as long as it is so.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use truename_tests::{
+    place::{Place, SOON},
+    process::Process,
+    traffic::Dial,
+    wait::wait_until,
+    wire::{Names, Spec},
+};
+
+/// The problem with this code, if `status` has it, and all that are over.
+fn told(place: &Place, code: &str) -> Result<(Option<Value>, Vec<Value>)> {
+    let (status, exit) = place.truename.status()?;
+    let rows = |field: &str| -> Result<Vec<Value>> {
+        let rows = status[field].as_array().context("rows")?;
+        Ok(rows.clone())
+    };
+    let details = rows("problem_details")?;
+    let sentences: Vec<_> = details.iter().map(|row| row["problem"].clone()).collect();
+    ensure!(status["problems"] == Value::from(sentences), "{status}");
+    ensure!((exit == 3) != details.is_empty(), "exit code {exit}");
+    let found = details.into_iter().find(|row| row["code"] == code);
+    Ok((found, rows("past_problems")?))
+}
+
+/// Waits until `status` has a problem: its sentence.
+fn wait_told(place: &Place, code: &str) -> Result<String> {
+    wait_until(3 * SOON, code, || {
+        let (found, _) = told(place, code)?;
+        let found = found.with_context(|| format!("no {code}"))?;
+        ensure!(found["first_seen"].as_str() <= found["last_seen"].as_str());
+        Ok(found["problem"].as_str().context("a sentence")?.to_owned())
+    })
+}
+
+fn dial(place: &Place, to: &str) -> Result<std::io::Result<TcpStream>> {
+    let to: SocketAddr = to.parse()?;
+    let connect = || TcpStream::connect_timeout(&to, Duration::from_secs(5));
+    place.lab.client().run(connect)
+}
+
+#[test]
+fn targets_that_do_not_answer_are_told_with_the_reason() -> Result<()> {
+    let mut place = Place::prepared(
+        "[datapath]\ninterfaces = [\"s0\"]\n\
+         [[service]]\nname = \"dead\"\nprotocol = \"tcp\"\nlisten = \"10.99.0.77:81\"\ntarget = \"10.99.0.200:8080\"\n\
+         [[service]]\nname = \"closed\"\nprotocol = \"tcp\"\nlisten = \"10.99.0.77:82\"\ntarget = \"10.99.0.1:8082\"\n\
+         [[service]]\nname = \"rpc\"\nprotocol = \"tcp\"\nlisten = \"10.99.0.77:83\"\ntarget = \"10.99.0.1:6123\"\n",
+    )?;
+    let server = place.lab.server().clone();
+    server.run(|| fs::write("/proc/sys/net/ipv4/ip_forward", "1"))??;
+    place
+        .lab
+        .client()
+        .ip("route add 10.99.0.77/32 via 10.99.0.1 dev c0")?;
+    place.truename.start_agent()?;
+    ensure!(place.problems()?.is_empty(), "{:?}", place.problems()?);
+    // What may be meant so is told, and is no problem: neighbours may have a route, as the client here.
+    let notes = || -> Result<String> { Ok(place.truename.json("status")?["notes"].to_string()) };
+    let said = notes()?;
+    ensure!(
+        said.contains("10.99.0.77 of the service closed is one of a network of this host"),
+        "{said}"
+    );
+    ensure!(said.contains("rpc leads to 10.99.0.1:6123"), "{said}");
+
+    ensure!(dial(&place, "10.99.0.77:82")?.is_err());
+    let sentence = wait_told(&place, "target_refuses")?;
+    ensure!(
+        sentence.contains("10.99.0.1:8082 of the service closed has refused all 1 connection(s)"),
+        "{sentence}"
+    );
+    ensure!(dial(&place, "10.99.0.77:81")?.is_err());
+    let sentence = wait_told(&place, "target_silent")?;
+    ensure!(
+        sentence.contains("10.99.0.200:8080 of the service dead cannot be reached"),
+        "{sentence}"
+    );
+    ensure!(sentence.contains("(ARP, NDP): is it up?"), "{sentence}");
+    let services = place.truename.rows("services", &[("state", "no answer")])?;
+    ensure!(services.len() == 1, "{services:?}");
+    ensure!(services[0]["targets"][0]["reset"] == 1, "{services:?}");
+    let text = place.truename.text("services")?;
+    ensure!(
+        text.contains("1 of 1 of the last minute not answered"),
+        "{text}"
+    );
+    // Whoever asks about a packet hears of it.
+    for (to, words) in [
+        ("10.99.0.77:81", "no host of its network"),
+        ("10.99.0.77:82", "does it listen at this port?"),
+    ] {
+        let said = place.truename.words(&["explain", "10.99.0.2", to])?;
+        let (_, doubt) = said
+            .split_once("begins a connection\n  but ")
+            .context("a doubt")?;
+        ensure!(doubt.contains(words), "{said}");
+    }
+    let said = notes()?;
+    ensure!(!said.contains("service closed is one"), "{said}");
+    // It is logged, too.
+    let agent = place.truename.agent()?;
+    agent.wait_line(0, &["Degraded: the target 10.99.0.200:8080"], 2 * SOON)?;
+
+    // One that is answered is the end of it, and that is remembered.
+    let listener = server.run(|| TcpListener::bind("10.99.0.1:8082"))??;
+    drop(dial(&place, "10.99.0.77:82")?.context("connect")?);
+    drop(listener.accept()?);
+    let (found, past) = told(&place, "target_refuses")?;
+    ensure!(found.is_none(), "{found:?}");
+    ensure!(past[0]["code"] == "target_refuses", "{past:?}");
+    // Nobody dials the other one any more: it is over a minute later.
+    wait_until(9 * SOON, "the end of a minute", || {
+        let (found, past) = told(&place, "target_silent")?;
+        ensure!(found.is_none(), "{found:?}");
+        ensure!(past[0]["code"] == "target_silent", "{past:?}");
+        Ok(())
+    })?;
+    ensure!(place.problems()?.is_empty());
+    Ok(())
+}
+
+/// Says both halves of a conversation, whatever becomes of them.
+fn talk(place: &Place) -> Result<()> {
+    let flow = place.lab.connect(Dial::default())?;
+    let script = Spec::mixed(&Names::flink("jobmanager", "jm"), 1, 5).script();
+    let said = |half: &truename_tests::wire::Half| [&*half.greeting, &half.rest].concat();
+    let (client, server) = (said(&script.client), said(&script.server));
+    for stream in [flow.client(), flow.server()] {
+        stream.set_read_timeout(Some(SOON))?;
+    }
+    thread::scope(|scope| -> Result<()> {
+        scope.spawn(|| flow.client().write_all(&client));
+        scope.spawn(|| flow.server().write_all(&server));
+        // No length ever changes.
+        let reading = scope.spawn(|| flow.server().read_exact(&mut vec![0; client.len()]));
+        flow.client().read_exact(&mut vec![0; server.len()])?;
+        reading
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        Ok(())
+    })?;
+    // It lasts until it has been looked at.
+    wait_until(2 * SOON, "the word", || {
+        let (status, _) = place.truename.status()?;
+        ensure!(!status["problems"].to_string().eq("[]"));
+        Ok(())
+    })
+}
+
+fn endpoint(keys: &str) -> String {
+    format!(
+        "[datapath]\ninterfaces = [\"s0\"]\n[[endpoint]]\nname = \"jm\"\nprotocol = \"pekko\"\nlisten = \"10.99.0.1:6123\"\n{keys}\n"
+    )
+}
+
+#[test]
+fn a_canonical_name_that_the_node_does_not_use_is_told() -> Result<()> {
+    let place = Place::new(&endpoint("canonical = \"job-manager:6123\""))?;
+    ensure!(place.problems()?.is_empty());
+    talk(&place)?;
+    let sentence = wait_told(&place, "wrong_canonical")?;
+    ensure!(
+        sentence.contains("jm calls itself jobmanager:6123")
+            && sentence.contains("configured as job-manager:6123"),
+        "{sentence}"
+    );
+    Ok(())
+}
+
+#[test]
+fn names_that_the_list_does_not_have_are_told() -> Result<()> {
+    let place = Place::new(&endpoint("aliases = [\"other:6123\"]"))?;
+    ensure!(place.problems()?.is_empty());
+    talk(&place)?;
+    let sentence = wait_told(&place, "not_admitted")?;
+    ensure!(sentence.contains("(endpoint jm)"), "{sentence}");
+    Ok(())
+}
+
+#[test]
+fn what_is_in_force_is_what_the_agent_says() -> Result<()> {
+    let service = |name: &str, port: u16| {
+        format!(
+            "[[service]]\nname = \"{name}\"\nprotocol = \"tcp\"\nlisten = \"10.99.0.77:{port}\"\ntarget = \"10.99.0.1:8080\"\n"
+        )
+    };
+    let good = format!(
+        "[datapath]\ninterfaces = [\"s0\"]\n{}",
+        service("first", 81)
+    );
+    let place = Place::new(&good)?;
+    let watch = place
+        .truename
+        .command(&["services", "--watch", "-o", "jsonl"])?;
+    let watch = Process::spawn("watch", watch, place.scratch.path())?;
+    watch.wait_line(0, &["\"first\""], SOON)?;
+    let in_force = || -> Result<Value> {
+        let words = ["config", "show", "--effective", "-o", "json"];
+        Ok(serde_json::from_str(&place.truename.words(&words)?)?)
+    };
+    ensure!(in_force()?["service"][0]["name"] == "first");
+    ensure!(in_force()?["datapath"]["max_flows"] == 65_536);
+
+    let agent = place.truename.agent()?;
+    let mark = agent.mark();
+    place.replace(&format!("{good}[agnt]\n"))?;
+    agent.wait_line(mark, &["not used"], SOON)?;
+    ensure!(in_force()?["service"][0]["name"] == "first");
+    let mark = watch.mark();
+    place.reload(&format!("{good}{}", service("second", 82)), &["Reloaded"])?;
+    ensure!(in_force()?["service"][1]["name"] == "second");
+    watch.wait_line(mark, &["\"second\""], SOON)?;
+    ensure!(watch.count_lines(mark, &["\"first\""]) == 1, "shown twice");
+    Ok(())
+}
