@@ -236,7 +236,7 @@ fn without_a_service_on_the_port_names_are_translated_as_ever() {
 #[test]
 fn packets_that_pass_without_the_translator_are_counted() {
     for v6 in [false, true] {
-        let nat = Nat::new(OBJECT, Link::Ethernet);
+        let mut nat = Nat::new(OBJECT, Link::Ethernet);
         let sockets = Sockets::of(v6);
         nat.program.endpoint(sockets.local, None, None).unwrap();
         let first = sockets.first(TCP);
