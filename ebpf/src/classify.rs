@@ -60,6 +60,7 @@ pub fn classify(ctx: &TcContext, link: Link) -> i32 {
     if wanted & wanted::RPC != 0 && scratch.headers.protocol == TCP {
         // SAFETY: the table holds programs of this type only; if it holds none, the way goes on here.
         unsafe { CHAIN.tail_call(ctx, 0) };
+        count(Counter::RpcUnavailable, 1);
     }
     nat::finish(skb, scratch)
 }

@@ -5,7 +5,8 @@ use std::{fs, net::SocketAddr};
 use truename::datapath::OBJECT;
 use truename_common::layout::{Counter, TCP};
 use truename_tests::prog_run::{
-    Datagram, Form, Host, Kind, Nat, OUTSIDE, Place, Scene, Sockets, Verdict, flag, local, remote,
+    Datagram, Form, Host, Kind, Link, Nat, OUTSIDE, Place, Scene, Sockets, Verdict, flag, local,
+    remote,
 };
 
 /// Both sides of a connection to the alias of a service.
@@ -230,4 +231,24 @@ fn without_a_service_on_the_port_names_are_translated_as_ever() {
     assert_translated(&mut talk, &scene);
     let refused = nat.run(OUTSIDE, &sockets.first(TCP).bytes());
     assert_eq!(refused, Verdict::Next(sockets.first(TCP).bytes()));
+}
+
+#[test]
+fn packets_that_pass_without_the_translator_are_counted() {
+    for v6 in [false, true] {
+        let mut nat = Nat::new(OBJECT, Link::Ethernet);
+        let sockets = Sockets::of(v6);
+        nat.program.endpoint(sockets.local, None, None).unwrap();
+        let first = sockets.first(TCP);
+        let mut other = sockets.local;
+        other.set_port(other.port() ^ 1);
+        for (from, to, count) in [
+            (sockets.client, sockets.local, 1),
+            (sockets.local, sockets.client, 2),
+            (sockets.client, other, 2),
+        ] {
+            nat.passes(OUTSIDE, &first.between(from, to));
+            nat.assert_count(Counter::RpcUnavailable, count);
+        }
+    }
 }

@@ -20,7 +20,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         bench.arg("--object").arg(budget::object_path()?);
     }
     run_command(bench).context("run the benchmark")?;
-    if options.only_streams() {
+    if options.only_streams() || options.services_only {
         return Ok(());
     }
     let cluster = [

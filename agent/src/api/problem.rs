@@ -48,6 +48,8 @@ pub enum Code {
     NotAdmitted,
     /// The canonical name that is configured is not the one that the node uses.
     WrongCanonical,
+    /// Somebody took the RPC translator's program out of its table.
+    RpcUnavailable,
 }
 
 /// A problem as it was found.

@@ -61,16 +61,7 @@ fn without_file(global: &Global) -> Result<Config, ConfigError> {
 
 /// The aliases that neighbours look for, and that nobody has.
 fn unanswered(config: &Config) -> anyhow::Result<Vec<IpAddr>> {
-    let mut requests = Requests::open()?;
-    let mut unanswered = BTreeSet::new();
-    for service in &config.services {
-        if let Some(alias) = service.listen.address
-            && requests.is_on_link(alias)?
-        {
-            unanswered.insert(alias);
-        }
-    }
-    Ok(unanswered.into_iter().collect())
+    Ok(Requests::open()?.unanswered(config.aliases())?)
 }
 
 pub fn run(global: &Global) -> anyhow::Result<Exit> {

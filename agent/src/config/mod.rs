@@ -24,7 +24,7 @@ pub mod topology;
 mod validate;
 
 use std::{
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
     path::PathBuf,
 };
 
@@ -70,6 +70,15 @@ pub struct Config {
     pub topology: topology::Topology,
     /// The file that was read.
     pub file: Option<PathBuf>,
+}
+
+impl Config {
+    /// The addresses of services, but for those that stand for all of the host's.
+    pub fn aliases(&self) -> impl Iterator<Item = IpAddr> {
+        self.services
+            .iter()
+            .filter_map(|service| service.listen.address)
+    }
 }
 
 /// `[agent]`.

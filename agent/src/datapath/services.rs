@@ -67,12 +67,22 @@ impl ServiceTables {
         Ok(held)
     }
 
-    /// The rest that a plan goes by.
-    pub(super) fn add_connections(&self, held: &mut Held) -> Result<(), DatapathError> {
+    /// The rest that a plan goes by, of connections those of some aliases.
+    pub(super) fn add_connections(
+        &self,
+        held: &mut Held,
+        is_wanted: impl Fn(&Socket) -> bool,
+    ) -> Result<(), DatapathError> {
         held.moved.extend(self.moved()?);
+        // Sorted at once: they come in no order, and there may be many.
+        let mut connections = Vec::new();
         self.visit_connections(|key, entry| {
-            held.connections.insert(key, entry);
-        })
+            if is_wanted(&entry.alias(key.protocol)) {
+                connections.push((key, entry));
+            }
+        })?;
+        held.connections = connections.into_iter().collect();
+        Ok(())
     }
 
     /// Makes a change; those of other tables are none of this.

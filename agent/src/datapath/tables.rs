@@ -15,7 +15,10 @@ use super::{
     error::DatapathError,
     sys,
 };
-use crate::reconcile::{Change, Kernel, Present};
+use crate::{
+    plan::Held,
+    reconcile::{Change, Kernel, Present},
+};
 
 /// Every pinned table, in the order of the catalogue.
 pub const PINNED: [&str; 24] = [
@@ -307,8 +310,15 @@ impl Kernel for TablesMut {
 
     fn present(&self) -> Result<Present, DatapathError> {
         let mut present = self.owned()?;
-        self.services.add_connections(&mut present.held)?;
+        self.services.add_connections(&mut present.held, |_| true)?;
         Ok(present)
+    }
+
+    fn held(&self, aliases: &BTreeSet<Socket>) -> Result<Held, DatapathError> {
+        let mut held = self.services.owned()?;
+        let services = &self.services;
+        services.add_connections(&mut held, |alias| aliases.contains(alias))?;
+        Ok(held)
     }
 
     fn owned(&self) -> Result<Present, DatapathError> {

@@ -108,6 +108,12 @@ pub fn examine(
     all
 }
 
+/// What aliases that neighbours look for and nobody has mean, and what to do; none if there are none.
+pub fn unanswered(aliases: &[IpAddr]) -> Option<String> {
+    let check = services::aliases(aliases);
+    Some(format!("{}: {}", check.found, check.remedy?))
+}
+
 /// A configuration that cannot be read.
 pub fn mistake(error: &ConfigError) -> Check {
     Check::failure(

@@ -133,6 +133,23 @@ impl Requests {
         }))
     }
 
+    /// The aliases that neighbours look for and nobody has: those on a network that this host is in.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn unanswered(
+        &mut self,
+        aliases: impl Iterator<Item = IpAddr>,
+    ) -> Result<Vec<IpAddr>, NetlinkError> {
+        let mut unanswered = Vec::new();
+        for alias in aliases.collect::<BTreeSet<_>>() {
+            if self.is_on_link(alias)? {
+                unanswered.push(alias);
+            }
+        }
+        Ok(unanswered)
+    }
+
     /// Whether this host has asked its network in vain who has an address.
     ///
     /// # Errors

@@ -69,30 +69,31 @@ impl Facts {
 impl Held {
     /// The numbers of the targets that connections go to, by the key of the connection. A connection
     /// whose target is unknown, or that uses none, has no number.
-    pub fn numbers(&self, settings: &Settings) -> BTreeMap<FiveTuple, u32> {
-        let mut by_socket: BTreeMap<([u8; 16], u16), Vec<u32>> = BTreeMap::new();
+    pub fn numbers<'a>(
+        &'a self,
+        settings: &'a Settings,
+    ) -> impl Iterator<Item = (&'a FiveTuple, u32)> {
+        let by_socket = self.by_socket();
+        let number = move |(key, entry)| Some((key, number(&by_socket, settings, key, entry)?));
+        self.connections.iter().filter_map(number)
+    }
+
+    /// The targets with a socket, and their numbers.
+    fn by_socket(&self) -> BySocket {
+        let mut by_socket = BySocket::new();
         for (number, target) in &self.targets {
-            let numbers = by_socket.entry((target.address, target.port)).or_default();
-            numbers.push(*number);
+            let targets = by_socket.entry((target.address, target.port)).or_default();
+            targets.push((*number, *target));
         }
-        let number = |(key, entry): (&FiveTuple, &Conntrack)| {
-            let original = entry.original(key.protocol);
-            let hash = nat::hash(&original);
-            let candidates = by_socket.get(&(key.endpoint, key.endpoint_port))?;
-            let found = candidates.iter().copied().find(|number| {
-                self.targets.get(number).is_some_and(|target| {
-                    let tries = u32::from(entry.tries);
-                    let target = seen_by(entry, target);
-                    nat::key(&original, &target, settings, hash, tries) == *key
-                })
-            });
-            found.map(|number| (*key, number))
-        };
-        self.connections.iter().filter_map(number).collect()
+        by_socket
     }
 
     /// Whether every connection has the same key with other settings.
     pub fn keys_stay(&self, settings: &Settings) -> bool {
+        let ports = |settings: &Settings| (settings.first_port, settings.last_port);
+        if ports(settings) == ports(&self.settings) {
+            return true;
+        }
         let direct = |(key, entry): (&FiveTuple, &Conntrack)| {
             // It has no target of a service: only its port was replaced.
             let target = Target {
@@ -106,19 +107,19 @@ impl Held {
                 || nat::key(&original, &target, settings, hash, tries) == *key
         };
         self.connections.iter().all(direct)
-            && self.numbers(&self.settings) == self.numbers(settings)
+            && self.numbers(&self.settings).eq(self.numbers(settings))
     }
 
     /// The entries of `MOVED` without which connections of these aliases would not be found once
     /// their services forget what they chose before.
     pub fn moves(&self, aliases: &BTreeSet<Socket>) -> BTreeMap<FiveTuple, u32> {
-        let numbers = self.numbers(&self.settings);
+        let by_socket = self.by_socket();
         let needed = |(key, entry): (&FiveTuple, &Conntrack)| {
             let alias = entry.alias(key.protocol);
             let service = aliases
                 .contains(&alias)
                 .then(|| self.services.get(&alias))??;
-            let number = *numbers.get(key)?;
+            let number = number(&by_socket, &self.settings, key, entry)?;
             let original = entry.original(key.protocol);
             let hash = nat::hash(&original);
             let now = nat::choose(self, service, nat::Choice::Current, &original, hash);
@@ -148,6 +149,26 @@ impl nat::Tables for Held {
     fn target(&self, number: u32) -> Option<Target> {
         self.targets.get(&number).copied()
     }
+}
+
+/// Targets and their numbers, by address and port.
+type BySocket = BTreeMap<([u8; 16], u16), Vec<(u32, Target)>>;
+
+/// The number of the target that a connection goes to.
+fn number(
+    by_socket: &BySocket,
+    settings: &Settings,
+    key: &FiveTuple,
+    entry: &Conntrack,
+) -> Option<u32> {
+    let candidates = by_socket.get(&(key.endpoint, key.endpoint_port))?;
+    let original = entry.original(key.protocol);
+    let hash = nat::hash(&original);
+    let found = candidates.iter().find(|(_, target)| {
+        let target = seen_by(entry, target);
+        nat::key(&original, &target, settings, hash, entry.tries.into()) == *key
+    });
+    found.map(|(number, _)| *number)
 }
 
 /// A target as the kernel program took it for a connection.

@@ -438,10 +438,11 @@ impl<'a> Plan<'a> {
                 range.0, range.1
             ));
         }
-        let connected = self.held.numbers(&self.held.settings).into_values();
+        let connected = self.held.numbers(&self.held.settings);
+        let connected: BTreeSet<u32> = connected.map(|(_, number)| number).collect();
         let listed = self.held.slots.values().flatten().copied();
         let moved = self.held.moved.values().copied();
-        for number in connected.chain(listed).chain(moved) {
+        for number in connected.into_iter().chain(listed).chain(moved) {
             if let Some(target) = self.held.targets.get(&number) {
                 self.out.targets.insert(number, *target);
             }

@@ -62,6 +62,17 @@ pub trait Kernel {
     /// When one cannot be read.
     fn owned(&self) -> Result<Present, Self::Error>;
 
+    /// What the tables of services hold, of connections only those of these aliases.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    fn held(&self, aliases: &BTreeSet<Socket>) -> Result<Held, Self::Error> {
+        let mut held = self.present()?.held;
+        held.connections
+            .retain(|key, entry| aliases.contains(&entry.alias(key.protocol)));
+        Ok(held)
+    }
+
     /// What some slots hold, also such as no service refers to.
     ///
     /// # Errors
@@ -169,7 +180,7 @@ impl Reconciled {
     ) -> Result<(), K::Error> {
         // A connection that a processor begins by the old choice is in its table before this returns.
         kernel.barrier()?;
-        let held = kernel.present()?.held;
+        let held = kernel.held(aliases)?;
         let steps = services::settle(held, aliases);
         self.apply(kernel, &steps)?;
         for change in steps {

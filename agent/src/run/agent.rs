@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -28,6 +28,7 @@ use super::{
 use crate::{
     config::{self, Config, ConfigError, Sources},
     datapath::{DatapathError, Lock, Pins},
+    doctor,
     links::{self, Changes, Inventory, Requests, Wanted},
     logging,
     plan::{Facts, Roles},
@@ -297,7 +298,7 @@ impl Agent {
         self.attach(move |attachment| attachment.prepare(&wanted, &present))
             .await??;
         if !next.services.is_empty() {
-            prepare_host(&self.pins, facts.elsewhere(&next));
+            prepare_host(&self.pins, &next, &facts);
         }
         let (config, wanted) = (Arc::clone(&next), facts.clone());
         let kept = self
@@ -383,9 +384,19 @@ fn attach_more(attachment: &mut Attachment, inventory: &Inventory) -> Progress {
     }
 }
 
-/// Sets the sysctls that services need, and remembers their old values, so that `detach` can restore them.
-pub fn prepare_host(pins: &Pins, elsewhere: impl Iterator<Item = SocketAddr>) {
-    sysctl::prepare(elsewhere, |switch, before| {
+/// Sets the sysctls that services need, and remembers their old values, so that `detach` can restore them. Says what else they
+/// need of the host.
+pub fn prepare_host(pins: &Pins, config: &Config, facts: &Facts) {
+    let unanswered = Requests::open().and_then(|mut host| host.unanswered(config.aliases()));
+    match unanswered {
+        Ok(aliases) => {
+            if let Some(sentence) = doctor::unanswered(&aliases) {
+                log::warn!("{sentence}");
+            }
+        }
+        Err(error) => log::debug!("{error}"),
+    }
+    sysctl::prepare(facts.elsewhere(config), |switch, before| {
         if let Err(error) = pins.mark_switch(switch, before) {
             log::warn!("{error}");
         }

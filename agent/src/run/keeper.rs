@@ -2,6 +2,7 @@
 //! is over.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     fs::File,
     io::{self, Read as _},
@@ -131,9 +132,9 @@ impl Keeper {
     fn bring(&mut self, facts: &Facts) -> Result<(), DatapathError> {
         let (config, tag) = (&self.config, self.tag);
         let done = reconcile::reconcile(&mut self.tables, |present| {
-            let mut held = present.held.clone();
+            let mut held = Cow::Borrowed(&present.held);
             if held.settings.tag == 0 {
-                held.settings.tag = tag;
+                held.to_mut().settings.tag = tag;
             }
             plan::plan(config, facts, &present.numbers(), &held)
         })?;

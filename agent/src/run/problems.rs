@@ -82,6 +82,15 @@ pub fn of_names(config: &Config, recent: &Counters) -> Vec<Finding> {
             ),
         ));
     }
+    let unavailable = count(recent, Counter::RpcUnavailable);
+    if unavailable > 0 {
+        found.push(Finding::new(
+            Code::RpcUnavailable,
+            format!(
+                "names in {unavailable} packet(s) of endpoints were not translated in the last minute because somebody took the program for them out of its table; start the agent again"
+            ),
+        ));
+    }
     let refused = count(recent, Counter::NotAdmitted);
     if refused > 0 {
         let endpoints = config.endpoints.iter();

@@ -35,6 +35,7 @@ use crate::{
     },
     config::{self, Config},
     datapath::{DatapathError, Pins, ServiceTables, Tables},
+    doctor,
     explain::{Explanation, Question, explain},
     links::Requests,
     name::shown,
@@ -475,7 +476,11 @@ impl Inner {
             dropped,
             &mut requests,
         )?);
-        let notes = attempts.notes(config, &facts, &mut requests)?;
+        let mut notes = attempts.notes(config, &facts, &mut requests)?;
+        match requests.unanswered(config.aliases()) {
+            Ok(aliases) => notes.extend(doctor::unanswered(&aliases)),
+            Err(error) => log::debug!("{error}"),
+        }
         let sweeps = self.watched.sweeps.lock();
         let sweeps = sweeps.unwrap_or_else(PoisonError::into_inner).clone();
         let live = self.live();

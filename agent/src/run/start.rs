@@ -272,7 +272,7 @@ fn load(
     let mut keeper = Keeper::open(Arc::clone(config), pins)?;
     keeper.follow(facts)?;
     if !config.services.is_empty() {
-        agent::prepare_host(pins, facts.elsewhere(config));
+        agent::prepare_host(pins, config, facts);
     }
     let attachment =
         Attachment::start(programs, Wanted::of(config), agent::xdp(config), inventory)?;

@@ -126,6 +126,9 @@ counters! {
     /// source that the stack refuses (an address of this host, strict `rp_filter`): passed unchanged.
     NatStrangers = "nat_strangers",
     /// Connections that the kernel program removed because a new one found the table full: those that had timed out,
-    /// and with `when_full = "evict"` others that were over or not answered.
+    /// that never became connections, and with `when_full = "evict"` others that were over or not answered.
     NatCollected = "nat_collected",
+    /// Packets of endpoints that passed without a look at their RPC headers, because somebody took the program for them
+    /// out of its table.
+    RpcUnavailable = "rpc_unavailable",
 }

@@ -144,13 +144,15 @@ impl Steps for Allocation<'_> {
         match CONNTRACK.insert(&nat.key, &nat.entry, u64::from(BPF_NOEXIST)) {
             Ok(()) => nat.outcome = Outcome::Found as u32,
             Err(EEXIST) => return taken(nat, self.settings),
-            Err(_) => nat.outcome = Outcome::TableFull as u32,
+            Err(E2BIG) => nat.outcome = Outcome::TableFull as u32,
+            Err(_) => nat.outcome = Outcome::Busy as u32,
         }
         false
     }
 }
 
 const EEXIST: i32 = -17;
+const E2BIG: i32 = -7;
 
 /// What to do about an entry that has the wanted key: true to go on to the next candidate.
 #[inline(always)]

@@ -40,6 +40,8 @@ pub enum Outcome {
     Elsewhere = 4,
     /// There is one.
     Found = 5,
+    /// The table could not be written: another CPU has it.
+    Busy = 6,
 }
 
 impl Outcome {
@@ -51,6 +53,7 @@ impl Outcome {
             3 => Self::Exhausted,
             4 => Self::Elsewhere,
             5 => Self::Found,
+            6 => Self::Busy,
             _ => Self::NotBeginning,
         }
     }
@@ -61,6 +64,7 @@ impl Outcome {
         match self {
             Self::NoTarget => Counter::NatNoTarget,
             Self::TableFull => Counter::NatTableFull,
+            Self::Busy => Counter::NatStore,
             _ => Counter::NatPortsExhausted,
         }
     }

@@ -16,6 +16,9 @@ pub struct Options {
     /// Streams in one direction, nothing else
     #[arg(long)]
     pub streams_only: bool,
+    /// Services, nothing else
+    #[arg(long, conflicts_with_all = ["streams_only", "rows"])]
+    pub services_only: bool,
     /// Only this row of the streams, and nothing else: in|out, the body, and what differs from one
     /// connection over a cable: xCONNECTIONS, writeBYTES, rttMILLISECONDS, lossPERCENT, apart (acknowledgements take
     /// another path). For example in-4k-x8-rtt20-loss0.1; several are separated by commas

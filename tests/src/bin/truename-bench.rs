@@ -31,9 +31,14 @@ fn run() -> Result<()> {
     let mut report = Report::new(options.json.as_deref())?;
     if let Some(object) = object.filter(|_| !options.only_streams()) {
         let object = fs::read(&object).with_context(|| format!("read {}", object.display()))?;
-        report.packets(&packets(&object)?)?;
         let (rounds, time) = options.rounds();
-        for (cpus, place) in [(Cpus::One, "all on one CPU"), (Cpus::Two, "on two CPUs")] {
+        let mut places = [(Cpus::One, "all on one CPU"), (Cpus::Two, "on two CPUs")].as_slice();
+        if options.services_only {
+            places = &[];
+        } else {
+            report.packets(&packets(&object)?)?;
+        }
+        for &(cpus, place) in places {
             eprintln!(
                 "measuring round trips {place}: {rounds} rounds of {} s in each arrangement",
                 time.as_secs_f64()
@@ -42,6 +47,9 @@ fn run() -> Result<()> {
         }
         eprintln!("measuring services: {rounds} rounds in each of three arrangements");
         report.services(&services(rounds, time)?)?;
+    }
+    if options.services_only {
+        return Ok(());
     }
     let what = options.streams()?;
     eprintln!(
