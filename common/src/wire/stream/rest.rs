@@ -308,12 +308,8 @@ impl<P: Packet> Job<'_, P> {
             self.work.rest = edit.unwrap_or_default();
             return edit.is_some();
         }
-        // A recipient that a segment cuts becomes the local form: any, or one of which enough is there to tell that
-        // it is the alias.
-        let authority = (len - 1).wrapping_sub(u32::from(self.names.alias.len));
-        let may_be_local =
-            self.names.allows_local(self.work.policy) || name == ALIAS && from > authority;
-        if !may_be_local || !self.names.has_local() {
+        // A recipient that a segment cuts becomes the local form, unless only some may: then what is missing decides.
+        if !self.names.allows_local(self.work.policy) {
             return false;
         }
         let begin = path.wrapping_add(scheme);
