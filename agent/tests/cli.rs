@@ -228,6 +228,13 @@ fn without_an_agent_verbs_fail_with_one_line() {
 }
 
 #[test]
+fn top_needs_a_terminal() {
+    let output = truename(&["top", "--control-socket", "/nowhere/s"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("status --watch"));
+}
+
+#[test]
 fn completions_and_manual_pages_are_complete() {
     for shell in ["bash", "zsh", "fish"] {
         let output = truename(&["completions", shell]);

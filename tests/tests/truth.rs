@@ -4,6 +4,8 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
+    path::PathBuf,
+    process::Command,
     thread,
     time::Duration,
 };
@@ -13,7 +15,7 @@ use serde_json::Value;
 use truename_tests::{
     place::{Place, SOON},
     process::Process,
-    traffic::Dial,
+    traffic::{Dial, Lab, Pace},
     wait::wait_until,
     wire::{Names, Spec},
 };
@@ -188,6 +190,87 @@ fn names_that_the_list_does_not_have_are_told() -> Result<()> {
     Ok(())
 }
 
+/// A terminal in which a program runs.
+struct Terminal {
+    socket: PathBuf,
+}
+
+impl Terminal {
+    fn run(place: &Place, line: &str) -> Result<Self> {
+        let socket = place.scratch.path().join("tmux");
+        let terminal = Self { socket };
+        let size = ["-x", "110", "-y", "24"];
+        terminal.tmux(&[&["new-session", "-d"], &size[..], &[line]].concat())?;
+        Ok(terminal)
+    }
+
+    fn tmux(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new("tmux");
+        command
+            .arg("-S")
+            .arg(&self.socket)
+            .args(["-f", "/dev/null"]);
+        let output = command.args(arguments).output().context("run tmux")?;
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        ensure!(output.status.success(), "tmux {arguments:?}: {said}");
+        Ok(said)
+    }
+
+    /// Waits until the screen shows this.
+    fn wait(&self, words: &[&str]) -> Result<String> {
+        wait_until(SOON, "the screen", || {
+            let screen = self.tmux(&["capture-pane", "-p"])?;
+            let missing = words.iter().find(|words| !screen.contains(**words));
+            ensure!(missing.is_none(), "{missing:?} is not in\n{screen}");
+            Ok(screen)
+        })
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.tmux(&["kill-server"]);
+    }
+}
+
+#[test]
+fn top_shows_what_happens_until_a_key_ends_it() -> Result<()> {
+    let mut place = Place::new(
+        "[datapath]\ninterfaces = [\"s0\"]\n\
+         [[service]]\nname = \"watched\"\nprotocol = \"tcp\"\nlisten = \"10.99.0.77:81\"\ntarget = \"10.99.0.1:8080\"\n",
+    )?;
+    place
+        .lab
+        .client()
+        .ip("route add 10.99.0.77/32 via 10.99.0.1 dev c0")?;
+    let top = place.truename.command(&["top"])?;
+    let words = top.get_args().map(|word| word.to_string_lossy());
+    let words: Vec<_> = [top.get_program().to_string_lossy()]
+        .into_iter()
+        .chain(words)
+        .collect();
+    let line = format!("{}; echo it ended with $?; read forever", words.join(" "));
+    let terminal = Terminal::run(&place, &line)?;
+    terminal.wait(&["ok: truename", "SERVICE", "watched", "q ends it"])?;
+    ensure!(dial(&place, "10.99.0.77:81")?.is_err());
+    terminal.wait(&["degraded", "has refused all 1 connection(s)", "no answer"])?;
+    // The agent is replaced, and the screen goes on.
+    place.truename.stop_agent()?;
+    terminal.wait(&["no agent is running"])?;
+    place.truename.start_agent()?;
+    wait_until(SOON, "the new agent", || {
+        let screen = terminal.tmux(&["capture-pane", "-p"])?;
+        ensure!(!screen.contains("no agent is running"), "{screen}");
+        Ok(())
+    })?;
+    terminal.tmux(&["send-keys", "q"])?;
+    let screen = terminal.wait(&["it ended with 0"])?;
+    ensure!(!screen.contains("q ends it"), "{screen}");
+    Ok(())
+}
+
 #[test]
 fn what_is_in_force_is_what_the_agent_says() -> Result<()> {
     let service = |name: &str, port: u16| {
@@ -222,5 +305,34 @@ fn what_is_in_force_is_what_the_agent_says() -> Result<()> {
     ensure!(in_force()?["service"][1]["name"] == "second");
     watch.wait_line(mark, &["\"second\""], SOON)?;
     ensure!(watch.count_lines(mark, &["\"first\""]) == 1, "shown twice");
+    Ok(())
+}
+
+#[test]
+fn clients_behind_a_translated_address_are_named() -> Result<()> {
+    let lab = Lab::routed()?;
+    let alias = "10.98.0.1:16123".parse()?;
+    let truename = lab.truename_services(Some("jobmanager:6123"), &[alias])?;
+    let dial = Dial {
+        to: Some(alias),
+        ..Dial::default()
+    };
+    let flow = lab.connect(dial)?;
+    let client = flow.client_address()?.ip().to_string();
+    let script = Spec::mixed(&Names::flink("jobmanager", "jm"), 3, 5).script();
+    flow.exchange(&script, Pace::default())?;
+    for verb in ["aliases", "peers"] {
+        let rows = truename.rows(verb, &[("alias", "jm:6123")])?;
+        let [row] = &rows[..] else {
+            anyhow::bail!("{verb}: {rows:?}");
+        };
+        ensure!(row["client"] != client.as_str(), "it is no other: {row}");
+        ensure!(
+            row["behind"] == serde_json::json!([client]),
+            "{verb}: {row}"
+        );
+        let text = truename.text(verb)?;
+        ensure!(text.contains(&format!("{client} by ")), "{text}");
+    }
     Ok(())
 }

@@ -153,8 +153,10 @@ pub struct AliasRow {
     pub endpoint: String,
     /// The endpoint's address.
     pub address: String,
-    /// The client's address.
+    /// The client's address, as the endpoint sees it.
     pub client: String,
+    /// The clients for which it stands now, if that is an address of truename's (SNAT); some of them, if they are many.
+    pub behind: Vec<String>,
     /// Translations towards the endpoint.
     pub inbound: u64,
     /// Translations away from it.
@@ -269,8 +271,10 @@ pub struct PeerRow {
     pub announced: Option<String>,
     /// Its actor system.
     pub system: Option<String>,
-    /// The address that it was seen at.
+    /// The address that it was seen at, as the endpoint sees it.
     pub client: String,
+    /// The clients for which it stands now, if that is an address of truename's (SNAT); some of them, if they are many.
+    pub behind: Vec<String>,
     /// The name of the endpoint that it talks to.
     pub endpoint: String,
     /// The endpoint's address.

@@ -80,6 +80,8 @@ pub enum Verb {
     Run(Run),
     /// Show the agent, its interfaces and counters
     Status(Watch),
+    /// Watch what happens: services, rates, drops, who leads; q ends it
+    Top,
     /// Show the endpoints and the names they know themselves by
     Endpoints(Watch),
     /// Show every alias in use, by whom, and when

@@ -19,6 +19,7 @@ mod peers;
 mod run;
 mod services;
 mod status;
+mod top;
 mod topology;
 mod watch;
 
@@ -91,6 +92,7 @@ fn dispatch(args: Args) -> anyhow::Result<Exit> {
     match verb {
         Verb::Run(verb) => run::run(global, verb),
         Verb::Status(watch) => status::run(&global, &watch),
+        Verb::Top => top::run(&global),
         Verb::Endpoints(watch) => endpoints::run(&global, &watch),
         Verb::Aliases(watch) => aliases::run(&global, &watch),
         Verb::Services(watch) => services::run(&global, &watch),

@@ -37,7 +37,7 @@ type Counters = Family<Labels, Counter>;
 type Gauges = Family<Labels, Gauge>;
 
 /// Packets that the kernel program dropped, by why: counters and the label of the reason.
-const DROPS: [(Kernel, &str); 15] = [
+pub const DROPS: [(Kernel, &str); 15] = [
     (Kernel::DroppedHole, "hole"),
     (Kernel::DroppedHeld, "held"),
     (Kernel::DroppedMemory, "memory"),

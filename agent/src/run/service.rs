@@ -26,7 +26,7 @@ use super::{
     roles::Standing,
     sweep::{self, Sweeps},
     tables::KernelTables,
-    view,
+    view::{self, Behind},
 };
 use crate::{
     api::{
@@ -247,7 +247,8 @@ impl Inner {
                 &tables.flow_keys()?,
             )),
             Request::Aliases => {
-                Response::Aliases(view::aliases(config, &clock, &tables.aliases()?))
+                let aliases = tables.aliases()?;
+                Response::Aliases(view::aliases(config, &clock, &self.behind()?, &aliases))
             }
             Request::Services => Response::Services(self.services()?),
             Request::Flows(filter) => {
@@ -264,7 +265,10 @@ impl Inner {
                 }
                 Response::Explanation(Box::new(self.explain(&tables, question)?))
             }
-            Request::Peers => Response::Peers(view::peers(config, &clock, &tables.peers()?)),
+            Request::Peers => {
+                let peers = tables.peers()?;
+                Response::Peers(view::peers(config, &clock, &self.behind()?, &peers))
+            }
             Request::Topology => {
                 let snapshot = self.watched.topology.borrow().clone();
                 Response::Topology(api::topology::rows(&snapshot, &clock))
@@ -277,6 +281,14 @@ impl Inner {
                 Response::Error("this is no question about tables".to_owned())
             }
         })
+    }
+
+    /// The clients that targets do not see.
+    fn behind(&self) -> Result<Behind, DatapathError> {
+        let mut behind = Behind::default();
+        let services = ServiceTables::open(&self.watched.pins)?;
+        services.visit_connections(|key, entry| behind.note(&key, &entry))?;
+        Ok(behind)
     }
 
     fn names(&self) -> Result<Names, DatapathError> {
