@@ -15,6 +15,7 @@ use serde_json::Value;
 use truename_tests::{
     place::{Place, SOON},
     process::Process,
+    scratch::Scratch,
     traffic::{Dial, Lab, Pace},
     wait::wait_until,
     wire::{Names, Spec},
@@ -334,5 +335,125 @@ fn clients_behind_a_translated_address_are_named() -> Result<()> {
         let text = truename.text(verb)?;
         ensure!(text.contains(&format!("{client} by ")), "{text}");
     }
+
+    // Flows are chosen by the agent, and events by their ends.
+    let count = |words: &[&str]| -> Result<usize> {
+        let words = [&["flows", "-o", "jsonl"], words].concat();
+        Ok(truename.words(&words)?.lines().count())
+    };
+    let second = lab.connect(dial)?;
+    second.exchange(
+        &Spec::mixed(&Names::flink("jobmanager", "tm"), 4, 5).script(),
+        Pace::default(),
+    )?;
+    let target = lab.address().ip().to_string();
+    for (words, expected) in [
+        (&["--target", &target][..], 2),
+        (&["--target", "10.1.1.1"], 0),
+        (&["--port", "16123"], 2),
+        (&["--port", "1"], 0),
+        (&["--alias", "tm:6123"], 1),
+        (&["--limit", "1"], 1),
+    ] {
+        ensure!(count(words)? == expected, "{words:?}: {}", count(words)?);
+    }
+    let scratch = Scratch::new("truth")?;
+    let monitor = |from: &str| -> Result<Process> {
+        let command = truename.command(&["monitor", "--kind", "alias_seen", "--from", from])?;
+        Process::spawn("monitor", command, scratch.path())
+    };
+    // What the endpoint sees is an address of truename's.
+    let seen = truename.rows("aliases", &[("alias", "tm:6123")])?;
+    let seen = seen[0]["client"].as_str().context("a client")?;
+    let (its, other) = (monitor(seen)?, monitor("10.1.1.1")?);
+    let mut seed = 5;
+    wait_until(SOON, "an event", || {
+        seed += 1;
+        let names = Names::flink("jobmanager", &format!("n{seed}"));
+        let script = Spec::mixed(&names, seed, 2).script();
+        lab.connect(dial)?.exchange(&script, Pace::default())?;
+        ensure!(its.count_lines(0, &["alias_seen"]) > 0);
+        Ok(())
+    })?;
+    ensure!(other.count_lines(0, &[]) == 0, "an event of somebody else");
+    let brief = truename.words(&["status", "--brief"])?;
+    ensure!(
+        !brief.contains("INTERFACE")
+            && brief
+                .lines()
+                .all(|l| l.starts_with("ok") || l.starts_with("degraded") || l.starts_with("  ")),
+        "{brief}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_bundle_has_all_that_helps_and_no_names_if_asked() -> Result<()> {
+    let place = Place::new(&endpoint("canonical = \"jobmanager:6123\""))?;
+    let bundle = |words: &[&str]| -> Result<(bool, String)> {
+        let mut command = place.truename.command(&["support-bundle"])?;
+        command.arg("--bpffs").arg(place.truename.bpffs());
+        let output = command
+            .arg("--config")
+            .arg(&place.file)
+            .args(words)
+            .output()?;
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        Ok((output.status.success(), said))
+    };
+    let file = place.scratch.path().join("bundle.json");
+    let name = file.display().to_string();
+    let (done, said) = bundle(&[&name])?;
+    ensure!(done && said.contains("--redact replaces them"), "{said}");
+    let document: Value = serde_json::from_str(&fs::read_to_string(&file)?)?;
+    ensure!(document["endpoints"][0]["canonical"] == "jobmanager:6123");
+    ensure!(
+        document["status"]["state"] == "ok",
+        "{}",
+        document["status"]
+    );
+    ensure!(document["net.ipv4.ip_forward"].is_string(), "{document}");
+    ensure!(
+        document["file"]
+            .as_str()
+            .is_some_and(|file| file.contains("10.99.0.1"))
+    );
+
+    let (done, said) = bundle(&[&name, "--redact"])?;
+    ensure!(done, "{said}");
+    let text = fs::read_to_string(&file)?;
+    ensure!(
+        !text.contains("jobmanager") && !text.contains("10.99.0"),
+        "{text}"
+    );
+    ensure!(text.contains("listen = \\\"address-"), "{text}");
+    // Without room nothing is left behind, and without an agent it tells what it can.
+    let disk = place.scratch.path().join("disk");
+    fs::create_dir(&disk)?;
+    let full =
+        "mount -t tmpfs -o size=4k none \"$0\" && \"$@\" \"$0/x\"; code=$?; ls \"$0\"; exit $code";
+    let asked = place.truename.command(&["support-bundle"])?;
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", full]).arg(&disk);
+    let output = command
+        .arg(asked.get_program())
+        .args(asked.get_args())
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    let told = said.contains("cannot write") && said.contains("No space left");
+    ensure!(
+        !output.status.success() && told && said.lines().count() == 1,
+        "{said}"
+    );
+    ensure!(output.stdout.is_empty(), "{output:?}");
+    let mut place = place;
+    place.truename.stop_agent()?;
+    let mut command = place.truename.command(&["support-bundle"])?;
+    let output = command.output()?;
+    let document: Value = serde_json::from_slice(&output.stdout)?;
+    let error = document["status"]["error"].as_str().unwrap_or_default();
+    ensure!(error.contains("no agent is running"), "{document}");
+    ensure!(document["doctor"].is_array(), "{document}");
     Ok(())
 }

@@ -68,7 +68,8 @@ impl Request {
     /// The fields that a request may have besides its name.
     const fn fields(&self) -> &'static [&'static str] {
         match self {
-            Self::Flows(_) | Self::Flush(_) => FlowFilter::FIELDS,
+            Self::Flows(_) => FlowFilter::FIELDS,
+            Self::Flush(_) => FlowFilter::FIELDS_OF_FLUSH,
             Self::Explain(_) => Question::FIELDS,
             Self::Status
             | Self::Endpoints

@@ -401,6 +401,35 @@ mod tests {
                 },
                 1,
             ),
+            (
+                FlowFilter {
+                    target: "10.0.0.1".parse().ok(),
+                    port: Some(6123),
+                    ..only()
+                },
+                2,
+            ),
+            (
+                FlowFilter {
+                    target: "10.0.0.10".parse().ok(),
+                    ..only()
+                },
+                0,
+            ),
+            (
+                FlowFilter {
+                    port: Some(6124),
+                    ..only()
+                },
+                0,
+            ),
+            (
+                FlowFilter {
+                    alias: Some("jm:6123".into()),
+                    ..only()
+                },
+                1,
+            ),
         ] {
             assert_eq!(admitted(filter.clone()), expected, "{filter:?}");
         }

@@ -256,6 +256,7 @@ impl Inner {
                 let connections = connections(&services)?;
                 let mut rows = flows::flows(config, &clock, &connections, &tables.flows()?);
                 rows.retain(|row| filter.admits(row));
+                rows.truncate(filter.limit.unwrap_or(usize::MAX));
                 Response::Flows(rows)
             }
             Request::Flush(filter) => Response::Flushed(self.flush(tables, filter)?),
