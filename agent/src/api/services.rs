@@ -1,6 +1,9 @@
 //! What the control API tells of services, and how flows are chosen. Field names are stable.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +24,8 @@ pub struct ServiceRow {
     pub targets: Vec<TargetRow>,
     /// Connections that are known.
     pub connections: usize,
+    /// How many of them are in which state: labels of [`truename_common::layout::ConntrackState`].
+    pub states: BTreeMap<String, usize>,
     /// Those of them whose target has not answered: connections that are opening, attempts that are not given up yet, and
     /// streams over UDP that go one way only.
     pub opening: usize,

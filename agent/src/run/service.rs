@@ -30,8 +30,8 @@ use super::{
 };
 use crate::{
     api::{
-        self, Clock, Code, EventRow, Finding, FlowFilter, FlowState, InterfaceRow, Request,
-        Response, Service, ServiceRow, State, Status, Timestamp,
+        self, Clock, Code, EventRow, Finding, FlowFilter, FlowState, InterfaceRow, ProgramRow,
+        Request, Response, Service, ServiceRow, State, Status, Timestamp,
     },
     config::{self, Config},
     datapath::{DatapathError, Pins, ServiceTables, Tables},
@@ -46,6 +46,7 @@ use crate::{
 pub struct Live {
     interfaces: Vec<InterfaceRow>,
     missing: Vec<String>,
+    programs: Vec<ProgramRow>,
     /// What of the configuration is left out.
     left_out: Vec<String>,
     mode: &'static str,
@@ -110,6 +111,7 @@ impl Live {
         Self {
             interfaces: attachment.rows(),
             missing: attachment.missing(),
+            programs: attachment.programs(),
             left_out: left_out.to_vec(),
             mode: attachment.mode().name(),
             facts: facts.clone(),
@@ -121,6 +123,7 @@ impl Live {
     fn attached(&mut self, attachment: &Attachment) {
         self.interfaces = attachment.rows();
         self.missing = attachment.missing();
+        self.programs = attachment.programs();
     }
 }
 
@@ -543,6 +546,7 @@ impl Inner {
             bpffs: config.agent.bpffs.clone(),
             attach_mode: live.mode.to_owned(),
             interfaces: live.interfaces.clone(),
+            programs: live.programs.clone(),
             endpoints: config.endpoints.len(),
             services: config.services.len(),
             connections,
