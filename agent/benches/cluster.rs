@@ -11,12 +11,17 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use aya::maps::{HashMap, Map, MapData};
 use truename::{
     config::{Config, File, Flags},
     datapath::{Object, Pins, TablesMut},
     plan::{self, Facts, Held, Roles},
     reconcile,
     topology::{Claim, Facts as Said, Kind, Moment, SourceId, Topology, Worker, merge, resolve},
+};
+use truename_common::{
+    layout::{Conntrack, ConntrackState, FiveTuple, TCP, map, v4_mapped},
+    nat,
 };
 
 /// Runs of each step; the middle one counts.
@@ -34,6 +39,98 @@ fn main() -> Result<()> {
         let times = measure(nodes).with_context(|| format!("follow a cluster of {nodes} nodes"))?;
         let times: Vec<_> = times.iter().map(|time| format!("{time:.1}")).collect();
         println!("| {nodes} | {} |", times.join(" | "));
+    }
+    println!(
+        "\nA service gets another target (median of {ROUNDS} runs, milliseconds), by the connections in the table: its own, and another service's\n"
+    );
+    println!("| Connections | its own | another's |");
+    println!("|---:|---:|---:|");
+    for connections in [0, 1000, 62_000] {
+        let own = change(connections, 0)?;
+        let others = change(0, connections)?;
+        println!("| {connections} | {own:.1} | {others:.1} |");
+    }
+    Ok(())
+}
+
+/// Milliseconds that a change of a service's targets takes, while it and another one have so many connections.
+fn change(own: u32, others: u32) -> Result<f64> {
+    let service = |name: &str, target: u8| {
+        format!(
+            "[[service]]\nname = \"{name}\"\nprotocol = \"tcp\"\nlisten = \"192.0.2.{target}:80\"\ntarget = [\"10.0.0.{target}:8081\", \"10.0.0.9:8081\"]\nsnat = \"never\"\n"
+        )
+    };
+    let config = |first| {
+        let text = service("first", first) + &service("second", 2);
+        let file = File::parse(
+            Path::new("bench.toml"),
+            &text.replace("192.0.2.3", "192.0.2.1"),
+        )?;
+        anyhow::Ok(Config::new(file, Flags::default())?)
+    };
+    let (before, after) = (config(1)?, config(3)?);
+    let facts = facts(Roles::default(), 9);
+    let tables = Tables::new(&before)?;
+    let mut kernel = TablesMut::open(&tables.pins)?;
+    apply(&mut kernel, &before, &facts)?;
+    for (service, count) in [(1, own), (2, others)] {
+        connect(&tables.pins, &kernel, service, count)?;
+    }
+    let mut times = Vec::new();
+    for round in 0..ROUNDS {
+        let next = if round % 2 == 0 { &after } else { &before };
+        let (applied, time) = timed(|| apply(&mut kernel, next, &facts));
+        applied?;
+        times.push(time);
+    }
+    let count = reconcile::Kernel::present(&kernel)?.held.connections.len();
+    anyhow::ensure!(
+        count == (own + others) as usize,
+        "{count} connections are left"
+    );
+    times.sort_unstable();
+    Ok(times[ROUNDS / 2].as_secs_f64() * 1000.0)
+}
+
+/// Gives a service connections, each with the target that it chooses.
+fn connect(pins: &Pins, kernel: &TablesMut, service: u8, count: u32) -> Result<()> {
+    let held = reconcile::Kernel::present(kernel)?.held;
+    let map = MapData::from_pin(pins.map(map::CONNTRACK)).context("open the connections")?;
+    let mut table: HashMap<_, FiveTuple, Conntrack> = HashMap::try_from(Map::HashMap(map))?;
+    let alias = v4_mapped([192, 0, 2, service]);
+    for number in 0..count {
+        let [_, high, middle, low] = number.to_be_bytes();
+        let original = FiveTuple {
+            client: v4_mapped([172, 16 + high, middle, low]),
+            endpoint: alias,
+            client_port: 40_000,
+            endpoint_port: 80,
+            protocol: TCP,
+            pad: [0; 3],
+        };
+        let hash = nat::hash(&original);
+        let wanted = held
+            .services
+            .iter()
+            .find(|(socket, _)| socket.address == alias);
+        let (_, service) = wanted.context("there is no such service")?;
+        let (_, target) = nat::choose(&held, service, nat::Choice::Current, &original, hash)
+            .context("it has no target")?;
+        let entry = Conntrack {
+            client: original.client,
+            alias,
+            client_port: original.client_port,
+            alias_port: 80,
+            service: service.id,
+            seen_ns: u64::MAX >> 1,
+            state: ConntrackState::Established as u8,
+            ..Conntrack::default()
+        };
+        table.insert(
+            nat::key(&original, &target, &held.settings, hash, 0),
+            entry,
+            0,
+        )?;
     }
     Ok(())
 }

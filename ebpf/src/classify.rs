@@ -6,7 +6,7 @@ use truename_common::layout::{Counter, TCP};
 use crate::{
     maps::{CHAIN, count, scratch},
     nat::{self, Route, wanted},
-    packet::{Link, NEXT, stages},
+    packet::{Link, NEXT, fragment, stages},
     rpc,
 };
 
@@ -34,6 +34,12 @@ pub fn classify(ctx: &TcContext, link: Link) -> i32 {
     let mut wanted = parsed as u32;
     scratch.nat.route = Route::NEXT;
     if wanted & wanted::NAT != 0 {
+        if scratch.headers.fragment != fragment::WHOLE {
+            wanted = stages::tn_fragment(&raw mut scratch.headers, wanted) as u32;
+            if wanted == 0 {
+                return NEXT;
+            }
+        }
         let verdict = nat::translate(skb, scratch, wanted);
         if verdict != NEXT {
             return verdict;

@@ -11,13 +11,13 @@ use truename_common::{
         Names, Page, PageKey, Peer, PeerKey, RpcFlow, SERVICES_MAX, SLOTS_MAX, Service, Settings,
         Socket, TARGETS_MAX, Target,
     },
-    nat::{TRIES as TRIES_MAX, Tables},
+    nat::{TRIED_WRITTEN, TRIES as TRIES_MAX, Tables},
     wire::stream::Work,
 };
 
 use crate::{
     nat::Nat,
-    packet::{Headers, payload::Buffers},
+    packet::{FragmentKey, Headers, payload::Buffers},
     rpc::{Found, Options},
 };
 
@@ -83,7 +83,7 @@ pub static ADDRESSES: HashMap<[u8; 16], u8> = HashMap::pinned(4096, BPF_F_NO_PRE
 pub static ASKED: LruHashMap<FiveTuple, u64> = LruHashMap::pinned(8192, 0);
 
 #[map]
-pub static TRIED: Array<u32> = Array::pinned(1 << 16, 0);
+pub static TRIED: Array<u32> = Array::pinned(TRIED_WRITTEN + 1, 0);
 
 #[map]
 pub static SETTINGS: Array<Settings> = Array::pinned(1, 0);
@@ -100,6 +100,11 @@ pub static EVENTS: RingBuf = RingBuf::pinned(256 << 10, 0);
 /// [`crate::tn_rpc`]. Not pinned: every load has its own, so that programs of two builds never mix.
 #[map]
 pub static CHAIN: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
+/// Ports of packets that come in fragments, of which the first one tells them. Not pinned: a packet in fragments does not
+/// outlive a load.
+#[map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, [u16; 2]> = LruHashMap::with_max_entries(8192, 0);
 
 /// The values that a new flow and a new page begin with: too large for the stack.
 #[map]

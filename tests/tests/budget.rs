@@ -13,5 +13,6 @@ fn every_program_is_within_its_budget() {
     for (program, refusal) in report.refusals() {
         eprintln!("{program}: {refusal}");
     }
+    println!("{report}");
     assert!(report.exceeded().is_empty(), "{report}");
 }

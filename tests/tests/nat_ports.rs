@@ -1,11 +1,18 @@
 //! Source ports: two clients with the same, none left, and one that the target still remembers.
 
-use std::net::SocketAddr;
+use std::{
+    net::{SocketAddr, UdpSocket},
+    time::Duration,
+};
 
-use anyhow::{Result, ensure};
-use truename_tests::nat::{
-    Alias, Attempt, By, Family, Lab, Protocol, Rules, Seen, Translator, Web, beside, connect,
-    last_page, page, reset, syn_repeats,
+use anyhow::{Context as _, Result, ensure};
+use truename::datapath::{Pins, ServiceTables};
+use truename_tests::{
+    nat::{
+        Alias, Attempt, By, Echo, Family, Lab, Probe, Protocol, Rules, Seen, Service, Translator,
+        Web, alone, beside, connect, last_page, page, reset, syn_repeats,
+    },
+    wait::wait_until,
 };
 
 /// The port that the web servers listen on.
@@ -185,5 +192,59 @@ fn a_target_that_remembers_a_port_costs_no_second() {
         // Otherwise the case did not happen.
         ensure!(replaced > 0, "the target never saw another port");
         Ok(seen)
+    });
+}
+
+#[test]
+fn marks_of_ports_are_cleared_when_their_connections_are_gone() {
+    const CLIENTS: u16 = 300;
+    /// As many may be left.
+    const FEW: usize = 64;
+    alone(|| {
+        let lab = Lab::new()?;
+        let family = Family::V4;
+        let target = SocketAddr::new(lab.node(family), PORT);
+        let aliases = [1, 2].map(|number| SocketAddr::new(lab.foreign(family, number), ALIAS));
+        let _echo = Echo::start(&lab.node, target)?;
+        let rules = Rules {
+            timeouts: vec![("udp", 1), ("udp_replied", 1)],
+            ..Rules::new(
+                aliases
+                    .map(|alias| Service::new(Protocol::Udp, alias, target))
+                    .to_vec(),
+            )
+        };
+        let mut translator = Translator::start(By::Truename, &lab, &rules)?;
+        let truename = translator.truename().context("not truename")?;
+        // With one port for two aliases, the second connection has to give it up.
+        let from = |port| SocketAddr::new(lab.client(family), port);
+        lab.client.run(|| {
+            for port in 40_000..40_000 + CLIENTS {
+                let socket = UdpSocket::bind(from(port)).context("bind")?;
+                for alias in aliases {
+                    socket.send_to(b"hello", alias).context("send")?;
+                }
+            }
+            anyhow::Ok(())
+        })??;
+        let patience = Duration::from_secs(60);
+        wait_until(patience, "ports that were given up", || {
+            let count = truename.counter("nat_remapped")?;
+            ensure!(count >= CLIENTS.into(), "{count}");
+            Ok(())
+        })?;
+        let lasting = Probe::start(&lab.client, from(39_999), aliases[1])?;
+        let tables = ServiceTables::open(&Pins::new(truename.bpffs()))?;
+        wait_until(patience, "marks to be cleared", || {
+            lasting.send(100)?;
+            ensure!(lasting.receive()? == 100, "another's datagram");
+            let mut marked = 0;
+            for half in 0..2 {
+                let bits = tables.tried_half(half)?;
+                marked += bits.iter().filter(|bits| **bits != 0).count();
+            }
+            ensure!(marked <= 2 * FEW, "{marked} marks");
+            Ok(())
+        })
     });
 }

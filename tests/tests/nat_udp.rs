@@ -128,6 +128,58 @@ fn two_clients_may_have_the_same_port() {
 }
 
 #[test]
+fn datagrams_larger_than_the_path_pass_in_fragments() {
+    beside(|by| {
+        let lab = Lab::new()?;
+        let aliases = aliases(&lab);
+        let mut echoes = Vec::new();
+        for family in Family::BOTH {
+            for (namespace, address) in [
+                (&lab.node, lab.node(family)),
+                (&lab.target, lab.target(family, 0)),
+            ] {
+                echoes.push(Echo::start(namespace, SocketAddr::new(address, PORT))?);
+            }
+        }
+        let _translator = Translator::start(by, &lab, &Rules::aliases(Protocol::Udp, &aliases))?;
+        let mut seen = Seen::new();
+        for Alias {
+            what,
+            family,
+            listen: alias,
+            ..
+        } in aliases
+        {
+            for (who, namespace, address) in [
+                ("client", &lab.client, lab.client(family)),
+                ("second client", &lab.second, lab.second(family)),
+                ("the node itself", &lab.node, lab.node(family)),
+            ] {
+                // Its datagrams are not cut on their way to the loopback interface, and too large for what follows.
+                if who == "the node itself" && what == "remote, the node's address" {
+                    continue;
+                }
+                let place = format!("{what} ({alias}), {who}");
+                let probe = Probe::start(namespace, SocketAddr::new(address, 0), alias)?;
+                probe.fragment()?;
+                // The target's link address is known then.
+                probe.send(10).context("send a small one")?;
+                let small = probe.receive().with_context(|| place.clone())?;
+                ensure!(small == 10, "{place}: {small} bytes");
+                for size in [1600, 4000, 8000, 20_000, 60_000] {
+                    probe.send(size).with_context(|| place.clone())?;
+                    let got = probe.receive();
+                    let got = got.with_context(|| format!("{place}, {size} bytes"))?;
+                    ensure!(got == size, "{place}: {got} of {size} bytes");
+                    seen.note(format!("{place}, {size} bytes"), got);
+                }
+            }
+        }
+        Ok(seen)
+    });
+}
+
+#[test]
 fn refusals_are_seen_as_if_the_alias_refused() {
     beside(|by| {
         let lab = Lab::new()?;

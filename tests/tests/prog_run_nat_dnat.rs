@@ -330,42 +330,62 @@ fn several_aliases_of_a_target_are_kept_apart() {
 }
 
 #[test]
-fn the_first_fragment_is_dropped_and_others_pass() {
+fn fragments_go_where_their_first_one_goes() {
+    const PARTS: [(u16, bool); 3] = [(0, true), (64, true), (128, false)];
     for (v6, protocol) in CASES {
         let sockets = Sockets::of(v6);
         let mut nat = Nat::new(OBJECT, Link::Ethernet);
         nat.service(sockets.alias, protocol, &[local(sockets.local)]);
         let [first, second, reply, _] = sockets.talk(protocol);
         let Sockets { client, local, .. } = sockets;
-        let mut refused = 0;
-        let mut drops = |packet: &Datagram| {
-            assert_eq!(nat.run(OUTSIDE, &fragment(packet, 0, true)), Verdict::Drop);
-            refused += 1;
-            nat.assert_count(Counter::NatFragment, refused);
-            for (offset, more) in [(8, true), (64, false)] {
-                let bytes = fragment(packet, offset, more);
-                assert_eq!(nat.run(OUTSIDE, &bytes), Verdict::Next(bytes));
-            }
+        let passes = |packet: &Datagram, id, (offset, more)| {
+            let bytes = fragment(packet, id, offset, more);
+            assert_eq!(nat.run(OUTSIDE, &bytes), Verdict::Next(bytes));
         };
-        drops(&first);
-        assert!(nat.connections().is_empty());
-        nat.becomes(OUTSIDE, &first, &first.between(client, local));
-        nat.becomes(OUTSIDE, &reply.between(local, client), &reply);
-        drops(&second.with_payload(&[7; 64]));
-        drops(&reply.between(local, client));
-        nat.assert_count(Counter::NatSent, 1);
-        nat.assert_count(Counter::NatReceived, 1);
-        // Those of others are not counted.
-        let bytes = fragment(&first.between(client, sockets.remote), 0, true);
-        assert_eq!(nat.run(OUTSIDE, &bytes), Verdict::Next(bytes));
-        nat.assert_count(Counter::NatFragment, refused);
+        let mut parts = 0;
+        for (id, (packet, expected)) in (1..).zip([
+            (&first, &first.between(client, local)),
+            (&reply.between(local, client), &reply),
+            (&second, &second.between(client, local)),
+        ]) {
+            for part in &PARTS[1..] {
+                passes(packet, id, *part);
+            }
+            for (offset, more) in PARTS {
+                let whole = fragment(expected, id, offset, more);
+                let mut bytes = fragment(packet, id, offset, more);
+                let Verdict::Next(out) = nat.run(OUTSIDE, &bytes) else {
+                    panic!("it does not go on");
+                };
+                if offset > 0 {
+                    // What looks like ports there is none.
+                    let header = if v6 { 62 } else { 34 };
+                    bytes[..header].copy_from_slice(&whole[..header]);
+                    assert_eq!(out, bytes);
+                } else {
+                    assert_eq!(out, whole);
+                }
+                parts += 1;
+                nat.assert_count(Counter::NatFragment, parts);
+            }
+        }
+        assert_eq!(nat.connections().len(), 1);
+        nat.assert_count(Counter::NatSent, 6);
+        nat.assert_count(Counter::NatReceived, 3);
+        // Those of other packets, and of others.
+        passes(&first, 9, PARTS[1]);
+        for part in PARTS {
+            passes(&first.between(client, sockets.remote), 1, part);
+        }
+        nat.assert_count(Counter::NatFragment, parts);
     }
 }
 
 /// The packet as a fragment from this byte on.
-fn fragment(packet: &Datagram, offset: u16, more: bool) -> Vec<u8> {
+fn fragment(packet: &Datagram, id: u8, offset: u16, more: bool) -> Vec<u8> {
     let mut bytes = packet.bytes();
     if packet.source.is_ipv4() {
+        bytes[18..20].copy_from_slice(&[0, id]);
         let field = (offset / 8) | (u16::from(more) << 13);
         bytes[20..22].copy_from_slice(&field.to_be_bytes());
         let sum = etherparse::Ipv4HeaderSlice::from_slice(&bytes[14..]).unwrap();
@@ -374,7 +394,7 @@ fn fragment(packet: &Datagram, offset: u16, more: bool) -> Vec<u8> {
         return bytes;
     }
     let [high, low] = (offset | u16::from(more)).to_be_bytes();
-    let header = [bytes[20], 0, high, low, 0, 0, 0, 1];
+    let header = [bytes[20], 0, high, low, 0, 0, 0, id];
     bytes[20] = 44;
     let len = u16::from_be_bytes([bytes[18], bytes[19]]) + 8;
     bytes[18..20].copy_from_slice(&len.to_be_bytes());

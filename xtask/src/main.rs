@@ -8,6 +8,7 @@ mod command;
 mod count;
 mod demo;
 mod dist;
+mod fuzz;
 mod lint;
 mod setup;
 mod test;
@@ -47,6 +48,8 @@ enum Verb {
     Bench(Box<truename_tests::bench::Options>),
     /// Run random scenarios of traffic, each untouched and then translated, and check every byte
     Torture(truename_tests::torture::Options),
+    /// Search for streams, cuts, orders and forged segments that the stream engine fails on
+    Fuzz(fuzz::Arguments),
     /// Show what the kernel's verifier does for each program, and check it against its ceiling
     Budget(budget::Arguments),
     /// Run the tests of the kernel side on another kernel, in a virtual machine
@@ -71,6 +74,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         Verb::Lint => lint::run()?,
         Verb::Bench(options) => bench::run(options)?,
         Verb::Torture(_) => torture::run()?,
+        Verb::Fuzz(arguments) => return fuzz::run(arguments),
         Verb::Budget(arguments) => return budget::run(arguments),
         Verb::Vm(arguments) => return vm::run(arguments),
     }

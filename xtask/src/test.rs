@@ -14,7 +14,7 @@ use crate::{
     build,
     command::{self, cargo, root},
     count::Count,
-    lint,
+    fuzz, lint,
     vm::{Choose, Kernels, Series},
 };
 
@@ -85,9 +85,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         }
     }
     if arguments.filter.is_none() {
-        let (count, failed) = other_kernel()?;
-        total.add(count);
-        broken.extend(failed);
+        for (count, failed) in [fuzz::short()?, other_kernel()?] {
+            total.add(count);
+            broken.extend(failed);
+        }
     }
     println!("{:>7.1} s  in all", start.elapsed().as_secs_f64());
     if ran == 0 {
@@ -119,6 +120,7 @@ fn other_kernel() -> Result<(Count, Vec<String>)> {
 fn suites() -> Result<Vec<Suite>> {
     let mut suites = vec![
         Suite::new("common", &["--package", "truename-common"]),
+        Suite::new("fuzz", &["--package", "truename-fuzz"]),
         Suite::new("agent", &["--package", "truename"]),
         Suite::new("xtask", &["--package", "xtask"]),
         Suite::new("test support", &["--package", "truename-tests", "--lib"]),

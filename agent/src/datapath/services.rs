@@ -13,6 +13,7 @@ use super::{
     access::{Table, capacity, entries, get, insert, open, remove},
     batch,
     error::DatapathError,
+    sys,
 };
 use crate::{plan::Held, reconcile::Change};
 
@@ -178,8 +179,35 @@ impl ServiceTables {
 
     /// The candidate source ports that connections with such a hash were given, a bit each.
     pub fn tried(&self, hash: u64) -> Result<u32, DatapathError> {
+        let half = |half| self.read_tried(nat::tried_position(hash, half));
+        Ok(half(0)? | half(1)?)
+    }
+
+    /// All of a half of them.
+    pub fn tried_half(&self, half: u32) -> Result<Vec<u32>, DatapathError> {
+        let first = nat::tried_position(0, half);
+        batch::range(&self.tried, first..first + nat::TRIED_HALF, map::TRIED)
+    }
+
+    /// Has the kernel program write the other half of them. Returns the one that nobody writes any more.
+    pub fn turn_tried(&mut self) -> Result<u32, DatapathError> {
+        let half = self.read_tried(nat::TRIED_WRITTEN)? & 1;
+        self.write_tried(nat::TRIED_WRITTEN, 1 - half)?;
+        // A connection that a processor begins with a bit of the half before is in its table then.
+        sys::wait_for_programs().map_err(DatapathError::Barrier)?;
+        Ok(half)
+    }
+
+    /// Replaces the bits at a position.
+    pub fn write_tried(&mut self, position: u32, bits: u32) -> Result<(), DatapathError> {
         self.tried
-            .get(&((hash & 0xffff) as u32), 0)
+            .set(position, bits, 0)
+            .map_err(DatapathError::table("write", map::TRIED))
+    }
+
+    fn read_tried(&self, position: u32) -> Result<u32, DatapathError> {
+        self.tried
+            .get(&position, 0)
             .map_err(DatapathError::table("read", map::TRIED))
     }
 

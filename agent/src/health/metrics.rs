@@ -37,7 +37,7 @@ type Counters = Family<Labels, Counter>;
 type Gauges = Family<Labels, Gauge>;
 
 /// Packets that the kernel program dropped, by why: counters and the label of the reason.
-pub const DROPS: [(Kernel, &str); 15] = [
+pub const DROPS: [(Kernel, &str); 14] = [
     (Kernel::DroppedHole, "hole"),
     (Kernel::DroppedHeld, "held"),
     (Kernel::DroppedMemory, "memory"),
@@ -47,7 +47,6 @@ pub const DROPS: [(Kernel, &str); 15] = [
     (Kernel::NatTableFull, "table_full"),
     (Kernel::NatPortsExhausted, "ports_exhausted"),
     (Kernel::NatNoTarget, "no_target"),
-    (Kernel::NatFragment, "fragment"),
     (Kernel::NatNoRoute, "no_route"),
     (Kernel::NatForwardingOff, "forwarding_off"),
     (Kernel::NatHopLimit, "hop_limit"),

@@ -28,6 +28,7 @@ mod start;
 mod sweep;
 mod tables;
 mod tell;
+mod tried;
 mod view;
 
 pub use tables::KernelTables;

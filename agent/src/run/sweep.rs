@@ -18,6 +18,7 @@ use super::{
     keeper::Keeper,
     limit::{Admitted, Limit},
     pulse::Pulse,
+    tried::{self, Needed},
     view,
 };
 use crate::{
@@ -46,6 +47,8 @@ struct Sweep {
     evicted: usize,
     /// Entries of `MOVED` that were removed.
     moved: usize,
+    /// Entries of `TRIED` of which bits were cleared.
+    cleared: usize,
     /// How long it took.
     took: Duration,
     /// What endpoints are called by the configuration and call themselves.
@@ -115,6 +118,7 @@ impl Sweeper {
             flows,
             evicted,
             moved,
+            cleared,
             took,
             mistaken,
         } = sweep;
@@ -122,7 +126,7 @@ impl Sweeper {
             log::warn!("The table of connections was full: {evicted} were evicted");
         }
         log::debug!(
-            "Looked at {scanned} in {took:?}: forgot {forgotten} connection(s), {flows} flow(s) and {moved} move(s)"
+            "Looked at {scanned} in {took:?}: forgot {forgotten} connection(s), {flows} flow(s), {moved} move(s) and {cleared} mark(s) of source ports"
         );
         let config = Arc::clone(&self.config.borrow());
         let mistaken = mistaken
@@ -166,6 +170,7 @@ impl Sweeper {
         if sweep.moved > 0 || keeper.is_untidy(&used.targets) {
             keeper.tidy().inspect_err(|_| self.check.notify_one())?;
         }
+        sweep.cleared = tried::clear(&mut services, &used.tried)?;
         sweep.took = began.elapsed();
         Ok(sweep)
     }
@@ -240,11 +245,14 @@ struct Used {
     keys: BTreeMap<FiveTuple, FiveTuple>,
     /// Whether there is anything in `MOVED`.
     any_moved: bool,
+    /// The bits of `TRIED` by which they are found.
+    tried: Needed,
 }
 
 impl Used {
     fn note(&mut self, key: &FiveTuple, entry: &Conntrack) {
         self.count += 1;
+        self.tried.note(key, entry);
         self.targets.insert((key.endpoint, key.endpoint_port));
         if self.any_moved && entry.flags & conntrack_flags::DIRECT == 0 {
             self.keys.insert(entry.original(key.protocol), *key);

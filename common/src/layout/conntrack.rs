@@ -98,6 +98,10 @@ pub struct Conntrack {
     pub tries: u8,
     /// Bits of [`conntrack_marks`].
     pub marks: u8,
+    /// TCP: the sequence number behind the last byte that the client was seen to send, and the target. 0: unknown.
+    pub ends: [u32; 2],
+    /// TCP: what the client acknowledged last, and the target. 0: unknown.
+    pub acked: [u32; 2],
 }
 
 /// Bits of [`Conntrack::flags`].
@@ -144,11 +148,11 @@ pub mod conntrack_marks {
     pub const TURN_TARGET: u32 = 6;
 }
 
-plain!(Conntrack = 72);
+plain!(Conntrack = 88);
 
-// With the table's overhead of 64 bytes an entry has 176.
+// With the table's overhead of 64 bytes an entry has 192.
 const _: () =
-    assert!(core::mem::size_of::<FiveTuple>() + core::mem::size_of::<Conntrack>() + 64 <= 176);
+    assert!(core::mem::size_of::<FiveTuple>() + core::mem::size_of::<Conntrack>() + 64 <= 192);
 
 impl Conntrack {
     /// What the client sees: itself and the alias.

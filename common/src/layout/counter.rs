@@ -96,7 +96,7 @@ counters! {
     /// Packets to an alias that begin no connection and belong to none: passed unchanged, or dropped if no interface
     /// has the alias.
     NatNoConnection = "nat_no_connection",
-    /// Fragments of a service's packets, dropped.
+    /// Fragments of a service's packets, translated.
     NatFragment = "nat_fragment",
     /// Translated packets that have no route, or whose next hop says no link address for two seconds: answered with an
     /// ICMP error.

@@ -124,8 +124,9 @@ pub struct Direction {
     /// Since the cursor moved: the first segment dropped beyond the hole, and how often it came.
     pub hole_seq: u32,
     pub hole_drops: u32,
-    /// Since the cursor moved: how often a segment was held.
-    pub held_drops: u32,
+    /// Since the cursor moved: how often a segment was held, at the cursor and beyond holes.
+    pub held_drops: u16,
+    pub held_beyond: u16,
     /// Since when memory for marks is short, in units of 2^20 nanoseconds; 0 if it is not.
     pub short_since: u32,
     /// Ranges beyond holes that are in use.
@@ -270,8 +271,10 @@ pub struct Handshake {
     /// Sequence number behind the SYN of the client, and of the endpoint.
     pub client_next: u32,
     pub endpoint_next: u32,
-    /// The same of a SYN of the client that the endpoint has not answered, while another one is answered.
+    /// The same of another connection with these addresses. Its first data tells which one is meant.
     pub pending_next: u32,
+    pub pending_endpoint: u32,
+    pub pad: u32,
     /// Bits of `wire::handshake::state`.
     pub flags: u32,
     /// Window scale of the client, and of the endpoint; [`Direction::NO_SCALE`] if it was not seen.
@@ -346,7 +349,7 @@ plain!(
     PageKey = 16,
     FlowNames = NAMES,
     RpcFlow = 8 * 8 + 8 + 6 * 4 + 2 * DIRECTION + NAMES,
-    Handshake = 32,
+    Handshake = 40,
     PeerKey = 48,
     Peer = 592,
     AliasKey = 48,
@@ -550,6 +553,7 @@ impl Default for Direction {
             hole_seq: 0,
             hole_drops: 0,
             held_drops: 0,
+            held_beyond: 0,
             short_since: 0,
             islands: 0,
             captured_at: 0,

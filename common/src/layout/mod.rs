@@ -78,8 +78,9 @@ pub mod map {
     /// used.
     pub const ASKED: &str = "ASKED";
     /// Low 16 bits of the hash of what a client sees → `u32`, a bit for every candidate source port
-    /// that a connection with such a hash was given, and [`TRIED_DIRECT`](crate::nat::TRIED_DIRECT). Bits are only ever
-    /// set.
+    /// that a connection with such a hash was given, and [`TRIED_DIRECT`](crate::nat::TRIED_DIRECT). There are two halves,
+    /// and what counts is both together. The kernel program sets bits in that which the entry behind them names
+    /// ([`TRIED_WRITTEN`](crate::nat::TRIED_WRITTEN)); the agent clears bits in the other.
     pub const TRIED: &str = "TRIED";
     /// 0 → [`Settings`](super::Settings).
     pub const SETTINGS: &str = "SETTINGS";

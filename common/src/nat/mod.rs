@@ -11,9 +11,11 @@ mod tcp;
 
 pub use hash::hash;
 pub use lookup::{Choice, Tables, choose, choose_number, key, set_key};
-pub use port::{TRIED_DIRECT, TRIES, source_port};
+pub use port::{
+    TRIED_DIRECT, TRIED_HALF, TRIED_WRITTEN, TRIES, source_port, tried_bits, tried_position,
+};
 pub use slots::{Weighted, fill};
-pub use tcp::{Segment, next_state};
+pub use tcp::{Numbers, Segment, next_state, note_segment};
 
 use crate::layout::{
     Conntrack, ConntrackState, Service, Settings, TCP, UDP, conntrack_flags, conntrack_marks,
@@ -57,13 +59,27 @@ pub const fn take_turn(marks: u8, from_client: bool, now_ns: u64) -> u8 {
     marks & !(3 << shift) | turn << shift
 }
 
-/// Whether a new connection that finds no free source port may take that of this one: the target had time to answer it,
-/// and did not. A flood of first packets thus takes ports for a second, not for as long as an answer is awaited.
+/// Whether a new connection that finds no free source port, or no room, may take that of this one: both sides had time to
+/// make it one, and did not. So a flood of first packets takes ports and room for some seconds, not for as long as an answer
+/// is awaited, whether the target answers or not. An exchange of a question and an answer over UDP is over by then. (In
+/// Linux' conntrack these are the entries that are not assured.)
 #[inline(always)]
 pub fn gives_way(entry: &Conntrack, now_ns: u64) -> bool {
-    let state = ConntrackState::from_number(entry.state);
-    let is_unanswered = matches!(state, ConntrackState::SynSent | ConntrackState::Unreplied);
-    is_unanswered && now_ns.saturating_sub(entry.seen_ns) > SECOND_NS
+    const BEGINNING_S: u64 = 2;
+    let silent_ns = now_ns.saturating_sub(entry.seen_ns);
+    let created_s = u64::from(entry.created_s);
+    match ConntrackState::from_number(entry.state) {
+        ConntrackState::SynSent | ConntrackState::Unreplied => silent_ns > SECOND_NS,
+        // The target repeats its answer after a second, after two more, and so on.
+        ConntrackState::SynReceived => {
+            silent_ns > SECOND_NS / 2 && now_ns / SECOND_NS >= created_s + BEGINNING_S
+        }
+        ConntrackState::Replied => {
+            silent_ns > BEGINNING_S * SECOND_NS
+                && entry.seen_ns / SECOND_NS < created_s + BEGINNING_S
+        }
+        _ => false,
+    }
 }
 
 /// Which connections make room in a full table, in the order in which they go.
@@ -71,6 +87,8 @@ pub fn gives_way(entry: &Conntrack, now_ns: u64) -> bool {
 pub enum Spare {
     /// Those that may be replaced anyway; see [`is_replaceable`].
     Replaceable,
+    /// Those that did not become connections; see [`gives_way`].
+    Begun,
     /// Those that are over.
     Over,
     /// Those that the target has not answered.
@@ -79,7 +97,24 @@ pub enum Spare {
 
 impl Spare {
     /// All, in their order.
-    pub const ALL: [Self; 3] = [Self::Replaceable, Self::Over, Self::Unanswered];
+    pub const ALL: [Self; 4] = [Self::Replaceable, Self::Begun, Self::Over, Self::Unanswered];
+
+    /// The one with this number; of others the last.
+    #[inline(always)]
+    pub const fn from_number(number: u32) -> Self {
+        match number {
+            0 => Self::Replaceable,
+            1 => Self::Begun,
+            2 => Self::Over,
+            _ => Self::Unanswered,
+        }
+    }
+
+    /// Whether they go only where `when_full = "evict"` says so.
+    #[inline(always)]
+    pub const fn is_evicted(self) -> bool {
+        matches!(self, Self::Over | Self::Unanswered)
+    }
 
     /// Whether a connection is one of these.
     #[inline(always)]
@@ -87,6 +122,7 @@ impl Spare {
         let state = ConntrackState::from_number(entry.state);
         match self {
             Self::Replaceable => is_replaceable(entry, settings, now_ns),
+            Self::Begun => gives_way(entry, now_ns),
             Self::Over => matches!(state, ConntrackState::TimeWait | ConntrackState::Closed),
             Self::Unanswered => {
                 matches!(state, ConntrackState::SynSent | ConntrackState::Unreplied)

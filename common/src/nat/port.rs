@@ -3,10 +3,31 @@ pub const TRIES: u32 = 32;
 /// The bit of [`crate::layout::map::TRIED`] that tells of a connection that addresses a target itself. It is that of the first
 /// candidate, which such a connection never has, and which is looked at for others in any case.
 pub const TRIED_DIRECT: u32 = 1;
+/// Entries of a half of [`crate::layout::map::TRIED`].
+pub const TRIED_HALF: u32 = 1 << 16;
+/// The entry of [`crate::layout::map::TRIED`] that says in which half bits are set: 0 or 1.
+pub const TRIED_WRITTEN: u32 = 2 * TRIED_HALF;
 /// Primes above 65536, so that connections that begin with the same candidate part ways.
 const PRIMES: [u32; 8] = [
     65_537, 65_539, 65_543, 65_551, 65_557, 65_563, 65_579, 65_581,
 ];
+
+/// The entry of [`crate::layout::map::TRIED`] for a hash, in one of the halves.
+#[inline(always)]
+pub const fn tried_position(hash: u64, half: u32) -> u32 {
+    (half & 1) * TRIED_HALF + (hash & 0xffff) as u32
+}
+
+/// The bits of [`crate::layout::map::TRIED`] by which a connection is found.
+#[inline(always)]
+pub const fn tried_bits(index: u32, is_direct: bool) -> u32 {
+    let direct = if is_direct { TRIED_DIRECT } else { 0 };
+    if index == 0 {
+        0
+    } else {
+        1 << (index & 31) | direct
+    }
+}
 
 /// The `index`-th source port to try for a connection whose original tuple has `hash`. The first is
 /// `kept`, unless that is 0.

@@ -1,4 +1,5 @@
-use crate::layout::{ConntrackState as State, conntrack_flags};
+use super::reset_by;
+use crate::layout::{Conntrack, ConntrackState as State, conntrack_flags};
 
 /// What a TCP segment says about its connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -9,9 +10,71 @@ pub struct Segment {
     pub rst: bool,
 }
 
+/// The numbers of a segment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Numbers {
+    /// Of its first byte.
+    pub seq: u32,
+    /// Bytes of its payload.
+    pub len: u32,
+    /// What it acknowledges, if it has that flag.
+    pub ack: u32,
+}
+
+/// How far a segment may be ahead of what was seen and be believed. Linux has no more in flight unless it is told to;
+/// whoever guesses has to send a thousand.
+const AHEAD: u32 = 1 << 22;
+
+/// Notes what a segment says about sequence numbers and about resets. False if it is a reset that a stranger made up: nothing of it
+/// counts then.
+///
+/// A reset has the number that its receiver expects (RFC 5961 3.2). That is known while everything is acknowledged, as it is when a
+/// connection is idle. Else any reset closes the entry for now, and whoever goes on did not send it.
+#[inline(always)]
+pub fn note_segment(
+    entry: &mut Conntrack,
+    from_client: bool,
+    segment: Segment,
+    numbers: Numbers,
+) -> bool {
+    let is_over = entry.state == State::Closed as u8 || entry.state == State::TimeWait as u8;
+    let (own, other) = if from_client { (0, 1) } else { (1, 0) };
+    let (end, acked) = (entry.ends[own], entry.acked[other]);
+    let is_made_up = end != 0 && end == acked && numbers.seq != end;
+    if segment.rst && is_made_up && !is_over {
+        return false;
+    }
+    if segment.rst || is_over {
+        let (state, marks) = reset_by(entry.state, entry.marks, from_client, segment);
+        entry.state = state;
+        entry.marks = marks;
+    }
+    if segment.rst {
+        return true;
+    }
+    let begins = segment.syn && (is_over || entry.state == State::SynSent as u8);
+    if begins && !segment.ack {
+        // Nothing is known of the target's.
+        (entry.ends, entry.acked) = ([0; 2], [0; 2]);
+    }
+    let length = numbers.len + u32::from(segment.syn) + u32::from(segment.fin);
+    let next = numbers.seq.wrapping_add(length);
+    let is_ahead = |of: u32, number: u32| number.wrapping_sub(of).wrapping_sub(1) < AHEAD;
+    let is_acceptable =
+        is_ahead(end, next) && (acked == 0 || next == acked || is_ahead(acked, next));
+    if begins || end == 0 || is_acceptable {
+        entry.ends[own] = next;
+    }
+    let known = entry.acked[own];
+    if segment.ack && (begins || known == 0 || is_ahead(known, numbers.ack)) {
+        entry.acked[own] = numbers.ack;
+    }
+    true
+}
+
 /// State of a TCP connection and who sent a FIN, after a segment.
 ///
-/// As in Linux' conntrack, without its window check (see [`super::reset_by`]). One that is picked up on its way is established as soon as
+/// As in Linux' conntrack, but for its window check (see [`note_segment`]). One that is picked up on its way is established as soon as
 /// its target answers.
 #[inline(always)]
 pub fn next_state(state: State, fins: u8, from_client: bool, segment: Segment) -> (State, u8) {
@@ -147,6 +210,118 @@ mod tests {
             }
             assert_eq!(State::from_number(state), expected, "{who} {flags}");
         }
+    }
+
+    /// An established connection between sides whose first sequence numbers are these.
+    fn idle(client: u32, target: u32) -> Conntrack {
+        let mut entry = Conntrack::default();
+        for (from_client, flags, seq, len, ack) in [
+            (true, "S", client, 0, 0),
+            (false, "SA", target, 0, client.wrapping_add(1)),
+            (
+                true,
+                "A",
+                client.wrapping_add(1),
+                100,
+                target.wrapping_add(1),
+            ),
+            (
+                false,
+                "A",
+                target.wrapping_add(1),
+                50,
+                client.wrapping_add(101),
+            ),
+            (
+                true,
+                "A",
+                client.wrapping_add(101),
+                0,
+                target.wrapping_add(51),
+            ),
+        ] {
+            assert!(note(&mut entry, from_client, flags, (seq, len, ack)));
+        }
+        assert_eq!(entry.state, State::Established as u8);
+        entry
+    }
+
+    fn note(
+        entry: &mut Conntrack,
+        from_client: bool,
+        flags: &str,
+        (seq, len, ack): (u32, u32, u32),
+    ) -> bool {
+        let segment = Segment {
+            syn: flags.contains('S'),
+            ack: flags.contains('A'),
+            fin: flags.contains('F'),
+            rst: flags.contains('R'),
+        };
+        let counts = note_segment(entry, from_client, segment, Numbers { seq, len, ack });
+        if counts {
+            let (state, flags) = crate::nat::advance(
+                crate::layout::TCP,
+                entry.state,
+                entry.flags,
+                from_client,
+                segment,
+            );
+            (entry.state, entry.flags) = (state, flags);
+        }
+        counts
+    }
+
+    #[test]
+    fn a_reset_counts_by_its_number() {
+        for (client, target) in [(1000, 7000), (u32::MAX - 60, u32::MAX - 10)] {
+            let ends = [client.wrapping_add(101), target.wrapping_add(51)];
+            for (from_client, end) in [(true, ends[0]), (false, ends[1])] {
+                let mut entry = idle(client, target);
+                for distance in [1, 2, 1 << 16, 1 << 31, u32::MAX] {
+                    let seq = end.wrapping_add(distance);
+                    assert!(!note(&mut entry, from_client, "R", (seq, 0, 0)));
+                }
+                assert_eq!(entry.state, State::Established as u8);
+                assert!(note(&mut entry, from_client, "R", (end, 0, 0)));
+                assert_eq!(entry.state, State::Closed as u8);
+                // Who goes on did not send it.
+                assert!(note(&mut entry, from_client, "A", (end, 10, 1)));
+                assert_eq!(entry.state, State::Established as u8);
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_that_are_guessed_change_nothing_known() {
+        let mut entry = idle(1000, 7000);
+        let known = (entry.ends, entry.acked);
+        for from_client in [true, false] {
+            note(&mut entry, from_client, "A", (0x8000_0000, 10, 0x9000_0000));
+            note(&mut entry, from_client, "S", (0x8000_0000, 0, 0));
+        }
+        assert_eq!((entry.ends, entry.acked), known);
+    }
+
+    #[test]
+    fn a_reset_while_data_is_on_its_way_counts() {
+        let mut entry = idle(1000, 7000);
+        assert!(note(&mut entry, true, "A", (1101, 500, 7051)));
+        // By what the target acknowledged last, or by what the client sent last.
+        assert!(note(&mut entry, true, "R", (1101, 0, 0)));
+        assert_eq!(entry.state, State::Closed as u8);
+    }
+
+    #[test]
+    fn an_answer_to_a_first_segment_may_reset() {
+        let mut entry = Conntrack::default();
+        assert!(note(&mut entry, true, "S", (1000, 0, 0)));
+        assert!(note(&mut entry, false, "RA", (0, 0, 1001)));
+        assert_eq!(entry.state, State::Closed as u8);
+        // The next connection has other numbers.
+        assert!(note(&mut entry, true, "S", (5000, 0, 0)));
+        assert!(note(&mut entry, false, "SA", (90, 0, 5001)));
+        assert_eq!((entry.ends, entry.acked), ([5001, 91], [0, 5001]));
     }
 
     #[test]

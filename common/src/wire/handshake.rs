@@ -14,6 +14,8 @@ pub mod state {
     pub const CONFIRMED: u32 = 2;
     /// [`super::Handshake::pending_next`] is known.
     pub const PENDING: u32 = 4;
+    /// The endpoint has answered that one.
+    pub const PENDING_CONFIRMED: u32 = 16;
     /// The first data was no frame.
     pub const LEFT_ALONE: u32 = 8;
 }
@@ -42,9 +44,11 @@ impl Handshake {
                 scales: [scale, Direction::NO_SCALE],
                 ..*self
             };
-        } else if self.client_next != next {
+        } else if self.client_next != next
+            && (!self.is(state::PENDING) || self.pending_next != next)
+        {
             self.pending_next = next;
-            self.flags |= state::PENDING;
+            self.flags = self.flags & !state::PENDING_CONFIRMED | state::PENDING;
         }
         self.seen_ns = now_ns;
     }
@@ -58,16 +62,40 @@ impl Handshake {
             if self.is(state::CONFIRMED) {
                 return false;
             }
-        } else if self.is(state::PENDING) && answers(self.pending_next) {
-            self.client_next = self.pending_next;
-            self.scales[0] = Direction::NO_SCALE;
-        } else {
+            self.endpoint_next = next;
+            self.scales[1] = scale;
+            self.flags = self.flags & !state::LEFT_ALONE | state::CONFIRMED;
+            return true;
+        }
+        if !self.is(state::PENDING)
+            || !answers(self.pending_next)
+            || self.is(state::PENDING_CONFIRMED)
+        {
             return false;
         }
-        self.endpoint_next = next;
-        self.scales[1] = scale;
-        self.flags = state::CLIENT | state::CONFIRMED;
+        // Both may be made up by a stranger: the other one stays.
+        self.pending_endpoint = next;
+        self.flags = self.flags & !state::LEFT_ALONE | state::PENDING_CONFIRMED;
         true
+    }
+
+    /// Data of `way` at `seq` was seen: it tells which of two connections is meant.
+    #[inline(always)]
+    pub fn settle(&mut self, way: Way, seq: u32) {
+        let is_settled = self.is_confirmed() && self.offset(way, seq).is_some();
+        if is_settled || !self.is(state::PENDING_CONFIRMED) {
+            return;
+        }
+        let next = match way {
+            Way::Inbound => self.pending_next,
+            Way::Outbound => self.pending_endpoint,
+        };
+        if seq.wrapping_sub(next) < FIRST_DATA {
+            self.client_next = self.pending_next;
+            self.endpoint_next = self.pending_endpoint;
+            self.scales = [Direction::NO_SCALE; 2];
+            self.flags = state::CLIENT | state::CONFIRMED;
+        }
     }
 
     /// Whether both sides have taken part.
@@ -138,15 +166,41 @@ mod tests {
         let mut handshake = opened();
         handshake.syn(77, 3, 2);
         assert!(handshake.syn_ack(77, 6000, 4));
+        handshake.settle(Way::Inbound, 77);
         assert_eq!(handshake.offset(Way::Inbound, 77), Some(0));
         assert_eq!(handshake.offset(Way::Outbound, 6000), Some(0));
     }
 
     #[test]
+    fn a_forged_handshake_replaces_none() {
+        let mut handshake = opened();
+        handshake.syn(9_000_000, 1, 2);
+        handshake.syn_ack(9_000_000, 700_000_000, 1);
+        handshake.settle(Way::Inbound, 1000);
+        assert_eq!(handshake.offset(Way::Inbound, 1000), Some(0));
+        handshake.settle(Way::Outbound, 5000);
+        assert_eq!(handshake.offset(Way::Outbound, 5000), Some(0));
+    }
+
+    #[test]
+    fn a_forged_handshake_before_the_real_one_does_not_hide_it() {
+        let mut handshake = Handshake::default();
+        handshake.syn(900_000_000, 1, 1);
+        handshake.syn(1000, 7, 2);
+        assert!(handshake.syn_ack(900_000_000, 700_000_000, 1));
+        assert!(handshake.syn_ack(1000, 5000, 8));
+        handshake.settle(Way::Inbound, 1000);
+        assert_eq!(handshake.offset(Way::Inbound, 1000), Some(0));
+        assert_eq!(handshake.offset(Way::Outbound, 5000), Some(0));
+    }
+
+    #[test]
     fn a_blind_syn_before_the_real_one_does_not_hide_it() {
         let mut handshake = Handshake::default();
-        handshake.syn(5, 0, 1);
+        handshake.syn(900_000_000, 0, 1);
         handshake.syn(1000, 7, 2);
         assert!(handshake.syn_ack(1000, 5000, 8));
+        handshake.settle(Way::Outbound, 5000);
+        assert_eq!(handshake.offset(Way::Inbound, 1000), Some(0));
     }
 }

@@ -1,7 +1,12 @@
 //! A TCP stream in user space, and an independent oracle of its translation.
 #![allow(dead_code, reason = "every test binary uses a part")]
 
-use std::collections::{HashMap, VecDeque};
+pub mod state;
+
+use std::{
+    cell::Cell,
+    collections::{HashMap, VecDeque},
+};
 
 use truename_common::{
     layout::{Authority, Direction, LongText, Page, PageKey, RpcFlow},
@@ -18,6 +23,11 @@ pub struct Pages {
     pub pages: HashMap<PageKey, Box<Page>>,
     /// How many there may be.
     pub room: Option<usize>,
+}
+
+thread_local! {
+    /// What was done in loops, by this thread.
+    pub static STEPS: Cell<u64> = const { Cell::new(0) };
 }
 
 /// One segment in memory.
@@ -121,8 +131,9 @@ impl Packet for Memory<'_> {
     }
 
     fn repeat<S: Steps>(state: &mut S, times: u32) {
-        for _ in 0..times {
+        for step in 1..=times {
             if !state.step() {
+                STEPS.set(STEPS.get() + u64::from(step));
                 return;
             }
         }
@@ -214,11 +225,23 @@ impl Connection {
         }
     }
 
-    /// Sends a segment through the translator.
+    /// Sends a segment through the translator, to a receiver that takes what passes.
     pub fn send(&mut self, way: Way, seq: u32, bytes: &[u8]) -> Verdict {
         let mut bytes = bytes.to_vec();
+        let verdict = self.translate(way, seq, &mut bytes);
+        if verdict == Verdict::Pass {
+            match way {
+                Way::Inbound => self.inbound.take(seq, &bytes),
+                Way::Outbound => self.outbound.take(seq, &bytes),
+            }
+        }
+        verdict
+    }
+
+    /// Sends a segment through the translator, and to nobody.
+    pub fn translate(&mut self, way: Way, seq: u32, bytes: &mut [u8]) -> Verdict {
         let len = bytes.len() as u32;
-        let mut packet = Memory::new(&mut bytes, &mut self.pages, &self.admitted);
+        let mut packet = Memory::new(bytes, &mut self.pages, &self.admitted);
         let verdict = stream::process(&mut packet, &mut self.flow, &mut self.work, way, seq, len);
         if self.work.found & found::SENDER != 0 {
             flow::learn_canonical(&mut self.flow);
@@ -227,12 +250,6 @@ impl Connection {
             match way {
                 Way::Inbound => flow::learn_origin(&mut self.flow),
                 Way::Outbound => flow::learn_canonical(&mut self.flow),
-            }
-        }
-        if verdict == Verdict::Pass {
-            match way {
-                Way::Inbound => self.inbound.take(seq, &bytes),
-                Way::Outbound => self.outbound.take(seq, &bytes),
             }
         }
         verdict

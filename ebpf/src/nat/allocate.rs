@@ -58,6 +58,8 @@ pub fn allocate(skb: *mut __sk_buff, scratch: &mut Scratch, settings: &Settings,
         flags,
         tries: 0,
         marks: nat::take_turn(nat::take_turn(by_stack, true, now_ns), false, now_ns),
+        ends: [0; 2],
+        acked: [0; 2],
     };
     nat.now_ns = now_ns;
     // A direct connection comes here because its own port is taken.
@@ -131,15 +133,13 @@ impl Steps for Allocation<'_> {
         if nat.key.client != nat.original.client {
             nat.entry.flags |= conntrack_flags::MASKED;
         }
+        let half = TRIED.get(nat::TRIED_WRITTEN).map_or(0, |half| *half);
         if index > 0
-            && let Some(bits) = TRIED.get_ptr_mut(nat.hash as u16 as u32)
+            && let Some(bits) = TRIED.get_ptr_mut(nat::tried_position(nat.hash, half))
         {
             // Before the entry exists, so that no packet can miss it.
             let is_direct = nat.entry.flags & conntrack_flags::DIRECT != 0;
-            or(
-                bits,
-                (1 << (index & 31)) | (u32::from(is_direct) * nat::TRIED_DIRECT),
-            );
+            or(bits, nat::tried_bits(index, is_direct));
         }
         match CONNTRACK.insert(&nat.key, &nat.entry, u64::from(BPF_NOEXIST)) {
             Ok(()) => nat.outcome = Outcome::Found as u32,

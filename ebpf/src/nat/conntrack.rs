@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     maps::{ASKED, CONNTRACK, KernelTables, SERVICES, SETTINGS, Scratch, TRIED, count, target},
-    packet::{is_loopback_address, payload::repeat},
+    packet::{fragment, is_loopback_address, payload::repeat},
 };
 
 /// How the search for a connection ended without one.
@@ -79,7 +79,8 @@ pub fn of_client(
         stages::set_by_stack(skb, scratch);
     }
     let headers = &scratch.headers;
-    let begins = nat::begins(&scratch.nat.service, headers.protocol, segment(headers));
+    let begins = headers.fragment != fragment::LATER
+        && nat::begins(&scratch.nat.service, headers.protocol, segment(headers));
     let Some(entry) = find(scratch, settings).filter(|entry| !is_left(*entry, scratch)) else {
         if !begins {
             scratch.nat.outcome = Outcome::NotBeginning as u32;
@@ -209,19 +210,42 @@ fn is_left(entry: *mut Conntrack, scratch: &Scratch) -> bool {
 /// The existing connection of a client; `nat.original` is what it sees.
 #[inline(always)]
 pub fn find(scratch: &mut Scratch, settings: &Settings) -> Option<*mut Conntrack> {
-    let nat = &mut scratch.nat;
-    nat.hash = nat::hash(&nat.original);
-    nat.tried = TRIED.get(nat.hash as u16 as u32).map_or(0, |bits| *bits) | 1;
+    scratch.nat.hash = nat::hash(&scratch.nat.original);
     for choice in Choice::ALL {
+        let nat = &mut scratch.nat;
         if set_target(nat, choice) {
             nat.choice = choice as u32;
-            let entry = candidates(nat, settings);
+            set_key(nat, settings, 0);
+            let mut entry = of_original(nat);
+            if entry.is_none() {
+                entry = others(scratch);
+            }
             if entry.is_some() {
                 return entry;
             }
         }
     }
     None
+}
+
+/// The client's connection to `nat.target`, if it has another source port than the first candidate.
+#[inline(always)]
+fn others(scratch: &mut Scratch) -> Option<*mut Conntrack> {
+    if tried(scratch.nat.hash) <= nat::TRIED_DIRECT || !stages::has_others(scratch) {
+        return None;
+    }
+    CONNTRACK.get_ptr_mut(&scratch.nat.key)
+}
+
+/// The candidates that connections with such a hash were given, a bit each.
+#[inline(always)]
+fn tried(hash: u64) -> u32 {
+    let half = |half| {
+        TRIED
+            .get(nat::tried_position(hash, half))
+            .map_or(0, |bits| *bits)
+    };
+    half(0) | half(1)
 }
 
 /// Makes `nat.target` the one that `choice` gives the connection.
@@ -248,12 +272,9 @@ pub fn of_direct(
     scratch: &mut Scratch,
     settings: &Settings,
 ) -> Option<*mut Conntrack> {
-    let nat = &mut scratch.nat;
-    let tried = TRIED.get(nat.hash as u16 as u32).map_or(0, |bits| *bits);
     // Connections through aliases leave many bits, and most packets to a target are of neither kind.
-    if tried & nat::TRIED_DIRECT != 0 {
-        nat.tried = tried & !nat::TRIED_DIRECT;
-        let entry = candidates(nat, settings);
+    if tried(scratch.nat.hash) & nat::TRIED_DIRECT != 0 {
+        let entry = others(scratch);
         if entry.is_some() {
             // Else it is a translated packet of the connection whose port this one had.
             return entry.filter(|_| !receive::was_seen(skb, settings));
@@ -280,18 +301,11 @@ pub fn of_direct(
     create(skb, scratch, conntrack_flags::DIRECT)
 }
 
-/// Looks through the candidates of `nat.tried` for the client's connection to `nat.target`.
+/// Looks through the candidates that were given, all but the first. 1 if one is the client's connection to `nat.target`;
+/// `nat.key` is then its key.
 #[inline(always)]
-fn candidates(nat: &mut Nat, settings: &Settings) -> Option<*mut Conntrack> {
-    if nat.tried & 1 != 0 {
-        set_key(nat, settings, 0);
-        if let Some(entry) = of_original(nat) {
-            return Some(entry);
-        }
-    }
-    if nat.tried & !1 == 0 {
-        return None;
-    }
+pub fn has_others(nat: &mut Nat, settings: &Settings) -> bool {
+    nat.tried = tried(nat.hash);
     nat.index = 1;
     nat.outcome = Outcome::NotBeginning as u32;
     let mut search = Search {
@@ -299,11 +313,7 @@ fn candidates(nat: &mut Nat, settings: &Settings) -> Option<*mut Conntrack> {
         settings,
     };
     repeat(&mut search, TRIES - 1);
-    if nat.outcome == Outcome::Found as u32 {
-        CONNTRACK.get_ptr_mut(&nat.key)
-    } else {
-        None
-    }
+    nat.outcome == Outcome::Found as u32
 }
 
 /// Makes `nat.key` that of the `index`-th candidate.
@@ -333,7 +343,7 @@ pub fn of_original(nat: &Nat) -> Option<*mut Conntrack> {
     same.then_some(entry)
 }
 
-/// A step of [`candidates`].
+/// A step of [`has_others`].
 struct Search<'a> {
     nat: *mut Nat,
     settings: &'a Settings,
@@ -342,7 +352,7 @@ struct Search<'a> {
 impl Steps for Search<'_> {
     #[inline(always)]
     fn step(&mut self) -> bool {
-        // SAFETY: `candidates` lends it for the loop.
+        // SAFETY: `has_others` lends it for the loop.
         let nat = unsafe { &mut *self.nat };
         let index = nat.index;
         nat.index += 1;

@@ -3,26 +3,24 @@
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use truename_common::{
     layout::{Conntrack, ConntrackState, FiveTuple, TCP},
-    nat,
+    nat::{self, Numbers},
 };
 
-use super::{segment, segment_of, stages};
+use super::{segment, stages};
 use crate::{
     maps::Scratch,
-    packet::{add, tcp_flag},
+    packet::{Headers, add, fragment},
 };
 
-/// Notes who reset a connection, or that nobody has, by a segment with these flags.
+/// Notes the numbers of the segment, and whether it resets the connection; see [`nat::note_segment`].
 #[inline(always)]
-pub fn note_reset(connection: &mut Conntrack, flags: u32, from_client: bool) {
-    let (state, marks) = nat::reset_by(
-        connection.state,
-        connection.marks,
-        from_client,
-        segment_of(flags),
-    );
-    connection.state = state;
-    connection.marks = marks;
+pub fn note_segment(connection: &mut Conntrack, headers: &Headers, from_client: bool) -> bool {
+    let numbers = Numbers {
+        seq: headers.seq,
+        len: headers.payload_len,
+        ack: headers.ack,
+    };
+    nat::note_segment(connection, from_client, segment(headers), numbers)
 }
 
 /// Notes a packet of a connection; the connection's flags.
@@ -34,9 +32,11 @@ pub fn touch(entry: *mut Conntrack, scratch: &Scratch, from_client: bool) -> u8 
     // same fields: a lost update of a state is made up for by the next packet.
     let connection = unsafe { &mut *entry };
     let headers = &scratch.headers;
-    let is_over = connection.state == ConntrackState::Closed as u8;
-    if headers.protocol == TCP && (is_over || headers.has(tcp_flag::RST)) {
-        stages::note_reset(connection, headers.flags, from_client);
+    if headers.protocol == TCP
+        && headers.fragment != fragment::LATER
+        && !stages::note_segment(connection, headers, from_client)
+    {
+        return connection.flags;
     }
     let (state, flags) = nat::advance(
         headers.protocol,

@@ -4,7 +4,7 @@
 use aya_ebpf::bindings::__sk_buff;
 use truename_common::layout::{Counter, FiveTuple, Settings, conntrack_flags};
 
-use super::{Route, conntrack, forward, is_routed_by_stack, left_alone, stages, tag};
+use super::{Route, forward, is_routed_by_stack, left_alone, stages, tag};
 use crate::{
     maps::{CONNTRACK, SETTINGS, Scratch, count},
     packet::{Buffer, DROP, ICMP, ICMPV6, NEXT, rewrite},
@@ -17,7 +17,7 @@ pub fn from_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
         return NEXT;
     };
     stages::set_by_stack(skb, scratch);
-    let Some(entry) = conntrack::find(scratch, settings) else {
+    let Some(entry) = stages::find(scratch) else {
         count(Counter::NatIcmpUnknown, 1);
         return left_alone(&scratch.nat.service);
     };

@@ -14,7 +14,7 @@ use truename_common::layout::Counter;
 use super::{forward, tag};
 use crate::{
     maps::{SETTINGS, Scratch, count},
-    packet::{Buffer, DROP, fold, load, rewrite::Packet as _},
+    packet::{Buffer, DROP, fold, fragment, load, rewrite::Packet as _},
 };
 
 /// What an error says: type and code of ICMP, then of ICMPv6 (RFC 792, RFC 4443).
@@ -61,8 +61,9 @@ pub fn answer(skb: *mut __sk_buff, scratch: &mut Scratch, what: u32) -> i32 {
     if due_ns < earliest_ns {
         due_ns = earliest_ns;
     }
-    // No error about an error (RFC 1122 3.2.2), nor on devices without Ethernet headers.
-    if headers.icmp != 0 || headers.network != ETHERNET || due_ns > now_ns {
+    // No error about an error or a later fragment (RFC 1122 3.2.2), nor on devices without Ethernet headers.
+    let is_answered = headers.icmp == 0 && headers.fragment != fragment::LATER;
+    if !is_answered || headers.network != ETHERNET || due_ns > now_ns {
         count(Counter::NatErrorUnsent, 1);
         return DROP;
     }

@@ -29,7 +29,7 @@ use truename_common::{
 use crate::{
     events::raise,
     maps::{CONNTRACK, PORTS, SERVICES, SETTINGS, Scratch, blank_flow, count},
-    packet::{Buffer, DROP, Headers, NEXT, rewrite, tcp_flag},
+    packet::{Buffer, DROP, Headers, NEXT, fragment, rewrite, tcp_flag},
 };
 use forward::Fib;
 
@@ -45,8 +45,10 @@ pub mod wanted {
     pub const DIRECT: u32 = 8;
     /// Of UDP, from the port of a service.
     pub const ASKS: u32 = 16;
+    /// Of a fragment without ports: the first one of its packet has them.
+    pub const PORTS: u32 = 32;
     /// Any but [`RPC`].
-    pub const NAT: u32 = SERVICE | TARGET | DIRECT | ASKS;
+    pub const NAT: u32 = SERVICE | TARGET | DIRECT | ASKS | PORTS;
 }
 
 /// Working memory of the translation; see [`crate::maps::SCRATCH`].
@@ -216,11 +218,6 @@ pub fn from_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     let Some(settings) = SETTINGS.get(0) else {
         return NEXT;
     };
-    // Before it could begin a connection.
-    if scratch.headers.fragment != 0 {
-        count(Counter::NatFragment, 1);
-        return DROP;
-    }
     let Some(entry) = conntrack::of_client(skb, scratch, settings) else {
         return refused(skb, scratch);
     };
@@ -297,10 +294,6 @@ pub fn to_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     let Some(entry) = CONNTRACK.get_ptr_mut(&scratch.nat.key) else {
         return NEXT;
     };
-    if scratch.headers.fragment != 0 {
-        count(Counter::NatFragment, 1);
-        return DROP;
-    }
     // SAFETY: the pointer is to a map value, valid until the program ends.
     let flags = unsafe { (*entry).flags };
     let is_local = is_routed_by_stack(entry);
@@ -353,10 +346,6 @@ pub fn direct(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     let Some(entry) = conntrack::of_direct(skb, scratch, settings) else {
         return NEXT;
     };
-    if scratch.headers.fragment != 0 {
-        count(Counter::NatFragment, 1);
-        return DROP;
-    }
     entry::touch(entry, scratch, true);
     scratch.nat.to = scratch.nat.key;
     scratch.nat.route = Route::NEXT;
@@ -376,6 +365,9 @@ fn write(skb: *mut __sk_buff, scratch: &mut Scratch, settings: &Settings) -> boo
     let done = (!hops || rewrite::hop(Buffer(skb), headers))
         && rewrite::transport(Buffer(skb), headers, &nat.to, &mut nat.change);
     tag(skb, settings);
+    if headers.fragment != fragment::WHOLE {
+        count(Counter::NatFragment, 1);
+    }
     if !done {
         count(Counter::NatStore, 1);
     }
@@ -392,12 +384,7 @@ fn tag(skb: *mut __sk_buff, settings: &Settings) {
 /// What the segment says about its connection.
 #[inline(always)]
 fn segment(headers: &Headers) -> Segment {
-    segment_of(headers.flags)
-}
-
-/// The same by its flags.
-#[inline(always)]
-fn segment_of(flags: u32) -> Segment {
+    let flags = headers.flags;
     Segment {
         syn: flags & tcp_flag::SYN != 0,
         ack: flags & tcp_flag::ACK != 0,

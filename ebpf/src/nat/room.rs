@@ -46,7 +46,7 @@ pub unsafe fn make_room(removal: *mut Removal, settings: &Settings) -> bool {
         left.write_volatile(AT_ONCE);
     }
     for spare in Spare::ALL {
-        if spare != Spare::Replaceable && settings.flags & settings_flags::EVICT == 0 {
+        if spare.is_evicted() && settings.flags & settings_flags::EVICT == 0 {
             break;
         }
         // SAFETY: as above. The callback has the type that the helper calls for a hash (Linux 5.13). A map is a static
@@ -85,11 +85,7 @@ unsafe extern "C" fn remove(
         return 1;
     };
     let removal = &mut scratch.nat.removal;
-    let spare = match removal.spare {
-        0 => Spare::Replaceable,
-        1 => Spare::Over,
-        _ => Spare::Unanswered,
-    };
+    let spare = Spare::from_number(removal.spare);
     // SAFETY: the helper gives the entry, which is valid for the call.
     if !spare.has(unsafe { &*entry }, settings, removal.now_ns) {
         return 0;

@@ -10,7 +10,7 @@ use truename_common::{
 };
 
 use super::segment;
-use crate::packet::{Headers, tcp_flag};
+use crate::packet::{Headers, fragment, tcp_flag};
 
 /// Which end of a connection, as the target sees it, is this host's.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub enum End {
 /// Whether the packet is the first one of a connection.
 #[inline(always)]
 pub fn is_first(headers: &Headers) -> bool {
-    nat::is_first(headers.protocol, segment(headers))
+    headers.fragment != fragment::LATER && nat::is_first(headers.protocol, segment(headers))
 }
 
 /// Whether the host's stack has a socket for another connection with this key. At the target's end even

@@ -12,8 +12,8 @@ use truename_common::layout::Conntrack;
 
 use super::{allocate, conntrack, entry, forward, icmp, icmp_error, receive, room};
 use crate::{
-    maps::{SETTINGS, Scratch, scratch},
-    packet::{DROP, NEXT},
+    maps::{CONNTRACK, SETTINGS, Scratch, scratch},
+    packet::{DROP, Headers, NEXT, changed},
 };
 
 /// What [`tn_route`] returns when the packet can go on; no verdict of the kernel's.
@@ -129,21 +129,26 @@ extern "C" fn tn_create(skb: *mut __sk_buff, flags: u32) -> i32 {
     scratch.nat.outcome as i32
 }
 
-/// [`entry::note_reset`].
+/// [`entry::note_segment`].
 #[inline(always)]
-pub fn note_reset(connection: &mut Conntrack, flags: u32, from_client: bool) {
-    tn_note_reset(&raw mut *connection, flags, u32::from(from_client));
+pub fn note_segment(connection: &mut Conntrack, headers: &Headers, from_client: bool) -> bool {
+    let connection = &raw mut *connection;
+    tn_note_segment(connection, &raw const *headers, u32::from(from_client)) != 0
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn tn_note_reset(connection: *mut Conntrack, flags: u32, from_client: u32) -> i32 {
-    if connection.is_null() {
-        return 0;
+extern "C" fn tn_note_segment(
+    connection: *mut Conntrack,
+    headers: *const Headers,
+    from_client: u32,
+) -> i32 {
+    if connection.is_null() || headers.is_null() {
+        return 1;
     }
-    // SAFETY: `note_reset`, the only caller, lends it.
-    entry::note_reset(unsafe { &mut *connection }, flags, from_client != 0);
-    0
+    // SAFETY: `note_segment`, the only caller, lends both.
+    let (connection, headers) = unsafe { (&mut *connection, &*headers) };
+    i32::from(entry::note_segment(connection, headers, from_client != 0))
 }
 
 /// [`entry::is_overdue`].
@@ -160,6 +165,48 @@ extern "C" fn tn_is_overdue(connection: *const Conntrack) -> i32 {
     }
     // SAFETY: `is_overdue`, the only caller, lends it.
     i32::from(entry::is_overdue(unsafe { &*connection }))
+}
+
+/// [`conntrack::find`]; `nat.key` is the connection's key.
+#[inline(always)]
+pub fn find(scratch: &mut Scratch) -> Option<*mut Conntrack> {
+    changed(&mut scratch.nat);
+    let is_found = tn_find_connection() != 0;
+    changed(&mut scratch.nat);
+    if is_found {
+        CONNTRACK.get_ptr_mut(&scratch.nat.key)
+    } else {
+        None
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tn_find_connection() -> i32 {
+    // SAFETY: `find`, the only caller, lends it.
+    let (Some(scratch), Some(settings)) = (unsafe { scratch() }, SETTINGS.get(0)) else {
+        return 0;
+    };
+    i32::from(conntrack::find(scratch, settings).is_some())
+}
+
+/// [`conntrack::has_others`].
+#[inline(always)]
+pub fn has_others(scratch: &mut Scratch) -> bool {
+    changed(&mut scratch.nat);
+    let has_others = tn_has_others() != 0;
+    changed(&mut scratch.nat);
+    has_others
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tn_has_others() -> i32 {
+    // SAFETY: `has_others`, the only caller, lends it.
+    let (Some(scratch), Some(settings)) = (unsafe { scratch() }, SETTINGS.get(0)) else {
+        return 0;
+    };
+    i32::from(conntrack::has_others(&mut scratch.nat, settings))
 }
 
 /// [`room::make_room`].

@@ -3,7 +3,8 @@ use core::{cell::Cell, mem::size_of};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use truename_common::layout::{Counter, FiveTuple, TCP, UDP, v4_mapped};
 
-use super::helper::opaque;
+use super::{fragment, helper::opaque};
+use crate::nat::wanted;
 
 /// What a device's packets begin with.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -43,8 +44,10 @@ pub struct Headers {
     pub protocol: u8,
     /// TTL or hop limit.
     pub hop_limit: u8,
-    /// 1: the first fragment of several.
+    /// See [`fragment`].
     pub fragment: u8,
+    /// What the fragments of a packet have in common, beside addresses and protocol.
+    pub id: u32,
     /// Offset of the ICMP header of an ICMP error, else 0.
     pub icmp: u32,
     /// Of an ICMP error, the addresses of its own header.
@@ -101,6 +104,8 @@ pub const ICMPV6: u8 = 58;
 
 /// A packet as a program is given it.
 pub trait View {
+    /// Whether fragments are told by their first one.
+    const TRACKS: bool;
     /// Address of the first byte, and of the one behind the last, of what can be read directly.
     fn data(&self) -> usize;
     fn data_end(&self) -> usize;
@@ -117,6 +122,8 @@ pub struct Linear<'a> {
 }
 
 impl View for Linear<'_> {
+    const TRACKS: bool = true;
+
     #[inline(always)]
     fn data(&self) -> usize {
         self.ctx.data()
@@ -139,6 +146,9 @@ impl View for Linear<'_> {
 }
 
 impl View for XdpContext {
+    // All of them go up to tc.
+    const TRACKS: bool = false;
+
     #[inline(always)]
     fn data(&self) -> usize {
         self.data()
@@ -179,8 +189,8 @@ fn read_u16(ctx: &impl View, offset: usize) -> Option<u16> {
 /// # Errors
 /// The counter that says why the headers of what looks like ours could not be read.
 #[inline(always)]
-pub fn parse(
-    ctx: &impl View,
+pub fn parse<V: View>(
+    ctx: &V,
     link: Link,
     headers: &mut Headers,
     wanted: impl Fn(u8, bool, u16, u16) -> u32,
@@ -194,8 +204,8 @@ pub fn parse(
         },
     };
     let network = match network {
-        Some((at, ETHERTYPE_IPV4)) => ipv4(ctx, anywhere(at))?,
-        Some((at, ETHERTYPE_IPV6)) => ipv6(ctx, anywhere(at))?,
+        Some((at, ETHERTYPE_IPV4)) => ipv4(ctx, anywhere(at), headers)?,
+        Some((at, ETHERTYPE_IPV6)) => ipv6(ctx, anywhere(at), headers)?,
         _ => None,
     };
     let Some(network) = network else {
@@ -204,10 +214,18 @@ pub fn parse(
     headers.network = network.at as u32;
     headers.version = network.version;
     headers.hop_limit = network.hop_limit;
-    headers.fragment = u8::from(network.fragment);
     headers.icmp = 0;
     if network.protocol == ICMP || network.protocol == ICMPV6 {
         return quoted(ctx, &network, headers, wanted);
+    }
+    if network.is_later {
+        headers.protocol = network.protocol;
+        headers.transport = network.transport as u32;
+        headers.network_len = (network.end - network.at) as u32;
+        headers.flags = 0;
+        (headers.source, headers.destination) =
+            addresses(ctx, network.version, network.at).ok_or(Counter::Unparsed)?;
+        return Ok(wanted::PORTS);
     }
     let ports = read::<[u8; 4]>(ctx, network.transport).ok_or(Counter::Unparsed)?;
     headers.source_port = u16::from_be_bytes([ports[0], ports[1]]);
@@ -224,9 +242,9 @@ pub fn parse(
     if network.end > ctx.len() as usize {
         return Err(Counter::Unparsed);
     }
-    headers.network_len = (network.end - network.at) as u32;
     headers.protocol = network.protocol;
     headers.transport = network.transport as u32;
+    headers.network_len = (network.end - network.at) as u32;
     let version = network.version;
     (headers.source, headers.destination) =
         addresses(ctx, version, network.at).ok_or(Counter::Unparsed)?;
@@ -257,7 +275,7 @@ fn quoted(
         ICMP => matches!(header[0], 3 | 4 | 11 | 12) && network.version == 4,
         _ => matches!(header[0], 1..=4) && network.version == 6,
     };
-    if !is_error || network.fragment {
+    if !is_error || headers.fragment != fragment::WHOLE {
         return Ok(0);
     }
     let at = network.transport + 8;
@@ -324,7 +342,8 @@ struct Network {
     transport: usize,
     /// Offset of the first byte behind the packet's payload.
     end: usize,
-    fragment: bool,
+    /// It is a fragment, but not the first one.
+    is_later: bool,
 }
 
 /// The offset, of which the verifier shall know only a bound: it would go through all that follows
@@ -350,7 +369,7 @@ fn ethernet(ctx: &impl View) -> Option<(usize, u16)> {
 }
 
 #[inline(always)]
-fn ipv4(ctx: &impl View, at: usize) -> Result<Option<Network>, Counter> {
+fn ipv4<V: View>(ctx: &V, at: usize, headers: &mut Headers) -> Result<Option<Network>, Counter> {
     let Some(header) = read::<[u8; 12]>(ctx, at) else {
         return Ok(None);
     };
@@ -362,11 +381,18 @@ fn ipv4(ctx: &impl View, at: usize) -> Result<Option<Network>, Counter> {
     if header[0] >> 4 != 4 || header_len < 20 {
         return Err(Counter::Unparsed);
     }
-    // Only the first fragment has ports; the others cannot be told apart.
-    let fragment = u16::from_be_bytes([header[6], header[7]]);
-    if fragment & 0x1fff != 0 {
+    // Only the first fragment has ports.
+    let part = u16::from_be_bytes([header[6], header[7]]);
+    let is_later = part & 0x1fff != 0;
+    if is_later && (!V::TRACKS || protocol == ICMP) {
         return Ok(None);
     }
+    headers.id = u32::from(u16::from_be_bytes([header[4], header[5]]));
+    headers.fragment = if is_later {
+        fragment::LATER
+    } else {
+        fragment::FIRST * u8::from(part & 0x2000 != 0)
+    };
     let total = usize::from(u16::from_be_bytes([header[2], header[3]]));
     Ok(Some(Network {
         version: 4,
@@ -380,12 +406,12 @@ fn ipv4(ctx: &impl View, at: usize) -> Result<Option<Network>, Counter> {
         } else {
             at + total
         },
-        fragment: fragment & 0x2000 != 0,
+        is_later,
     }))
 }
 
 #[inline(always)]
-fn ipv6(ctx: &impl View, at: usize) -> Result<Option<Network>, Counter> {
+fn ipv6<V: View>(ctx: &V, at: usize, headers: &mut Headers) -> Result<Option<Network>, Counter> {
     let Some(header) = read::<[u8; 8]>(ctx, at) else {
         return Ok(None);
     };
@@ -395,7 +421,8 @@ fn ipv6(ctx: &impl View, at: usize) -> Result<Option<Network>, Counter> {
     let payload = usize::from(u16::from_be_bytes([header[4], header[5]]));
     let mut next = header[6];
     let mut transport = at + 40;
-    let mut fragment = false;
+    headers.fragment = fragment::WHOLE;
+    let mut is_later = false;
     let mut extensions = 0;
     while next != TCP && next != UDP && next != ICMPV6 {
         if extensions == EXTENSIONS {
@@ -408,8 +435,21 @@ fn ipv6(ctx: &impl View, at: usize) -> Result<Option<Network>, Counter> {
         let len = match next {
             HOP_BY_HOP | ROUTING | DESTINATION => (usize::from(extension[1]) + 1) * 8,
             AUTHENTICATION => (usize::from(extension[1]) + 2) * 4,
-            FRAGMENT if extension[2] == 0 && extension[3] & 0xf8 == 0 => {
-                fragment |= extension[3] & 1 != 0;
+            FRAGMENT if V::TRACKS => {
+                let [_, _, part @ .., a, b, c, d] = extension;
+                let part = u16::from_be_bytes(part);
+                headers.id = u32::from_be_bytes([a, b, c, d]);
+                if part & 0xfff8 != 0 {
+                    // What follows is no header.
+                    next = extension[0];
+                    if next != TCP && next != UDP {
+                        return Ok(None);
+                    }
+                    headers.fragment = fragment::LATER;
+                    is_later = true;
+                    break;
+                }
+                headers.fragment |= fragment::FIRST * (extension[3] & 1);
                 8
             }
             _ => return Ok(None),
@@ -429,7 +469,7 @@ fn ipv6(ctx: &impl View, at: usize) -> Result<Option<Network>, Counter> {
         } else {
             at + 40 + payload
         },
-        fragment,
+        is_later,
     }))
 }
 

@@ -3,6 +3,7 @@
 mod address;
 mod atomic;
 mod buffer;
+pub mod fragment;
 mod frame;
 mod headers;
 mod helper;
@@ -14,6 +15,7 @@ pub mod stages;
 pub use address::is_loopback_address;
 pub use atomic::{add, or, or as atomic_or};
 pub use buffer::Buffer;
+pub use fragment::FragmentKey;
 pub use frame::Frame;
 pub use headers::{Headers, ICMP, ICMPV6, Linear, Link, parse, tcp_flag};
 pub use helper::changed;

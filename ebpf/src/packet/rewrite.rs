@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::generated::bpf_csum_diff;
 use truename_common::layout::{FiveTuple, UDP};
 
-use super::{Headers, payload::fold};
+use super::{Headers, fragment, payload::fold};
 
 /// Offsets in the headers of IPv4, IPv6, TCP and UDP.
 const IPV4_TTL: u32 = 8;
@@ -99,7 +99,7 @@ impl Addresses {
     }
 }
 
-/// Makes a TCP or UDP packet one from `to.client` to `to.endpoint`. False if it could not be written:
+/// Makes a TCP or UDP packet, or a fragment of one, one from `to.client` to `to.endpoint`. False if it could not be written:
 /// the packet is then spoilt.
 #[inline(always)]
 pub fn transport(
@@ -117,6 +117,10 @@ pub fn transport(
     let Some(addresses) = network(packet, headers.network, headers.version, change, true) else {
         return false;
     };
+    if headers.fragment == fragment::LATER {
+        // The transport header is in the first one, with a checksum over all.
+        return true;
+    }
     let pseudo = Sum {
         is_pseudo: true,
         is_udp,

@@ -8,7 +8,7 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 
-use super::{Headers, Linear, Link, parse as parse_headers};
+use super::{Headers, Linear, Link, fragment, parse as parse_headers};
 use crate::{maps::count, nat};
 
 /// Bytes that the headers may take: those of an ICMP error over IPv6 and of what it quotes, and VLAN
@@ -65,6 +65,22 @@ fn parse(skb: *mut __sk_buff, headers: *mut Headers, link: Link) -> i32 {
             0
         }
     }
+}
+
+/// [`fragment::note`] and [`fragment::look_up`], whichever the fragment needs; bits of [`nat::wanted`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tn_fragment(headers: *mut Headers, wanted: u32) -> i32 {
+    if headers.is_null() {
+        return 0;
+    }
+    // SAFETY: the caller lends its exclusive reference for the time of the call.
+    let headers = unsafe { &mut *headers };
+    if headers.fragment == fragment::LATER {
+        return fragment::look_up(headers) as i32;
+    }
+    fragment::note(headers);
+    wanted as i32
 }
 
 /// What [`tn_parse_ether`] and [`tn_parse_raw`] return if a header lies outside of the linear part.

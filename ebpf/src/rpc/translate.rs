@@ -121,7 +121,8 @@ pub fn create(ctx: &TcContext, scratch: &mut Scratch) -> i32 {
     // SAFETY: the entry is copied at once; it changes with SYNs only.
     let known = unsafe { HANDSHAKES.get(&scratch.found.key) };
     scratch.handshake = known.copied().unwrap_or_default();
-    let opened = &scratch.handshake;
+    let opened = &mut scratch.handshake;
+    opened.settle(way, seq);
     if opened.is_left_alone() {
         return NOTHING;
     }
@@ -341,8 +342,9 @@ fn start(flow: &mut RpcFlow, scratch: &mut Scratch, now_ns: u64) {
         direction.oldest_page = Direction::FIRST_PAGE;
         direction.scale = Direction::NO_SCALE;
     }
-    let opened = &scratch.handshake;
     let seq = first_byte(&scratch.headers);
+    let opened = &mut scratch.handshake;
+    opened.settle(scratch.found.way, seq);
     if opened.offset(scratch.found.way, seq).is_none() {
         flow.flags = state::ADOPTED;
         count(Counter::Adopted, 1);
@@ -377,11 +379,13 @@ fn is_next(flow: &RpcFlow, scratch: &mut Scratch, now_ns: u64) -> bool {
     let Some(opened) = (unsafe { HANDSHAKES.get(&scratch.found.key) }) else {
         return false;
     };
-    let way = scratch.found.way;
-    if !opened.is_confirmed() || opened.offset(way, first_byte(&scratch.headers)).is_none() {
+    let (way, seq) = (scratch.found.way, first_byte(&scratch.headers));
+    scratch.handshake = *opened;
+    let opened = &mut scratch.handshake;
+    opened.settle(way, seq);
+    if !opened.is_confirmed() || opened.offset(way, seq).is_none() {
         return false;
     }
-    scratch.handshake = *opened;
     direction::find_endpoint(&mut scratch.found)
 }
 
@@ -396,6 +400,7 @@ fn renew(flow: &mut RpcFlow) {
         direction.window = 0;
         direction.hole_drops = 0;
         direction.held_drops = 0;
+        direction.held_beyond = 0;
         direction.short_since = 0;
         direction.near = [0; 2];
         direction.hits = [0; 2];

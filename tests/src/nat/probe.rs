@@ -134,6 +134,18 @@ impl Probe {
         self.set(libc::IP_TTL, libc::IPV6_UNICAST_HOPS, hops.into())
     }
 
+    /// Lets datagrams be sent in fragments.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn fragment(&self) -> Result<()> {
+        self.set(
+            libc::IP_MTU_DISCOVER,
+            libc::IPV6_MTU_DISCOVER,
+            libc::IP_PMTUDISC_DONT,
+        )
+    }
+
     /// Waits no longer than this for a datagram.
     ///
     /// # Errors

@@ -330,8 +330,11 @@ impl Nat {
     pub fn tried_of(&self, hash: u64) -> u32 {
         let table = self.program.table(map::TRIED).expect("there is one");
         let table: Array<_, u32> = Array::try_from(table).expect("it is one");
-        let index = u32::from(hash as u16);
-        table.get(&index, 0).expect("it can be read")
+        let half = |half| {
+            let position = nat::tried_position(hash, half);
+            table.get(&position, 0).expect("it can be read")
+        };
+        half(0) | half(1)
     }
 
     /// Asserts the value of a counter.

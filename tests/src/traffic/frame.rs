@@ -7,6 +7,7 @@ use crate::sys::VIRTIO_HEADER;
 const ETHERNET: usize = 14;
 /// Fields of `virtio_net_hdr`.
 const GSO_TYPE: usize = 1;
+const HEADERS_LENGTH: usize = 2;
 const GSO_SIZE: usize = 4;
 /// `VIRTIO_NET_HDR_F_NEEDS_CSUM`: the checksum field holds the sum of the pseudo header.
 const NEEDS_CHECKSUM: u8 = 1;
@@ -73,6 +74,9 @@ impl<'f> Segments<'f> {
         let whole = self.frame.len() - self.payload;
         let (from, to) = (range.start * self.size, whole.min(range.end * self.size));
         let mut piece = self.frame[..self.payload].to_vec();
+        // The sender's device tells how much of the packet lies in its head, which may be more than the piece has.
+        let headers = (self.payload - VIRTIO_HEADER) as u16;
+        piece[HEADERS_LENGTH..HEADERS_LENGTH + 2].copy_from_slice(&headers.to_ne_bytes());
         piece.extend_from_slice(&self.frame[self.payload + from..self.payload + to]);
         if range.len() == 1 {
             piece[GSO_TYPE] = 0;

@@ -163,8 +163,11 @@ impl Drop for Line {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
-            // Nobody to tell.
-            let _ = thread.join();
+            let outcome = thread.join();
+            assert!(
+                outcome.is_ok() || std::thread::panicking(),
+                "the line has failed"
+            );
         }
     }
 }
@@ -269,7 +272,12 @@ impl Relay {
     fn send_due(&mut self, lane: usize) {
         let now = Instant::now();
         while let Some(frame) = self.lanes[lane].due(now) {
-            if (&self.ports[1 - lane].device).write(&frame).is_err() {
+            if let Err(error) = (&self.ports[1 - lane].device).write(&frame) {
+                // A loss that nobody asked for.
+                assert!(
+                    error.kind() != ErrorKind::InvalidInput,
+                    "the line has made a frame that the device refuses"
+                );
                 self.lanes[lane]
                     .counts
                     .overflowed

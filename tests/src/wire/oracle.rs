@@ -111,12 +111,15 @@ fn find(body: &[u8], range: std::ops::Range<usize>, tag: u8) -> Option<std::ops:
     None
 }
 
-/// What may stand at the front of a path instead of scheme and authority; `None` if it has none.
+/// What may stand at the front of a path instead of scheme and authority; `None` if it has none, or is another system's.
 fn forms(path: &[u8], names: &Names) -> Option<Vec<Vec<u8>>> {
     let path = std::str::from_utf8(path).ok()?;
     let (scheme, rest) = path.split_once(".tcp://")?;
     let (front, _) = rest.split_once('/')?;
     let (system, authority) = front.split_once('@')?;
+    if system != names.system {
+        return None;
+    }
     let length = scheme.len() + ".tcp://".len() + front.len();
     let local = format!("{scheme}://{system}");
     let slashes = "/".repeat(length - local.len());

@@ -6,7 +6,7 @@ use super::{
     job::{BLOCK, Job, more, reset},
 };
 use crate::{
-    layout::{Edit, EditKind, RANGES},
+    layout::{Edit, EditKind, MAIN, RANGES},
     wire::{
         authority,
         flow::state,
@@ -261,7 +261,10 @@ impl<P: Packet> Job<'_, P> {
                 } else {
                     found::TOO_LONG
                 };
-                self.work.state |= state::LEFT_ALONE;
+                // Beyond a hole it is a body in which a frame seemed to begin: the join resets the connection.
+                if self.work.range as usize == MAIN {
+                    self.work.state |= state::LEFT_ALONE;
+                }
                 self.work.at = self.work.stop;
                 self.work.walker.resume = self.work.stop;
                 self.work.walker.lose_framing();

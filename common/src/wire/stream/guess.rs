@@ -19,7 +19,9 @@ use crate::{
 
 /// How often a segment is held for one name. A sender that may send what follows does so at the latest with its tail
 /// loss probe (RFC 8985 7).
-const HOLDS: u32 = 3;
+const HOLDS: u16 = 3;
+/// The same for all names beyond holes: they wait for what fills the hole, and that it was not acknowledged unseen.
+const HOLDS_BEYOND: u16 = 64;
 
 impl<P: Packet> Job<'_, P> {
     /// Whether a name is open at the end of the segment.
@@ -118,18 +120,19 @@ impl<P: Packet> Job<'_, P> {
         self.range().walker = self.work.walker;
     }
 
-    /// Drops the segment, unless it is at the cursor and that was done [`HOLDS`] times since the cursor moved. It was
-    /// walked: what follows it tells what the name is, and TCP sends it again.
+    /// Drops the segment, unless that was done [`HOLDS`] times since the cursor moved, or [`HOLDS_BEYOND`] times beyond
+    /// holes. It was walked: what follows it tells what the name is, and TCP sends it again.
     #[inline(always)]
     fn hold(&mut self) -> bool {
-        if self.work.range as usize != MAIN {
-            self.work.drop_for(Counter::DroppedHeld);
-            return true;
-        }
-        if self.direction.held_drops >= HOLDS {
+        let (held, most) = if self.work.range as usize == MAIN {
+            (&mut self.direction.held_drops, HOLDS)
+        } else {
+            (&mut self.direction.held_beyond, HOLDS_BEYOND)
+        };
+        if *held >= most {
             return false;
         }
-        self.direction.held_drops += 1;
+        *held += 1;
         self.work.drop_for(Counter::DroppedHeld);
         true
     }

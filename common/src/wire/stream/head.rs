@@ -9,6 +9,7 @@
 use super::{
     Packet, Steps,
     job::{Job, Work, check, range_flag, reset, step},
+    rest::hidden,
 };
 use crate::{
     layout::{Counter, Edit, NEEDLE_WORDS},
@@ -176,8 +177,13 @@ impl<P: Packet> Job<'_, P> {
     /// The first bytes of range `next` were read once more. An edit that was made there must have been found.
     #[inline(always)]
     pub(super) fn end_check(&mut self, next: usize) {
-        let is_made = self.direction.range(next).rest.len != 0;
-        if is_made && self.work.checks & check::CONFIRMED == 0 && self.work.drop == 0 {
+        let rest = self.direction.range(next).rest;
+        // Behind a range of which nothing is known it is checked later, unless the name began in that one.
+        let waits = self.range().flags & range_flag::LOST != 0
+            && self.range().rest.len == 0
+            && hidden(&rest, self.work.joint) == 0;
+        let is_confirmed = self.work.checks & check::CONFIRMED != 0;
+        if rest.len != 0 && !waits && !is_confirmed && self.work.drop == 0 {
             self.work.reset = reset::REST;
         }
         self.work.checks = 0;

@@ -4,22 +4,30 @@
 //! lie beyond holes. The bytes that were edited are marked in **pages**, a bit a byte, which are kept
 //! outside the flow until the receiver has acknowledged them.
 //!
-//! The properties, each of which is the name of a test:
+//! The properties, and the tests in `common/tests/stream.rs` that show them:
 //!
 //! 1. *A byte has one translated value.* What was walked is never walked again: the marks say what was
-//!    written there, in any cut, order and repetition.
+//!    written there, in any cut, order and repetition. `a_byte_has_one_translated_value`
 //! 2. *The segment at the cursor passes.* One that ends inside an ambiguous name is held three times at most.
+//!    `progress`
 //! 3. *Any amount in flight.* Marks need an eighth of the bytes that they are about. If memory for them
-//!    ends, segments are dropped for three seconds at most, then the connection is reset.
+//!    ends, segments are dropped for three seconds at most, then the connection is reset. `any_amount_in_flight`
 //! 4. *A cut name passes.* What was read of it is translated at once, and checked when the rest comes,
 //!    before the frame is complete. It is held early in a connection, and where near misses were seen.
+//!    `cut_names_pass`
 //! 5. *Behind a hole* a segment passes if it can be read alone: if it does not begin inside a name. Its first
-//!    bytes are kept, and checked when the hole is filled.
-//! 6. *Only what TCP would accept changes state.* See [`window`].
+//!    bytes are kept, and checked when the hole is filled. `behind_a_hole`
+//! 6. *Only what TCP would accept changes state.* See [`window`]. `only_what_tcp_accepts_changes_state`
 //! 7. *Work is bounded*: a segment costs time in proportion to its bytes, and bytes of bodies that need not
-//!    be looked at cost none.
-//! 8. *What is no frame is left alone*: TLS, text, frames that are too long.
-//! 9. *Sequence numbers wrap*, and a byte may come in any cut, any order, and any number of times.
+//!    be looked at cost none. `bounded_work`
+//! 8. *The fast ways and the byte machine come to the same* bytes, verdicts and state.
+//!    `fast_path_equals_byte_machine`
+//! 9. *Adopted flows learn as much* as those whose handshake was seen. `adopted_flows_learn_as_much`
+//! 10. *What is no frame is left alone*: TLS, text, frames that are too long. `noise`
+//! 11. *Sequence numbers wrap*, and a byte may come in any cut, any order, and any number of times: the first
+//!     test, too.
+//!
+//! `cargo xtask fuzz` searches for streams and segments that break one of them.
 
 mod apply;
 mod frames;
@@ -165,7 +173,8 @@ fn round<P: Packet>(packet: &mut P, flow: &mut RpcFlow, work: &mut Work) {
     if !work.is_over() && work.more == 0 && work.replayed != 0 {
         packet.stage(Stage::Recall, flow, work);
     }
-    if work.found & found::ALIAS != 0 && flow.names.prepared == 0 {
+    if flow.names.prepared == 0 {
+        // The walk has learned a name, which the edits write.
         packet.stage(Stage::Prepare, flow, work);
     }
     if !work.is_over() && work.count != 0 {

@@ -66,6 +66,7 @@ impl<P: Packet> Job<'_, P> {
         if self.direction.cursor() != reached {
             self.direction.hole_drops = 0;
             self.direction.held_drops = 0;
+            self.direction.held_beyond = 0;
         }
         self.direction.set_cursor(reached);
         if after(reached, self.direction.high) {
@@ -210,6 +211,7 @@ impl<P: Packet> Job<'_, P> {
             || main.flags & range_flag::LOST != 0
             || after(at, main.walker.resume)
             || self.work.first_range as usize != RANGES
+            || after(self.work.end(), self.limit())
         {
             return false;
         }
@@ -286,7 +288,9 @@ impl<P: Packet> Job<'_, P> {
             let is_adopted = self.direction.ranges[MAIN].flags & range_flag::LOST != 0;
             let contradicts =
                 self.work.rest.len != 0 && (self.work.lost as usize != RANGES || is_adopted);
-            if head & head::UNCLEAR != 0 || index == RANGES || contradicts {
+            // The frame that tells the endpoint's name is read from its beginning.
+            let greets = !self.work.is_inbound() && self.is(flag::HANDSHAKE);
+            if head & head::UNCLEAR != 0 || index == RANGES || contradicts || greets {
                 self.hole(at);
                 return;
             }
@@ -482,7 +486,7 @@ impl<P: Packet> Job<'_, P> {
         let index = self.work.range as usize;
         let other = self.direction.range(next);
         let (start, end, head_len) = (other.start, other.end, u32::from(other.head_len));
-        let (first, zeros, mut flags) = (other.first, other.zeros, other.flags);
+        let (first, zeros, rest, mut flags) = (other.first, other.zeros, other.rest, other.flags);
         // Whether the walk's state is the one at the end of the two.
         let mut goes_on = false;
         if self.work.is_inbound() {
@@ -520,6 +524,9 @@ impl<P: Packet> Job<'_, P> {
         if range.flags & range_flag::LOST != 0 {
             range.first = first;
             range.zeros = zeros;
+            if rest.len != 0 {
+                range.rest = rest;
+            }
         }
         range.end = end;
         range.flags = flags;

@@ -306,8 +306,11 @@ impl<P: Packet> Job<'_, P> {
             self.work.rest = edit.unwrap_or_default();
             return edit.is_some();
         }
-        // A recipient that a segment cuts becomes the local form.
-        let may_be_local = name == ALIAS || self.names.allows_local(self.work.policy);
+        // A recipient that a segment cuts becomes the local form: any, or one of which enough is there to tell that
+        // it is the alias.
+        let authority = (len - 1).wrapping_sub(u32::from(self.names.alias.len));
+        let may_be_local =
+            self.names.allows_local(self.work.policy) || name == ALIAS && from > authority;
         if !may_be_local || !self.names.has_local() {
             return false;
         }

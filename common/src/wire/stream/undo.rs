@@ -10,7 +10,8 @@ pub struct Before {
     ranges: [Range; RANGES],
     /// Ranges beyond holes; if there are none, only the first of `ranges` is kept.
     islands: u32,
-    pad: u32,
+    /// Flags of the direction.
+    flags: u32,
 }
 
 impl Default for Before {
@@ -18,7 +19,7 @@ impl Default for Before {
         Self {
             ranges: [Range::default(); RANGES],
             islands: 0,
-            pad: 0,
+            flags: 0,
         }
     }
 }
@@ -45,6 +46,7 @@ impl<P: Packet> Job<'_, P> {
         kept.walker = main.walker;
         kept.flags = main.flags;
         self.work.before.islands = 0;
+        self.work.before.flags = self.direction.flags;
     }
 
     /// There is no page for the marks of the round: it has not been. If that lasts, the connection is reset.
@@ -65,6 +67,7 @@ impl<P: Packet> Job<'_, P> {
         main.walker = kept.walker;
         main.flags = kept.flags;
         self.direction.islands = self.work.before.islands;
+        self.direction.flags = self.work.before.flags;
         self.work.index = MAIN as u32 + 1;
         P::repeat(&mut TakeBack(self.again()), RANGES as u32);
         self.work.drop_for(Counter::DroppedMemory);
