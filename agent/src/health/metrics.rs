@@ -8,7 +8,7 @@ use prometheus_client::{
     metrics::{MetricType, counter::Counter, family::Family, gauge::Gauge, info::Info},
     registry::{Metric, Registry, Unit},
 };
-use truename_common::layout::Counter as Kernel;
+use truename_common::layout::{ConntrackState, Counter as Kernel};
 
 use super::Page;
 use crate::api::{Status, Timestamp};
@@ -217,10 +217,11 @@ fn services(registry: &mut Registry, page: &Page) {
     for service in page.services.iter().take(SERVICES_MAX) {
         let labels = vec![("service", service.name.clone())];
         set(&connections, labels.clone(), service.connections);
-        for (state, count) in &service.states {
+        for state in ConntrackState::ALL {
+            let count = service.states.get(state.label()).copied();
             let mut labels = labels.clone();
-            labels.push(("state", state.clone()));
-            set(&states, labels, *count);
+            labels.push(("state", state.label().to_owned()));
+            set(&states, labels, count.unwrap_or_default());
         }
         set(&unanswered, labels.clone(), service.opening);
         let usable = service.targets.iter().filter(|target| target.weight > 0);
