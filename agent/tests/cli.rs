@@ -1,7 +1,8 @@
-//! The binary's contract with scripts: exit codes, one line for a mistake, stable output. Nothing
-//! here needs the kernel program.
+//! The binary's contract with scripts: exit codes, one line for a mistake, stable output; and what documents say of it.
+//! Nothing here needs the kernel program.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     process::{Command, Output},
@@ -324,4 +325,107 @@ fn every_metric_and_path_of_health_is_documented() {
         count += 1;
     }
     assert!(count > 20, "{count}");
+}
+
+/// The documents: path in the repository, and text.
+fn documents() -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    for directory in ["", "docs", "docs/decisions"] {
+        for entry in fs::read_dir(repository().join(directory)).unwrap() {
+            let name = entry.unwrap().file_name();
+            let path = Path::new(directory).join(name);
+            if path.extension().is_some_and(|extension| extension == "md") {
+                let text = fs::read_to_string(repository().join(&path)).unwrap();
+                found.push((path, text));
+            }
+        }
+    }
+    assert!(found.len() > 20, "{}", found.len());
+    found
+}
+
+/// The anchors of a document's headings, as forges make them.
+fn anchors(text: &str) -> Vec<String> {
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    let words = headings.map(|line| line.trim_start_matches('#').trim().to_lowercase());
+    let is_kept = |letter: &char| letter.is_alphanumeric() || "-_ ".contains(*letter);
+    words
+        .map(|words| words.chars().filter(is_kept).collect::<String>())
+        .map(|words| words.replace(' ', "-"))
+        .collect()
+}
+
+#[test]
+fn links_of_documents_lead_somewhere() {
+    let mut count = 0;
+    for (path, text) in documents() {
+        let links = text.split("](").skip(1);
+        for link in links.filter_map(|rest| Some(rest.split_once(')')?.0)) {
+            if link.contains("://") {
+                continue;
+            }
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let file = match file {
+                "" => repository().join(&path),
+                file => repository().join(&path).with_file_name(file),
+            };
+            assert!(file.exists(), "{}: {link}", path.display());
+            let is_there = || anchors(&fs::read_to_string(&file).unwrap());
+            assert!(
+                anchor.is_empty() || is_there().iter().any(|known| known == anchor),
+                "{}: {link}",
+                path.display()
+            );
+            count += 1;
+        }
+    }
+    assert!(count > 50, "{count}");
+}
+
+#[test]
+fn files_and_commands_that_documents_name_exist() {
+    let mut commands = BTreeSet::new();
+    for (path, text) in documents() {
+        for line in text.lines() {
+            let typed = line
+                .strip_prefix("    ")
+                .map(|code| code.trim_start_matches("$ "));
+            for span in line.split('`').skip(1).step_by(2).chain(typed) {
+                if let Some(rest) = span.strip_prefix("truename ") {
+                    let command = rest.split(|letter: char| !letter.is_ascii_lowercase());
+                    commands.extend(command.take(1).map(str::to_owned));
+                }
+                // Of the files in code, those that are named from the root of the repository.
+                let root = span.split_once('/').map_or("", |(root, _)| root);
+                let is_ours =
+                    !root.is_empty() && root != "target" && repository().join(root).is_dir();
+                if is_ours && !span.contains([' ', '*', '<']) {
+                    assert!(
+                        repository().join(span).exists(),
+                        "{}: {span}",
+                        path.display()
+                    );
+                }
+            }
+        }
+    }
+    commands.remove("");
+    assert!(commands.len() > 10, "{commands:?}");
+    for command in commands {
+        let help = truename(&[&command, "--help"]);
+        assert_eq!(help.status.code(), Some(0), "truename {command}");
+    }
+}
+
+#[test]
+fn lines_of_documents_are_short() {
+    for (path, text) in documents() {
+        let mut is_code = false;
+        for (line, number) in text.lines().zip(1..) {
+            is_code ^= line.starts_with("```");
+            let is_free = is_code || line.starts_with("    ") || line.starts_with('|');
+            let length = line.chars().count();
+            assert!(is_free || length <= 180, "{}:{number}", path.display());
+        }
+    }
 }

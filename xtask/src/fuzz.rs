@@ -179,10 +179,14 @@ impl Target {
         let text = if status.success() {
             progress.to_string()
         } else {
+            let written = "Test unit written to ";
+            let input = output
+                .lines()
+                .find_map(|line| Some(line.split_once(written)?.1.to_owned()))
+                .unwrap_or_else(|| found.display().to_string());
             format!(
-                "{}\n{progress}\nthe input is in {}; show what it does: cargo xtask fuzz --show FILE",
-                failure(&output),
-                found.display()
+                "{}\n{progress}\nto see what the input does: cargo xtask fuzz --show {input}",
+                failure(&output)
             )
         };
         Ok(Searched {

@@ -178,7 +178,7 @@ fn kernel(registry: &mut Registry, status: &Status) {
         let labels = vec![("counter", counter.label().to_owned())];
         add(&all, labels, value(*counter));
     }
-    let help = "Every counter of the kernel program; docs/operations.md tells what they count";
+    let help = "Every counter of the kernel program; docs/operations.md says what they count";
     registry.register("kernel", help, all);
 }
 

@@ -72,6 +72,10 @@ impl Half {
                 // Up to where the last name was written: nobody reads it before the next one.
                 range.walker.authority = 0;
             }
+            if way == Way::Inbound && range.walker.at_boundary() {
+                // Nothing of the next frame's length was read.
+                range.walker.value = 0;
+            }
             (index == MAIN || range.start != range.end).then_some(range)
         };
         Self {

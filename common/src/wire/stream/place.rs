@@ -486,11 +486,12 @@ impl<P: Packet> Job<'_, P> {
         let index = self.work.range as usize;
         let other = self.direction.range(next);
         let (start, end, head_len) = (other.start, other.end, u32::from(other.head_len));
-        let (first, zeros, rest, mut flags) = (other.first, other.zeros, other.rest, other.flags);
+        let mut flags = other.flags;
         // Whether the walk's state is the one at the end of the two.
         let mut goes_on = false;
         if self.work.is_inbound() {
             let is_lost = flags & range_flag::LOST != 0;
+            let (first, zeros) = (other.first, other.zeros);
             let walker = &self.work.walker;
             let (resume, begin) = (walker.resume, walker.frame_begin());
             if self.range().flags & range_flag::LOST != 0 {
@@ -519,20 +520,29 @@ impl<P: Packet> Job<'_, P> {
             self.append_head(index, known, kept);
         }
         self.take_state(next, goes_on);
+        if self.range().flags & range_flag::LOST != 0 {
+            self.take_first(next);
+        }
         self.leave(next);
         let range = self.direction.range(index);
-        if range.flags & range_flag::LOST != 0 {
-            range.first = first;
-            range.zeros = zeros;
-            if rest.len != 0 {
-                range.rest = rest;
-            }
-        }
         range.end = end;
         range.flags = flags;
         self.work.at = end;
         self.work.replayed = 1;
         self.work.step = step::JOINED;
+    }
+
+    /// Nothing is known of the walked range: its first frame is that of range `next`.
+    #[inline(always)]
+    fn take_first(&mut self, next: usize) {
+        let other = self.direction.range(next);
+        let (first, zeros, rest) = (other.first, other.zeros, other.rest);
+        let range = self.range();
+        range.first = first;
+        range.zeros = zeros;
+        if rest.len != 0 {
+            range.rest = rest;
+        }
     }
 
     /// The walked range takes the state at its end: that of the walk, or that of range `next`.

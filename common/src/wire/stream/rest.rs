@@ -92,11 +92,15 @@ impl<P: Packet> Job<'_, P> {
         P::repeat(&mut rest, REST);
         let looked = self.work.index;
         if self.work.bit & NAME != 0 {
-            // The path goes up to the frame behind it: nothing follows the name. Else its end is not there.
-            if looked != left || self.work.head & FRAMED == 0 {
-                self.work.head |= UNCLEAR;
-            } else {
+            let is_framed = self.work.head & FRAMED != 0;
+            if looked != self.work.cursor_end {
+                let tag = self.work.block.word(looked) as u8;
+                self.decide(looked, tag);
+            } else if looked == left && is_framed {
+                // The path goes up to the frame behind it.
                 self.decide(looked, 0);
+            } else {
+                self.work.head |= UNCLEAR;
             }
             return;
         }
@@ -131,12 +135,10 @@ impl<P: Packet> Steps for Rest<'_, P> {
         }
         let byte = job.work.block.word(index) as u8;
         if job.work.bit & NAME != 0 {
-            if byte.is_ascii_graphic() {
-                job.work.index = index + 1;
-                return true;
-            }
-            job.decide(index, byte);
-            return false;
+            // Up to the end of the path.
+            let goes_on = byte.is_ascii_graphic();
+            job.work.index = index + u32::from(goes_on);
+            return goes_on;
         }
         if index >= job.work.chunk_len {
             return false;

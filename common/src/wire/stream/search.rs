@@ -243,7 +243,7 @@ impl<P: Packet> Job<'_, P> {
         // `://` of the recipient.
         let begin = front.path + scheme + 4;
         let len = self.names.needle.len;
-        if len == 0 || self.names.outbound().is_none() {
+        if len == 0 {
             return true;
         }
         let known = self.work.block_len.wrapping_sub(index);
