@@ -392,7 +392,8 @@ fn files_and_commands_that_documents_name_exist() {
                 .map(|code| code.trim_start_matches("$ "));
             for span in line.split('`').skip(1).step_by(2).chain(typed) {
                 if let Some(rest) = span.strip_prefix("truename ") {
-                    let command = rest.split(|letter: char| !letter.is_ascii_lowercase());
+                    let command =
+                        rest.split(|letter: char| !letter.is_ascii_lowercase() && letter != '-');
                     commands.extend(command.take(1).map(str::to_owned));
                 }
                 // Of the files in code, those that are named from the root of the repository.
