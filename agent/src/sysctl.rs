@@ -33,6 +33,12 @@ pub fn read(name: &str) -> io::Result<String> {
     Ok(fs::read_to_string(path(name))?.trim().to_owned())
 }
 
+/// All switches that translation depends on.
+pub fn all() -> impl Iterator<Item = &'static str> {
+    let others = [LOOPBACK_V6, FORWARD_V4, FORWARD_V6];
+    LOOPBACK.into_iter().chain(others)
+}
+
 /// Whether a switch is there and on.
 pub fn is_on(name: &str) -> bool {
     read(name).is_ok_and(|value| value != "0")

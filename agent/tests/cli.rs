@@ -229,6 +229,13 @@ fn without_an_agent_verbs_fail_with_one_line() {
 }
 
 #[test]
+fn top_needs_a_terminal() {
+    let output = truename(&["top", "--control-socket", "/nowhere/s"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("status --watch"));
+}
+
+#[test]
 fn completions_and_manual_pages_are_complete() {
     for shell in ["bash", "zsh", "fish"] {
         let output = truename(&["completions", shell]);
@@ -385,7 +392,8 @@ fn files_and_commands_that_documents_name_exist() {
                 .map(|code| code.trim_start_matches("$ "));
             for span in line.split('`').skip(1).step_by(2).chain(typed) {
                 if let Some(rest) = span.strip_prefix("truename ") {
-                    let command = rest.split(|letter: char| !letter.is_ascii_lowercase());
+                    let command =
+                        rest.split(|letter: char| !letter.is_ascii_lowercase() && letter != '-');
                     commands.extend(command.take(1).map(str::to_owned));
                 }
                 // Of the files in code, those that are named from the root of the repository.

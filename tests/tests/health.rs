@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use aya::sys::{Stats, enable_stats};
 use truename_tests::{
     http::Http,
     place::{Place, SOON},
@@ -63,7 +64,8 @@ fn health_and_metrics_say_what_is_so() -> Result<()> {
     ensure!(value(&before, "truename_service_targets{service=\"web\"}")? == 1.0);
     ensure!(before.contains("truename_build_info{version="), "{before}");
 
-    // What is counted is what happened.
+    // What is counted is what happened. Runs of programs are counted while somebody wants it.
+    let _stats = enable_stats(Stats::RunTime)?;
     let target = server.run(|| TcpListener::bind("10.99.0.1:8080"))??;
     let (mut stream, accepted, _) = place.connect(&target, "10.99.0.77:81")?;
     drop(accepted);
@@ -74,6 +76,11 @@ fn health_and_metrics_say_what_is_so() -> Result<()> {
         let connections = value(&after, "truename_service_connections{service=\"web\"}")?;
         ensure!(connections == 1.0, "{connections}");
         ensure!(value(&after, "truename_table_entries{table=\"connections\"}")? == 1.0);
+        let state = "truename_service_connections_by_state{service=\"web\",state=\"half_closed\"}";
+        ensure!(value(&after, state)? == 1.0);
+        let of_program = |metric: &str| value(&after, &format!("{metric}{{program=\"tn_ether\"}}"));
+        ensure!(of_program("truename_program_runs_total")? >= 1.0);
+        ensure!(of_program("truename_program_run_seconds_total")? > 0.0);
         let sent = "truename_translations_total{kind=\"packet\",direction=\"inbound\"}";
         ensure!(value(&after, sent)? >= 3.0);
         ensure!(value(&after, "truename_port_tries_count")? >= 0.0);

@@ -17,7 +17,7 @@ use crate::command::{self, cargo, command, find, succeeds};
 use toolchain::Way;
 
 /// Programs the tests, the demo and the virtual machine need, and the package of Debian that has each.
-const TOOLS: [(&str, &str); 21] = [
+const TOOLS: [(&str, &str); 22] = [
     ("ip", "iproute2"),
     ("ss", "iproute2"),
     ("tc", "iproute2"),
@@ -39,6 +39,7 @@ const TOOLS: [(&str, &str); 21] = [
     ("setpriv", "util-linux"),
     ("strip", "binutils"),
     ("xz", "xz-utils"),
+    ("tmux", "tmux"),
 ];
 
 /// The library that the tests run ZooKeeper from, and the package of Debian that has it.

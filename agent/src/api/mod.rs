@@ -22,7 +22,7 @@ pub use names::NameRow;
 pub use problem::{Code, Finding, ProblemRow};
 pub use rows::{
     AliasRow, Aliases, CanonicalSource, EndpointRow, EventRow, FlowRow, FlowState, InterfaceRow,
-    PeerRow, State, Status,
+    PeerRow, ProgramRow, State, Status,
 };
 pub use server::{Server, ServerError, Service};
 pub use services::{FlowFilter, ServiceRow, SweepRow, TargetRow};
@@ -68,7 +68,8 @@ impl Request {
     /// The fields that a request may have besides its name.
     const fn fields(&self) -> &'static [&'static str] {
         match self {
-            Self::Flows(_) | Self::Flush(_) => FlowFilter::FIELDS,
+            Self::Flows(_) => FlowFilter::FIELDS,
+            Self::Flush(_) => FlowFilter::FIELDS_OF_FLUSH,
             Self::Explain(_) => Question::FIELDS,
             Self::Status
             | Self::Endpoints

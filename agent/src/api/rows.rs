@@ -53,6 +53,8 @@ pub struct Status {
     pub attach_mode: String,
     /// Where the programs hang.
     pub interfaces: Vec<InterfaceRow>,
+    /// The loaded programs that are attached.
+    pub programs: Vec<ProgramRow>,
     /// Number of endpoints.
     pub endpoints: usize,
     /// Number of services.
@@ -80,6 +82,18 @@ pub struct Status {
     pub flow_capacity: u32,
     /// Every counter, by its label.
     pub counters: BTreeMap<String, u64>,
+}
+
+/// A loaded program. Field names are stable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgramRow {
+    /// Its name.
+    pub name: String,
+    /// Its number.
+    pub id: u32,
+    /// How often it ran, and for how long, in nanoseconds, while the kernel counted it (`kernel.bpf_stats_enabled`).
+    pub runs: u64,
+    pub run_time_ns: u64,
 }
 
 /// An interface that is wanted.
@@ -153,8 +167,10 @@ pub struct AliasRow {
     pub endpoint: String,
     /// The endpoint's address.
     pub address: String,
-    /// The client's address.
+    /// The client's address, as the endpoint sees it.
     pub client: String,
+    /// The clients for which it stands now, if that is an address of truename's (SNAT); some of them, if they are many.
+    pub behind: Vec<String>,
     /// Translations towards the endpoint.
     pub inbound: u64,
     /// Translations away from it.
@@ -269,8 +285,10 @@ pub struct PeerRow {
     pub announced: Option<String>,
     /// Its actor system.
     pub system: Option<String>,
-    /// The address that it was seen at.
+    /// The address that it was seen at, as the endpoint sees it.
     pub client: String,
+    /// The clients for which it stands now, if that is an address of truename's (SNAT); some of them, if they are many.
+    pub behind: Vec<String>,
     /// The name of the endpoint that it talks to.
     pub endpoint: String,
     /// The endpoint's address.

@@ -3,7 +3,7 @@
 use super::{
     Exit,
     args::{Global, Watch},
-    output::{Row, ago},
+    output::{Row, ago, client},
     watch::show,
 };
 use crate::api::{AliasRow, Request, Response};
@@ -18,7 +18,7 @@ impl Row for AliasRow {
             self.alias.clone(),
             self.endpoint.clone(),
             self.address.clone(),
-            self.client.clone(),
+            client(&self.client, &self.behind),
             self.inbound.to_string(),
             self.outbound.to_string(),
             ago(self.first_seen),

@@ -79,7 +79,9 @@ pub enum Verb {
     /// Attach the programs and keep them attached
     Run(Run),
     /// Show the agent, its interfaces and counters
-    Status(Watch),
+    Status(Status),
+    /// Watch what happens: services, rates, drops, who leads; q ends it
+    Top,
     /// Show the endpoints and the names they know themselves by
     Endpoints(Watch),
     /// Show every alias in use, by whom, and when
@@ -107,6 +109,8 @@ pub enum Verb {
     Config(Config),
     /// Remove programs, links, filters and tables: every trace
     Detach,
+    /// Write all that somebody who helps asks for into one JSON document
+    SupportBundle(Bundle),
     /// Print the completions for a shell
     Completions(Completions),
     /// Print the manual page
@@ -157,12 +161,16 @@ pub struct Flows {
     /// Look twice, one second apart, and show how fast each flow is
     #[arg(long)]
     pub rates: bool,
+    /// Show so many at the most, the latest
+    #[arg(long, value_name = "NUMBER", conflicts_with_all = ["totals", "rates"])]
+    pub limit: Option<usize>,
     #[command(subcommand)]
     pub verb: Option<FlowsVerb>,
 }
 
 const FLOWS_EXAMPLES: &str = "Examples:
   truename flows --service rest --state established
+  truename flows --target 10.0.0.1 --port 6123 --limit 20
   truename flows --totals
   truename flows flush --client 10.0.0.5 --yes";
 
@@ -178,6 +186,15 @@ pub struct FlowSelection {
     /// Only those in this state, of the connection or of its translation
     #[arg(long, value_name = "STATE", value_parser = states())]
     pub state: Option<String>,
+    /// Only those to this target or endpoint
+    #[arg(long, value_name = "ADDRESS")]
+    pub target: Option<IpAddr>,
+    /// Only those to this port: the one that the client addresses, or the target's
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<u16>,
+    /// Only those whose client names the endpoint so
+    #[arg(long, value_name = "HOST:PORT")]
+    pub alias: Option<String>,
 }
 
 fn states() -> clap::builder::PossibleValuesParser {
@@ -230,6 +247,15 @@ pub struct Sender {
     pub port: Option<u16>,
 }
 
+impl Sender {
+    /// Whether a socket, as text, is meant.
+    pub fn is_at(&self, text: &str) -> bool {
+        text.parse::<SocketAddr>().is_ok_and(|at| {
+            at.ip() == self.address.to_canonical() && self.port.is_none_or(|port| port == at.port())
+        })
+    }
+}
+
 impl FromStr for Sender {
     type Err = &'static str;
 
@@ -259,6 +285,12 @@ pub struct Monitor {
     /// Only events of this kind; repeatable
     #[arg(long = "kind", value_name = "KIND", value_parser = kinds())]
     pub kinds: Vec<String>,
+    /// Only events about this client: an address, or address:port
+    #[arg(long, value_name = "ADDRESS[:PORT]")]
+    pub from: Option<Sender>,
+    /// Only events about packets to this endpoint or alias: an address, or address:port
+    #[arg(long, value_name = "ADDRESS[:PORT]")]
+    pub to: Option<Sender>,
 }
 
 fn kinds() -> clap::builder::PossibleValuesParser {
@@ -267,6 +299,16 @@ fn kinds() -> clap::builder::PossibleValuesParser {
         .map(|kind| kind.label())
         .collect::<Vec<_>>()
         .into()
+}
+
+/// Arguments of `status`.
+#[derive(Debug, ClapArgs)]
+pub struct Status {
+    /// Only whether it works, and what does not
+    #[arg(long)]
+    pub brief: bool,
+    #[command(flatten)]
+    pub watch: Watch,
 }
 
 /// Arguments of verbs that show what changes.
@@ -360,6 +402,16 @@ pub enum Config {
         #[arg(long)]
         effective: bool,
     },
+}
+
+/// Arguments of `support-bundle`.
+#[derive(Debug, ClapArgs)]
+pub struct Bundle {
+    /// Where to; the standard output if absent
+    pub file: Option<PathBuf>,
+    /// Replace names and addresses, the same one by the same one
+    #[arg(long)]
+    pub redact: bool,
 }
 
 /// Arguments of `completions`.

@@ -64,7 +64,8 @@ fn unanswered(config: &Config) -> anyhow::Result<Vec<IpAddr>> {
     Ok(Requests::open()?.unanswered(config.aliases())?)
 }
 
-pub fn run(global: &Global) -> anyhow::Result<Exit> {
+/// What `doctor` finds.
+pub fn checks(global: &Global) -> anyhow::Result<Vec<Check>> {
     // A mistake in the file is one of the things that are told.
     let (config, mistake) = match effective(global, global.config.as_deref()) {
         Ok(config) => (config, None),
@@ -81,6 +82,11 @@ pub fn run(global: &Global) -> anyhow::Result<Exit> {
     });
     let mut checks = doctor::examine(&config, |address| facts.is_local(address), &unanswered);
     checks.extend(mistake);
+    Ok(checks)
+}
+
+pub fn run(global: &Global) -> anyhow::Result<Exit> {
+    let checks = checks(global)?;
     Output::new(global).rows(&checks, "nothing was checked")?;
     Ok(match checks.iter().map(|check| check.verdict).max() {
         Some(Verdict::Failure) => Exit::Failure,

@@ -146,7 +146,10 @@ pub fn run(global: &Global, verb: Flows) -> anyhow::Result<Exit> {
     }
     let output = Output::new(global);
     let nothing = "no such flow was seen yet";
-    let filter = filter(verb.selection);
+    let filter = FlowFilter {
+        limit: verb.limit,
+        ..filter(verb.selection)
+    };
     let mut client = connect(global)?;
     let began = Instant::now();
     let rows = flows(&mut client, &filter)?;
@@ -167,6 +170,10 @@ fn filter(selection: FlowSelection) -> FlowFilter {
         service: selection.service,
         client: selection.client,
         state: selection.state,
+        target: selection.target,
+        port: selection.port,
+        alias: selection.alias,
+        limit: None,
     }
 }
 

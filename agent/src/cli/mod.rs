@@ -2,6 +2,7 @@
 
 mod aliases;
 mod args;
+mod bundle;
 mod completions;
 mod config;
 mod decode;
@@ -19,6 +20,7 @@ mod peers;
 mod run;
 mod services;
 mod status;
+mod top;
 mod topology;
 mod watch;
 
@@ -90,7 +92,8 @@ fn dispatch(args: Args) -> anyhow::Result<Exit> {
     let Args { global, verb } = args;
     match verb {
         Verb::Run(verb) => run::run(global, verb),
-        Verb::Status(watch) => status::run(&global, &watch),
+        Verb::Status(verb) => status::run(&global, &verb),
+        Verb::Top => top::run(&global),
         Verb::Endpoints(watch) => endpoints::run(&global, &watch),
         Verb::Aliases(watch) => aliases::run(&global, &watch),
         Verb::Services(watch) => services::run(&global, &watch),
@@ -104,6 +107,7 @@ fn dispatch(args: Args) -> anyhow::Result<Exit> {
         Verb::Doctor => doctor::run(&global),
         Verb::Config(verb) => config::run(&global, verb),
         Verb::Detach => detach::run(&global),
+        Verb::SupportBundle(verb) => bundle::run(&global, &verb),
         Verb::Completions(verb) => completions::run(&verb),
         Verb::Man(verb) => man::run(&verb),
     }

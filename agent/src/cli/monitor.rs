@@ -13,7 +13,10 @@ pub fn run(global: &Global, verb: &Monitor) -> anyhow::Result<Exit> {
     for response in connect(global)?.monitor()? {
         match response? {
             Response::Event(event) => {
-                if verb.kinds.is_empty() || verb.kinds.contains(&event.kind) {
+                let is_kind = verb.kinds.is_empty() || verb.kinds.contains(&event.kind);
+                let is_from = verb.from.is_none_or(|from| from.is_at(&event.client));
+                let is_to = verb.to.is_none_or(|to| to.is_at(&event.address));
+                if is_kind && is_from && is_to {
                     print(format, &event)?;
                 }
             }

@@ -125,6 +125,14 @@ pub fn or_dash(text: Option<&str>) -> String {
     text.unwrap_or("-").to_owned()
 }
 
+/// A client, and those for which its address stands.
+pub fn client(address: &str, behind: &[String]) -> String {
+    match behind {
+        [] => address.to_owned(),
+        behind => format!("{} by {address}", behind.join(" ")),
+    }
+}
+
 /// How long ago, or a dash.
 pub fn ago(time: Option<crate::api::Timestamp>) -> String {
     time.map_or_else(|| "-".to_owned(), crate::api::Timestamp::ago)

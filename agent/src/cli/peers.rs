@@ -3,7 +3,7 @@
 use super::{
     Exit,
     args::{Global, Watch},
-    output::{Row, ago, or_dash},
+    output::{Row, ago, client, or_dash},
     watch::show,
 };
 use crate::api::{PeerRow, Request, Response};
@@ -23,7 +23,7 @@ impl Row for PeerRow {
         vec![
             or_dash(self.announced.as_deref()),
             or_dash(self.system.as_deref()),
-            self.client.clone(),
+            client(&self.client, &self.behind),
             self.endpoint.clone(),
             self.address.clone(),
             or_dash(self.alias.as_deref()),

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{
     Exit,
-    args::{Global, Watch},
+    args::{Global, Status as Verb},
     output::{Output, Row, ago, or_dash},
     watch::show,
 };
@@ -31,13 +31,17 @@ impl Row for InterfaceRow {
     }
 }
 
-pub fn run(global: &Global, watch: &Watch) -> anyhow::Result<Exit> {
+pub fn run(global: &Global, verb: &Verb) -> anyhow::Result<Exit> {
     let take = |response| match response {
         Response::Status(status) => Some(status),
         _ => None,
     };
+    let watch = &verb.watch;
     let status = show(global, watch, &Request::Status, take, |output, status| {
-        output.document(status, || text(output, status))
+        output.document(status, || match verb.brief {
+            true => summary(status),
+            false => text(output, status),
+        })
     })?;
     Ok(match status.state {
         State::Ok => Exit::Success,
@@ -48,7 +52,8 @@ pub fn run(global: &Global, watch: &Watch) -> anyhow::Result<Exit> {
 /// Problems that are over and still shown.
 const PAST_SHOWN: usize = 3;
 
-fn text(output: Output, status: &Status) -> String {
+/// Whether it works, and what does not.
+fn summary(status: &Status) -> String {
     let state = match status.state {
         State::Ok => "ok",
         State::Degraded => "degraded",
@@ -72,6 +77,11 @@ fn text(output: Output, status: &Status) -> String {
     for problem in &status.problems {
         let _ = writeln!(text, "  {problem}");
     }
+    text
+}
+
+fn text(output: Output, status: &Status) -> String {
+    let mut text = summary(status);
     for note in &status.notes {
         let _ = writeln!(text, "  note: {note}");
     }

@@ -36,7 +36,7 @@ impl Config {
     /// Names the first value that only a new agent can take on.
     pub fn check_followed_by(&self, next: &Self) -> Result<(), ConfigError> {
         const RESTART: &str = "restart it";
-        const DETACH: &str = "stop it, run `truename detach`, which ends what is translated now, and start it; until then the table keeps its size";
+        const DETACH: &str = "restart it after `truename detach`, which ends what is translated now; until then the table keeps its size";
         let path = |path: &Path| path.display().to_string();
         for (key, before, after, remedy) in [
             (

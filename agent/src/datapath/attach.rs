@@ -18,7 +18,7 @@ use aya::{
 use truename_common::layout::{Link, map};
 
 use super::{
-    CHAIN, Direction, Object, PROGRAM_ETHER, PROGRAM_RAW, Pins,
+    CHAIN, Direction, Object, PROGRAM_ETHER, PROGRAM_RAW, PROGRAM_XDP, Pins,
     bpffs::remove_file,
     clsact,
     error::{Cause, DatapathError},
@@ -352,6 +352,20 @@ impl Programs {
         set_links(&self.pins, &links)?;
         self.addresses = Some(links);
         Ok(())
+    }
+
+    /// How often each of the programs that are attached ran, and for how long: its name, its number, runs and nanoseconds.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn runs(&self) -> Result<Vec<(&'static str, u32, u64, u64)>, DatapathError> {
+        let attached = self.attached.values().map(|attached| attached.program);
+        let mut names: BTreeSet<_> = attached.collect();
+        if !self.xdp.is_empty() {
+            names.insert(PROGRAM_XDP);
+        }
+        let names = names.into_iter();
+        names.map(|name| self.object.runs(name)).collect()
     }
 
     /// Where XDP forwards, and how.

@@ -190,6 +190,21 @@ impl Object {
         Ok(info.id())
     }
 
+    /// How often a loaded program ran: its name, its number, runs and nanoseconds.
+    pub(super) fn runs(
+        &self,
+        name: &'static str,
+    ) -> Result<(&'static str, u32, u64, u64), DatapathError> {
+        let missing = || DatapathError::Missing {
+            kind: "program",
+            name,
+        };
+        let program = self.ebpf.program(name).ok_or_else(missing)?;
+        let info = program.info().map_err(DatapathError::program(name))?;
+        let time = u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX);
+        Ok((name, info.id(), info.run_count(), time))
+    }
+
     /// The number of the XDP program, if it is loaded.
     pub(super) fn xdp_id(&self) -> Option<u32> {
         self.id(PROGRAM_XDP).ok()

@@ -1,14 +1,14 @@
 //! The metrics. Names, units and labels are stable; no label has an address or a port, so that their number is
 //! bounded by the configuration.
 
-use std::fmt;
+use std::{fmt, sync::atomic::AtomicU64};
 
 use prometheus_client::{
     encoding::{EncodeMetric, MetricEncoder, NoLabelSet, prometheus_text, text},
     metrics::{MetricType, counter::Counter, family::Family, gauge::Gauge, info::Info},
     registry::{Metric, Registry, Unit},
 };
-use truename_common::layout::Counter as Kernel;
+use truename_common::layout::{ConntrackState, Counter as Kernel};
 
 use super::Page;
 use crate::api::{Status, Timestamp};
@@ -37,7 +37,7 @@ type Counters = Family<Labels, Counter>;
 type Gauges = Family<Labels, Gauge>;
 
 /// Packets that the kernel program dropped, by why: counters and the label of the reason.
-const DROPS: [(Kernel, &str); 14] = [
+pub const DROPS: [(Kernel, &str); 14] = [
     (Kernel::DroppedHole, "hole"),
     (Kernel::DroppedHeld, "held"),
     (Kernel::DroppedMemory, "memory"),
@@ -69,6 +69,7 @@ pub fn write(page: &Page, format: Format) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("truename");
     let status = &page.status;
     agent(&mut registry, status);
+    programs(&mut registry, status);
     tables(&mut registry, status);
     kernel(&mut registry, status);
     cluster(&mut registry, status);
@@ -116,6 +117,21 @@ fn agent(registry: &mut Registry, status: &Status) {
     registry.register("table_entries_repaired", help, counter(status.repaired));
 }
 
+fn programs(registry: &mut Registry, status: &Status) {
+    let runs = Counters::default();
+    let times = Family::<Labels, Counter<f64, AtomicU64>>::default();
+    for program in &status.programs {
+        let labels = vec![("program", program.name.clone())];
+        add(&runs, labels.clone(), program.runs);
+        let seconds = program.run_time_ns as f64 / 1e9;
+        times.get_or_create(&labels).inc_by(seconds);
+    }
+    let help = "How often a program ran, while kernel.bpf_stats_enabled is 1";
+    registry.register("program_runs", help, runs);
+    let help = "How long a program ran, while kernel.bpf_stats_enabled is 1";
+    registry.register_with_unit("program_run", help, Unit::Seconds, times);
+}
+
 fn tables(registry: &mut Registry, status: &Status) {
     let entries = Gauges::default();
     let capacity = Gauges::default();
@@ -129,7 +145,7 @@ fn tables(registry: &mut Registry, status: &Status) {
     let help = "Connections that were evicted to make room";
     registry.register("connections_evicted", help, counter(status.evicted));
     if let Some(sweep) = status.sweep {
-        let took = Gauge::<f64, std::sync::atomic::AtomicU64>::default();
+        let took = Gauge::<f64, AtomicU64>::default();
         took.set(sweep.took_us as f64 / 1e6);
         let help = "How long the last sweep for connections that are over took";
         registry.register_with_unit("gc_duration", help, Unit::Seconds, took);
@@ -197,9 +213,16 @@ fn cluster(registry: &mut Registry, status: &Status) {
 fn services(registry: &mut Registry, page: &Page) {
     let (connections, unanswered) = (Gauges::default(), Gauges::default());
     let (targets, refused) = (Gauges::default(), Counters::default());
+    let states = Gauges::default();
     for service in page.services.iter().take(SERVICES_MAX) {
         let labels = vec![("service", service.name.clone())];
         set(&connections, labels.clone(), service.connections);
+        for state in ConntrackState::ALL {
+            let count = service.states.get(state.label()).copied();
+            let mut labels = labels.clone();
+            labels.push(("state", state.label().to_owned()));
+            set(&states, labels, count.unwrap_or_default());
+        }
         set(&unanswered, labels.clone(), service.opening);
         let usable = service.targets.iter().filter(|target| target.weight > 0);
         let usable = usable.filter(|target| target.address.is_some()).count();
@@ -208,6 +231,8 @@ fn services(registry: &mut Registry, page: &Page) {
     }
     let help = "Connections through a service";
     registry.register("service_connections", help, connections);
+    let help = "Connections through a service, by their state";
+    registry.register("service_connections_by_state", help, states);
     let help = "Connections through a service whose target has not answered";
     registry.register("service_connections_unanswered", help, unanswered);
     let help = "Targets that take new connections";

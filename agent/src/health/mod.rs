@@ -9,4 +9,5 @@ mod metrics;
 mod server;
 
 pub use answer::{Page, Subject};
+pub use metrics::DROPS;
 pub use server::accept;

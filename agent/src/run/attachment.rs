@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    api::InterfaceRow,
+    api::{InterfaceRow, ProgramRow},
     config,
     datapath::{DatapathError, Drift, Mode, Programs, XdpMode},
     links::{Interface, Inventory, Wanted, select},
@@ -283,6 +283,21 @@ impl Attachment {
         let mut rows: Vec<_> = attached.chain(failed).collect();
         rows.sort_by_key(|row| row.index);
         rows
+    }
+
+    /// The programs that are attached, as far as the kernel tells.
+    pub fn programs(&self) -> Vec<ProgramRow> {
+        let runs = self.programs.runs().unwrap_or_else(|error| {
+            log::debug!("{error}");
+            Vec::new()
+        });
+        let row = |(name, id, runs, run_time_ns): (&str, u32, u64, u64)| ProgramRow {
+            name: name.to_owned(),
+            id,
+            runs,
+            run_time_ns,
+        };
+        runs.into_iter().map(row).collect()
     }
 
     /// The interfaces that were selected by name and are not there.

@@ -201,11 +201,21 @@ pub fn services(config: &Config, known: &Known<'_>) -> Vec<ServiceRow> {
                 .collect(),
             targets,
             connections: connections.len(),
+            states: states(&connections),
             opening: connections.iter().filter(|(_, e)| opening(e)).count(),
             refused: known.refused.get(name).copied().unwrap_or_default(),
         }
     };
     config.services.iter().map(row).collect()
+}
+
+fn states(connections: &[(&FiveTuple, &Conntrack)]) -> BTreeMap<String, usize> {
+    let mut states = BTreeMap::new();
+    for (_, entry) in connections {
+        let label = ConntrackState::from_number(entry.state).label();
+        *states.entry(label.to_owned()).or_default() += 1;
+    }
+    states
 }
 
 fn service_state(aliases: &[(Socket, Service)], targets: &[TargetRow]) -> &'static str {
@@ -401,6 +411,35 @@ mod tests {
                 },
                 1,
             ),
+            (
+                FlowFilter {
+                    target: "10.0.0.1".parse().ok(),
+                    port: Some(6123),
+                    ..only()
+                },
+                2,
+            ),
+            (
+                FlowFilter {
+                    target: "10.0.0.10".parse().ok(),
+                    ..only()
+                },
+                0,
+            ),
+            (
+                FlowFilter {
+                    port: Some(6124),
+                    ..only()
+                },
+                0,
+            ),
+            (
+                FlowFilter {
+                    alias: Some("jm:6123".into()),
+                    ..only()
+                },
+                1,
+            ),
         ] {
             assert_eq!(admitted(filter.clone()), expected, "{filter:?}");
         }
@@ -450,6 +489,7 @@ mod tests {
         let rows = services(&config, &known);
         let row = &rows[0];
         assert_eq!((row.connections, row.refused, &*row.state), (2, 3, "ok"));
+        assert_eq!(row.states, [("established".to_owned(), 2)].into());
         let targets: Vec<_> = row
             .targets
             .iter()

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use super::view;
+use super::view::{self, Behind};
 use crate::{
     api::{Clock, EndpointRow, NameRow, PeerRow},
     config::Config,
@@ -65,7 +65,7 @@ impl Names {
     ) -> Result<Self, DatapathError> {
         let tables = Tables::open(pins)?;
         let endpoints = view::endpoints(config, &tables.names()?, &[]);
-        let peers = view::peers(config, &Clock::read(), &tables.peers()?);
+        let peers = view::peers(config, &Clock::read(), &Behind::default(), &tables.peers()?);
         Ok(Self::new(topology, &endpoints, &peers))
     }
 
@@ -221,6 +221,7 @@ mod tests {
 
     fn peer(announced: &str) -> PeerRow {
         PeerRow {
+            behind: Vec::new(),
             announced: Some(announced.to_owned()),
             system: None,
             client: "10.0.0.3".to_owned(),

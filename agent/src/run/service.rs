@@ -26,12 +26,12 @@ use super::{
     roles::Standing,
     sweep::{self, Sweeps},
     tables::KernelTables,
-    view,
+    view::{self, Behind},
 };
 use crate::{
     api::{
-        self, Clock, Code, EventRow, Finding, FlowFilter, FlowState, InterfaceRow, Request,
-        Response, Service, ServiceRow, State, Status, Timestamp,
+        self, Clock, Code, EventRow, Finding, FlowFilter, FlowState, InterfaceRow, ProgramRow,
+        Request, Response, Service, ServiceRow, State, Status, Timestamp,
     },
     config::{self, Config},
     datapath::{DatapathError, Pins, ServiceTables, Tables},
@@ -47,6 +47,7 @@ use crate::{
 pub struct Live {
     interfaces: Vec<InterfaceRow>,
     missing: Vec<String>,
+    programs: Vec<ProgramRow>,
     /// What of the configuration is left out.
     left_out: Vec<String>,
     mode: &'static str,
@@ -111,6 +112,7 @@ impl Live {
         Self {
             interfaces: attachment.rows(),
             missing: attachment.missing(),
+            programs: attachment.programs(),
             left_out: left_out.to_vec(),
             mode: attachment.mode().name(),
             facts: facts.clone(),
@@ -122,6 +124,7 @@ impl Live {
     fn attached(&mut self, attachment: &Attachment) {
         self.interfaces = attachment.rows();
         self.missing = attachment.missing();
+        self.programs = attachment.programs();
     }
 }
 
@@ -248,7 +251,8 @@ impl Inner {
                 &tables.flow_keys()?,
             )),
             Request::Aliases => {
-                Response::Aliases(view::aliases(config, &clock, &tables.aliases()?))
+                let aliases = tables.aliases()?;
+                Response::Aliases(view::aliases(config, &clock, &self.behind()?, &aliases))
             }
             Request::Services => Response::Services(self.services()?),
             Request::Flows(filter) => {
@@ -256,6 +260,7 @@ impl Inner {
                 let connections = connections(&services)?;
                 let mut rows = flows::flows(config, &clock, &connections, &tables.flows()?);
                 rows.retain(|row| filter.admits(row));
+                rows.truncate(filter.limit.unwrap_or(usize::MAX));
                 Response::Flows(rows)
             }
             Request::Flush(filter) => Response::Flushed(self.flush(tables, filter)?),
@@ -265,7 +270,10 @@ impl Inner {
                 }
                 Response::Explanation(Box::new(self.explain(&tables, question)?))
             }
-            Request::Peers => Response::Peers(view::peers(config, &clock, &tables.peers()?)),
+            Request::Peers => {
+                let peers = tables.peers()?;
+                Response::Peers(view::peers(config, &clock, &self.behind()?, &peers))
+            }
             Request::Topology => {
                 let snapshot = self.watched.topology.borrow().clone();
                 Response::Topology(api::topology::rows(&snapshot, &clock))
@@ -278,6 +286,14 @@ impl Inner {
                 Response::Error("this is no question about tables".to_owned())
             }
         })
+    }
+
+    /// The clients that targets do not see.
+    fn behind(&self) -> Result<Behind, DatapathError> {
+        let mut behind = Behind::default();
+        let services = ServiceTables::open(&self.watched.pins)?;
+        services.visit_connections(|key, entry| behind.note(&key, &entry))?;
+        Ok(behind)
     }
 
     fn names(&self) -> Result<Names, DatapathError> {
@@ -535,6 +551,7 @@ impl Inner {
             bpffs: config.agent.bpffs.clone(),
             attach_mode: live.mode.to_owned(),
             interfaces: live.interfaces.clone(),
+            programs: live.programs.clone(),
             endpoints: config.endpoints.len(),
             services: config.services.len(),
             connections,

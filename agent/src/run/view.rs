@@ -6,7 +6,8 @@ use std::{
 };
 
 use truename_common::layout::{
-    AliasKey, AliasStat, Counter, Event, EventKind, FiveTuple, Names, Peer, PeerKey, Socket, Text,
+    AliasKey, AliasStat, Conntrack, Counter, Event, EventKind, FiveTuple, Names, Peer, PeerKey,
+    Socket, Text, conntrack_flags,
 };
 
 use super::flows;
@@ -84,10 +85,34 @@ fn endpoint_row(
     }
 }
 
+/// Clients that are told for one address.
+const BEHIND_MAX: usize = 8;
+
+/// The clients whose address was replaced, by what the target sees: that address, and its own.
+#[derive(Debug, Default)]
+pub struct Behind(BTreeMap<([u8; 16], Socket), BTreeSet<IpAddr>>);
+
+impl Behind {
+    /// Takes a connection into account.
+    pub fn note(&mut self, key: &FiveTuple, entry: &Conntrack) {
+        if entry.flags & conntrack_flags::MASKED != 0 {
+            let clients = self.0.entry((key.client, key.endpoint())).or_default();
+            clients.insert(ip(entry.client));
+        }
+    }
+
+    /// Those that an endpoint sees by an address.
+    fn of(&self, client: [u8; 16], endpoint: Socket) -> Vec<String> {
+        let clients = self.0.get(&(client, endpoint)).into_iter().flatten();
+        clients.take(BEHIND_MAX).map(ToString::to_string).collect()
+    }
+}
+
 /// Aliases in use, the latest first.
 pub fn aliases(
     config: &Config,
     clock: &Clock,
+    behind: &Behind,
     entries: &BTreeMap<AliasKey, AliasStat>,
 ) -> Vec<AliasRow> {
     let mut entries: Vec<_> = entries.iter().collect();
@@ -99,6 +124,7 @@ pub fn aliases(
             endpoint: endpoint_name(config, key.endpoint),
             address: socket(key.endpoint.address, key.endpoint.port),
             client: ip(key.client).to_string(),
+            behind: behind.of(key.client, key.endpoint),
             inbound: stat.inbound,
             outbound: stat.outbound,
             first_seen: clock.at(stat.first_ns),
@@ -110,7 +136,12 @@ pub fn aliases(
 
 /// Clients, the latest first. The entry for whoever was seen last at an address is left out
 /// where a client that announced its name is known there.
-pub fn peers(config: &Config, clock: &Clock, entries: &[(PeerKey, Peer)]) -> Vec<PeerRow> {
+pub fn peers(
+    config: &Config,
+    clock: &Clock,
+    behind: &Behind,
+    entries: &[(PeerKey, Peer)],
+) -> Vec<PeerRow> {
     let named: BTreeSet<_> = entries
         .iter()
         .filter(|(key, _)| key.origin != 0)
@@ -127,6 +158,7 @@ pub fn peers(config: &Config, clock: &Clock, entries: &[(PeerKey, Peer)]) -> Vec
             announced: text(&peer.announced),
             system: text(&peer.system),
             client: ip(key.client).to_string(),
+            behind: behind.of(key.client, key.endpoint),
             endpoint: endpoint_name(config, key.endpoint),
             address: socket(key.endpoint.address, key.endpoint.port),
             alias: text(&peer.alias),
@@ -319,7 +351,12 @@ mod tests {
             client: v4_mapped([10, 0, 0, 2]),
             ..AliasKey::default()
         };
-        let rows = aliases(&config(), &Clock::read(), &BTreeMap::from([(key, stat)]));
+        let rows = aliases(
+            &config(),
+            &Clock::read(),
+            &Behind::default(),
+            &BTreeMap::from([(key, stat)]),
+        );
         assert_eq!(rows[0].alias, "a\\x1b[2J:1");
         assert_eq!(rows[0].endpoint, "jm");
         assert_eq!(rows[0].client, "10.0.0.2");
@@ -336,10 +373,21 @@ mod tests {
             announced: authority("tm:1"),
             ..Peer::default()
         };
-        let rows = peers(&config(), &Clock::read(), &[(key(0), peer), (key(5), peer)]);
+        let rows = peers(
+            &config(),
+            &Clock::read(),
+            &Behind::default(),
+            &[(key(0), peer), (key(5), peer)],
+        );
         assert_eq!(rows.len(), 1);
         assert_eq!(
-            peers(&config(), &Clock::read(), &[(key(0), Peer::default())]).len(),
+            peers(
+                &config(),
+                &Clock::read(),
+                &Behind::default(),
+                &[(key(0), Peer::default())]
+            )
+            .len(),
             1
         );
     }
