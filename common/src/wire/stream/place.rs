@@ -108,17 +108,20 @@ impl<P: Packet> Job<'_, P> {
             self.work.stop = end;
             return;
         }
+        let main = MAIN as u32;
+        let is_at_cursor = self.work.holder == main || self.work.follower == main;
+        let must_give_up = self.must_give_up(at);
+        if !is_at_cursor && !must_give_up && after(end, self.limit()) {
+            self.work.found |= found::OUT_OF_WINDOW;
+            self.work.drop_for(Counter::OutOfWindow);
+            return;
+        }
         if self.is_known(at, end) {
             return;
         }
-        if self.must_give_up(at) {
+        if must_give_up {
             self.give_up(at);
             self.work.step = step::KNOWN;
-            return;
-        }
-        if after(end, self.limit()) {
-            self.work.found |= found::OUT_OF_WINDOW;
-            self.work.drop_for(Counter::OutOfWindow);
             return;
         }
         self.work.step = step::LOOK;
@@ -211,7 +214,6 @@ impl<P: Packet> Job<'_, P> {
             || main.flags & range_flag::LOST != 0
             || after(at, main.walker.resume)
             || self.work.first_range as usize != RANGES
-            || after(self.work.end(), self.limit())
         {
             return false;
         }
