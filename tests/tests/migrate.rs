@@ -403,9 +403,9 @@ fn as_many_connections_of_the_version_before_go_on_as_fit() {
         let known = connections(&truename).unwrap();
         assert_eq!(known.len(), fit, "{known:?}");
         let log = truename.agent().unwrap().lines(0).join("\n");
-        let words = format!("Took over {fit} connections through services of table version 2");
+        let words = format!("Took over {fit} connection(s) through services of table version 2");
         assert!(log.contains(&words), "{log}");
-        let words = "4 connections through services of table version 2 break";
+        let words = "No room for 4 connection(s) through services of table version 2";
         assert_eq!(log.contains(words), fit < usize::from(COUNT), "{log}");
         for (_, entry) in known {
             let number = entry.client_port - 40_000;

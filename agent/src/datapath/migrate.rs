@@ -51,7 +51,7 @@ const ALIKE: [&str; 18] = [
     map::EVENTS,
 ];
 
-/// An entry of [`map::CONNTRACK`] in the version before.
+/// An entry of [`map::CONNTRACK`] in the version before, where its layout is another one.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct OldConntrack {
@@ -164,41 +164,45 @@ pub fn migrate(pins: &Pins, sizes: &Datapath) -> Result<(), DatapathError> {
 }
 
 /// Copies what the version before has in tables that are not shared, except RPC flows. To be called when this version's
-/// tables are pinned, and its programs are not attached.
+/// tables are pinned, and its programs are not attached. Returns when the last of the connections began, for
+/// [`copy_connections`].
 ///
 /// # Errors
 /// When a table cannot be read or written.
-pub fn copy_tables(pins: &Pins) -> Result<(), DatapathError> {
+pub fn copy_tables(pins: &Pins) -> Result<u32, DatapathError> {
     if let Some(old) = unshared::<u32>(pins, map::MOVED)? {
         let mut services = ServiceTables::open(pins)?;
         let copied = copy(entries(&old, map::MOVED)?, |original, number| {
             services.add_moved(original, number)
         })?;
-        copied.report("connections that stay with a former target");
+        copied.report("connection(s) that stay with a former target");
     }
-    copy_connections(pins)
+    copy_connections(pins, 0)
 }
 
-/// Copies the connections of the version before that this one does not know: those that were used last, as many as
-/// fit.
+/// Copies the connections of the version before that began in this second of `CLOCK_MONOTONIC` or later, and that this
+/// version does not know: those that were used last, as many as fit. Returns when the last of them began.
 ///
 /// [`map::TRIED`] is not copied. The bits by which a connection is found follow from its entry, and are written with
 /// it; others are of connections that are gone.
 ///
 /// # Errors
 /// When a table cannot be read or written.
-pub fn copy_connections(pins: &Pins) -> Result<(), DatapathError> {
+pub fn copy_connections(pins: &Pins, since_s: u32) -> Result<u32, DatapathError> {
     let Some(old) = unshared::<OldConntrack>(pins, map::CONNTRACK)? else {
-        return Ok(());
+        return Ok(0);
     };
     let mut connections = entries(&old, map::CONNTRACK)?;
+    connections.retain(|(_, entry)| entry.created_s >= since_s);
+    let began = connections.iter().map(|(_, entry)| entry.created_s);
+    let last_s = began.max().unwrap_or(since_s);
     connections.sort_unstable_by_key(|(_, entry)| Reverse(entry.seen_ns));
     let mut services = ServiceTables::open(pins)?;
     let copied = copy(connections, |key, entry| {
         services.add_connection(key, &entry.into())
     })?;
-    copied.report("connections through services");
-    Ok(())
+    copied.report("connection(s) through services");
+    Ok(last_s)
 }
 
 /// The table of the version before, if this version has one of its own.
@@ -242,7 +246,7 @@ impl Copied {
         }
         if lost > 0 {
             log::warn!(
-                "{lost} {what} of table version {BEFORE} break: the table is full; see datapath.max_flows"
+                "No room for {lost} {what} of table version {BEFORE}, which break: max_flows is too small"
             );
         }
     }

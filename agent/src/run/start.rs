@@ -249,7 +249,7 @@ fn load(
     let sizes = &config.datapath;
     datapath::migrate(pins, sizes)?;
     let object = Object::open(pins, sizes)?;
-    datapath::copy_tables(pins)?;
+    let last_s = datapath::copy_tables(pins)?;
     for (what, wanted, capacity) in [
         (
             "RPC flows",
@@ -278,7 +278,7 @@ fn load(
     let attachment =
         Attachment::start(programs, Wanted::of(config), agent::xdp(config), inventory)?;
     // Those that began with the old programs meanwhile.
-    datapath::copy_connections(pins)?;
+    datapath::copy_connections(pins, last_s)?;
     datapath::remove_old_versions(pins)?;
     Ok((attachment, keeper))
 }
