@@ -86,9 +86,6 @@ fn leave_old(
     }
     let mut old = loader.load(OLD).context("load the old program")?;
     fill(&mut old, lab)?;
-    // "7: s0@if6: <BROADCAST,…"
-    let shown = lab.server().ip("-o link show dev s0")?;
-    let ifindex = shown.split(':').next().context("the number of s0")?;
     chain(&mut old, &version)?;
     let program: &mut SchedClassifier = old
         .program_mut("tn_ether")
@@ -96,16 +93,21 @@ fn leave_old(
         .try_into()?;
     program.load()?;
     program.pin(version.join("programs/tn_ether"))?;
-    for (side, name) in [
-        (TcAttachType::Ingress, "ingress"),
-        (TcAttachType::Egress, "egress"),
-    ] {
-        let link = lab.server().run(|| -> Result<_> {
-            let options = TcAttachOptions::TcxOrder(LinkOrder::default());
-            let id = program.attach_with_options("s0", side, options)?;
-            Ok(FdLink::try_from(program.take_link(id)?)?)
-        })??;
-        link.pin(version.join(format!("links/s0-{ifindex}-{name}")))?;
+    for interface in lab.interfaces() {
+        // "7: s0@if6: <BROADCAST,…"
+        let shown = lab.host().ip(&format!("-o link show dev {interface}"))?;
+        let ifindex = shown.split(':').next().context("its number")?;
+        for (side, name) in [
+            (TcAttachType::Ingress, "ingress"),
+            (TcAttachType::Egress, "egress"),
+        ] {
+            let link = lab.host().run(|| -> Result<_> {
+                let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+                let id = program.attach_with_options(interface, side, options)?;
+                Ok(FdLink::try_from(program.take_link(id)?)?)
+            })??;
+            link.pin(version.join(format!("links/{interface}-{ifindex}-{name}")))?;
+        }
     }
     Ok(())
 }
@@ -205,9 +207,11 @@ fn alias() -> SocketAddr {
 /// An installation whose pins are those of version 2; no agent runs.
 fn old(lab: &Lab, scratch: &Scratch) -> Truename {
     let endpoint = format!("pekko={}=jobmanager:6123", lab.address());
-    let arguments = ["--interface", "s0", "--endpoint", &endpoint];
-    let arguments = arguments.map(str::to_owned).to_vec();
-    let truename = Truename::prepared(binary().unwrap(), lab.server(), scratch, arguments).unwrap();
+    let interfaces = lab.interfaces().iter();
+    let interfaces = interfaces.flat_map(|interface| ["--interface", interface]);
+    let arguments = interfaces.chain(["--endpoint", &endpoint]);
+    let arguments = arguments.map(str::to_owned).collect();
+    let truename = Truename::prepared(binary().unwrap(), lab.host(), scratch, arguments).unwrap();
     leave_old(lab, truename.bpffs(), fill_endpoint).unwrap();
     truename
 }
@@ -218,9 +222,17 @@ fn connections_of_the_version_before_go_on_while_the_new_agent_takes_over() {
         VERSION, 3,
         "keep the object of the version before as a fixture"
     );
-    let lab = Lab::direct().unwrap();
+    go_on(&Lab::direct().unwrap());
+}
+
+#[test]
+fn connections_that_pass_two_interfaces_go_on_while_the_new_agent_takes_over() {
+    go_on(&Lab::routed().unwrap());
+}
+
+fn go_on(lab: &Lab) {
     let scratch = Scratch::new("migrate").unwrap();
-    let mut truename = old(&lab, &scratch);
+    let mut truename = old(lab, &scratch);
     let connection = lab.connect(Dial::default()).unwrap();
     exchange(&connection, 0, "with the old program");
     let over = AtomicBool::new(false);
