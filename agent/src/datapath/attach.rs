@@ -191,24 +191,6 @@ impl Programs {
         Ok(())
     }
 
-    /// Attaches in front of older versions where packets come in, on all of these interfaces, so that none of them has
-    /// passed an older program by the way out of another. [`Self::attach`] does the rest, and tells what fails.
-    pub fn precede_older<'a>(&mut self, interfaces: impl Iterator<Item = &'a Interface>) {
-        const COMES_IN: Direction = Direction::Ingress;
-        for interface in interfaces {
-            let key = (interface.index, COMES_IN);
-            let is_first = !self.older.contains_key(&key) || self.links.contains_key(&key);
-            if is_first || self.mode != Mode::Tcx {
-                continue;
-            }
-            let attached = program_for(interface)
-                .and_then(|program| self.attach_tcx_side(program, interface, COMES_IN));
-            if let Err(error) = attached {
-                log::debug!("{error}");
-            }
-        }
-    }
-
     /// Interfaces that are attached, or of which pins are left.
     pub fn interfaces(&self) -> BTreeSet<u32> {
         let of_links = self.links.keys().map(|(ifindex, _)| *ifindex);

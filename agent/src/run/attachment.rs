@@ -60,9 +60,6 @@ impl Attachment {
         };
         let selected = select(inventory, &attachment.wanted);
         attachment.programs.set_links(links(inventory, &selected))?;
-        attachment
-            .programs
-            .precede_older(selected.values().copied());
         for interface in selected.values() {
             let Err(error) = attachment.programs.attach(interface) else {
                 continue;
