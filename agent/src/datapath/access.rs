@@ -1,6 +1,6 @@
 //! Opening, listing and changing single tables.
 
-use std::path::Path;
+use std::{io::ErrorKind, path::Path};
 
 use aya::{
     Pod,
@@ -50,6 +50,40 @@ pub fn insert<K: Pod, V: Pod>(
         .map_err(DatapathError::table("write", name))
 }
 
+/// What came of adding an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Added {
+    /// It is new.
+    New,
+    /// There was one with its key, which stays.
+    Present,
+    /// The table is full.
+    Full,
+}
+
+/// Adds an entry, unless there is one with its key.
+pub fn add<K: Pod, V: Pod>(
+    table: &mut Table<K, V>,
+    key: &K,
+    value: V,
+    name: &'static str,
+) -> Result<Added, DatapathError> {
+    /// `BPF_NOEXIST` (include/uapi/linux/bpf.h).
+    const NEW: u64 = 1;
+    match table.insert(key, value, NEW) {
+        Ok(()) => Ok(Added::New),
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == ErrorKind::AlreadyExists => {
+            Ok(Added::Present)
+        }
+        Err(MapError::SyscallError(error))
+            if error.io_error.raw_os_error() == Some(libc::E2BIG) =>
+        {
+            Ok(Added::Full)
+        }
+        Err(error) => Err(DatapathError::table("write", name)(error)),
+    }
+}
+
 /// Removes an entry that need not exist; whether it did.
 pub fn remove<K: Pod, V: Pod>(
     table: &mut Table<K, V>,
@@ -59,9 +93,7 @@ pub fn remove<K: Pod, V: Pod>(
     match table.remove(key) {
         Ok(()) => Ok(true),
         Err(MapError::KeyNotFound) => Ok(false),
-        Err(MapError::SyscallError(error))
-            if error.io_error.kind() == std::io::ErrorKind::NotFound =>
-        {
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == ErrorKind::NotFound => {
             Ok(false)
         }
         Err(error) => Err(DatapathError::table("change", name)(error)),

@@ -18,7 +18,7 @@ use aya::{
 use truename_common::layout::{Link, map};
 
 use super::{
-    CHAIN, Direction, Object, PROGRAM_ETHER, PROGRAM_RAW, PROGRAM_XDP, Pins,
+    CHAIN, Direction, Object, PROGRAM_ETHER, PROGRAM_RAW, PROGRAM_XDP, PinnedLink, Pins,
     bpffs::remove_file,
     clsact,
     error::{Cause, DatapathError},
@@ -49,6 +49,8 @@ pub struct Programs {
     attached: BTreeMap<u32, Attached>,
     /// The pinned tcx links.
     links: BTreeMap<(u32, Direction), PathBuf>,
+    /// Those of older versions.
+    older: BTreeMap<(u32, Direction), PathBuf>,
     /// Mode of the XDP program, and whether the interface is a veth.
     xdp: BTreeMap<u32, (XdpMode, bool)>,
     /// What the tables of interfaces hold; nothing if that is not certain.
@@ -132,15 +134,19 @@ impl Programs {
     /// When the kernel refuses one.
     pub fn load(mut object: Object, pins: &Pins, mode: Mode) -> Result<Self, DatapathError> {
         object.load(pins)?;
-        let links = pins.links()?.into_iter();
+        let by_place = |links: Vec<PinnedLink>| {
+            let places = links.into_iter();
+            places
+                .map(|link| ((link.ifindex, link.direction), link.path))
+                .collect()
+        };
         Ok(Self {
             pins: pins.clone(),
             object,
             mode,
             attached: BTreeMap::new(),
-            links: links
-                .map(|link| ((link.ifindex, link.direction), link.path))
-                .collect(),
+            links: by_place(pins.links()?),
+            older: by_place(pins.older_links()?),
             xdp: BTreeMap::new(),
             devices: None,
             addresses: None,
@@ -472,9 +478,20 @@ impl Programs {
             self.links.remove(&key);
         }
         let path = self.pins.link(&interface.name, interface.index, direction);
+        // In front of an older version, which would hide from this one what peers call an endpoint: replies would
+        // keep the canonical name from when it is gone until the client's next message.
+        let older = match self.older.get(&key) {
+            Some(older) => {
+                let found = sys::link_info(older).map_err(DatapathError::pins("read", older))?;
+                found
+                    .filter(|link| link.ifindex == interface.index)
+                    .map(|_| older.as_path())
+            }
+            None => None,
+        };
         let program = self.object.program(program)?;
         let program = program.fd().map_err(|error| failed(error.into()))?;
-        sys::attach_tcx(program.as_fd(), interface.index, direction, &path)
+        sys::attach_tcx(program.as_fd(), interface.index, direction, &path, older)
             .map_err(|error| failed(error.into()))?;
         self.links.insert(key, path);
         Ok(false)

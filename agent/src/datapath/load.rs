@@ -28,6 +28,16 @@ const fn pages(flows: u32) -> u32 {
     if pages > 8192 { pages } else { 8192 }
 }
 
+/// How many entries a table has, if that is configured.
+pub(super) fn configured_entries(name: &str, sizes: &Datapath) -> Option<u32> {
+    match name {
+        map::RPC_FLOWS => Some(sizes.max_rpc_flows),
+        map::PAGES => Some(pages(sizes.max_rpc_flows)),
+        map::CONNTRACK | map::MOVED => Some(sizes.max_flows),
+        _ => None,
+    }
+}
+
 /// The loaded object: tables are pinned, programs are not yet in the kernel.
 #[derive(Debug)]
 pub struct Object {
@@ -56,11 +66,10 @@ impl Object {
         }
         check_pinned(pins)?;
         let mut loader = EbpfLoader::new();
-        loader.map_max_entries(map::RPC_FLOWS, sizes.max_rpc_flows);
-        loader.map_max_entries(map::PAGES, pages(sizes.max_rpc_flows));
-        loader.map_max_entries(map::CONNTRACK, sizes.max_flows);
-        loader.map_max_entries(map::MOVED, sizes.max_flows);
         for name in PINNED {
+            if let Some(entries) = configured_entries(name, sizes) {
+                loader.map_max_entries(name, entries);
+            }
             loader.map_pin_path(name, pins.map(name));
         }
         let ebpf = loader.load(OBJECT)?;

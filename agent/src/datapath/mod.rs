@@ -25,7 +25,7 @@ pub use attach::{Attached, Drift, Mode, Programs};
 pub use detach::{Detached, detach, remove_old_versions, undo};
 pub use error::DatapathError;
 pub use load::{OBJECT, Object};
-pub use migrate::migrate;
+pub use migrate::{copy_connections, copy_tables, migrate};
 pub use pins::{Lock, PinnedLink, Pins};
 pub use services::ServiceTables;
 pub use tables::{Tables, TablesMut};

@@ -353,6 +353,19 @@ impl Pins {
         links_in(&self.version())
     }
 
+    /// The pinned links of older versions.
+    pub(super) fn older_links(&self) -> Result<Vec<PinnedLink>, DatapathError> {
+        let mut links = Vec::new();
+        for (_, path) in self
+            .versions()?
+            .iter()
+            .filter(|(number, _)| *number < VERSION)
+        {
+            links.extend(links_in(path)?);
+        }
+        Ok(links)
+    }
+
     /// The directories of versions that truename made, with their numbers. A directory with such a name that
     /// somebody else made is not among them.
     pub fn versions(&self) -> Result<Vec<(u32, PathBuf)>, DatapathError> {

@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 
 use aya::maps::{Array, MapData, MapError, PerCpuArray};
 use truename_common::{
-    layout::{Conntrack, FiveTuple, Service, Settings, Slots, Socket, Target, map},
+    layout::{
+        Conntrack, FiveTuple, Service, Settings, Slots, Socket, Target, conntrack_flags, map,
+    },
     nat,
 };
 
 use super::{
     Pins,
-    access::{Table, capacity, entries, get, insert, open, remove},
+    access::{Added, Table, add, capacity, entries, get, insert, open, remove},
     batch,
     error::DatapathError,
     sys,
@@ -172,6 +174,31 @@ impl ServiceTables {
         batch::visit(&self.connections, map::CONNTRACK, visit)
     }
 
+    /// Adds a connection, and what packets of its client find it by.
+    pub(super) fn add_connection(
+        &mut self,
+        key: &FiveTuple,
+        entry: &Conntrack,
+    ) -> Result<Added, DatapathError> {
+        let (hash, bits) = Self::tried_by(key, entry);
+        if bits != 0 {
+            // The kernel program writes the other half.
+            let half = 1 - (self.read_tried(nat::TRIED_WRITTEN)? & 1);
+            let position = nat::tried_position(hash, half);
+            self.write_tried(position, self.read_tried(position)? | bits)?;
+        }
+        add(&mut self.connections, key, *entry, map::CONNTRACK)
+    }
+
+    /// Notes that a connection stays with a target.
+    pub(super) fn add_moved(
+        &mut self,
+        original: &FiveTuple,
+        number: u32,
+    ) -> Result<Added, DatapathError> {
+        add(&mut self.moved, original, number, map::MOVED)
+    }
+
     /// Forgets a connection; whether it was there.
     pub fn remove_connection(&mut self, key: &FiveTuple) -> Result<bool, DatapathError> {
         remove(&mut self.connections, key, map::CONNTRACK)
@@ -191,6 +218,13 @@ impl ServiceTables {
     pub fn tried(&self, hash: u64) -> Result<u32, DatapathError> {
         let half = |half| self.read_tried(nat::tried_position(hash, half));
         Ok(half(0)? | half(1)?)
+    }
+
+    /// The hash of what a connection's client sees, and the bits by which it is found there.
+    pub fn tried_by(key: &FiveTuple, entry: &Conntrack) -> (u64, u32) {
+        let is_direct = entry.flags & conntrack_flags::DIRECT != 0;
+        let bits = nat::tried_bits(entry.tries.into(), is_direct);
+        (nat::hash(&entry.original(key.protocol)), bits)
     }
 
     /// All of a half of them.

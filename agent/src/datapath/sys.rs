@@ -30,15 +30,20 @@ const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_DETACH: libc::c_long = 34;
 const BPF_TCX_INGRESS: u32 = 46;
 const BPF_TCX_EGRESS: u32 = 47;
+const BPF_F_BEFORE: u32 = 1 << 3;
 const BPF_F_AFTER: u32 = 1 << 4;
+const BPF_F_LINK: u32 = 1 << 13;
 
-/// The part of `union bpf_attr` that `BPF_LINK_CREATE` reads for a tcx link at the end.
+/// The part of `union bpf_attr` that `BPF_LINK_CREATE` reads for a tcx link.
 #[repr(C)]
 struct LinkCreate {
     prog_fd: u32,
     target_ifindex: u32,
     attach_type: u32,
     flags: u32,
+    relative_fd: u32,
+    pad: u32,
+    expected_revision: u64,
 }
 
 /// The part of `union bpf_attr` that `BPF_OBJ_GET` and `BPF_OBJ_PIN` read.
@@ -142,13 +147,16 @@ fn field(info: &str, name: &str) -> Option<u32> {
     value.trim().parse().ok()
 }
 
-/// Attaches a program to a side of an interface behind those that are there, and pins the link.
+/// Attaches a program to a side of an interface and pins the link: in front of the pinned link `before`, or behind all
+/// programs that are there.
 pub fn attach_tcx(
     program: BorrowedFd<'_>,
     ifindex: u32,
     direction: Direction,
     path: &Path,
+    before: Option<&Path>,
 ) -> io::Result<()> {
+    let before = before.map(obj_get).transpose()?;
     let attr = LinkCreate {
         prog_fd: program.as_raw_fd().cast_unsigned(),
         target_ifindex: ifindex,
@@ -156,10 +164,18 @@ pub fn attach_tcx(
             Direction::Ingress => BPF_TCX_INGRESS,
             Direction::Egress => BPF_TCX_EGRESS,
         },
-        flags: BPF_F_AFTER,
+        flags: match before {
+            Some(_) => BPF_F_BEFORE | BPF_F_LINK,
+            None => BPF_F_AFTER,
+        },
+        relative_fd: before
+            .as_ref()
+            .map_or(0, |link| link.as_raw_fd().cast_unsigned()),
+        pad: 0,
+        expected_revision: 0,
     };
     // SAFETY: attr has the layout that the command reads, and the size is that of it; the kernel takes the
-    // rest of the union as zero.
+    // rest of the union as zero. `before` outlives the call.
     let fd = unsafe {
         libc::syscall(
             libc::SYS_bpf,

@@ -247,8 +247,9 @@ fn load(
     facts: &Facts,
 ) -> Result<(Attachment, Keeper), RunError> {
     let sizes = &config.datapath;
-    datapath::migrate(pins)?;
+    datapath::migrate(pins, sizes)?;
     let object = Object::open(pins, sizes)?;
+    let last_s = datapath::copy_tables(pins)?;
     for (what, wanted, capacity) in [
         (
             "RPC flows",
@@ -276,6 +277,8 @@ fn load(
     }
     let attachment =
         Attachment::start(programs, Wanted::of(config), agent::xdp(config), inventory)?;
+    // Those that began with the old programs meanwhile.
+    datapath::copy_connections(pins, last_s)?;
     datapath::remove_old_versions(pins)?;
     Ok((attachment, keeper))
 }

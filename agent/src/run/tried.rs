@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use truename_common::{
-    layout::{Conntrack, FiveTuple, conntrack_flags},
+    layout::{Conntrack, FiveTuple},
     nat,
 };
 
@@ -19,10 +19,8 @@ pub struct Needed(BTreeMap<u16, u32>);
 impl Needed {
     /// Notes a connection.
     pub fn note(&mut self, key: &FiveTuple, entry: &Conntrack) {
-        let is_direct = entry.flags & conntrack_flags::DIRECT != 0;
-        let bits = nat::tried_bits(entry.tries.into(), is_direct);
+        let (hash, bits) = ServiceTables::tried_by(key, entry);
         if bits != 0 {
-            let hash = nat::hash(&entry.original(key.protocol));
             *self.0.entry(hash as u16).or_default() |= bits;
         }
     }
@@ -70,7 +68,7 @@ pub fn clear(services: &mut ServiceTables, needed: &Needed) -> Result<usize, Dat
 
 #[cfg(test)]
 mod tests {
-    use truename_common::layout::UDP;
+    use truename_common::layout::{UDP, conntrack_flags};
 
     use super::*;
 

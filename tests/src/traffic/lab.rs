@@ -241,7 +241,7 @@ impl Lab {
     /// It did not become ready.
     pub fn truename_of(&self, binary: PathBuf, canonical: Option<&str>) -> Result<Truename> {
         let endpoint = self.endpoint(canonical);
-        let namespace = self.middle.as_ref().unwrap_or(&self.server);
+        let namespace = self.host();
         Truename::start_binary(
             binary,
             namespace,
@@ -268,7 +268,7 @@ impl Lab {
         aliases: &[SocketAddr],
     ) -> Result<Truename> {
         let endpoint = self.endpoint(canonical);
-        let namespace = self.middle.as_ref().unwrap_or(&self.server);
+        let namespace = self.host();
         let services: Vec<_> = aliases.iter().map(|alias| (*alias, self.address)).collect();
         Truename::start_services(
             namespace,
@@ -287,6 +287,16 @@ impl Lab {
     /// The server's namespace.
     pub fn server(&self) -> &Namespace {
         &self.server
+    }
+
+    /// The namespace that truename is in.
+    pub fn host(&self) -> &Namespace {
+        self.middle.as_ref().unwrap_or(&self.server)
+    }
+
+    /// The interfaces that truename is on.
+    pub fn interfaces(&self) -> &[&'static str] {
+        &self.interfaces
     }
 
     /// Where the server listens.
