@@ -22,6 +22,8 @@ pub mod state {
     pub const CONFIRMED: u32 = 64;
     /// Another connection with the same addresses has been opened.
     pub const SUCCEEDED: u32 = 128;
+    /// The receiver may have part of a wrong name: every segment with data becomes an RST, as one may be lost.
+    pub const RUINED: u32 = 256;
 
     /// Whether both sides have finished, or one has reset.
     pub const fn is_closed(flags: u32) -> bool {

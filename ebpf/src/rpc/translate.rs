@@ -279,6 +279,10 @@ fn locked(ctx: &TcContext, flow: &mut RpcFlow, scratch: &mut Scratch) -> i32 {
         skb: ctx.skb.skb,
         buffers,
     };
+    if flow.flags & state::RUINED != 0 {
+        payload.reset();
+        return NEXT;
+    }
     let verdict = stream::process(&mut payload, flow, work, way, seq, headers.payload_len);
     if verdict == Verdict::Reset {
         payload.reset();
@@ -294,7 +298,7 @@ fn locked(ctx: &TcContext, flow: &mut RpcFlow, scratch: &mut Scratch) -> i32 {
             lose(ctx)
         }
         Verdict::Reset => {
-            flow.flags |= state::RESET;
+            flow.flags |= state::RESET | state::RUINED;
             let why = scratch.work.reset;
             let counter = if why == reset::MEMORY || why == reset::MARKS {
                 Counter::ResetMemory

@@ -295,9 +295,11 @@ fn exchange(lab: &Lab, scenario: &Scenario, scripts: &[Script]) -> Result<Run> {
 
 /// Whether a connection ended by a reset, and no wrong name could be read.
 fn is_reset(error: &anyhow::Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset};
+    // Who writes after the reader was told of the reset gets the other error.
     let reset = error.downcast_ref::<std::io::Error>();
     error.downcast_ref::<ResetInFrame>().is_some()
-        || reset.is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
+        || reset.is_some_and(|error| matches!(error.kind(), ConnectionReset | BrokenPipe))
 }
 
 /// The same streams when nobody translates them.
