@@ -215,7 +215,7 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// The segment at the cursor passes: whoever sends nothing but that sends it four times at the most.
+    /// The segment at the cursor passes: a sender that sends nothing else sends it four times at the most.
     #[test]
     fn progress(
         inbound in frames(&[ALIAS, CANONICAL], "taskmanager:6122"),

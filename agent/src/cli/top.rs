@@ -67,7 +67,7 @@ pub fn run(global: &Global) -> anyhow::Result<Exit> {
         eprintln!("truename: top needs a terminal; `truename status --watch` does not");
         return Ok(Exit::Usage);
     }
-    // Whoever cannot ask at all needs no screen.
+    // A screen is of no use if the agent cannot be asked.
     let mut screen = Screen {
         answer: Some(ask(global)?),
         ..Screen::default()

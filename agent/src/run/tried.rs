@@ -53,7 +53,7 @@ pub fn clear(services: &mut ServiceTables, needed: &Needed) -> Result<usize, Dat
     }
     let mut cleared = 0;
     for _ in halves {
-        // Nobody sets bits in this half now, and whoever did so has a connection.
+        // Nobody sets bits in this half now. Each bit that was set before belongs to a connection that has its entry.
         let half = services.turn_tried()?;
         let mut needed = Needed::default();
         services.visit_connections(|key, entry| needed.note(&key, &entry))?;

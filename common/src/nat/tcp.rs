@@ -22,14 +22,14 @@ pub struct Numbers {
 }
 
 /// How far a segment may be ahead of what was seen and be believed. Linux has no more in flight unless it is told to;
-/// whoever guesses has to send a thousand.
+/// a stranger who guesses has to send a thousand.
 const AHEAD: u32 = 1 << 22;
 
 /// Notes what a segment says about sequence numbers and about resets. False if it is a reset that a stranger made up: nothing of it
 /// counts then.
 ///
 /// A reset has the number that its receiver expects (RFC 5961 3.2). That is known while everything is acknowledged, as it is when a
-/// connection is idle. Else any reset closes the entry for now, and whoever goes on did not send it.
+/// connection is idle. Else any reset closes the entry for now, and a side that goes on did not send it.
 #[inline(always)]
 pub fn note_segment(
     entry: &mut Conntrack,

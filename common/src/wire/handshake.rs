@@ -14,10 +14,10 @@ pub mod state {
     pub const CONFIRMED: u32 = 2;
     /// [`super::Handshake::pending_next`] is known.
     pub const PENDING: u32 = 4;
-    /// The endpoint has answered that one.
-    pub const PENDING_CONFIRMED: u32 = 16;
     /// The first data was no frame.
     pub const LEFT_ALONE: u32 = 8;
+    /// The endpoint has answered the pending one.
+    pub const PENDING_CONFIRMED: u32 = 16;
 }
 
 /// An unanswered SYN gives way to another one after this time.
