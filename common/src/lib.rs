@@ -8,6 +8,7 @@
 //! Nothing here allocates, does I/O or can panic: the kernel's verifier rejects a program with a
 //! reachable panic, and a parser that sits in the path of a packet has no business having one.
 #![cfg_attr(not(any(test, feature = "user")), no_std)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 pub mod layout;
 pub mod nat;
