@@ -38,7 +38,15 @@ fn search_path() -> Option<OsString> {
 /// The cargo that started this program, or the one on the path.
 pub(crate) fn cargo(arguments: &[&str]) -> Command {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    command(cargo, arguments)
+    let mut command = command(cargo, arguments);
+    // They are about xtask. Build scripts that ask for them would run again whenever cargo is not called from here.
+    for (name, _) in std::env::vars_os() {
+        let is_ours = |prefix| name.to_string_lossy().starts_with(prefix);
+        if ["CARGO_PKG_", "CARGO_MANIFEST_"].into_iter().any(is_ours) {
+            command.env_remove(name);
+        }
+    }
+    command
 }
 
 /// Runs a program of the tests, optimised. It takes the options of the verb: they pass as they are, behind it.

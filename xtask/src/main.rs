@@ -10,6 +10,7 @@ mod demo;
 mod dist;
 mod fuzz;
 mod lint;
+mod nextest;
 mod setup;
 mod test;
 mod torture;
