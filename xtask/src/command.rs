@@ -10,6 +10,9 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
+/// What has tests that run on this machine. One list of packages for all calls of cargo: with another one the
+/// features of dependencies differ, and everything is compiled again.
+pub(crate) const PACKAGES: [&str; 3] = ["--workspace", "--exclude", "truename-ebpf"];
 /// A command in the root of the repository.
 pub(crate) fn command(program: impl AsRef<OsStr>, arguments: &[&str]) -> Command {
     let mut command = Command::new(program);

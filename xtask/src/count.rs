@@ -1,6 +1,6 @@
-//! Counting tests.
+//! Counting tests, and what their times are.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 /// How tests ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,4 +26,9 @@ impl fmt::Display for Count {
             skipped => write!(formatter, ", {skipped} skipped"),
         }
     }
+}
+
+/// Says how long something took.
+pub(crate) fn line(time: Duration, text: &str) {
+    println!("{:>7.1} s  {text}", time.as_secs_f64());
 }

@@ -15,8 +15,7 @@ use serde_json::Value;
 
 use crate::{
     command::{self, cargo, output},
-    count::Count,
-    test::line,
+    count::{Count, line},
 };
 
 /// The version that is installed where there is none, or an older one.
@@ -120,8 +119,8 @@ impl Tests {
             // A suite of which a test is not run tells of its end twice.
             ("suite", "ok" | "failed") => {
                 let (suite, count) = suite(&event)?;
-                let ended = self.skipped.insert(suite.clone(), count.skipped);
-                if ended.is_none() || count.passed + count.failed > 0 {
+                self.skipped.insert(suite.clone(), count.skipped);
+                if count.passed + count.failed > 0 {
                     let time = event["exec_time"].as_f64().unwrap_or_default();
                     line(Duration::from_secs_f64(time), &format!("{suite}: {count}"));
                 }

@@ -1,24 +1,17 @@
 //! `cargo xtask test`
 
-use std::{
-    fs,
-    process::ExitCode,
-    time::{Duration, Instant},
-};
+use std::{fs, process::ExitCode, time::Instant};
 
 use anyhow::{Result, ensure};
 use truename_tests::{is_root, scratch::Scratch, timeline};
 
 use crate::{
-    command::{root, target_directory},
-    count::Count,
+    command::{PACKAGES, root, target_directory},
+    count::{Count, line},
     fuzz, lint, nextest, setup,
     vm::{Choose, Kernels, Series, topics},
 };
 
-/// All tests that run on this machine. One list of packages for all calls of cargo: with another one the
-/// features of dependencies differ, and everything is compiled again.
-pub(crate) const PACKAGES: [&str; 3] = ["--workspace", "--exclude", "truename-ebpf"];
 /// The tests of what the agent has a feature for, which is built for them alone.
 const NEEDS_KUBERNETES: [&str; 4] = [
     "--features",
@@ -122,8 +115,4 @@ fn other_kernel() -> Result<(Count, Vec<String>)> {
         println!("{}", lines.join("\n"));
     }
     Ok(ran)
-}
-
-pub(crate) fn line(time: Duration, text: &str) {
-    println!("{:>7.1} s  {text}", time.as_secs_f64());
 }

@@ -13,10 +13,9 @@ use truename_tests::{scratch::Scratch, wire::NO_NEAR_MISSES};
 
 use super::{Choice, Image, Job, Kernel, Machine, Series, machine::Ended};
 use crate::{
-    command::{self, cargo, find, root},
-    count::Count,
+    command::{self, PACKAGES, cargo, find, root},
+    count::{Count, line},
     setup,
-    test::{PACKAGES, line},
 };
 
 /// The integration tests that are run: what the programs do to packets, and how they come and go.
