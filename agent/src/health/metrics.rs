@@ -10,11 +10,17 @@ use prometheus_client::{
 };
 use truename_common::layout::{ConntrackState, Counter as Kernel};
 
-use super::Page;
-use crate::api::{Status, Timestamp};
+use crate::api::{ServiceRow, Status, Timestamp};
 
 /// Most services that have metrics of their own, in the order of the configuration.
 const SERVICES_MAX: usize = 1000;
+
+/// What the agent is like.
+#[derive(Debug)]
+pub struct Page {
+    pub status: Status,
+    pub services: Vec<ServiceRow>,
+}
 
 /// How metrics are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -140,7 +140,9 @@ pub async fn start(
         full: Arc::clone(&full),
         refused,
     };
-    tasks.spawn(drain.run(pins.clone(), stop.clone()));
+    // Here, and not in the task: an agent that says that it is ready does not end for want of a descriptor.
+    let ring = Tables::events(&pins)?;
+    tasks.spawn(drain.run(ring, stop.clone()));
     let sweeper = Sweeper {
         config: current.clone(),
         pins: pins.clone(),

@@ -12,7 +12,6 @@ mod rest;
 mod scenario;
 
 pub use cluster::{Addressing, Cluster};
-pub(crate) use config::LOG4J1;
 pub use fetch::{DEFAULT_VERSION, Flink, VERSIONS};
 pub use ha::Pair;
 pub use load::{Load, Visit};
