@@ -1,4 +1,4 @@
-//! Hearing from the kernel that interfaces, addresses, default routes or filters are others.
+//! Hearing from the kernel that interfaces, addresses, filters, or routes that matter are others.
 
 use std::{io, time::Duration};
 
@@ -11,7 +11,10 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::request::{NetlinkError, messages};
+use super::{
+    netlink,
+    request::{NetlinkError, messages},
+};
 
 /// `RTNLGRP_*` of links, filters, addresses and routes.
 const GROUPS: [u32; 6] = [1, 4, 5, 7, 9, 11];
@@ -21,6 +24,44 @@ const BUFFER: usize = 4 << 20;
 const GATHER: Duration = Duration::from_millis(50);
 /// How long after a failure a socket is opened again.
 const AGAIN: Duration = Duration::from_secs(1);
+
+/// What may be another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changed {
+    /// Something that is selected, or that is attached.
+    pub any: bool,
+    /// What [`super::Routes`] tells of.
+    pub routes: bool,
+}
+
+impl Changed {
+    const ALL: Self = Self {
+        any: true,
+        routes: true,
+    };
+
+    /// Adds what a message tells.
+    fn note(&mut self, payload: &NetlinkPayload<RouteNetlinkMessage>) {
+        let NetlinkPayload::InnerMessage(message) = payload else {
+            *self = Self::ALL;
+            return;
+        };
+        match message {
+            RouteNetlinkMessage::NewLink(_)
+            | RouteNetlinkMessage::DelLink(_)
+            | RouteNetlinkMessage::NewAddress(_)
+            | RouteNetlinkMessage::DelAddress(_)
+            | RouteNetlinkMessage::DelQueueDiscipline(_)
+            | RouteNetlinkMessage::DelTrafficFilter(_) => self.any = true,
+            RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route)
+                if netlink::concerns(route) =>
+            {
+                *self = Self::ALL;
+            }
+            _ => {}
+        }
+    }
+}
 
 /// A subscription, of the network namespace of the thread that made it.
 #[derive(Debug)]
@@ -44,43 +85,47 @@ impl Changes {
 
     /// Waits until something changed, or may have: messages that were lost count as a change. Several at once are one.
     /// Nothing is lost if the future is dropped.
-    pub async fn changed(&mut self) {
+    pub async fn changed(&mut self) -> Changed {
         loop {
             sleep_until(self.earliest).await;
             let heard = self.hear().await;
-            if let Ok(false) = heard {
+            if let Ok(Changed { any: false, .. }) = heard {
                 continue;
             }
             self.earliest = Instant::now() + GATHER;
-            if let Err(error) = heard {
+            return heard.unwrap_or_else(|error| {
                 log::warn!("Cannot hear of changes from the kernel: {error}; it is tried again");
                 match open() {
                     Ok(socket) => self.socket = socket,
                     Err(_) => self.earliest = Instant::now() + AGAIN,
                 }
-            }
-            return;
+                Changed::ALL
+            });
         }
     }
 
-    /// Reads all that is there; whether it concerns anybody.
-    async fn hear(&self) -> io::Result<bool> {
+    /// Reads all that is there.
+    async fn hear(&self) -> io::Result<Changed> {
         let mut guard = self.socket.readable().await?;
-        let mut is_changed = false;
+        let mut changed = Changed::default();
         loop {
             match guard.get_inner().recv_from_full() {
-                Ok((bytes, _)) => is_changed |= messages(&bytes).any(|m| concerns(&m.payload)),
+                Ok((bytes, _)) => {
+                    for message in messages(&bytes) {
+                        changed.note(&message.payload);
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
                     log::debug!("The kernel dropped messages: all is looked at again");
-                    is_changed = true;
+                    changed = Changed::ALL;
                 }
                 Err(error) => return Err(error),
             }
         }
         guard.clear_ready();
-        Ok(is_changed)
+        Ok(changed)
     }
 }
 
@@ -96,23 +141,4 @@ fn open() -> io::Result<AsyncFd<Socket>> {
     socket.set_non_blocking(true)?;
     // SAFETY: the socket owns its descriptor, keeps it open and always returns the same one.
     unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }.map_err(io::Error::from)
-}
-
-/// Whether a change may concern what is selected, or what is attached.
-fn concerns(payload: &NetlinkPayload<RouteNetlinkMessage>) -> bool {
-    let NetlinkPayload::InnerMessage(message) = payload else {
-        return true;
-    };
-    match message {
-        RouteNetlinkMessage::NewLink(_)
-        | RouteNetlinkMessage::DelLink(_)
-        | RouteNetlinkMessage::NewAddress(_)
-        | RouteNetlinkMessage::DelAddress(_)
-        | RouteNetlinkMessage::DelQueueDiscipline(_)
-        | RouteNetlinkMessage::DelTrafficFilter(_) => true,
-        RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
-            route.header.destination_prefix_length == 0
-        }
-        _ => false,
-    }
 }

@@ -14,7 +14,7 @@ use std::{
     net::IpAddr,
 };
 
-pub use changes::Changes;
+pub use changes::{Changed, Changes};
 pub use filter::{Filter, Side, Slot};
 pub use request::{NetlinkError, Requests};
 pub use select::{Wanted, check_named, select};
@@ -75,8 +75,15 @@ fn is_link_local(address: &IpAddr) -> bool {
 pub struct Inventory {
     /// By number.
     pub interfaces: BTreeMap<u32, Interface>,
-    /// The numbers of those that a default route leaves through.
-    pub default_route: BTreeSet<u32>,
+    /// Its routes.
+    pub routes: Routes,
+}
+
+/// What is known of a host's routes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Routes {
+    /// The numbers of the interfaces that a default route leaves through.
+    pub default: BTreeSet<u32>,
     /// Whether a route of IPv4 leaves through several at once.
     pub multipath: bool,
 }
@@ -116,7 +123,7 @@ impl Inventory {
         let is_in_vrf = interface.controller.is_some() && controller.is_none();
         set(is_in_vrf, link_flags::VRF);
         set(interface.strict, link_flags::STRICT);
-        set(!self.multipath, link_flags::ONE_WAY);
+        set(!self.routes.multipath, link_flags::ONE_WAY);
         Link {
             address: interface.address.unwrap_or_default(),
             controller: controller

@@ -14,14 +14,14 @@ use netlink_packet_route::{
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
 };
 
-use super::{Framing, Interface, Inventory, NetlinkError, Requests, Side};
+use super::{Framing, Interface, Inventory, NetlinkError, Requests, Routes, Side};
 use crate::{
     plan::{Facts, Roles},
     sysctl,
 };
 
 impl Requests {
-    /// What there is now.
+    /// The interfaces and addresses that there are now; nothing is said of routes.
     ///
     /// # Errors
     /// When the kernel does not answer.
@@ -43,6 +43,16 @@ impl Requests {
                 interface.addresses.extend(own_address(&address));
             }
         }
+        Ok(inventory)
+    }
+
+    /// What is to be known of the routes that there are now. All of them are read, which may be many.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn routes(&mut self) -> Result<Routes, NetlinkError> {
+        let mut known = Routes::default();
+        let mut count = 0;
         for (family, action) in [
             (AddressFamily::Inet, "list IPv4 routes"),
             (AddressFamily::Inet6, "list IPv6 routes"),
@@ -51,10 +61,11 @@ impl Requests {
             question.header.address_family = family;
             match self.list(action, &RouteNetlinkMessage::GetRoute(question)) {
                 Ok(routes) => {
+                    count += routes.len();
                     for message in routes {
                         if let RouteNetlinkMessage::NewRoute(route) = message {
-                            inventory.default_route.extend(default_route(&route));
-                            inventory.multipath |=
+                            known.default.extend(default_route(&route));
+                            known.multipath |=
                                 family == AddressFamily::Inet && is_multipath(&route);
                         }
                     }
@@ -64,7 +75,8 @@ impl Requests {
                 Err(error) => return Err(error),
             }
         }
-        Ok(inventory)
+        log::debug!("Read {count} route(s)");
+        Ok(known)
     }
 
     /// The host's addresses, and the addresses that its packets to `targets` come from.
@@ -282,6 +294,11 @@ fn read_interface(link: &LinkMessage) -> Option<Interface> {
 fn rp_filter(interface: &str) -> u8 {
     let value = sysctl::read(&format!("net/ipv4/conf/{interface}/rp_filter"));
     value.ok().and_then(|value| value.parse().ok()).unwrap_or(0)
+}
+
+/// Whether a route is one of those that [`Routes`] tells of.
+pub(super) fn concerns(route: &RouteMessage) -> bool {
+    route.header.destination_prefix_length == 0 || is_multipath(route)
 }
 
 /// Whether a route has several next hops.

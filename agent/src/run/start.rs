@@ -184,6 +184,7 @@ pub async fn start(
         refused: None,
         is_told: false,
         names: BTreeSet::new(),
+        routes: None,
         retry,
         check,
         pulse: pulses.of("agent"),
@@ -212,7 +213,8 @@ struct Attached {
 
 fn attach(config: &Arc<Config>, pins: &Pins, mode: Mode) -> Result<Attached, RunError> {
     let mut requests = Requests::open()?;
-    let inventory = requests.inventory()?;
+    let mut inventory = requests.inventory()?;
+    inventory.routes = requests.routes()?;
     links::check_named(&inventory, &config.datapath.interfaces)?;
     // Nothing is known of the cluster yet: services keep the targets that they have.
     let roles = Arc::default();
