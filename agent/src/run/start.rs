@@ -273,12 +273,17 @@ fn load(
     // The kernel has accepted the programs before anything that is in use is changed.
     let programs = Programs::load(object, pins, mode)?;
     let mut keeper = Keeper::open(Arc::clone(config), pins)?;
-    keeper.follow(facts)?;
+    // Until everything is attached, the tables are as an agent before left them: so they stay if something cannot be.
+    let mut attachment =
+        Attachment::start(programs, Wanted::of(config), agent::xdp(config), inventory)?;
     if !config.services.is_empty() {
         agent::prepare_host(pins, config, facts);
     }
-    let attachment =
-        Attachment::start(programs, Wanted::of(config), agent::xdp(config), inventory)?;
+    if let Err(error) = keeper.follow(facts) {
+        attachment.undo();
+        return Err(error.into());
+    }
+    attachment.finish(inventory)?;
     // Those that began with the old programs meanwhile.
     datapath::copy_connections(pins, last_s)?;
     datapath::remove_old_versions(pins)?;
