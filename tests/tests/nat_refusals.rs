@@ -10,8 +10,11 @@ use anyhow::{Context as _, Result, ensure};
 use truename_tests::{
     namespace::Namespace,
     nat::{
-        By, Family, Lab, Probe, Protocol, Rules, Seen, Service, Snat, Translator, alone, beside,
+        By, Family, Lab, Probe, Protocol, Rules, Seen, Servers, Service, Snat, Translator, alone,
+        beside, services,
     },
+    truename::Truename,
+    wait::wait_until,
 };
 
 const PORT: u16 = 7000;
@@ -67,6 +70,78 @@ fn what_cannot_be_reached_is_said() {
 }
 
 #[test]
+fn what_an_ipsec_policy_covers_does_not_leave_unencrypted() {
+    const SOON: Duration = Duration::from_secs(10);
+    beside(|by| {
+        let lab = Lab::new()?;
+        let mut pairs = Vec::new();
+        for family in Family::BOTH {
+            let alias = SocketAddr::new(lab.foreign(family, 1), 80);
+            pairs.push((alias, lab.target(family, 0)));
+        }
+        let targets = Family::BOTH.map(|family| lab.target(family, 0));
+        let _servers = Servers::start(&lab, &lab.target, &targets)?;
+        // What it wants cannot be done here, as no key is known: what it covers does not leave.
+        let policies = |verb: &str| -> Result<()> {
+            for family in Family::BOTH {
+                let (own, target) = (lab.near(family), lab.target(family, 0));
+                let what = format!("src {own} dst {target} dir out");
+                let how = match verb {
+                    "add" => format!(" tmpl src {own} dst {target} proto esp mode transport"),
+                    _ => String::new(),
+                };
+                lab.node.ip(&format!("xfrm policy {verb} {what}{how}"))?;
+            }
+            Ok(())
+        };
+        let mut translator = Translator::start(by, &lab, &services(&pairs))?;
+        let probe = |alias: &SocketAddr| -> Result<Probe> {
+            let from = SocketAddr::new(lab.client(Family::of(alias.ip())), 0);
+            let probe = Probe::start(&lab.client, from, *alias)?;
+            probe.set_patience(Duration::from_millis(200))?;
+            Ok(probe)
+        };
+        let old: Vec<_> = pairs
+            .iter()
+            .map(|(alias, _)| probe(alias))
+            .collect::<Result<_>>()?;
+        // It may have been told of a refusal before.
+        let is_answered = |probe: &Probe| probe.send(3).is_ok() && probe.receive().is_ok();
+        let settles = |expected: bool| {
+            wait_until(SOON, "the policies to be in force, or not", || {
+                for ((alias, _), old) in pairs.iter().zip(&old) {
+                    for probe in [old, &probe(alias)?] {
+                        ensure!(is_answered(probe) == expected, "{alias}: {}", !expected);
+                    }
+                }
+                Ok(())
+            })
+        };
+        settles(true)?;
+        policies("add")?;
+        settles(false)?;
+        if let Some(truename) = translator.truename() {
+            let (status, _) = truename.status()?;
+            let problems = status["problems"].to_string();
+            let count = problems.matches("the IPsec policy").count();
+            // TCP and UDP of both families.
+            ensure!(count == 4, "{problems}");
+            let (client, alias) = (lab.client(Family::V4).to_string(), pairs[0].0.to_string());
+            let said = truename.words(&["explain", &client, &alias])?;
+            ensure!(said.contains("the IPsec policy"), "{said}");
+            let line = doctor(truename, &lab, "ipsec")?;
+            ensure!(
+                line.contains("warning") && line.contains("the IPsec policy"),
+                "{line}"
+            );
+        }
+        policies("delete")?;
+        settles(true)?;
+        Ok(Seen::new())
+    });
+}
+
+#[test]
 fn a_service_without_a_target_refuses() {
     alone(|| {
         let lab = Lab::new()?;
@@ -107,6 +182,16 @@ fn a_service_without_a_target_refuses() {
     });
 }
 
+/// What `doctor` says of one of its checks.
+fn doctor(truename: &Truename, lab: &Lab, check: &str) -> Result<String> {
+    let mut doctor = truename.command(&["doctor", "-o", "jsonl", "--config"])?;
+    let file = lab.scratch.path().join("truename.toml");
+    let text = String::from_utf8(doctor.arg(file).output()?.stdout)?;
+    let mut lines = text.lines();
+    let line = lines.find(|line| line.contains(&format!("\"{check}\"")));
+    Ok(line.with_context(|| text.clone())?.to_owned())
+}
+
 #[test]
 fn doctor_names_an_alias_that_neighbours_look_for() {
     alone(|| {
@@ -124,13 +209,7 @@ fn doctor_names_an_alias_that_neighbours_look_for() {
         let rules = Rules::new(services.to_vec());
         let mut translator = Translator::start(By::Truename, &lab, &rules)?;
         let truename = translator.truename().context("truename is at work")?;
-        let mut doctor = truename.command(&["doctor", "-o", "jsonl", "--config"])?;
-        let output = doctor
-            .arg(lab.scratch.path().join("truename.toml"))
-            .output()?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let line = text.lines().find(|line| line.contains("\"aliases\""));
-        let line = line.with_context(|| format!("{text}"))?;
+        let line = doctor(truename, &lab, "aliases")?;
         let [near, routed, own] = addresses.map(|address| format!("{address}/32"));
         ensure!(line.contains(&near), "{line}");
         ensure!(!line.contains(&routed) && !line.contains(&own), "{line}");

@@ -80,7 +80,7 @@ pub fn checks(global: &Global) -> anyhow::Result<Vec<Check>> {
         log::debug!("{error:#}");
         Vec::new()
     });
-    let mut checks = doctor::examine(&config, |address| facts.is_local(address), &unanswered);
+    let mut checks = doctor::examine(&config, &facts, &unanswered);
     checks.extend(mistake);
     Ok(checks)
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::Check;
 use crate::{
     config::Config,
-    plan::{Roles, roles},
+    plan::{self, Facts, Roles, roles},
     sysctl,
 };
 
@@ -95,6 +95,18 @@ pub fn aliases(unanswered: &[IpAddr]) -> Check {
         ),
         &remedy.join("; "),
     )
+}
+
+/// IPsec policies for packets that truename sends past the stack.
+pub fn ipsec(config: &Config, facts: &Facts) -> Check {
+    let mut found = plan::refused(config, facts);
+    found.extend(plan::unencrypted(config, facts));
+    if found.is_empty() {
+        let sentence = "no IPsec policy covers packets of services";
+        return Check::ok("ipsec", sentence.to_owned());
+    }
+    let remedy = "set netfilter = \"honour\", or use these addresses without a service";
+    Check::warning("ipsec", found.join("; "), remedy)
 }
 
 #[cfg(test)]

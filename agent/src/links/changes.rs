@@ -4,7 +4,10 @@ use std::{io, time::Duration};
 
 use netlink_packet_core::NetlinkPayload;
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
+use netlink_sys::{
+    Socket,
+    protocols::{NETLINK_ROUTE, NETLINK_XFRM},
+};
 use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use tokio::{
     io::{Interest, unix::AsyncFd},
@@ -18,6 +21,8 @@ use super::{
 
 /// `RTNLGRP_*` of links, filters, addresses and routes.
 const GROUPS: [u32; 6] = [1, 4, 5, 7, 9, 11];
+/// `XFRMNLGRP_POLICY`.
+const POLICIES: u32 = 4;
 /// How much the kernel keeps for us, in bytes: some thousand messages. Beyond it messages are lost, which is told.
 const BUFFER: usize = 4 << 20;
 /// Changes that come within this time of the last one that was told are told together.
@@ -67,6 +72,8 @@ impl Changed {
 #[derive(Debug)]
 pub struct Changes {
     socket: AsyncFd<Socket>,
+    /// Hears of IPsec policies; none where the kernel has none.
+    policies: Option<AsyncFd<Socket>>,
     /// When the next change may be told.
     earliest: Instant,
 }
@@ -78,7 +85,8 @@ impl Changes {
     /// When the socket cannot be opened.
     pub fn subscribe() -> Result<Self, NetlinkError> {
         Ok(Self {
-            socket: open().map_err(NetlinkError::Socket)?,
+            socket: open(NETLINK_ROUTE, &GROUPS).map_err(NetlinkError::Socket)?,
+            policies: open(NETLINK_XFRM, &[POLICIES]).ok(),
             earliest: Instant::now(),
         })
     }
@@ -88,14 +96,18 @@ impl Changes {
     pub async fn changed(&mut self) -> Changed {
         loop {
             sleep_until(self.earliest).await;
-            let heard = self.hear().await;
+            let heard = tokio::select! {
+                heard = self.hear() => heard,
+                heard = heard_any(self.policies.as_ref()) => heard,
+            };
             if let Ok(Changed { any: false, .. }) = heard {
                 continue;
             }
             self.earliest = Instant::now() + GATHER;
             return heard.unwrap_or_else(|error| {
                 log::warn!("Cannot hear of changes from the kernel: {error}; it is tried again");
-                match open() {
+                self.policies = open(NETLINK_XFRM, &[POLICIES]).ok();
+                match open(NETLINK_ROUTE, &GROUPS) {
                     Ok(socket) => self.socket = socket,
                     Err(_) => self.earliest = Instant::now() + AGAIN,
                 }
@@ -129,14 +141,36 @@ impl Changes {
     }
 }
 
-fn open() -> io::Result<AsyncFd<Socket>> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
+/// Reads all that a socket has, whatever it is.
+async fn heard_any(socket: Option<&AsyncFd<Socket>>) -> io::Result<Changed> {
+    let Some(socket) = socket else {
+        return std::future::pending().await;
+    };
+    let mut guard = socket.readable().await?;
+    loop {
+        match guard.get_inner().recv_from_full() {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    guard.clear_ready();
+    Ok(Changed {
+        any: true,
+        routes: false,
+    })
+}
+
+fn open(protocol: isize, groups: &[u32]) -> io::Result<AsyncFd<Socket>> {
+    let mut socket = Socket::new(protocol)?;
     // More than the host's limit needs CAP_NET_ADMIN, which the agent has.
     set_socket_recv_buffer_size_force(&socket, BUFFER)
         .or_else(|_| socket.set_rx_buf_sz(BUFFER as libc::c_int))?;
     socket.bind_auto()?;
-    for group in GROUPS {
-        socket.add_membership(group)?;
+    for group in groups {
+        socket.add_membership(*group)?;
     }
     socket.set_non_blocking(true)?;
     // SAFETY: the socket owns its descriptor, keeps it open and always returns the same one.

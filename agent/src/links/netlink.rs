@@ -14,7 +14,7 @@ use netlink_packet_route::{
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
 };
 
-use super::{Framing, Interface, Inventory, NetlinkError, Requests, Routes, Side};
+use super::{Framing, Interface, Inventory, IpsecPolicies, NetlinkError, Requests, Routes, Side};
 use crate::{
     plan::{Facts, Roles},
     sysctl,
@@ -106,6 +106,7 @@ impl Requests {
                 .map_or(0, |interface| interface.index),
             roles,
             sources,
+            policies: IpsecPolicies::read()?,
         })
     }
 
