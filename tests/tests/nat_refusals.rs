@@ -29,6 +29,8 @@ fn outcome(namespace: &Namespace, to: SocketAddr) -> Result<io::ErrorKind> {
 
 #[test]
 fn what_cannot_be_reached_is_said() {
+    /// The alias by which clients are hidden from the target.
+    const HIDDEN: u8 = 4;
     beside(|by| {
         let lab = Lab::new()?;
         let mut rules = Rules::default();
@@ -40,6 +42,11 @@ fn what_cannot_be_reached_is_said() {
             for (kind, address) in [("unreachable", unreachable), ("prohibit", prohibited)] {
                 lab.node.ip(&format!("route add {kind} {address}"))?;
             }
+            let hidden = SocketAddr::new(lab.foreign(family, HIDDEN), 80);
+            let target = SocketAddr::new(absent, PORT);
+            rules
+                .services
+                .push(Service::new(Protocol::Udp, hidden, target));
             for (number, address) in [(1, absent), (2, unreachable), (3, prohibited)] {
                 let alias = SocketAddr::new(lab.foreign(family, number), 80);
                 let target = SocketAddr::new(address, PORT);
@@ -64,6 +71,21 @@ fn what_cannot_be_reached_is_said() {
             let is_late = begin.elapsed() >= Duration::from_secs(10);
             ensure!(is != io::ErrorKind::TimedOut && !is_late, "{alias}: {is:?}");
             seen.note(alias, is);
+        }
+        // Who sends a single datagram and asks for errors is told, too.
+        let mut probes = Vec::new();
+        for family in Family::BOTH {
+            for number in [1, HIDDEN] {
+                let alias = SocketAddr::new(lab.foreign(family, number), 80);
+                let from = SocketAddr::new(lab.client(family), 0);
+                let probe = Probe::start(&lab.client, from, alias)?;
+                probe.send(5)?;
+                probes.push((alias, probe));
+            }
+        }
+        for (alias, probe) in probes {
+            let error = probe.network_error().with_context(|| alias.to_string())?;
+            ensure!(error.errno == libc::EHOSTUNREACH, "{alias}: {error:?}");
         }
         Ok(seen)
     });

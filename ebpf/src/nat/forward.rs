@@ -277,11 +277,13 @@ pub fn route(skb: *mut __sk_buff, scratch: &mut Scratch) -> Result<(), i32> {
         kind: Route::FORWARD,
         interface: nat.fib.interface,
     };
-    // A packet that waits until its next hop is found leaves by the route that it has then: on ingress none, so that
-    // the next hop counts that it is given here; for one of the host's own the route to the alias, by which it gets
-    // nowhere. That one gets a new route. Only a SYN is sure to have borrowed its old one, which older kernels leak.
-    let is_lost = result == NO_NEIGHBOUR && is_own && is_syn(headers);
-    nat.neighbour.family = if is_lost {
+    // A packet that waits until its next hop is found needs a route: with it, the kernel tells the sender that the next hop
+    // is not there. One that comes in has none. One of the host's own has the route to the alias, by which it gets nowhere:
+    // it needs a new one. Only a SYN is sure to have borrowed its old one, which older kernels leak.
+    // SAFETY: the context of the program.
+    let comes_in = unsafe { (*skb).ingress_ifindex } == interface;
+    let needs_route = comes_in || is_own && is_syn(headers);
+    nat.neighbour.family = if result == NO_NEIGHBOUR && needs_route {
         Neighbour::UNKNOWN
     } else {
         u32::from(nat.fib.family)
