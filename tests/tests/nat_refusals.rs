@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
 use truename_tests::{
     namespace::Namespace,
     nat::{
@@ -218,23 +219,34 @@ fn doctor(truename: &Truename, lab: &Lab, check: &str) -> Result<String> {
 fn doctor_names_an_alias_that_neighbours_look_for() {
     alone(|| {
         let lab = Lab::new()?;
-        let family = Family::V4;
-        let target = SocketAddr::new(lab.target(family, 0), PORT);
-        // One of the client's network, one that is routed, and one that the node has.
-        let addresses = [
-            lab.other_client(family),
-            lab.foreign(family, 1),
-            lab.node(family),
-        ];
-        let services = addresses
-            .map(|address| Service::new(Protocol::Tcp, SocketAddr::new(address, 80), target));
-        let rules = Rules::new(services.to_vec());
+        let mut rules = Rules::default();
+        let mut near = Vec::new();
+        for family in Family::BOTH {
+            let target = SocketAddr::new(lab.target(family, 0), PORT);
+            // One of the client's network, one that is routed, and one that the node has.
+            let addresses = [
+                lab.other_client(family),
+                lab.foreign(family, 1),
+                lab.node(family),
+            ];
+            near.push(addresses[0]);
+            let services = addresses
+                .map(|address| Service::new(Protocol::Tcp, SocketAddr::new(address, 80), target));
+            rules.services.extend(services);
+        }
         let mut translator = Translator::start(By::Truename, &lab, &rules)?;
         let truename = translator.truename().context("truename is at work")?;
-        let line = doctor(truename, &lab, "aliases")?;
-        let [near, routed, own] = addresses.map(|address| format!("{address}/32"));
-        ensure!(line.contains(&near), "{line}");
-        ensure!(!line.contains(&routed) && !line.contains(&own), "{line}");
+        let line: Value = serde_json::from_str(&doctor(truename, &lab, "aliases")?)?;
+        let remedy = line["remedy"].as_str().context("a remedy")?;
+        let commands: Vec<_> = remedy.split("; ").collect();
+        ensure!(commands.len() == near.len(), "{remedy}");
+        for (command, alias) in commands.iter().zip(near) {
+            ensure!(command.contains(&format!(" {alias}/")), "{command}");
+            // It helps: the client, which is a neighbour, gets as far as the target, where nobody listens.
+            lab.node.ip(command.trim_start_matches("ip "))?;
+            let is = outcome(&lab.client, SocketAddr::new(alias, 80))?;
+            ensure!(is == io::ErrorKind::ConnectionRefused, "{alias}: {is:?}");
+        }
         Ok(())
     });
 }

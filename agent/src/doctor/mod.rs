@@ -4,12 +4,11 @@ mod checks;
 mod refusal;
 mod services;
 
-use std::net::IpAddr;
-
 use serde::Serialize;
 
 use crate::{
     config::{Config, ConfigError},
+    links::Unanswered,
     plan::Facts,
 };
 pub use refusal::{Refusal, refusals};
@@ -78,7 +77,7 @@ impl Check {
 
 /// All checks, for a configuration. `facts` are the host's, `unanswered` are the aliases that neighbours
 /// look for and nobody has.
-pub fn examine(config: &Config, facts: &Facts, unanswered: &[IpAddr]) -> Vec<Check> {
+pub fn examine(config: &Config, facts: &Facts, unanswered: &[Unanswered]) -> Vec<Check> {
     let refusals = refusals(config);
     let mut all = checks::needed();
     all.extend([
@@ -109,7 +108,7 @@ pub fn examine(config: &Config, facts: &Facts, unanswered: &[IpAddr]) -> Vec<Che
 }
 
 /// What aliases that neighbours look for and nobody has mean, and what to do; none if there are none.
-pub fn unanswered(aliases: &[IpAddr]) -> Option<String> {
+pub fn unanswered(aliases: &[Unanswered]) -> Option<String> {
     let check = services::aliases(aliases);
     Some(format!("{}: {}", check.found, check.remedy?))
 }

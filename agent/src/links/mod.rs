@@ -81,6 +81,29 @@ pub struct Inventory {
     pub routes: Routes,
 }
 
+/// An alias that neighbours look for, and that nobody has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unanswered {
+    /// The alias.
+    pub address: IpAddr,
+    /// The interface to these neighbours.
+    pub interface: String,
+}
+
+impl Unanswered {
+    /// The command by which this host answers. For IPv4 it does so for the addresses of any interface, for IPv6 for those of
+    /// the one that is asked; such an address is no source of the host's own connections.
+    pub fn remedy(&self) -> String {
+        let Self { address, interface } = self;
+        match address {
+            IpAddr::V4(_) => format!("ip address add {address}/32 dev lo"),
+            IpAddr::V6(_) => {
+                format!("ip address add {address}/128 dev {interface} nodad preferred_lft 0")
+            }
+        }
+    }
+}
+
 /// What is known of a host's routes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Routes {

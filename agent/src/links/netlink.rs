@@ -14,7 +14,9 @@ use netlink_packet_route::{
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
 };
 
-use super::{Framing, Interface, Inventory, IpsecPolicies, NetlinkError, Requests, Routes, Side};
+use super::{
+    Framing, Interface, Inventory, IpsecPolicies, NetlinkError, Requests, Routes, Side, Unanswered,
+};
 use crate::{
     plan::{Facts, Roles},
     sysctl,
@@ -153,14 +155,42 @@ impl Requests {
     pub fn unanswered(
         &mut self,
         aliases: impl Iterator<Item = IpAddr>,
-    ) -> Result<Vec<IpAddr>, NetlinkError> {
-        let mut unanswered = Vec::new();
+    ) -> Result<Vec<Unanswered>, NetlinkError> {
+        let mut all = Vec::new();
         for alias in aliases.collect::<BTreeSet<_>>() {
-            if self.is_on_link(alias)? {
-                unanswered.push(alias);
-            }
+            all.extend(self.unanswered_alias(alias)?);
         }
-        Ok(unanswered)
+        Ok(all)
+    }
+
+    /// The same for one alias: none if neighbours do not look for it, or find it.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn unanswered_alias(
+        &mut self,
+        address: IpAddr,
+    ) -> Result<Option<Unanswered>, NetlinkError> {
+        if !self.is_on_link(address)? {
+            return Ok(None);
+        }
+        let interface = match self.interface_to(address)? {
+            Some(index) => self.name_of(index)?,
+            None => None,
+        };
+        Ok(interface.map(|interface| Unanswered { address, interface }))
+    }
+
+    /// The name of an interface; none if it is gone.
+    fn name_of(&mut self, index: u32) -> Result<Option<String>, NetlinkError> {
+        let mut question = LinkMessage::default();
+        question.header.index = index;
+        let question = RouteNetlinkMessage::GetLink(question);
+        let answer = self.get("find the name of an interface", question)?;
+        Ok(match answer {
+            Some(RouteNetlinkMessage::NewLink(link)) => read_interface(&link).map(|i| i.name),
+            _ => None,
+        })
     }
 
     /// Whether this host has asked its network in vain who has an address.

@@ -178,12 +178,13 @@ pub fn unassigned(
     facts: &Facts,
     requests: &mut Requests,
 ) -> Result<Option<String>, NetlinkError> {
-    if facts.is_local(alias) || !requests.is_on_link(alias)? {
+    if facts.is_local(alias) {
         return Ok(None);
     }
-    let length = if alias.is_ipv4() { 32 } else { 128 };
-    Ok(Some(format!(
-        "the address {alias} of the service {service} is one of a network of this host, and no interface has it: neighbours without a route by this host ask for it in vain; ip address add {alias}/{length} dev lo"
+    let unanswered = requests.unanswered_alias(alias)?;
+    Ok(unanswered.map(|unanswered| format!(
+        "the address {alias} of the service {service} is one of a network of this host, and no interface has it: neighbours without a route by this host ask for it in vain; {}",
+        unanswered.remedy()
     )))
 }
 
