@@ -12,6 +12,7 @@ use netlink_packet_route::{
     link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage, Prop},
     neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
+    rule::{RuleAttribute, RuleMessage},
 };
 
 use super::{
@@ -179,6 +180,42 @@ impl Requests {
             None => None,
         };
         Ok(interface.map(|interface| Unanswered { address, interface }))
+    }
+
+    /// What of this host's routing rules is not followed for packets of services: `fwmark`, `uidrange`, and `iif`, by which a
+    /// packet is routed, but its source address is not chosen.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn unfollowed_rules(&mut self) -> Result<BTreeSet<&'static str>, NetlinkError> {
+        let mut words = BTreeSet::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut question = RuleMessage::default();
+            question.header.family = family;
+            let rules = match self.list(
+                "list routing rules",
+                &RouteNetlinkMessage::GetRule(question),
+            ) {
+                Err(error) if is_unsupported(&error) => continue,
+                rules => rules?,
+            };
+            for message in rules {
+                let RouteNetlinkMessage::NewRule(rule) = message else {
+                    continue;
+                };
+                words.extend(
+                    rule.attributes
+                        .iter()
+                        .filter_map(|attribute| match attribute {
+                            RuleAttribute::FwMark(mark) if *mark != 0 => Some("fwmark"),
+                            RuleAttribute::UidRange(_) => Some("uidrange"),
+                            RuleAttribute::Iifname(_) => Some("iif"),
+                            _ => None,
+                        }),
+                );
+            }
+        }
+        Ok(words)
     }
 
     /// The name of an interface; none if it is gone.

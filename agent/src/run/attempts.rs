@@ -188,6 +188,17 @@ pub fn unassigned(
     )))
 }
 
+/// What of these kinds of routing rules may lead a packet another way than the stack's.
+pub fn unfollowed(rules: &BTreeSet<&'static str>) -> Option<String> {
+    if rules.is_empty() {
+        return None;
+    }
+    let words = rules.iter().copied().collect::<Vec<_>>().join(", ");
+    Some(format!(
+        "this host has routing rules (ip rule) with {words}: packets are routed without marks and users, and the source address that a target sees is that of the host's own route to it"
+    ))
+}
+
 /// That names in RPC headers are not translated on the way to a target, if they are not.
 fn without_endpoint(config: &Config, service: &Service, facts: &Facts) -> Option<String> {
     if service.protocol != Transport::Tcp {

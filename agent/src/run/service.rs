@@ -422,6 +422,7 @@ impl Inner {
         if live.facts.is_local(target.ip()) {
             return Ok(doubts);
         }
+        doubts.extend(attempts::unfollowed(&requests.unfollowed_rules()?));
         if !is_told && requests.is_unreachable(target.ip())? {
             doubts.push(format!("{target}: {}", attempts::UNHEARD));
         }
