@@ -16,11 +16,15 @@ const CLASS: u8 = 0x10;
 /// Packets that these rules select must not be sent on.
 fn add_rules(lab: &Lab, rules: &[&str]) -> Result<()> {
     for family in Family::BOTH {
+        // Only on the way there: the kernel looks for the way back by the same class.
+        let target = lab.target(family, 0);
         let flag = family.flag();
         let ip = |what: &str| lab.node.ip(&format!("{flag} {what}")).map(drop);
         ip(&format!("route add prohibit default table {TABLE}"))?;
         for rule in rules {
-            ip(&format!("rule add pref 9 {rule} lookup {TABLE}"))?;
+            ip(&format!(
+                "rule add pref 9 to {target} {rule} lookup {TABLE}"
+            ))?;
         }
     }
     Ok(())
