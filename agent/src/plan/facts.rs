@@ -16,7 +16,7 @@ use truename_common::{
 };
 
 use super::{Roles, roles};
-use crate::config::Config;
+use crate::{config::Config, links::IpsecPolicies};
 
 /// What only the host and the cluster can tell.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub struct Facts {
     pub roles: Arc<Roles>,
     /// By address of a target, the address that this host's packets to it come from. None: no route.
     pub sources: BTreeMap<IpAddr, IpAddr>,
+    /// The host's IPsec policies.
+    pub policies: IpsecPolicies,
 }
 
 /// What the kernel tables hold of services and their connections.

@@ -35,6 +35,7 @@ fn facts(roles: &[(&str, &[&str])]) -> Facts {
         loopback: 1,
         roles: Arc::new(roles.collect()),
         sources: (2..30).map(|n| (ip(n), ip(1))).collect(),
+        ..Facts::default()
     }
 }
 

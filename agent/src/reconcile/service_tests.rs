@@ -280,6 +280,7 @@ pub(super) fn facts(sources: u8) -> Facts {
         loopback: 1,
         roles: std::sync::Arc::default(),
         sources: (2..6).map(|n| (ip(n), ip(sources))).collect(),
+        ..Facts::default()
     }
 }
 

@@ -394,10 +394,17 @@ impl Inner {
         services: &ServiceTables,
         requests: &mut Requests,
     ) -> Result<Vec<String>, DatapathError> {
-        let Some((service, target)) = explanation.target() else {
+        let Some(service) = explanation.service() else {
             return Ok(Vec::new());
         };
-        let mut doubts = Vec::new();
+        let live = self.live();
+        let mut doubts = plan::unencrypted(config, &live.facts);
+        doubts.extend(live.left_out.iter().cloned());
+        let its = format!("the service \"{service}\"");
+        doubts.retain(|doubt| doubt.contains(&its));
+        let Some((_, target)) = explanation.target() else {
+            return Ok(doubts);
+        };
         let (mut used, mut attempts) = (0, Attempts::new(config, &Clock::read()));
         services.visit_connections(|key, entry| {
             used += 1;
@@ -406,7 +413,6 @@ impl Inner {
         if used >= services.capacity() {
             doubts.push("the connection table is full: a new connection waits for room".to_owned());
         }
-        let live = self.live();
         let alias = explanation.to.ip();
         doubts.extend(attempts::unassigned(service, alias, &live.facts, requests)?);
         let address = plan::bytes(target.ip());
@@ -416,6 +422,7 @@ impl Inner {
         if live.facts.is_local(target.ip()) {
             return Ok(doubts);
         }
+        doubts.extend(attempts::unfollowed(&requests.unfollowed_rules()?));
         if !is_told && requests.is_unreachable(target.ip())? {
             doubts.push(format!("{target}: {}", attempts::UNHEARD));
         }

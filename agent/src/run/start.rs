@@ -186,6 +186,7 @@ pub async fn start(
         refused: None,
         is_told: false,
         names: BTreeSet::new(),
+        routes: None,
         retry,
         check,
         pulse: pulses.of("agent"),
@@ -214,7 +215,8 @@ struct Attached {
 
 fn attach(config: &Arc<Config>, pins: &Pins, mode: Mode) -> Result<Attached, RunError> {
     let mut requests = Requests::open()?;
-    let inventory = requests.inventory()?;
+    let mut inventory = requests.inventory()?;
+    inventory.routes = requests.routes()?;
     links::check_named(&inventory, &config.datapath.interfaces)?;
     // Nothing is known of the cluster yet: services keep the targets that they have.
     let roles = Arc::default();
@@ -273,12 +275,17 @@ fn load(
     // The kernel has accepted the programs before anything that is in use is changed.
     let programs = Programs::load(object, pins, mode)?;
     let mut keeper = Keeper::open(Arc::clone(config), pins)?;
-    keeper.follow(facts)?;
+    // Until everything is attached, the tables are as an agent before left them: so they stay if something cannot be.
+    let mut attachment =
+        Attachment::start(programs, Wanted::of(config), agent::xdp(config), inventory)?;
     if !config.services.is_empty() {
         agent::prepare_host(pins, config, facts);
     }
-    let attachment =
-        Attachment::start(programs, Wanted::of(config), agent::xdp(config), inventory)?;
+    if let Err(error) = keeper.follow(facts) {
+        attachment.undo();
+        return Err(error.into());
+    }
+    attachment.finish(inventory)?;
     // Those that began with the old programs meanwhile.
     datapath::copy_connections(pins, last_s)?;
     datapath::remove_old_versions(pins)?;
