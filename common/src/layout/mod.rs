@@ -31,6 +31,9 @@ pub use service::{
 pub use socket::{FiveTuple, Socket, TCP, UDP, v4_mapped};
 pub use text::{AUTHORITY_MAX, Authority, LongText, SYSTEM_MAX, System, Text};
 
+/// Endpoints that can have a relay.
+pub const RELAYS_MAX: u32 = 1024;
+
 /// Version of every pinned table. It is part of the pin path.
 pub const VERSION: u32 = 3;
 
@@ -87,6 +90,15 @@ pub mod map {
     /// Tries that the allocation of a source port took → `u64` connections per CPU; at
     /// [`TRIES`](crate::nat::TRIES) those that found none.
     pub const TRIES: &str = "TRIES";
+    /// [`Socket`](super::Socket) of an endpoint → `u32` number of its relay: connections of the clients in [`STEERED`] go
+    /// to it.
+    pub const RELAYS: &str = "RELAYS";
+    /// Twice the number of a relay → its listening socket for IPv4; one more → for IPv6.
+    pub const RELAY_LISTENERS: &str = "RELAY_LISTENERS";
+    /// [`FiveTuple`](super::FiveTuple) → `u64` `CLOCK_MONOTONIC` nanoseconds. Without the client's port: the client's new
+    /// connections are relayed. With it: a connection of the relay itself to the endpoint. Neither is translated in
+    /// place. Least recently used.
+    pub const STEERED: &str = "STEERED";
     /// [`Counter`](super::Counter) → `u64` per CPU.
     pub const COUNTERS: &str = "COUNTERS";
     /// Ring buffer of [`Event`](super::Event).
