@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Every pinned table, in the order of the catalogue.
-pub const PINNED: [&str; 24] = [
+pub const PINNED: [&str; 27] = [
     map::PORTS,
     map::ENDPOINTS,
     map::NAMES,
@@ -44,6 +44,9 @@ pub const PINNED: [&str; 24] = [
     map::LINKS,
     map::ADDRESSES,
     map::ASKED,
+    map::RELAYS,
+    map::RELAY_LISTENERS,
+    map::STEERED,
     map::COUNTERS,
     map::EVENTS,
 ];

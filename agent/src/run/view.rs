@@ -10,6 +10,8 @@ use truename_common::layout::{
     Socket, Text, conntrack_flags,
 };
 
+use truename_common::wire::stream::reset;
+
 use super::flows;
 use crate::{
     api::{AliasRow, Aliases, CanonicalSource, Clock, EndpointRow, EventRow, PeerRow},
@@ -114,6 +116,7 @@ pub fn aliases(
     clock: &Clock,
     behind: &Behind,
     entries: &BTreeMap<AliasKey, AliasStat>,
+    steered: &BTreeSet<FiveTuple>,
 ) -> Vec<AliasRow> {
     let mut entries: Vec<_> = entries.iter().collect();
     entries.sort_by_key(|(key, stat)| (std::cmp::Reverse(stat.seen_ns), key.client));
@@ -130,6 +133,14 @@ pub fn aliases(
             first_seen: clock.at(stat.first_ns),
             last_seen: clock.at(stat.seen_ns),
             no_fit: stat.no_fit != 0,
+            relayed: stat.no_fit != 0
+                && steered.contains(&FiveTuple {
+                    client: key.client,
+                    endpoint: key.endpoint.address,
+                    endpoint_port: key.endpoint.port,
+                    protocol: key.endpoint.protocol,
+                    ..FiveTuple::default()
+                }),
         })
         .collect()
 }
@@ -186,6 +197,10 @@ pub fn event(config: &Config, clock: &Clock, event: &Event) -> EventRow {
             }
             .to_owned(),
         ),
+        Some(EventKind::NoFit) => Some("longer than the canonical name".to_owned()),
+        Some(EventKind::Reset) if event.detail == reset::RELAY => {
+            Some("the next connection is relayed".to_owned())
+        }
         Some(_) => None,
         None => Some(event.detail.to_string()),
     };
@@ -356,6 +371,7 @@ mod tests {
             &Clock::read(),
             &Behind::default(),
             &BTreeMap::from([(key, stat)]),
+            &BTreeSet::new(),
         );
         assert_eq!(rows[0].alias, "a\\x1b[2J:1");
         assert_eq!(rows[0].endpoint, "jm");
