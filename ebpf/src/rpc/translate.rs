@@ -274,6 +274,10 @@ fn locked(ctx: &TcContext, flow: &mut RpcFlow, scratch: &mut Scratch) -> i32 {
         if flow.flags & state::NO_FIT == 0 {
             return NEXT;
         }
+        if flow.flags & state::RST_SENT != 0 {
+            flow.flags &= !state::RST_SENT;
+            return NEXT;
+        }
         scratch.work.reset = 0;
         stages::relay(flow, scratch);
         if scratch.work.reset != 0 {
@@ -336,8 +340,14 @@ fn ruin(ctx: &TcContext, flow: &mut RpcFlow, scratch: &mut Scratch) {
         buffers: &mut scratch.buffers,
     };
     payload.reset();
-    flow.flags = flow.flags & !state::LEFT_ALONE | state::RESET | state::RUINED;
     let why = scratch.work.reset;
+    flow.flags |= state::RESET;
+    if why == reset::RELAY {
+        // What was sent is harmless: the node drops it.
+        flow.flags |= state::LEFT_ALONE | state::NO_FIT | state::RST_SENT;
+    } else {
+        flow.flags = flow.flags & !state::LEFT_ALONE | state::RUINED;
+    }
     let counter = match why {
         reset::MEMORY | reset::MARKS => Counter::ResetMemory,
         reset::RELAY => Counter::ResetRelay,

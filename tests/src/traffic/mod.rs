@@ -8,7 +8,7 @@ mod line;
 mod repair;
 mod stranger;
 
-pub use connection::{Connection, DEADLINE, Pace, Progress, ResetInFrame};
+pub use connection::{Connection, DEADLINE, Pace, Progress, ResetInFrame, reset};
 pub use lab::{Dial, Lab, Repetitions};
 pub use line::{Frames, Impairment, Impairments, Line};
 pub use stranger::{Forged, Stranger};
