@@ -119,7 +119,10 @@ fn other_kernel() -> Result<(Count, Vec<String>)> {
 /// Unit tests first, then one suite per file, or directory, of integration tests, real Flink last.
 fn suites() -> Result<Vec<Suite>> {
     let mut suites = vec![
-        Suite::new("common", &["--package", "truename-common"]),
+        Suite::new(
+            "common",
+            &["--package", "truename-common", "--features", "user"],
+        ),
         Suite::new("fuzz", &["--package", "truename-fuzz"]),
         Suite::new("agent", &["--package", "truename"]),
         Suite::new("xtask", &["--package", "xtask"]),
