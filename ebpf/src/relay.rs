@@ -10,6 +10,8 @@ const SK_PASS: u32 = 1;
 const SK_DROP: u32 = 0;
 /// Linux: the family of IPv4.
 const AF_INET: u32 = 2;
+/// Linux: a socket that an earlier agent's program has assigned is replaced.
+const REPLACE: u64 = 1;
 
 /// Looks for the socket of a new connection.
 #[inline(always)]
@@ -50,7 +52,10 @@ pub fn steer(ctx: &SkLookupContext) -> u32 {
         }
     }
     let listener = 2 * number + u32::from(!is_v4);
-    if RELAY_LISTENERS.redirect_sk_lookup(ctx, listener, 0).is_ok() {
+    if RELAY_LISTENERS
+        .redirect_sk_lookup(ctx, listener, REPLACE)
+        .is_ok()
+    {
         count(Counter::RelaySteered, 1);
         SK_PASS
     } else {

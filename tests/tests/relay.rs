@@ -158,7 +158,6 @@ impl Hosts {
             self.names.alias.to_string(),
             self.names.canonical.to_string(),
         );
-        let name = if std::env::var("STUB").is_ok() { alias.as_str() } else { name };
         let is_translated = name == canonical;
         pass(
             client,
@@ -274,7 +273,7 @@ fn is_relayed(lab: Lab) {
     // The node sees an address of its own.
     let seen = server.peer_addr().unwrap().ip();
     assert_eq!(seen, hosts.listener.local_addr().unwrap().ip());
-    for size in [0, 100, 200, 20_000, 10 << 20] {
+    for size in [0, 100, 200, 20_000, (10 << 20) - 1000] {
         hosts.exchange(&mut client, &mut server, "jm:6123", size);
     }
     let alias = format!("{LONG}:6123");

@@ -24,6 +24,7 @@ struct Shown<'a> {
 struct Relay {
     enabled: bool,
     max_connections: u32,
+    memory: u32,
 }
 
 #[derive(Serialize)]
@@ -120,6 +121,7 @@ impl<'a> Shown<'a> {
             relay: Relay {
                 enabled: config.relay.enabled,
                 max_connections: config.relay.max_connections,
+                memory: config.relay.memory,
             },
         }
     }

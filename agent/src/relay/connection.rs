@@ -4,7 +4,7 @@
 //! translation holds back, and a slow reader slows the sender down.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     io,
     net::{IpAddr, SocketAddr},
     sync::{
@@ -18,11 +18,13 @@ use rustix::{
     time::{ClockId, clock_gettime},
 };
 use tokio::net::{TcpSocket, TcpStream};
-use truename_common::layout::{FiveTuple, Socket, TCP};
+use truename_common::{
+    layout::{FiveTuple, Socket, TCP},
+    wire::relay::{Direction, Limits, Names, Recoder},
+};
 
 use super::{
     lock,
-    recoder::{Direction, Limits, Names, Recoder},
     shared::{Connection, Open, Way},
     worker::Context,
 };
@@ -72,9 +74,9 @@ async fn serve(client: &TcpStream, from: SocketAddr, context: &Context) -> io::R
         protocol: TCP,
         pad: 0,
     };
-    if !context.relays.serves(endpoint) {
+    let Some(served) = context.relays.of(endpoint) else {
         return Err(io::Error::other("it was not steered here"));
-    }
+    };
     let names = lock(&context.steering)
         .names(endpoint)
         .map_err(io::Error::other)?
@@ -111,7 +113,9 @@ async fn serve(client: &TcpStream, from: SocketAddr, context: &Context) -> io::R
             canonical: names.canonical,
             alias: None,
         };
-        RefCell::new(Recoder::new(direction, names, Limits::default()))
+        let mut recoder = Recoder::new(direction, names, Limits::default());
+        recoder.admit(served.admitted.clone());
+        RefCell::new(recoder)
     };
     let (inbound, outbound) = (new(Direction::Inbound), new(Direction::Outbound));
     let inwards = Pump {
@@ -119,6 +123,7 @@ async fn serve(client: &TcpStream, from: SocketAddr, context: &Context) -> io::R
         to: &server.stream,
         recoder: &inbound,
         other: Some(&outbound),
+        kept: Cell::new(0),
         way: &open.connection.inbound,
         open: &open,
         context,
@@ -128,6 +133,7 @@ async fn serve(client: &TcpStream, from: SocketAddr, context: &Context) -> io::R
         to: client,
         recoder: &outbound,
         other: None,
+        kept: Cell::new(0),
         way: &open.connection.outbound,
         open: &open,
         context,
@@ -200,6 +206,8 @@ struct Pump<'a> {
     recoder: &'a RefCell<Recoder>,
     /// The other direction, which has to know the alias.
     other: Option<&'a RefCell<Recoder>>,
+    /// Bytes that are kept back.
+    kept: Cell<usize>,
     way: &'a Way,
     open: &'a Open,
     context: &'a Context,
@@ -234,6 +242,12 @@ impl Pump<'_> {
                 _ => recoder.finish(output),
             }
             self.count(&recoder);
+            let kept = recoder.buffered();
+            if !self.context.relays.keep(self.kept.replace(kept), kept) {
+                self.context.relays.counts().refused.fetch_add(1, Relaxed);
+                let error = "frames need too much memory (memory of [relay])";
+                return Err(io::Error::other(error));
+            }
         }
         let mut written = 0;
         while let Some(rest) = output.get(written..)
@@ -260,12 +274,20 @@ impl Pump<'_> {
         Ok(())
     }
 
+    /// Tells what has happened, and the other direction the alias.
     fn count(&self, recoder: &Recoder) {
         let counts = recoder.counts();
         self.open.connection.seen_ns.store(now_ns(), Relaxed);
         self.way.frames.store(counts.frames, Relaxed);
         self.way.edits.store(counts.names, Relaxed);
-        let _ = self.context;
+        let unchanged = counts.uncertain + counts.too_long;
+        let before = self.way.unchanged.swap(unchanged, Relaxed);
+        let more = unchanged.saturating_sub(before);
+        self.context
+            .relays
+            .counts()
+            .unchanged
+            .fetch_add(more, Relaxed);
         let Some(other) = self.other else { return };
         let mut other = other.borrow_mut();
         if other.alias().is_none()
@@ -274,5 +296,11 @@ impl Pump<'_> {
             other.set_alias(*alias);
             *lock(&self.open.connection.alias) = Some(alias.to_string());
         }
+    }
+}
+
+impl Drop for Pump<'_> {
+    fn drop(&mut self) {
+        self.context.relays.keep(self.kept.get(), 0);
     }
 }

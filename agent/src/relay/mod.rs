@@ -6,7 +6,6 @@
 
 mod connection;
 mod namespace;
-mod recoder;
 mod shared;
 mod worker;
 
@@ -26,13 +25,14 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use truename_common::layout::{EventKind, RELAYS_MAX, Socket};
+use truename_common::layout::{Authority, EventKind, RELAYS_MAX, Socket};
 
+use shared::Served;
 pub use shared::{Relays, Row};
 
 use crate::{
     api::EventRow,
-    config::{Config, Listen},
+    config::{Aliases, Config, Listen},
     datapath::{DatapathError, Pins, Steering},
     links::{NetlinkError, Requests},
 };
@@ -151,7 +151,7 @@ fn follow(
 ) -> Result<Vec<String>, RelayError> {
     let mut steering = Steering::open(pins)?;
     let present = steering.relays()?;
-    relays.limit(config.relay.max_connections);
+    relays.limit(&config.relay);
     if !config.relay.enabled {
         workers.clear();
         for endpoint in present.keys() {
@@ -168,7 +168,8 @@ fn follow(
         steering.leave(*endpoint)?;
     }
     workers.retain(|_, worker| worker.is_alive());
-    let inventory = Requests::open()?.inventory()?;
+    let mut requests = Requests::open()?;
+    let inventory = requests.inventory()?;
     let (mut missing, mut served) = (Vec::new(), BTreeMap::new());
     for endpoint in &wanted {
         let address = IpAddr::from(Ipv6Addr::from(endpoint.address)).to_canonical();
@@ -176,7 +177,7 @@ fn follow(
             address: Some(address),
             port: endpoint.port,
         };
-        let Some(namespace) = namespace::of(address, &inventory) else {
+        let Some(namespace) = namespace::of(address, &inventory, &mut requests)? else {
             missing.push(format!(
                 "connections to {listen} cannot be relayed: no network namespace behind an interface of this host has the address; run the agent where the endpoint runs, and let it see the host's processes"
             ));
@@ -195,7 +196,10 @@ fn follow(
                 number
             }
         };
-        served.insert(*endpoint, number);
+        let served_now = Served {
+            admitted: admitted(config, *endpoint),
+        };
+        served.insert(*endpoint, served_now);
         relays.serve(served.clone());
         if present.get(endpoint) != Some(&number) {
             steering.serve(*endpoint, number)?;
@@ -232,6 +236,18 @@ fn wanted(
     let known = steering.named()?;
     let all = sockets.iter().chain(&known).chain(present.keys());
     Ok(all.filter(|socket| is_endpoint(socket)).copied().collect())
+}
+
+/// The aliases that an endpoint answers to; none: all.
+fn admitted(config: &Config, endpoint: Socket) -> Option<Vec<Authority>> {
+    let has = |socket: Socket| {
+        let mut endpoints = config.endpoints.iter();
+        endpoints.find(|known| known.listen.to_socket() == socket)
+    };
+    match &has(endpoint).or_else(|| has(endpoint.any()))?.aliases {
+        Aliases::Any => None,
+        Aliases::Listed(aliases) => Some(aliases.iter().map(|alias| alias.to_layout()).collect()),
+    }
 }
 
 /// The lowest number that no relay has.

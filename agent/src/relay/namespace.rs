@@ -63,10 +63,14 @@ impl Namespace {
 }
 
 /// The namespace that has an address: this one, or that of a container behind a veth of this host.
-pub fn of(address: IpAddr, host: &Inventory) -> Option<Namespace> {
+pub fn of(
+    address: IpAddr,
+    host: &Inventory,
+    requests: &mut Requests,
+) -> Result<Option<Namespace>, NetlinkError> {
     let mut own = host.interfaces.values();
     if address.is_loopback() || own.any(|interface| interface.addresses.contains(&address)) {
-        return Namespace::open(Path::new(OWN)).ok();
+        return Ok(Namespace::open(Path::new(OWN)).ok());
     }
     let mut seen: BTreeSet<u64> = fs::metadata(OWN).map(|own| own.ino()).into_iter().collect();
     for path in processes() {
@@ -79,21 +83,26 @@ pub fn of(address: IpAddr, host: &Inventory) -> Option<Namespace> {
         let Ok(namespace) = Namespace::open(&path) else {
             continue;
         };
+        let Some(id) = requests.namespace_id(namespace.file.as_fd())? else {
+            continue;
+        };
         let Some(inventory) = namespace.inventory() else {
             continue;
         };
         let mut there = inventory.interfaces.values();
+        // Containers of two networks may have the same address; this one's is behind an interface of this host.
         let is_behind = there.any(|interface| {
             let peer = interface.peer.and_then(|peer| host.interfaces.get(&peer));
-            interface.addresses.contains(&address)
-                && interface.veth
-                && peer.is_some_and(|peer| peer.veth && peer.peer == Some(interface.index))
+            let is_peer = peer.is_some_and(|peer| {
+                peer.peer == Some(interface.index) && peer.peer_namespace == Some(id)
+            });
+            interface.addresses.contains(&address) && is_peer
         });
         if is_behind {
-            return Some(namespace);
+            return Ok(Some(namespace));
         }
     }
-    None
+    Ok(None)
 }
 
 /// Whether a process is in a namespace.

@@ -9,27 +9,38 @@ use std::{
     },
 };
 
-use truename_common::layout::Socket;
+use truename_common::layout::{Authority, Socket};
 
 use super::lock;
+use crate::config;
 
 /// All relayed connections.
 #[derive(Debug, Default)]
 pub struct Relays {
     next: AtomicU64,
     limit: AtomicU32,
+    /// Bytes that all connections keep back, and as many as they may.
+    kept: AtomicU64,
+    memory: AtomicU64,
     open: Mutex<BTreeMap<u64, Arc<Connection>>>,
     totals: Counts,
-    /// The endpoints that have a relay, and its number.
-    served: Mutex<BTreeMap<Socket, u32>>,
+    /// The endpoints that have a relay.
+    served: Mutex<BTreeMap<Socket, Served>>,
     problems: Mutex<Vec<String>>,
+}
+
+/// An endpoint that has a relay.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Served {
+    /// The aliases that it answers to; none: all.
+    pub admitted: Option<Vec<Authority>>,
 }
 
 /// What was counted since the agent started.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     pub accepted: AtomicU64,
-    /// More than the limit.
+    /// More connections, or more bytes kept back, than there may be.
     pub refused: AtomicU64,
     /// The endpoint could not be reached.
     pub failed: AtomicU64,
@@ -46,7 +57,7 @@ pub struct Totals {
     pub limit: u64,
     /// Connections that were relayed.
     pub accepted: u64,
-    /// Connections that were reset because there were too many.
+    /// Connections that were reset because there were too many, or because frames needed too much memory.
     pub refused: u64,
     /// Connections that were reset because the endpoint did not answer.
     pub failed: u64,
@@ -72,6 +83,8 @@ pub(super) struct Connection {
 pub(super) struct Way {
     pub frames: AtomicU64,
     pub edits: AtomicU64,
+    /// Frames that passed unchanged because they could not be translated with certainty.
+    pub unchanged: AtomicU64,
 }
 
 /// A relayed connection.
@@ -143,11 +156,28 @@ impl Relays {
         &self.totals
     }
 
-    pub(super) fn limit(&self, limit: u32) {
-        self.limit.store(limit, Relaxed);
+    pub(super) fn limit(&self, limits: &config::Relay) {
+        self.limit.store(limits.max_connections, Relaxed);
+        let memory = u64::from(limits.memory) << 20;
+        self.memory.store(memory, Relaxed);
     }
 
-    pub(super) fn serve(&self, served: BTreeMap<Socket, u32>) {
+    /// Takes other bytes into account than before. False if all connections keep too many.
+    pub(super) fn keep(&self, before: usize, now: usize) -> bool {
+        if before == now {
+            return true;
+        }
+        let (before, now) = (before as u64, now as u64);
+        let kept = self.kept.fetch_add(now.wrapping_sub(before), Relaxed);
+        now < before || kept.wrapping_add(now).wrapping_sub(before) <= self.memory.load(Relaxed)
+    }
+
+    /// What a relay has to know of an endpoint, if it has one.
+    pub(super) fn of(&self, endpoint: Socket) -> Option<Served> {
+        lock(&self.served).get(&endpoint).cloned()
+    }
+
+    pub(super) fn serve(&self, served: BTreeMap<Socket, Served>) {
         *lock(&self.served) = served;
     }
 

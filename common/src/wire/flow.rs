@@ -26,8 +26,8 @@ pub mod state {
     pub const RUINED: u32 = 256;
     /// The alias is longer than the canonical name: the flow is left alone, and reset once there is a relay.
     pub const NO_FIT: u32 = 512;
-    /// In place of the last segment went an RST. The next one passes: the receiver's host, which has no connection any
-    /// more, answers it with an RST for the sender.
+    /// In place of a segment went an RST. Those after it pass for a second: the receiver's host, which has no connection
+    /// any more, answers them with an RST for the sender.
     pub const RST_SENT: u32 = 1024;
 
     /// Whether both sides have finished, or one has reset.

@@ -274,8 +274,7 @@ fn locked(ctx: &TcContext, flow: &mut RpcFlow, scratch: &mut Scratch) -> i32 {
         if flow.flags & state::NO_FIT == 0 {
             return NEXT;
         }
-        if flow.flags & state::RST_SENT != 0 {
-            flow.flags &= !state::RST_SENT;
+        if flow.flags & state::RST_SENT != 0 && now_ns.wrapping_sub(flow.checked_ns) < CHECK_NS {
             return NEXT;
         }
         scratch.work.reset = 0;
@@ -345,6 +344,7 @@ fn ruin(ctx: &TcContext, flow: &mut RpcFlow, scratch: &mut Scratch) {
     if why == reset::RELAY {
         // What was sent is harmless: the node drops it.
         flow.flags |= state::LEFT_ALONE | state::NO_FIT | state::RST_SENT;
+        flow.checked_ns = now();
     } else {
         flow.flags = flow.flags & !state::LEFT_ALONE | state::RUINED;
     }

@@ -16,4 +16,4 @@ pub(crate) use config::LOG4J1;
 pub use fetch::{DEFAULT_VERSION, Flink, VERSIONS};
 pub use ha::Pair;
 pub use load::{Load, Visit};
-pub use scenario::{Options, run, run_canonical};
+pub use scenario::{Options, Relay, run, run_canonical};
