@@ -55,7 +55,7 @@ pub enum RelayError {
     Netlink(#[from] NetlinkError),
     /// A network namespace could not be entered, or has no room for a listening socket.
     #[error(
-        "cannot relay in the network namespace net:[{inode}]: {source}; the agent needs CAP_SYS_ADMIN"
+        "cannot relay in the network namespace net:[{inode}]: {source}; the agent needs CAP_SYS_ADMIN and CAP_SYS_PTRACE for containers"
     )]
     Namespace {
         /// Its number.
