@@ -70,7 +70,7 @@ struct Class {
 #[derive(Clone, Copy, Debug)]
 struct ClassField {
     /// Bytes of a primitive value; 0 for an object.
-    size: usize,
+    size: u8,
     role: Role,
 }
 
@@ -103,8 +103,8 @@ struct Stream<'w, 'a> {
     classes: Vec<Class>,
     /// Handles of classes, ascending, and their places in `classes`.
     class_handles: Vec<(u32, usize)>,
-    /// Handles of strings whose text is replaced, ascending.
-    replaced: Vec<u32>,
+    /// Handles of strings whose text is replaced, ascending, and as what.
+    replaced: Vec<(u32, Role)>,
     depth: u32,
 }
 
@@ -183,15 +183,26 @@ impl<'a> Stream<'_, 'a> {
         read
     }
 
+    /// A reference to something that was written before. A string is the same text for all that refer to it, so it
+    /// has to mean the same to all.
     fn reference(&mut self, role: Role) -> Result<(), Stop> {
         let handle = self.handle()?;
-        let is_replaced = self.replaced.binary_search(&handle).is_ok();
-        // What the string is, that was written before, is not known here.
-        if role == Role::Plain || is_replaced {
-            Ok(())
-        } else {
-            Err(Stop::Bad)
-        }
+        let replaced = self
+            .replaced
+            .binary_search_by_key(&handle, |(handle, _)| *handle)
+            .ok()
+            .and_then(|index| self.replaced.get(index));
+        let is_inbound = self.walk.names.is_inbound();
+        let is_known = match (replaced, role) {
+            (Some((_, as_role)), role) if *as_role == role => true,
+            // From the endpoint every string that is a path was replaced.
+            (Some((_, Role::Plain)), Role::ActorPath) => true,
+            (None, Role::ActorPath) => !is_inbound,
+            (None, Role::Plain) => true,
+            // What the text is that was written before is not known.
+            _ => false,
+        };
+        if is_known { Ok(()) } else { Err(Stop::Bad) }
     }
 
     /// Reads a reference to a handle that was given.
@@ -220,19 +231,17 @@ impl<'a> Stream<'_, 'a> {
         self.at += len;
         let handle = self.new_handle();
         let is_inbound = self.walk.names.is_inbound();
-        let is_path = role == Role::ActorPath || !is_inbound && role == Role::Plain;
-        let (at, size, by) = if role == Role::BlobHost && !is_inbound {
-            match self.walk.names.from() {
+        let (at, size, by) = match role {
+            Role::BlobHost if !is_inbound => match self.walk.names.from() {
                 Some(from) if from.is_host(text) => (begin, len, Text::Host),
                 _ => return Ok(()),
-            }
-        } else if is_path {
-            match self.walk.names.find_in_path(text) {
+            },
+            Role::BlobHost => return Ok(()),
+            Role::Plain if is_inbound => return Ok(()),
+            Role::Plain | Role::ActorPath => match self.walk.names.find_in_path(text) {
                 Some(authority) => (begin + authority.start, authority.len(), Text::Authority),
                 None => return Ok(()),
-            }
-        } else {
-            return Ok(());
+            },
         };
         // No path is as long as a long string.
         if !is_short {
@@ -241,7 +250,12 @@ impl<'a> Stream<'_, 'a> {
         let open = self.walk.plan.open(length, 2, Form::U16, len);
         self.walk.plan.replace(at, size, by);
         self.walk.plan.close(open);
-        self.replaced.push(handle);
+        let role = if role == Role::ActorPath && !is_inbound {
+            Role::Plain
+        } else {
+            role
+        };
+        self.replaced.push((handle, role));
         Ok(())
     }
 
@@ -404,7 +418,7 @@ impl<'a> Stream<'_, 'a> {
                         if field.size == 0 {
                             self.value(field.role)?;
                         } else {
-                            self.take(field.size)?;
+                            self.take(usize::from(field.size))?;
                         }
                         index += 1;
                     }
@@ -478,9 +492,16 @@ impl<'a> Stream<'_, 'a> {
         if !self.walk.occurs(range.clone()) {
             return Ok(());
         }
+        let before = self.walk.plan.len();
         let open = self.walk.plan.open(length, 4, Form::U32, count);
         let walked = stream(self.walk, range, self.depth);
         self.walk.plan.close(open);
+        if walked == Err(Stop::Bad) {
+            // What is around it does not depend on it.
+            self.walk.plan.truncate(before);
+            self.walk.seen.uncertain = true;
+            return Ok(());
+        }
         walked
     }
 
