@@ -104,7 +104,7 @@ pub static RELAYS: HashMap<Socket, u32> = HashMap::pinned(RELAYS_MAX, BPF_F_NO_P
 pub static RELAY_LISTENERS: SockMap = SockMap::pinned(2 * RELAYS_MAX, 0);
 
 #[map]
-pub static STEERED: LruHashMap<FiveTuple, u64> = LruHashMap::pinned(8192, 0);
+pub static STEERED: LruHashMap<FiveTuple, u64> = LruHashMap::pinned(32768, 0);
 
 #[map]
 pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::pinned(64, 0);

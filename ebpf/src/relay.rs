@@ -1,7 +1,8 @@
-//! Gives new connections of some clients to the relay, in the network namespace of the endpoint.
+//! Gives new connections to the relay, in the network namespace of the endpoint: those of clients whose aliases do not fit,
+//! and of clients of which nothing is known yet.
 
 use aya_ebpf::programs::SkLookupContext;
-use truename_common::layout::{Counter, FiveTuple, TCP, v4_mapped};
+use truename_common::layout::{Counter, FiveTuple, TCP, steered, v4_mapped};
 
 use crate::maps::{RELAY_LISTENERS, RELAYS, STEERED, count};
 
@@ -40,28 +41,39 @@ pub fn steer(ctx: &SkLookupContext) -> u32 {
     let Some(number) = (unsafe { RELAYS.get(&endpoint) }).copied() else {
         return SK_PASS;
     };
-    // SAFETY: the values are not read.
-    unsafe {
-        if STEERED.get(&key).is_some() {
-            // A connection of the relay itself.
-            return SK_PASS;
-        }
-        key.client_port = 0;
-        if STEERED.get(&key).is_none() {
-            return SK_PASS;
-        }
+    if value(&key) == steered::OWN {
+        return SK_PASS;
+    }
+    let port = key.client_port;
+    key.client_port = 0;
+    let of_client = value(&key);
+    if of_client == steered::IN_PLACE {
+        return SK_PASS;
     }
     let listener = 2 * number + u32::from(!is_v4);
     if RELAY_LISTENERS
         .redirect_sk_lookup(ctx, listener, REPLACE)
         .is_ok()
     {
+        key.client_port = port;
+        // A least-recently-used table takes every entry, unless memory is short.
+        let _ = STEERED.insert(&key, &steered::CONNECTION, 0);
         count(Counter::RelaySteered, 1);
-        SK_PASS
-    } else {
-        count(Counter::RelayRefused, 1);
-        SK_DROP
+        return SK_PASS;
     }
+    if of_client == steered::RELAYED {
+        count(Counter::RelayRefused, 1);
+        return SK_DROP;
+    }
+    // Its aliases may fit.
+    SK_PASS
+}
+
+/// What is known of a client or a connection.
+#[inline(always)]
+fn value(key: &FiveTuple) -> u64 {
+    // SAFETY: the value is one number, which is read at once.
+    unsafe { STEERED.get(key) }.copied().unwrap_or(0)
 }
 
 /// The bytes of an IPv6 address.

@@ -26,6 +26,7 @@ impl Row for AliasRow {
             match (self.no_fit, self.relayed) {
                 (true, true) => "too long: relayed",
                 (true, false) => "too long: left alone",
+                (false, true) => "relayed for now",
                 _ => "",
             }
             .to_owned(),

@@ -5,7 +5,7 @@ use super::{ConfigError, reader::Section};
 /// The keys of the section.
 pub(super) const KEYS: &[&str] = &["enabled", "max_connections", "memory"];
 /// Bounds of `max_connections`.
-const CONNECTIONS: (u32, u32) = (1, 65536);
+const CONNECTIONS: (u32, u32) = (1, 8192);
 /// Bounds of `memory`: less has no room for a frame of Flink.
 const MEMORY: (u32, u32) = (16, 65536);
 

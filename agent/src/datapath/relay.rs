@@ -9,7 +9,7 @@ use aya::{
     maps::{MapData, SockMap},
     programs::{SkLookup, links::FdLink},
 };
-use truename_common::layout::{FiveTuple, Names, Socket, map};
+use truename_common::layout::{FiveTuple, Names, Socket, map, steered};
 
 use super::{
     PROGRAM_STEER, Pins,
@@ -131,20 +131,54 @@ impl Steering {
         Ok(())
     }
 
-    /// Marks a connection as the relay's own, so that it is neither steered nor translated; `now_ns` is the time of
-    /// `CLOCK_MONOTONIC`.
+    /// Marks a connection as the relay's own, so that it is neither steered nor translated.
     ///
     /// # Errors
     /// When the table cannot be written.
-    pub fn own(&mut self, connection: &FiveTuple, now_ns: u64) -> Result<(), DatapathError> {
-        insert(&mut self.steered, connection, now_ns, map::STEERED)
+    pub fn own(&mut self, connection: &FiveTuple) -> Result<(), DatapathError> {
+        insert(&mut self.steered, connection, steered::OWN, map::STEERED)
     }
 
-    /// Takes the mark back.
+    /// Notes whether the alias of a connection's client fits. One that does not counts for all later connections.
     ///
     /// # Errors
     /// When the table cannot be written.
-    pub fn disown(&mut self, connection: &FiveTuple) -> Result<(), DatapathError> {
+    pub fn note(&mut self, connection: &FiveTuple, fits: bool) -> Result<(), DatapathError> {
+        let client = FiveTuple {
+            client_port: 0,
+            ..*connection
+        };
+        let known = get(&self.steered, &client, map::STEERED)?;
+        let value = if fits {
+            steered::IN_PLACE
+        } else {
+            steered::RELAYED
+        };
+        if known == Some(value) || known == Some(steered::RELAYED) {
+            return Ok(());
+        }
+        insert(&mut self.steered, &client, value, map::STEERED)
+    }
+
+    /// Notes the names that an endpoint has announced, unless its name is configured.
+    ///
+    /// # Errors
+    /// When a table cannot be read or written.
+    pub fn learn(&mut self, endpoint: Socket, names: Names) -> Result<(), DatapathError> {
+        match self.names(endpoint)? {
+            Some(known) if known.configured == 1 => Ok(()),
+            Some(known) if (known.canonical, known.system) == (names.canonical, names.system) => {
+                Ok(())
+            }
+            _ => insert(&mut self.names, &endpoint, names, map::NAMES),
+        }
+    }
+
+    /// Forgets a connection.
+    ///
+    /// # Errors
+    /// When the table cannot be written.
+    pub fn forget(&mut self, connection: &FiveTuple) -> Result<(), DatapathError> {
         remove(&mut self.steered, connection, map::STEERED).map(drop)
     }
 
@@ -154,8 +188,9 @@ impl Steering {
     /// When the table cannot be read.
     pub fn clients(&self) -> Result<Vec<FiveTuple>, DatapathError> {
         let all = entries(&self.steered, map::STEERED)?;
-        let clients = all.into_iter().map(|(key, _)| key);
-        Ok(clients.filter(|key| key.client_port == 0).collect())
+        let relayed = all.into_iter();
+        let relayed = relayed.filter(|(_, value)| *value == steered::RELAYED);
+        Ok(relayed.map(|(key, _)| key).collect())
     }
 
     /// The names of an endpoint, configured or learned.

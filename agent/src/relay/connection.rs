@@ -19,16 +19,16 @@ use rustix::{
 };
 use tokio::net::{TcpSocket, TcpStream};
 use truename_common::{
-    layout::{FiveTuple, Socket, TCP},
+    layout::{self, Authority, FiveTuple, Socket, TCP},
     wire::relay::{Direction, Limits, Names, Recoder},
 };
 
 use super::{
     lock,
-    shared::{Connection, Open, Way},
+    shared::{Connection, Open, Served, Way},
     worker::Context,
 };
-use crate::plan::bytes;
+use crate::{decode, plan::bytes};
 
 /// Bytes that are read at once.
 const READ: usize = 256 << 10;
@@ -77,6 +77,10 @@ async fn serve(client: &TcpStream, from: SocketAddr, context: &Context) -> io::R
     let Some(served) = context.relays.of(endpoint) else {
         return Err(io::Error::other("it was not steered here"));
     };
+    let accepted = Marked {
+        key: tuple(from, to),
+        context,
+    };
     let names = lock(&context.steering)
         .names(endpoint)
         .map_err(io::Error::other)?
@@ -85,7 +89,7 @@ async fn serve(client: &TcpStream, from: SocketAddr, context: &Context) -> io::R
     let open = context.relays.enter(Connection {
         client: from,
         endpoint: to,
-        canonical: names.canonical.to_string(),
+        canonical: std::sync::Mutex::new(names.canonical),
         created_ns: now,
         seen_ns: AtomicU64::new(now),
         alias: std::sync::Mutex::new(None),
@@ -97,42 +101,45 @@ async fn serve(client: &TcpStream, from: SocketAddr, context: &Context) -> io::R
             "there are too many (max_connections of [relay])",
         ));
     };
-    let server = match Onward::connect(to, context).await {
+    let (server, _own) = match connect(to, context).await {
         Ok(server) => server,
         Err(error) => {
             context.relays.counts().failed.fetch_add(1, Relaxed);
             return Err(error);
         }
     };
-    for stream in [client, &server.stream] {
+    for stream in [client, &server] {
         stream.set_nodelay(true)?;
         sockopt::set_socket_keepalive(stream, true)?;
     }
-    let new = |direction| {
-        let names = Names {
-            canonical: names.canonical,
-            alias: None,
-        };
-        let mut recoder = Recoder::new(direction, names, Limits::default());
-        recoder.admit(served.admitted.clone());
-        RefCell::new(recoder)
-    };
+    let new = |direction| RefCell::new(recoder(direction, names.canonical, &served));
     let (inbound, outbound) = (new(Direction::Inbound), new(Direction::Outbound));
+    let head = RefCell::new(Some(Head {
+        bytes: Vec::new(),
+        names,
+        endpoint,
+        served: &served,
+        inbound: &inbound,
+    }));
     let inwards = Pump {
         from: client,
-        to: &server.stream,
+        to: &server,
         recoder: &inbound,
         other: Some(&outbound),
+        head: &RefCell::new(None),
+        accepted: &accepted,
         kept: Cell::new(0),
         way: &open.connection.inbound,
         open: &open,
         context,
     };
     let outwards = Pump {
-        from: &server.stream,
+        from: &server,
         to: client,
         recoder: &outbound,
         other: None,
+        head: &head,
+        accepted: &accepted,
         kept: Cell::new(0),
         way: &open.connection.outbound,
         open: &open,
@@ -140,62 +147,98 @@ async fn serve(client: &TcpStream, from: SocketAddr, context: &Context) -> io::R
     };
     let ended = tokio::try_join!(inwards.run(), outwards.run());
     if ended.is_err() {
-        reset(&server.stream);
+        reset(&server);
     }
     ended.map(|_| ())
 }
 
-/// The connection to the endpoint.
-struct Onward<'a> {
-    stream: TcpStream,
+/// A recoder of a direction.
+fn recoder(direction: Direction, canonical: Authority, served: &Served) -> Recoder {
+    let names = Names {
+        canonical,
+        alias: None,
+    };
+    let mut recoder = Recoder::new(direction, names, Limits::default());
+    recoder.admit(served.admitted.clone());
+    recoder
+}
+
+fn tuple(client: SocketAddr, endpoint: SocketAddr) -> FiveTuple {
+    FiveTuple {
+        client: bytes(client.ip()),
+        endpoint: bytes(endpoint.ip()),
+        client_port: client.port(),
+        endpoint_port: endpoint.port(),
+        protocol: TCP,
+        ..FiveTuple::default()
+    }
+}
+
+/// A connection that the kernel program knows as relayed, or as the relay's own.
+struct Marked<'a> {
     key: FiveTuple,
     context: &'a Context,
 }
 
-impl<'a> Onward<'a> {
-    /// Connects from the endpoint's own address: the route back to the client's would not lead here.
-    async fn connect(to: SocketAddr, context: &'a Context) -> io::Result<Self> {
-        let socket = match to.ip() {
-            IpAddr::V4(_) => TcpSocket::new_v4()?,
-            IpAddr::V6(_) => TcpSocket::new_v6()?,
-        };
-        socket.bind(SocketAddr::new(to.ip(), 0))?;
-        let own = socket.local_addr()?;
-        let key = FiveTuple {
-            client: bytes(own.ip()),
-            endpoint: bytes(to.ip()),
-            client_port: own.port(),
-            endpoint_port: to.port(),
-            protocol: TCP,
-            ..FiveTuple::default()
-        };
-        lock(&context.steering)
-            .own(&key, now_ns())
-            .map_err(io::Error::other)?;
-        match socket.connect(to).await {
-            Ok(stream) => Ok(Self {
-                stream,
-                key,
-                context,
-            }),
-            Err(error) => {
-                forget(&key, context);
-                Err(error)
-            }
+impl Drop for Marked<'_> {
+    fn drop(&mut self) {
+        // The entry makes room for others if it stays.
+        if let Err(error) = lock(&self.context.steering).forget(&self.key) {
+            log::debug!("{error}");
         }
     }
 }
 
-impl Drop for Onward<'_> {
-    fn drop(&mut self) {
-        forget(&self.key, self.context);
-    }
+/// Connects to the endpoint, from the endpoint's own address: the route back to the client's would not lead here.
+async fn connect(to: SocketAddr, context: &Context) -> io::Result<(TcpStream, Marked<'_>)> {
+    let socket = match to.ip() {
+        IpAddr::V4(_) => TcpSocket::new_v4()?,
+        IpAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.bind(SocketAddr::new(to.ip(), 0))?;
+    let key = tuple(socket.local_addr()?, to);
+    let own = lock(&context.steering).own(&key);
+    own.map_err(io::Error::other)?;
+    let marked = Marked { key, context };
+    Ok((socket.connect(to).await?, marked))
 }
 
-fn forget(key: &FiveTuple, context: &Context) {
-    // The entry makes room for others if it stays.
-    if let Err(error) = lock(&context.steering).disown(key) {
-        log::debug!("{error}");
+/// The first frame of the endpoint, with which it announces its name.
+struct Head<'a> {
+    bytes: Vec<u8>,
+    /// What was known before.
+    names: layout::Names,
+    endpoint: Socket,
+    served: &'a Served,
+    inbound: &'a RefCell<Recoder>,
+}
+
+/// Bytes that an Associate has at most.
+const HEAD: usize = 1024;
+
+impl Head<'_> {
+    /// Whether the frame is complete, or none: then what follows is translated.
+    fn is_complete(&self) -> bool {
+        let length = self
+            .bytes
+            .first_chunk()
+            .map(|length| u32::from_be_bytes(*length));
+        length.is_some_and(|length| {
+            let end = (length as usize).saturating_add(4);
+            end > HEAD || self.bytes.len() >= end
+        })
+    }
+
+    /// The names that it announces.
+    fn announced(&self) -> Option<layout::Names> {
+        let length = u32::from_be_bytes(*self.bytes.first_chunk()?) as usize;
+        let (system, authority) = decode::announced(self.bytes.get(4..length.checked_add(4)?)?)?;
+        Some(layout::Names {
+            learned_ns: now_ns(),
+            canonical: Authority::new(authority.as_bytes())?,
+            system: layout::System::new(system.as_bytes())?,
+            ..layout::Names::default()
+        })
     }
 }
 
@@ -208,6 +251,9 @@ struct Pump<'a> {
     other: Option<&'a RefCell<Recoder>>,
     /// Bytes that are kept back.
     kept: Cell<usize>,
+    /// From the endpoint, until its first frame is read.
+    head: &'a RefCell<Option<Head<'a>>>,
+    accepted: &'a Marked<'a>,
     way: &'a Way,
     open: &'a Open,
     context: &'a Context,
@@ -235,11 +281,16 @@ impl Pump<'_> {
     fn pass(&self, (input, output): &mut (Vec<u8>, Vec<u8>)) -> io::Result<(Vec<u8>, bool)> {
         output.clear();
         let read = self.from.try_read(input)?;
+        let read_bytes = input.get(..read).unwrap_or_default();
+        if self.head.borrow().is_some() {
+            self.read_head(read_bytes, output);
+        } else {
+            self.recoder.borrow_mut().push(read_bytes, output);
+        }
         {
             let mut recoder = self.recoder.borrow_mut();
-            match input.get(..read) {
-                Some(bytes) if read > 0 => recoder.push(bytes, output),
-                _ => recoder.finish(output),
+            if read == 0 {
+                recoder.finish(output);
             }
             self.count(&recoder);
             let kept = recoder.buffered();
@@ -260,6 +311,38 @@ impl Pump<'_> {
             }
         }
         Ok((output.split_off(written), read == 0))
+    }
+
+    /// Takes the first bytes of the endpoint. Its name, which its first frame announces, counts before the client can
+    /// have used it.
+    fn read_head(&self, bytes: &[u8], output: &mut Vec<u8>) {
+        let mut waiting = self.head.borrow_mut();
+        let Some(head) = waiting.as_mut() else { return };
+        head.bytes.extend_from_slice(bytes);
+        if !head.is_complete() && !bytes.is_empty() {
+            return;
+        }
+        if let Some(announced) = head.announced() {
+            if let Err(error) = lock(&self.context.steering).learn(head.endpoint, announced) {
+                log::debug!("{error}");
+            }
+            let canonical = match head.names.configured {
+                1 => head.names.canonical,
+                _ => announced.canonical,
+            };
+            *lock(&self.open.connection.canonical) = canonical;
+            let alias = head.inbound.borrow().alias().copied();
+            if canonical != head.names.canonical && alias.is_none() {
+                // The client has said nothing but its own name.
+                head.inbound
+                    .replace(recoder(Direction::Inbound, canonical, head.served));
+                self.recoder
+                    .replace(recoder(Direction::Outbound, canonical, head.served));
+            }
+        }
+        let bytes = std::mem::take(&mut head.bytes);
+        *waiting = None;
+        self.recoder.borrow_mut().push(&bytes, output);
     }
 
     async fn write(&self, mut rest: &[u8]) -> io::Result<()> {
@@ -294,7 +377,12 @@ impl Pump<'_> {
             && let Some(alias) = recoder.alias()
         {
             other.set_alias(*alias);
-            *lock(&self.open.connection.alias) = Some(alias.to_string());
+            *lock(&self.open.connection.alias) = Some(*alias);
+            let fits = alias.len <= lock(&self.open.connection.canonical).len;
+            // If it is not noted, the next connection is relayed as this one.
+            if let Err(error) = lock(&self.context.steering).note(&self.accepted.key, fits) {
+                log::debug!("{error}");
+            }
         }
     }
 }

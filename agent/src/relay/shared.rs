@@ -70,10 +70,10 @@ pub struct Totals {
 pub(super) struct Connection {
     pub client: SocketAddr,
     pub endpoint: SocketAddr,
-    pub canonical: String,
+    pub canonical: Mutex<Authority>,
     pub created_ns: u64,
     pub seen_ns: AtomicU64,
-    pub alias: Mutex<Option<String>>,
+    pub alias: Mutex<Option<Authority>>,
     pub inbound: Way,
     pub outbound: Way,
 }
@@ -95,9 +95,9 @@ pub struct Row {
     /// The endpoint's.
     pub endpoint: SocketAddr,
     /// What the client calls the endpoint, once it has.
-    pub alias: Option<String>,
+    pub alias: Option<Authority>,
     /// What the endpoint calls itself.
-    pub canonical: String,
+    pub canonical: Authority,
     /// Frames in and out.
     pub frames: [u64; 2],
     /// Names that were translated in and out.
@@ -115,8 +115,8 @@ impl Relays {
         let row = |connection: &Arc<Connection>| Row {
             client: connection.client,
             endpoint: connection.endpoint,
-            alias: lock(&connection.alias).clone(),
-            canonical: connection.canonical.clone(),
+            alias: *lock(&connection.alias),
+            canonical: *lock(&connection.canonical),
             frames: [&connection.inbound, &connection.outbound].map(|way| way.frames.load(Relaxed)),
             edits: [&connection.inbound, &connection.outbound].map(|way| way.edits.load(Relaxed)),
             created_ns: connection.created_ns,

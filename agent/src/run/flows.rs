@@ -69,8 +69,8 @@ pub fn relayed(config: &Config, clock: &Clock, rows: &[relay::Row]) -> Vec<FlowR
         let [edits_in, edits_out] = row.edits;
         FlowRow {
             state: FlowState::Relayed,
-            alias: row.alias.clone(),
-            canonical: Some(row.canonical.clone()),
+            alias: row.alias.map(|alias| alias.to_string()),
+            canonical: text(&row.canonical),
             frames_in,
             frames_out,
             edits_in,

@@ -258,7 +258,9 @@ impl Inner {
                 let steered = Steering::open(&self.watched.pins)?.clients()?;
                 let steered = steered.into_iter().collect();
                 let behind = self.behind()?;
-                Response::Aliases(view::aliases(config, &clock, &behind, &aliases, &steered))
+                let mut rows = view::relayed_aliases(config, &clock, &self.watched.relays.rows());
+                rows.extend(view::aliases(config, &clock, &behind, &aliases, &steered));
+                Response::Aliases(rows)
             }
             Request::Services => Response::Services(self.services()?),
             Request::Flows(filter) => {

@@ -6,8 +6,8 @@ use std::{
 };
 
 use truename_common::layout::{
-    AliasKey, AliasStat, Conntrack, Counter, Event, EventKind, FiveTuple, Names, Peer, PeerKey,
-    Socket, Text, conntrack_flags,
+    AliasKey, AliasStat, Authority, Conntrack, Counter, Event, EventKind, FiveTuple, Names, Peer,
+    PeerKey, Socket, TCP, Text, conntrack_flags,
 };
 
 use truename_common::wire::stream::reset;
@@ -16,6 +16,7 @@ use super::flows;
 use crate::{
     api::{AliasRow, Aliases, CanonicalSource, Clock, EndpointRow, EventRow, PeerRow},
     config::{self, Config, Endpoint},
+    plan, relay,
 };
 
 /// Endpoints, and the instances of those that listen on any address.
@@ -145,6 +146,33 @@ pub fn aliases(
         .collect()
 }
 
+/// The aliases of relayed connections, which the kernel program does not see.
+pub fn relayed_aliases(config: &Config, clock: &Clock, rows: &[relay::Row]) -> Vec<AliasRow> {
+    let named = rows.iter().filter_map(|row| Some((row, row.alias?)));
+    let row = |(row, alias): (&relay::Row, Authority)| AliasRow {
+        alias: alias.to_string(),
+        endpoint: endpoint_name(
+            config,
+            Socket {
+                address: plan::bytes(row.endpoint.ip()),
+                port: row.endpoint.port(),
+                protocol: TCP,
+                pad: 0,
+            },
+        ),
+        address: row.endpoint.to_string(),
+        client: row.client.ip().to_string(),
+        behind: Vec::new(),
+        inbound: row.edits[0],
+        outbound: row.edits[1],
+        first_seen: clock.at(row.created_ns),
+        last_seen: clock.at(row.seen_ns),
+        no_fit: alias.len > row.canonical.len,
+        relayed: true,
+    };
+    named.map(row).collect()
+}
+
 /// Clients, the latest first. The entry for whoever was seen last at an address is left out
 /// where a client that announced its name is known there.
 pub fn peers(
@@ -271,7 +299,7 @@ pub fn socket(address: [u8; 16], port: u16) -> String {
 mod tests {
     use std::path::Path;
 
-    use truename_common::layout::{Authority, TCP, v4_mapped};
+    use truename_common::layout::v4_mapped;
 
     use super::*;
     use crate::config::{File, Flags};

@@ -31,6 +31,18 @@ pub use service::{
 pub use socket::{FiveTuple, Socket, TCP, UDP, v4_mapped};
 pub use text::{AUTHORITY_MAX, Authority, LongText, SYSTEM_MAX, System, Text};
 
+/// Values of [`map::STEERED`].
+pub mod steered {
+    /// The client's aliases fit: its connections are translated in place.
+    pub const IN_PLACE: u64 = 1;
+    /// One does not: its connections are relayed, or refused.
+    pub const RELAYED: u64 = 2;
+    /// A connection that was given to the relay.
+    pub const CONNECTION: u64 = 3;
+    /// A connection of the relay itself.
+    pub const OWN: u64 = 4;
+}
+
 /// Endpoints that can have a relay.
 pub const RELAYS_MAX: u32 = 1024;
 
@@ -97,9 +109,8 @@ pub mod map {
     pub const RELAYS: &str = "RELAYS";
     /// Twice the number of a relay → its listening socket for IPv4; one more → for IPv6.
     pub const RELAY_LISTENERS: &str = "RELAY_LISTENERS";
-    /// [`FiveTuple`](super::FiveTuple) → `u64` `CLOCK_MONOTONIC` nanoseconds. Without the client's port: the client's new
-    /// connections are relayed. With it: a connection of the relay itself to the endpoint. Neither is translated in
-    /// place. Least recently used.
+    /// [`FiveTuple`](super::FiveTuple) → a value of [`steered`](super::steered). Without the client's port it is about all new
+    /// connections of the client, with it about one. Least recently used.
     pub const STEERED: &str = "STEERED";
     /// [`Counter`](super::Counter) → `u64` per CPU.
     pub const COUNTERS: &str = "COUNTERS";

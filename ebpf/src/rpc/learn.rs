@@ -2,7 +2,7 @@
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use truename_common::{
-    layout::{Authority, Counter, EventKind, PeerKey, RpcFlow},
+    layout::{Authority, Counter, EventKind, PeerKey, RpcFlow, steered},
     wire::{
         authority,
         flow::{self, state},
@@ -156,7 +156,7 @@ pub fn relay(_: &mut RpcFlow, scratch: &mut Scratch) {
     if unsafe { RELAYS.get(&endpoint) }.is_none() {
         return;
     }
-    scratch.hash = now();
+    scratch.hash = steered::RELAYED;
     let key = &mut scratch.found.key;
     let port = core::mem::take(&mut key.client_port);
     // A least-recently-used table takes every entry, unless memory is short: the flow's next segment tries again.

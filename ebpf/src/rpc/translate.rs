@@ -2,7 +2,7 @@
 
 use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::TcContext};
 use truename_common::{
-    layout::{Counter, Direction, EventKind, RpcFlow},
+    layout::{Counter, Direction, EventKind, RpcFlow, steered},
     wire::{
         flow::state,
         handshake::state as opened,
@@ -153,13 +153,13 @@ pub fn create(ctx: &TcContext, scratch: &mut Scratch) -> i32 {
 #[inline(always)]
 fn is_relayed(scratch: &mut Scratch) -> bool {
     let key = &mut scratch.found.key;
-    // SAFETY: the values are not read.
+    // SAFETY: the values are numbers, which are read at once.
     unsafe {
         if STEERED.get(&*key).is_some() {
             return true;
         }
         let port = core::mem::take(&mut key.client_port);
-        let is_steered = STEERED.get(&*key).is_some();
+        let is_steered = STEERED.get(&*key).copied() == Some(steered::RELAYED);
         key.client_port = port;
         is_steered
     }

@@ -233,6 +233,7 @@ fn relay_steps(
     }
     let alias = format!("{}:{RPC_PORT}", relay.aliases[0]);
     truename.rows("flows", &[("alias", &alias), ("state", "relayed")])?;
+    // It was relayed before the JobManager was replaced: until its alias was known to fit.
     for alias in &relay.aliases[1..] {
         let alias = format!("{alias}:{RPC_PORT}");
         truename.rows("flows", &[("alias", &alias), ("state", "translated")])?;
