@@ -26,6 +26,7 @@ mod logging;
 pub mod name;
 pub mod plan;
 pub mod reconcile;
+mod relay;
 pub mod run;
 pub mod sysctl;
 pub mod topology;

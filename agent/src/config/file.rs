@@ -7,10 +7,10 @@ use std::{
 };
 
 use super::{
-    Agent, Aliases, ConfigError, Datapath, Endpoint, Interface, Selector, Service, TIMEOUT_KEYS,
-    Timeouts,
+    Agent, Aliases, ConfigError, Datapath, Endpoint, Interface, Relay, Selector, Service,
+    TIMEOUT_KEYS, Timeouts,
     reader::{Entry, Section, Source},
-    service,
+    relay, service,
     topology::{self, Topology},
 };
 use crate::name::Authority;
@@ -18,7 +18,9 @@ use crate::name::Authority;
 /// The file that is read if it exists and no other is named.
 pub const DEFAULT_FILE: &str = "/etc/truename/truename.toml";
 
-const SECTIONS: &[&str] = &["agent", "datapath", "endpoint", "service", "topology"];
+const SECTIONS: &[&str] = &[
+    "agent", "datapath", "endpoint", "service", "topology", "relay",
+];
 const AGENT: &[&str] = &["control_socket", "bpffs", "metrics", "log"];
 const DATAPATH: &[&str] = &[
     "interfaces",
@@ -51,6 +53,8 @@ pub struct File {
     pub services: Vec<Service>,
     /// `[topology]`.
     pub topology: Topology,
+    /// `[relay]`.
+    pub relay: Relay,
     /// Where it was read.
     pub path: Option<PathBuf>,
 }
@@ -118,6 +122,9 @@ impl File {
         }
         if let Some(section) = root.table("topology", topology::KEYS)? {
             self.topology = topology::read(&section)?;
+        }
+        if let Some(section) = root.table("relay", relay::KEYS)? {
+            self.relay = relay::read(&section)?;
         }
         Ok(self)
     }

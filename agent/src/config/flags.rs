@@ -17,6 +17,8 @@ pub struct Flags {
     pub endpoints: Vec<EndpointFlag>,
     /// Are added to `[[service]]`.
     pub services: Vec<ServiceFlag>,
+    /// Sets `enabled` of `[relay]`.
+    pub relay: bool,
     /// Replaces `control_socket`.
     pub control_socket: Option<PathBuf>,
     /// Replaces `bpffs`.
@@ -107,6 +109,7 @@ impl Flags {
                 })
                 .collect();
         }
+        file.relay.enabled |= self.relay;
         for flag in self.endpoints {
             let name = unused_name(
                 format!("{}-{}", flag.protocol, flag.listen.port),

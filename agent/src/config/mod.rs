@@ -12,6 +12,7 @@ mod listen;
 mod origin;
 mod paths;
 pub(crate) mod reader;
+mod relay;
 mod role;
 mod selector;
 mod service;
@@ -37,6 +38,7 @@ pub use flags::{EndpointFlag, Flags, ServiceFlag};
 pub use listen::{Listen, ListenError};
 pub use origin::Origin;
 pub use paths::Paths;
+pub use relay::Relay;
 pub use role::{Role, RoleError};
 pub use selector::{Selector, SelectorError};
 pub use service::{OnChange, Place, Service, Snat, Target, TargetError, Transport};
@@ -68,6 +70,8 @@ pub struct Config {
     pub services: Vec<Service>,
     /// `[topology]`.
     pub topology: topology::Topology,
+    /// `[relay]`.
+    pub relay: Relay,
     /// The file that was read.
     pub file: Option<PathBuf>,
 }

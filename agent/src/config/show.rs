@@ -17,6 +17,14 @@ struct Shown<'a> {
     service: Vec<Service<'a>>,
     #[serde(skip_serializing_if = "Topology::is_default")]
     topology: &'a Topology,
+    relay: Relay,
+}
+
+#[derive(Serialize)]
+struct Relay {
+    enabled: bool,
+    max_connections: u32,
+    memory: u32,
 }
 
 #[derive(Serialize)]
@@ -110,6 +118,11 @@ impl<'a> Shown<'a> {
             endpoint: config.endpoints.iter().map(Endpoint::new).collect(),
             service: config.services.iter().map(Service::new).collect(),
             topology: &config.topology,
+            relay: Relay {
+                enabled: config.relay.enabled,
+                max_connections: config.relay.max_connections,
+                memory: config.relay.memory,
+            },
         }
     }
 }

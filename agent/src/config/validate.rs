@@ -20,6 +20,7 @@ impl Config {
             endpoints,
             services,
             topology,
+            relay,
             path,
         } = flags.apply(file);
         check_names(&endpoints)?;
@@ -34,6 +35,7 @@ impl Config {
             endpoints,
             services,
             topology,
+            relay,
             file: path,
         })
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aya::maps::{Array, MapData, PerCpuArray, RingBuf};
+use aya::maps::{Array, MapData, PerCpuArray, RingBuf, SockMap};
 use truename_common::layout::{
     AliasKey, AliasStat, Conntrack, Counter, Endpoint, FiveTuple, Handshake, Link, ListedAlias,
     Names, Page, PageKey, Peer, PeerKey, RpcFlow, Service, Settings, Slots, Socket, Target, map,
@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Every pinned table, in the order of the catalogue.
-pub const PINNED: [&str; 25] = [
+pub const PINNED: [&str; 28] = [
     map::PORTS,
     map::ENDPOINTS,
     map::NAMES,
@@ -45,6 +45,9 @@ pub const PINNED: [&str; 25] = [
     map::LINKS,
     map::ADDRESSES,
     map::ASKED,
+    map::RELAYS,
+    map::RELAY_LISTENERS,
+    map::STEERED,
     map::COUNTERS,
     map::EVENTS,
 ];
@@ -477,7 +480,9 @@ pub(super) fn check_pinned(pins: &Pins) -> Result<(), DatapathError> {
             map::CONNTRACK => drop(open::<Table<FiveTuple, Conntrack>>(pins, name)?),
             map::MOVED => drop(open::<Table<FiveTuple, u32>>(pins, name)?),
             map::XDP_DEVICES => drop(open::<Table<u32, u8>>(pins, name)?),
-            map::ASKED => drop(open::<Table<FiveTuple, u64>>(pins, name)?),
+            map::RELAYS => drop(open::<Table<Socket, u32>>(pins, name)?),
+            map::RELAY_LISTENERS => drop(open::<SockMap<MapData>>(pins, name)?),
+            map::ASKED | map::STEERED => drop(open::<Table<FiveTuple, u64>>(pins, name)?),
             map::ADDRESSES => drop(open::<Table<[u8; 16], u8>>(pins, name)?),
             map::LINKS => drop(open::<Table<u32, Link>>(pins, name)?),
             map::SETTINGS => drop(open::<Array<MapData, Settings>>(pins, name)?),

@@ -52,8 +52,8 @@ pub struct Interface {
     pub veth: bool,
     /// The number of the interface it hangs on: for a veth, its peer, in the peer's namespace.
     pub peer: Option<u32>,
-    /// Whether that peer is in another network namespace.
-    pub peer_elsewhere: bool,
+    /// The number of the network namespace that its peer is in, if that is another one.
+    pub peer_namespace: Option<i32>,
     /// Its link address, if it has one as Ethernet does.
     pub address: Option<[u8; 6]>,
     /// The number of the bridge, bond or VRF that it is a port of.
@@ -123,7 +123,8 @@ impl Inventory {
     /// What the kernel program has to know of an interface, while it is attached to these.
     pub fn link(&self, interface: &Interface, attached: &BTreeMap<u32, &Interface>) -> Link {
         let controller = self.controller(interface);
-        let is_container = controller.is_some() && interface.veth && interface.peer_elsewhere;
+        let is_container =
+            controller.is_some() && interface.veth && interface.peer_namespace.is_some();
         let is_attached = |interface: &&Interface| attached.contains_key(&interface.index);
         let mut flags = 0;
         let mut set = |is, flag| flags |= if is { flag } else { 0 };
@@ -131,7 +132,7 @@ impl Inventory {
         // A link with an address has neighbours, which may be anybody.
         let is_own_link =
             interface.controller.is_none() && interface.addresses.iter().all(is_link_local);
-        let leads_elsewhere = interface.veth && interface.peer_elsewhere;
+        let leads_elsewhere = interface.veth && interface.peer_namespace.is_some();
         set(
             is_container || is_own_link && leads_elsewhere,
             link_flags::BEHIND,

@@ -11,6 +11,7 @@ use netlink_packet_route::{
     address::{AddressAttribute, AddressMessage},
     link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage, Prop},
     neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState},
+    nsid::{NsidAttribute, NsidMessage},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
     rule::{RuleAttribute, RuleMessage},
 };
@@ -260,6 +261,34 @@ impl Requests {
     }
 
     /// The route by which this host sends to an address; none if there is none.
+    /// The number by which this namespace knows another one; none if no interface of this one has its peer there.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn namespace_id(
+        &mut self,
+        namespace: std::os::fd::BorrowedFd<'_>,
+    ) -> Result<Option<i32>, NetlinkError> {
+        let mut question = NsidMessage::default();
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&namespace).cast_unsigned();
+        question.attributes.push(NsidAttribute::Fd(fd));
+        let question = RouteNetlinkMessage::GetNsId(question);
+        let Some(RouteNetlinkMessage::NewNsId(answer)) =
+            self.get("find the number of a network namespace", question)?
+        else {
+            return Ok(None);
+        };
+        let mut ids = answer
+            .attributes
+            .iter()
+            .filter_map(|attribute| match attribute {
+                // -1: it has none.
+                NsidAttribute::Id(id) if *id >= 0 => Some(*id),
+                _ => None,
+            });
+        Ok(ids.next())
+    }
+
     fn route(&mut self, target: IpAddr) -> Result<Option<RouteMessage>, NetlinkError> {
         let (family, length, address) = match target {
             IpAddr::V4(v4) => (AddressFamily::Inet, 32, RouteAddress::Inet(v4)),
@@ -313,7 +342,7 @@ fn read_interface(link: &LinkMessage) -> Option<Interface> {
     let mut name = None;
     let (mut veth, mut vrf) = (false, false);
     let mut peer = None;
-    let mut peer_elsewhere = false;
+    let mut peer_namespace = None;
     let mut address = None;
     let mut controller = None;
     let mut other_names = Vec::new();
@@ -321,7 +350,7 @@ fn read_interface(link: &LinkMessage) -> Option<Interface> {
         match attribute {
             LinkAttribute::IfName(text) => name = Some(text.clone()),
             LinkAttribute::Link(index) => peer = Some(*index),
-            LinkAttribute::LinkNetNsId(_) => peer_elsewhere = true,
+            LinkAttribute::LinkNetNsId(id) => peer_namespace = Some(*id),
             LinkAttribute::Address(bytes) => address = bytes.as_slice().try_into().ok(),
             LinkAttribute::Controller(index) => controller = Some(*index),
             LinkAttribute::PropList(properties) => {
@@ -349,7 +378,7 @@ fn read_interface(link: &LinkMessage) -> Option<Interface> {
         loopback: layer == LinkLayerType::Loopback,
         veth,
         peer,
-        peer_elsewhere,
+        peer_namespace,
         address,
         controller,
         vrf,

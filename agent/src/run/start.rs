@@ -34,6 +34,7 @@ use crate::{
     doctor,
     links::{self, Changes, Inventory, Requests, Wanted},
     plan::Facts,
+    relay::{Relay, Relays},
     topology::{self, Follower, learned},
     watch::FileWatch,
 };
@@ -104,6 +105,7 @@ pub async fn start(
     let attachment = Arc::new(Mutex::new(attachment));
     let more = Arc::new(Notify::new());
     let recent = Recent::default();
+    let relays = Arc::new(Relays::default());
     let service = Arc::new(AgentService::new(
         Watched {
             config: current.clone(),
@@ -119,6 +121,7 @@ pub async fn start(
             reattached,
             drifted: Arc::clone(&more),
             recent: recent.clone(),
+            relays: Arc::clone(&relays),
         },
         live,
         events.clone(),
@@ -134,6 +137,12 @@ pub async fn start(
     };
     tasks.spawn(learner.run(stop.clone()));
     tasks.spawn(resolver.run(stop.clone()));
+    let relay = Relay::new(pins.clone(), current.clone(), events.subscribe(), relays);
+    let stopped = stop.clone();
+    tasks.spawn(async move {
+        relay.run(stopped).await;
+        Ok(())
+    });
     let drain = events::Drain {
         config: current.clone(),
         events: events.clone(),

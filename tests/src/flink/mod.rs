@@ -15,4 +15,4 @@ pub use cluster::{Addressing, Cluster};
 pub use fetch::{DEFAULT_VERSION, Flink, VERSIONS};
 pub use ha::Pair;
 pub use load::{Load, Visit};
-pub use scenario::{Options, run, run_canonical};
+pub use scenario::{Options, Relay, run, run_canonical};

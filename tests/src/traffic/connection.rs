@@ -489,3 +489,11 @@ fn stalled(error: std::io::Error) -> anyhow::Error {
         _ => error.into(),
     }
 }
+
+/// Closes a socket with an RST.
+///
+/// # Errors
+/// The kernel does not allow it.
+pub fn reset(stream: TcpStream) -> Result<()> {
+    sys::reset_on_close(&stream).context("prepare the reset")
+}

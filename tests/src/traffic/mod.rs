@@ -9,7 +9,7 @@ mod repair;
 mod stranger;
 
 pub use crate::socket::DEADLINE;
-pub use connection::{Connection, Pace, Progress, ResetInFrame};
+pub use connection::{Connection, Pace, Progress, ResetInFrame, reset};
 pub use lab::{Dial, Lab, Repetitions};
 pub use line::{Frames, Impairment, Impairments, Line};
 pub use stranger::{Forged, Stranger};

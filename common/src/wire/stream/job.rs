@@ -63,6 +63,10 @@ pub mod reset {
     pub const MEMORY: u32 = 5;
     /// It is not known any more what was edited.
     pub const MARKS: u32 = 6;
+    /// Recipients were translated whose alias proved longer than the canonical name.
+    pub const NO_FIT: u32 = 7;
+    /// The alias is longer than the canonical name, and the next connection is relayed.
+    pub const RELAY: u32 = 8;
 }
 
 /// What [`Work::more`] holds, if there was no room for more edits.
