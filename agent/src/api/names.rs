@@ -16,7 +16,7 @@ pub struct NameRow {
     pub what: Vec<String>,
     /// Where that is, seen from the agent's host; none if it is not known.
     pub addresses: Vec<IpAddr>,
-    /// How the addresses were found: `address` if the name says it, `file` of the operator, `lookup` by the
+    /// How the addresses were found: `address` if the name says it, `file` of the operator, `said` by a server that answers there, `lookup` by the
     /// hosts file or DNS of the agent's host, `seen` in a handshake.
     pub how: Option<How>,
     /// Why there is no address or no better one, or where else the name was seen.

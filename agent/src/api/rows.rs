@@ -80,6 +80,10 @@ pub struct Status {
     pub flows: usize,
     /// Flows that fit.
     pub flow_capacity: u32,
+    /// What happened to the questions that the names plane got: `answered` from what is known of the cluster, `forwarded`
+    /// to a name server of this host and answered, `unanswered` by any, `refused`, `malformed`, `overflow`.
+    #[serde(default)]
+    pub questions: BTreeMap<String, u64>,
     /// Every counter, by its label.
     pub counters: BTreeMap<String, u64>,
 }

@@ -10,7 +10,7 @@ use crate::topology::{
 /// A fact, or a source. Field names are stable. The texts were validated or escaped.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TopologyRow {
-    /// `leader-rpc`, `leader-rest`, `worker`, `member`, `address`, `source` or `refused`.
+    /// `leader-rpc`, `leader-rest`, `worker`, `member`, `ports`, `address`, `source` or `refused`.
     pub kind: String,
     /// What it is about: an identifier, a name, what somebody leads as.
     pub name: String,
@@ -126,7 +126,8 @@ fn kind_order(claim: &Claim) -> u8 {
         Claim::LeaderRest { .. } => 1,
         Claim::Worker(_) => 2,
         Claim::Member(_) => 3,
-        Claim::Address { .. } => 4,
+        Claim::Ports(_) => 4,
+        Claim::Address { .. } => 5,
     }
 }
 
@@ -157,6 +158,7 @@ fn better<'a>(topology: &'a Topology, claim: &Claim, by: &SourceId) -> Option<&'
         ),
         Claim::Worker(worker) => other(topology.workers.get(&worker.id), |v| v == worker, by),
         Claim::Member(member) => other(topology.members.get(&member.address), |v| v == member, by),
+        Claim::Ports(ports) => other(topology.ports.get(&ports.name), |v| v == ports, by),
         Claim::Address { name, address } => {
             let best = topology.addresses.get(name).and_then(|known| known.first());
             other(best, |v| v == address, by)
@@ -205,6 +207,14 @@ fn fact(
                 member.address.to_string(),
                 Some(format!("{}{unreachable}", member.status.name())),
             )
+        }
+        Claim::Ports(ports) => {
+            let blob = ports.blob.map(|port| format!("blob {port}"));
+            let state = ports.queryable_state;
+            let state = state.map(|port| format!("queryable state {port}"));
+            let told: Vec<_> = blob.into_iter().chain(state).collect();
+            let name = ports.name.to_string();
+            ("ports", name.clone(), name, Some(told.join(", ")))
         }
         Claim::Address { name, address } => {
             ("address", name.to_string(), address.to_string(), None)

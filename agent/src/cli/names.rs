@@ -35,6 +35,7 @@ const fn word(how: How) -> &'static str {
     match how {
         How::Address => "address",
         How::File => "file",
+        How::Said => "said",
         How::Lookup => "lookup",
         How::Seen => "seen",
     }

@@ -7,8 +7,8 @@ use std::{
 };
 
 use super::{
-    Agent, Aliases, ConfigError, Datapath, Endpoint, Interface, Selector, Service, TIMEOUT_KEYS,
-    Timeouts,
+    Agent, Aliases, ConfigError, Datapath, Endpoint, Frontend, Interface, Names, Selector, Service,
+    TIMEOUT_KEYS, Timeouts, frontend, names,
     reader::{Entry, Section, Source},
     service,
     topology::{self, Topology},
@@ -18,7 +18,9 @@ use crate::name::Authority;
 /// The file that is read if it exists and no other is named.
 pub const DEFAULT_FILE: &str = "/etc/truename/truename.toml";
 
-const SECTIONS: &[&str] = &["agent", "datapath", "endpoint", "service", "topology"];
+const SECTIONS: &[&str] = &[
+    "agent", "datapath", "endpoint", "service", "topology", "frontend", "names",
+];
 const AGENT: &[&str] = &["control_socket", "bpffs", "metrics", "log"];
 const DATAPATH: &[&str] = &[
     "interfaces",
@@ -51,6 +53,10 @@ pub struct File {
     pub services: Vec<Service>,
     /// `[topology]`.
     pub topology: Topology,
+    /// `[frontend]`.
+    pub frontend: Frontend,
+    /// `[names]`.
+    pub names: Names,
     /// Where it was read.
     pub path: Option<PathBuf>,
 }
@@ -118,6 +124,12 @@ impl File {
         }
         if let Some(section) = root.table("topology", topology::KEYS)? {
             self.topology = topology::read(&section)?;
+        }
+        if let Some(section) = root.table("frontend", frontend::KEYS)? {
+            self.frontend = frontend::read(&section)?;
+        }
+        if let Some(section) = root.table("names", names::KEYS)? {
+            self.names = names::read(&section)?;
         }
         Ok(self)
     }

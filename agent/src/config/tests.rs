@@ -140,6 +140,7 @@ fn names_both_places() {
 #[test]
 fn flags_add_endpoints_and_replace_interfaces() {
     let flags = Flags {
+        clusters: Vec::new(),
         interfaces: vec!["eth0".parse().unwrap()],
         services: Vec::new(),
         endpoints: vec![

@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Aliases, Config, ConfigError, Endpoint, File, Flags, MAX_ALIASES, MAX_ENDPOINTS, Netfilter,
-    Service, Snat, error::Overlap, services,
+    Aliases, Config, ConfigError, Endpoint, File, Flags, Frontend, MAX_ALIASES, MAX_ENDPOINTS,
+    Netfilter, Service, Snat,
+    error::Overlap,
+    services,
+    topology::{Topology, bad},
 };
 
 impl Config {
@@ -20,6 +23,8 @@ impl Config {
             endpoints,
             services,
             topology,
+            frontend,
+            names,
             path,
         } = flags.apply(file);
         check_names(&endpoints)?;
@@ -28,12 +33,16 @@ impl Config {
         services::check(&services)?;
         services::check_roles(&services, &topology)?;
         check_netfilter(datapath.netfilter, &services)?;
+        check_frontend(&frontend, &topology)?;
         Ok(Self {
             agent,
             datapath,
             endpoints,
             services,
             topology,
+            frontend,
+            names,
+            left_to_hand: Vec::new(),
             file: path,
         })
     }
@@ -41,9 +50,9 @@ impl Config {
     /// That there is something to translate.
     ///
     /// # Errors
-    /// When there is neither an endpoint nor a service.
+    /// When there is neither an endpoint nor a service, and no cluster to learn of.
     pub fn check_runnable(&self) -> Result<(), ConfigError> {
-        if self.endpoints.is_empty() && self.services.is_empty() {
+        if self.endpoints.is_empty() && self.services.is_empty() && self.topology.is_default() {
             Err(ConfigError::Nothing)
         } else {
             Ok(())
@@ -101,6 +110,19 @@ fn check_netfilter(netfilter: Netfilter, services: &[Service]) -> Result<(), Con
             value: "always".to_owned(),
             reason: "with netfilter = \"honour\" source addresses are netfilter's: have a rule masquerade, and leave \"snat\" out".to_owned(),
         }),
+        _ => Ok(()),
+    }
+}
+
+/// That there is a cluster that the default services are of.
+fn check_frontend(frontend: &Frontend, topology: &Topology) -> Result<(), ConfigError> {
+    match &frontend.origin {
+        Some(origin) if topology.cluster.is_empty() && !frontend.addresses.is_empty() => Err(bad(
+            origin.clone(),
+            "addresses",
+            &frontend.texts().join(", "),
+            "there is no cluster whose services could listen there: set cluster in [topology], or --cluster",
+        )),
         _ => Ok(()),
     }
 }

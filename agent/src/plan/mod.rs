@@ -15,11 +15,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use truename_common::layout::{Endpoint, ListedAlias, Names, Policy, Socket, port_flags};
 
-pub use facts::{Facts, Held, bytes};
+pub use facts::{CanonicalNames, Facts, Held, bytes};
 pub use roles::Roles;
 pub use services::Services;
 
-use crate::config::{Aliases, Config};
+use crate::config::{self, Aliases, Config};
 
 /// The wanted contents of the tables that the agent owns.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,6 +38,8 @@ pub struct Tables {
     pub services: Services,
 }
 
+/// Names that are confirmed for one endpoint: a part of `NAMES`.
+const CONFIRMED_MAX: usize = 1024;
 /// Entries of `ADDRESSES`.
 const ADDRESSES_MAX: usize = 4096;
 
@@ -48,6 +50,31 @@ pub fn listed_key((endpoint, alias): (u32, truename_common::layout::Authority)) 
         alias,
         ..ListedAlias::default()
     }
+}
+
+/// The names that are confirmed where an endpoint listens.
+fn confirmed(endpoint: &config::Endpoint, facts: &Facts) -> BTreeMap<Socket, Names> {
+    let listen = endpoint.listen;
+    let mut names = BTreeMap::new();
+    for ((address, port), name) in facts.names.iter() {
+        if *port != listen.port {
+            continue;
+        }
+        // What answers at a loopback address answers at others of this host, too.
+        let own = facts.addresses.iter().filter(|_| address.is_loopback());
+        for address in own.chain([address]) {
+            if listen.address.is_none_or(|wanted| wanted == *address) && names.len() < CONFIRMED_MAX
+            {
+                let address = bytes(*address);
+                let socket = Socket {
+                    address,
+                    ..listen.to_socket()
+                };
+                names.insert(socket, Names::configured(name.to_layout()));
+            }
+        }
+    }
+    names
 }
 
 /// Compiles a configuration. `numbers` are those that endpoints have in the kernel now: an
@@ -115,6 +142,8 @@ pub fn plan(
             tables
                 .names
                 .insert(socket, Names::configured(canonical.to_layout()));
+        } else {
+            tables.names.extend(confirmed(endpoint, facts));
         }
     }
     tables

@@ -35,6 +35,7 @@ use crate::{
     },
     config::{self, Config},
     datapath::{DatapathError, Pins, ServiceTables, Tables},
+    dns::Counters,
     doctor,
     explain::{Explanation, Question, explain},
     links::Requests,
@@ -64,7 +65,9 @@ pub struct Watched {
     /// Connections that were refused, by service.
     pub refused: Arc<Mutex<BTreeMap<String, u64>>>,
     /// What is tried again.
-    pub retried: [Problem; 3],
+    pub retried: [Problem; 4],
+    /// Questions for names.
+    pub questions: Arc<Counters>,
     /// Entries of tables that somebody else changed and that were repaired.
     pub repaired: Arc<AtomicU64>,
     /// What is known of the cluster.
@@ -568,6 +571,7 @@ impl Inner {
             ),
             flows: tables.flow_keys()?.len(),
             flow_capacity: tables.flow_capacity(),
+            questions: self.watched.questions.read(),
             counters: counters
                 .into_iter()
                 .map(|(counter, value)| (counter.label().to_owned(), value))

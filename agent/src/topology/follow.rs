@@ -151,9 +151,21 @@ impl Default for Follower {
     }
 }
 
+/// The parts, each once.
 fn parts(config: &config::Topology) -> impl Iterator<Item = Part> {
     let source = Part::Source(config.source.clone());
-    [source, Part::Ha(config.ha.clone())].into_iter()
+    let mut parts = vec![source, Part::Ha(config.ha.clone())];
+    let (urls, stores) = config.cluster_sources();
+    let poll = config::POLL;
+    let has_rest = !urls.is_empty();
+    let rest = Part::Source(config::Source::Flink(config::Servers { urls, poll }));
+    let rest = has_rest.then_some(rest);
+    for part in stores.into_iter().map(Part::Ha).chain(rest) {
+        if !parts.contains(&part) {
+            parts.push(part);
+        }
+    }
+    parts.into_iter()
 }
 
 #[cfg(test)]

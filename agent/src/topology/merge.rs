@@ -6,7 +6,7 @@ use std::{
     net::IpAddr,
 };
 
-use super::{Claim, Component, Facts, Member, Moment, SourceId, Worker};
+use super::{Claim, Component, Facts, Member, Moment, Ports, SourceId, Worker};
 use crate::name::{Authority, Id, RpcAddress, Session, WebAddress};
 
 /// Something known: by whom, and since when it has not been confirmed.
@@ -51,6 +51,8 @@ pub struct Topology {
     pub workers: BTreeMap<Id, Known<Worker>>,
     /// The members of the actor cluster.
     pub members: BTreeMap<RpcAddress, Known<Member>>,
+    /// Other ports of JobManagers, by the name of their RPC.
+    pub ports: BTreeMap<Authority, Known<Ports>>,
     /// Where announced names are; of every name the best known address first.
     pub addresses: BTreeMap<Authority, Vec<Known<IpAddr>>>,
 }
@@ -134,6 +136,10 @@ impl Topology {
             Claim::Member(member) => {
                 let address = member.address.clone();
                 keep_better(self.members.entry(address), known(member, source, at));
+            }
+            Claim::Ports(ports) => {
+                let name = ports.name.clone();
+                keep_better(self.ports.entry(name), known(ports, source, at));
             }
             Claim::Address { name, address } => {
                 let list = self.addresses.entry(name).or_default();

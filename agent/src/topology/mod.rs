@@ -29,7 +29,7 @@ pub mod resolve;
 pub mod snapshot;
 pub mod source;
 
-pub use fact::{Claim, Component, Facts, Member, MemberStatus, Refused, Worker};
+pub use fact::{Claim, Component, Facts, Member, MemberStatus, Ports, Refused, Worker};
 pub use follow::Follower;
 pub use merge::{Known, Topology, merge};
 pub use moment::Moment;

@@ -1,6 +1,6 @@
 //! Who leads, as far as answers of several servers tell. Pure.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use super::answer::Settings;
 use crate::{
@@ -17,6 +17,34 @@ pub struct Ballot {
     pub settings: Settings,
     /// Where it answered, redirects followed.
     pub rest: WebAddress,
+    /// The address that answered.
+    pub address: IpAddr,
+}
+
+/// Leaves the ballots of one cluster: of the one that was asked before if it answers, else of the first server. Returns
+/// which cluster that is, and notes the others, of which nothing is learned.
+pub fn of_one_cluster(
+    ballots: &mut Vec<Ballot>,
+    before: Option<&str>,
+    facts: &mut Facts,
+) -> Option<String> {
+    let is_before = |ballot: &&Ballot| ballot.settings.cluster().as_deref() == before;
+    let first = ballots.iter().find(is_before).or(ballots.first())?;
+    let (cluster, rest) = (first.settings.cluster(), first.rest.clone());
+    ballots.retain(|ballot| {
+        let is_same = ballot.settings.cluster() == cluster;
+        if !is_same {
+            facts.refuse(
+                "cluster",
+                &ballot.rest.to_string(),
+                format_args!(
+                    "it is a server of another cluster than {rest}; name the servers of one cluster"
+                ),
+            );
+        }
+        is_same
+    });
+    cluster
 }
 
 /// The outcome.
@@ -94,6 +122,7 @@ mod tests {
             ]))
             .unwrap(),
             rest: "http://jm:8081".parse().unwrap(),
+            address: [10, 0, 0, 1].into(),
         };
         names.iter().enumerate().map(ballot).collect()
     }
@@ -118,6 +147,31 @@ mod tests {
         assert_eq!(leader(&["a", "b"], Some("b")), Some(1));
         assert_eq!(leader(&["a", "b", "b"], Some("a")), Some(0));
         assert_eq!(leader(&["a", "b"], Some("c")), None);
+    }
+
+    #[test]
+    fn nothing_is_learned_of_another_cluster() {
+        let left = |names: &[&str], before: Option<&str>| {
+            let (mut ballots, mut facts) = (ballots(names), Facts::new());
+            let cluster = of_one_cluster(&mut ballots, before, &mut facts);
+            let servers: Vec<_> = ballots.iter().map(|ballot| ballot.server).collect();
+            (cluster, servers, facts)
+        };
+        let (cluster, servers, facts) = left(&["a", "b", "a"], None);
+        assert_eq!(
+            (cluster.as_deref(), &servers[..]),
+            (Some("a:6123"), &[0, 2][..])
+        );
+        let line = facts.refused()[0].to_string();
+        assert!(line.contains("it is a server of another cluster"), "{line}");
+        assert_eq!(facts.refused_count(), 1);
+        let (cluster, servers, _) = left(&["a", "b"], Some("b:6123"));
+        assert_eq!(
+            (cluster.as_deref(), &servers[..]),
+            (Some("b:6123"), &[1][..])
+        );
+        assert_eq!(left(&["a"], Some("gone:6123")).1, [0]);
+        assert_eq!(left(&[], Some("gone:6123")).0, None);
     }
 
     #[test]

@@ -39,6 +39,8 @@ const WORKERS_MAX: usize = 64 << 20;
 #[derive(Debug)]
 pub struct Flink {
     servers: Vec<Server>,
+    /// Which cluster it was at the last poll.
+    cluster: Option<String>,
     /// Who led at the last poll.
     leader: Option<RpcAddress>,
     listed: Option<Listed>,
@@ -76,6 +78,7 @@ impl Flink {
         };
         Self {
             servers: urls.into_iter().map(server).collect(),
+            cluster: None,
             leader: None,
             listed: None,
         }
@@ -144,7 +147,8 @@ impl Server {
         Ok(Ballot {
             server: index,
             settings: settings.clone(),
-            rest: from.clone(),
+            rest: from.named.clone(),
+            address: from.address,
         })
     }
 }
@@ -159,7 +163,11 @@ impl Poll for Flink {
     }
 
     async fn ask(&mut self) -> Result<Facts, String> {
-        let (ballots, mut errors) = self.ballots().await;
+        let (mut ballots, mut errors) = self.ballots().await;
+        let mut others = Facts::new();
+        let before = self.cluster.take();
+        let now = elect::of_one_cluster(&mut ballots, before.as_deref(), &mut others);
+        self.cluster = now.or(before);
         let election = Election::of(&ballots, self.leader.as_ref());
 
         // All answer for the leader; that one itself is asked first.
@@ -186,6 +194,10 @@ impl Poll for Flink {
         };
         for (server, error) in errors {
             facts.refuse("answer", &self.servers[server].url.to_string(), error);
+        }
+        facts.refuse_as(&others);
+        for ballot in &ballots {
+            ballot.settings.tell(ballot.address, &mut facts);
         }
         election.report(&ballots, &mut facts);
         self.leader = None;
