@@ -123,6 +123,8 @@ pub struct InterfaceRow {
 pub enum CanonicalSource {
     /// The configuration.
     Configured,
+    /// What is known of the cluster.
+    Topology,
     /// The node announced it.
     Learned,
     /// The node has not announced it yet.

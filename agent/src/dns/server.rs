@@ -12,13 +12,13 @@ use tokio::{
     net::{TcpListener, TcpStream, UdpSocket},
     sync::{Semaphore, watch},
     task::JoinSet,
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use super::{
     Counters, Zone, count,
     upstream::{ask, servers},
-    zone::{Decision, Transport, failure},
+    zone::{Decision, Transport, failure, is_negative},
 };
 use crate::config::NameServers;
 
@@ -28,6 +28,8 @@ const WAITING_MAX: usize = 512;
 const CONNECTIONS_MAX: usize = 128;
 /// How long a connection may be silent.
 const IDLE: Duration = Duration::from_secs(10);
+/// How long it is waited for a name to become known before it is denied.
+const HOLD: Duration = Duration::from_millis(300);
 /// How long the servers that were read count.
 const FRESH: Duration = Duration::from_secs(1);
 /// Largest datagram that is read, in bytes: no question has more.
@@ -126,9 +128,8 @@ async fn datagrams(socket: Arc<UdpSocket>, shared: Arc<Shared>) {
                     let (socket, shared) = (Arc::clone(&socket), Arc::clone(&shared));
                     let question = question.to_vec();
                     forwards.spawn(async move {
-                        let servers = shared.servers();
-                        let answer = ask(&servers, Transport::Udp, &question).await;
-                        if let Some(answer) = shared.asked(answer, &question) {
+                        let answer = shared.ask(&question, client, Transport::Udp).await;
+                        if let Some(answer) = answer {
                             let _ = socket.send_to(&answer, client).await;
                         }
                         drop(permit);
@@ -180,14 +181,10 @@ async fn connection(mut stream: TcpStream, client: SocketAddr, shared: &Shared) 
         let answer = match shared.counted(decision) {
             None => return Ok(()),
             Some(Answer::Now(answer)) => answer,
-            Some(Answer::Forward) => {
-                let servers = shared.servers();
-                let answer = ask(&servers, Transport::Tcp, &question).await;
-                match shared.asked(answer, &question) {
-                    Some(answer) => answer,
-                    None => return Ok(()),
-                }
-            }
+            Some(Answer::Forward) => match shared.ask(&question, client, Transport::Tcp).await {
+                Some(answer) => answer,
+                None => return Ok(()),
+            },
         };
         let len = u16::try_from(answer.len()).map_err(|_| ErrorKind::InvalidData)?;
         let message = [&len.to_be_bytes(), &answer[..]].concat();
@@ -238,7 +235,37 @@ impl Shared {
         }
     }
 
-    /// The answer of other servers, or that there is none.
+    /// The answer of other servers, or that there is none. Before a name that may be the cluster's is denied, it gets a
+    /// little time to become known: a worker is asked for as soon as it has announced itself.
+    async fn ask(
+        &self,
+        question: &[u8],
+        client: SocketAddr,
+        transport: Transport,
+    ) -> Option<Vec<u8>> {
+        let servers = self.servers();
+        let asked = async {
+            let answer = ask(&servers, transport, question).await;
+            let is_denied = answer.as_ref().map_or(true, |answer| is_negative(answer));
+            if is_denied && self.zone.borrow().resembles(question) {
+                sleep(HOLD).await;
+            }
+            answer
+        };
+        let mut zone = self.zone.clone();
+        let decide = |zone: &Arc<Zone>| zone.decide(question, client.ip(), transport);
+        let known = zone.wait_for(|zone| matches!(decide(zone), Decision::Answer(_)));
+        let known = tokio::select! {
+            answer = asked => return self.asked(answer, question),
+            Ok(zone) = known => decide(&zone),
+        };
+        match self.counted(known) {
+            Some(Answer::Now(answer)) => Some(answer),
+            _ => None,
+        }
+    }
+
+    /// Counts what other servers answered.
     fn asked(&self, answer: io::Result<Vec<u8>>, question: &[u8]) -> Option<Vec<u8>> {
         match answer {
             Ok(answer) => {

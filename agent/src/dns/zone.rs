@@ -37,6 +37,8 @@ pub struct Zone {
     /// By the name in small letters, without the dot at its end.
     hosts: HashMap<String, Vec<IpAddr>>,
     names: BTreeMap<IpAddr, BTreeSet<String>>,
+    /// What stands behind the first labels of the hosts.
+    domains: BTreeSet<String>,
 }
 
 /// How a question came.
@@ -94,7 +96,23 @@ impl Zone {
         for address in &addresses {
             self.names.entry(*address).or_default().insert(host.clone());
         }
+        self.domains.insert(domain(&host).to_owned());
         self.hosts.insert(host, addresses);
+    }
+
+    /// Whether a question may be for a host of the cluster that is not known yet: such hosts have names beside those of the
+    /// others.
+    pub fn resembles(&self, message: &[u8]) -> bool {
+        let Ok(asked) = Message::from_vec(message) else {
+            return false;
+        };
+        let [query] = &asked.queries[..] else {
+            return false;
+        };
+        let text = query.name().to_ascii().to_ascii_lowercase();
+        let domain = domain(text.trim_end_matches('.'));
+        let is_address = matches!(query.query_type(), RecordType::A | RecordType::AAAA);
+        is_address && self.domains.contains(domain)
     }
 
     /// What is done with a message from this client.
@@ -185,6 +203,18 @@ impl Zone {
         });
         Some(records.collect())
     }
+}
+
+/// What stands behind the first label of a name.
+fn domain(host: &str) -> &str {
+    host.split_once('.').map_or("", |(_, domain)| domain)
+}
+
+/// Whether an answer says that there is no such name, or nothing.
+pub fn is_negative(answer: &[u8]) -> bool {
+    /// The bits of the code in the fourth byte.
+    const CODE: u8 = 0x0f;
+    answer.get(3).is_none_or(|flags| flags & CODE != 0)
 }
 
 fn record(name: &Name, data: RData) -> Record {
@@ -392,10 +422,14 @@ mod tests {
             decide(&question(&longest, RecordType::A)),
             Decision::Forward
         );
+        let resembles = |name| zone.resembles(&question(name, RecordType::A).to_vec().unwrap());
+        assert!(resembles("tm-9.") && resembles("x.Example.org."));
+        assert!(!resembles("www.debian.org.") && !zone.resembles(b"x"));
         assert_eq!(failure(b"x"), None);
         let asked = question("other.", RecordType::A).to_vec().unwrap();
         let failed = Message::from_vec(&failure(&asked).unwrap()).unwrap();
         assert_eq!(failed.metadata.response_code, ResponseCode::ServFail);
+        assert!(is_negative(&failure(&asked).unwrap()) && !is_negative(&asked));
     }
 
     #[test]

@@ -192,7 +192,7 @@ impl AgentService {
     async fn names(&self) -> Result<Response, String> {
         let names = self.blocking(Inner::names).await?;
         let found = self.inquiry.all(names.hosts()).await;
-        Ok(Response::Names(names.rows(&found)))
+        Ok(Response::Names(names.rows(&found, &Clock::read())))
     }
 
     async fn detach(&self) -> Response {

@@ -69,6 +69,9 @@ fn endpoint_row(
         listen: endpoint.listen.to_string(),
         address,
         canonical_source: match names {
+            Some(names) if names.configured == 1 && endpoint.canonical.is_none() => {
+                CanonicalSource::Topology
+            }
             Some(names) if names.configured == 1 => CanonicalSource::Configured,
             Some(_) if canonical.is_some() => CanonicalSource::Learned,
             _ => CanonicalSource::Unknown,

@@ -260,7 +260,7 @@ fn known(name: &Authority, topology: &Topology) -> Vec<(Kind, IpAddr)> {
 }
 
 /// The names with this host.
-fn ports<'a>(
+pub fn ports<'a>(
     host: &str,
     topology: &'a Topology,
 ) -> impl Iterator<Item = (&'a Authority, &'a Vec<Known<IpAddr>>)> {

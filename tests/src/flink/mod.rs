@@ -2,6 +2,7 @@
 
 mod cluster;
 mod config;
+mod containers;
 mod fetch;
 mod ha;
 mod job;
@@ -13,6 +14,7 @@ mod scenario;
 
 pub use cluster::{Addressing, Cluster};
 pub(crate) use config::LOG4J1;
+pub use containers::Containers;
 pub use fetch::{DEFAULT_VERSION, Flink, VERSIONS};
 pub use ha::Pair;
 pub use load::{Load, Visit};
