@@ -1,6 +1,7 @@
 //! One URL names a cluster: endpoints, services and names follow from it, also where no name resolves.
 
 use std::{
+    io::Write as _,
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
     path::Path,
     time::{Duration, Instant},
@@ -17,6 +18,7 @@ use truename_tests::{
     topology::{Reply, Server, flink},
     truename::Truename,
     wait::wait_until,
+    wire::{Envelope, Names, associate},
 };
 
 /// The host of the containers.
@@ -97,6 +99,22 @@ fn dig(space: &Namespace, words: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
+/// A name server in a namespace that knows what these arguments say.
+fn dnsmasq(space: &Namespace, scratch: &Scratch, arguments: &[&str]) -> Result<Process> {
+    let mut command = space.command(Path::new("dnsmasq"), &[])?;
+    command.args([
+        "--keep-in-foreground",
+        "--no-resolv",
+        "--no-hosts",
+        "--conf-file=/dev/null",
+        "--log-facility=-",
+    ]);
+    command.args(arguments);
+    let dnsmasq = Process::spawn("dnsmasq", command, scratch.path())?;
+    dnsmasq.wait_line(0, &["started"], SOON)?;
+    Ok(dnsmasq)
+}
+
 /// What the names plane says, in short.
 fn resolve(space: &Namespace, words: &[&str]) -> Result<String> {
     dig(space, &[&[&format!("@{HOST}"), "+short"], words].concat())
@@ -162,6 +180,36 @@ fn endpoints_services_and_names_follow_from_a_url() {
                 && row["address"] == wanted),
         "{endpoints:?}"
     );
+
+    // Whoever shakes hands may claim a name, and it is not believed.
+    let listener = place.container.run(|| TcpListener::bind("0.0.0.0:6123"));
+    let listener = listener.unwrap().unwrap();
+    let mut stream = place
+        .client
+        .run(|| std::net::TcpStream::connect((JOB_MANAGER, 6123)))
+        .unwrap()
+        .unwrap();
+    let (_server, _) = listener.accept().unwrap();
+    let name = Names::flink("jm-node-1", "x").canonical;
+    stream.write_all(&associate("flink", &name, 7)).unwrap();
+    let claimed = wait_until(SOON, "the claim", || {
+        let (status, _) = truename.status()?;
+        let notes = status["notes"].as_array().context("notes")?;
+        let told = notes.iter().filter_map(|note| note.as_str());
+        let mut told = told.filter(|note| note.contains("jm-node-1:6123 was announced"));
+        told.next().map(str::to_owned).context("no note")
+    });
+    assert_eq!(
+        claimed.unwrap(),
+        format!(
+            "jm-node-1:6123 was announced from {CLIENT}, but it is at {JOB_MANAGER} by flink: the announcement is not believed"
+        )
+    );
+    assert_eq!(
+        resolve(&place.client, &["jm-node-1"]).unwrap(),
+        JOB_MANAGER.to_string()
+    );
+
     let names = truename.rows("names", &[("name", "jm-node-1:6123")]);
     let [name] = &names.unwrap()[..] else {
         panic!("one row")
@@ -169,7 +217,11 @@ fn endpoints_services_and_names_follow_from_a_url() {
     assert_eq!(name["how"], "said", "{name}");
     assert_eq!(name["source"], "flink", "{name}");
     assert!(name["last_seen"].is_string(), "{name}");
-    assert_eq!(name["conflicts"], json!([]), "{name}");
+    assert_eq!(
+        name["conflicts"][0]["address"],
+        CLIENT.to_string(),
+        "{name}"
+    );
 }
 
 #[test]
@@ -180,19 +232,16 @@ fn the_names_plane_answers_and_forwards() {
     let upstream = Namespace::new("dns").unwrap();
     let at = Ipv4Addr::new(10, 61, 40, 53);
     place.hub.connect(&upstream, "eth0", &[at]).unwrap();
-    let mut command = upstream.command(Path::new("dnsmasq"), &[]).unwrap();
-    command.args([
-        "--keep-in-foreground",
-        "--no-resolv",
-        "--no-hosts",
-        "--conf-file=/dev/null",
-        "--log-facility=-",
-        "--address=/www.example.org/10.9.9.9",
-        "--txt-record=text.example.org,hello",
-        "--local=/example.org/",
-    ]);
-    let dnsmasq = Process::spawn("dnsmasq", command, scratch.path()).unwrap();
-    dnsmasq.wait_line(0, &["started"], SOON).unwrap();
+    let dnsmasq = dnsmasq(
+        &upstream,
+        &scratch,
+        &[
+            "--address=/www.example.org/10.9.9.9",
+            "--txt-record=text.example.org,hello",
+            "--local=/example.org/",
+        ],
+    )
+    .unwrap();
     let truename = place
         .agent(
             &scratch,
@@ -232,6 +281,11 @@ fn the_names_plane_answers_and_forwards() {
     assert_eq!(ask(&["+tcp", "www.example.org"]), "10.9.9.9");
     assert_eq!(ask(&["text.example.org", "txt"]), "\"hello\"");
     assert!(full(&["no.example.org"]).contains("status: NXDOMAIN"));
+    // A name server of the client sends it the questions for the cluster (docs/names.md).
+    let recipe = format!("--server=/jm-node-1/{HOST}");
+    let _client = self::dnsmasq(&place.client, &scratch, &[&recipe]).unwrap();
+    let found = dig(&place.client, &["@127.0.0.1", "+short", "jm-node-1"]).unwrap();
+    assert_eq!(found, own);
     // What is no question for it.
     assert!(full(&["version.bind", "txt", "ch"]).contains("status: REFUSED"));
     assert!(full(&["+opcode=notify", "jm-node-1"]).contains("status: NOTIMP"));
@@ -270,7 +324,6 @@ fn the_names_plane_answers_and_forwards() {
     }
     let mut streams = Vec::new();
     for begin in [&b""[..], b"\xff\xff", b"\0\x01x"] {
-        use std::io::Write as _;
         let mut stream = place
             .client
             .run(|| std::net::TcpStream::connect((HOST, 53)))
@@ -338,4 +391,49 @@ fn what_is_told_of_a_cluster_changes() {
         Ok(())
     })
     .unwrap();
+}
+
+#[test]
+fn connections_that_are_older_than_the_agent_tell_where_workers_are() {
+    let scratch = Scratch::new("cluster").unwrap();
+    let place = Place::new().unwrap();
+    let worker = Namespace::new("tm").unwrap();
+    let at = Ipv4Addr::new(10, 61, 40, 21);
+    place.hub.connect(&worker, "eth0", &[at]).unwrap();
+    let listener = worker.run(|| TcpListener::bind("0.0.0.0:6122"));
+    let listener = listener.unwrap().unwrap();
+    let mut client = place
+        .container
+        .run(|| std::net::TcpStream::connect((at, 6122)))
+        .unwrap()
+        .unwrap();
+    let (mut server, _) = listener.accept().unwrap();
+    let frame = || {
+        Envelope {
+            recipient: "pekko.tcp://flink@tm-1:6122/user/rpc/taskmanager_0".to_owned(),
+            body: b"are you there?".to_vec(),
+            serializer: 1,
+            ..Envelope::default()
+        }
+        .frame()
+    };
+    let mut pass = || -> Result<()> {
+        use std::io::Read as _;
+        client.write_all(&frame())?;
+        let mut arrived = vec![0; frame().len()];
+        server.set_read_timeout(Some(SOON))?;
+        server.read_exact(&mut arrived)?;
+        Ok(())
+    };
+    // The handshake is over before truename comes.
+    pass().unwrap();
+    let truename = place.agent(&scratch, "").unwrap();
+    let row = wait_until(SOON, "the worker's address", || {
+        pass()?;
+        let rows = truename.rows("names", &[("name", "tm-1:6122"), ("source", "addressed")])?;
+        Ok(rows[0].clone())
+    });
+    let row = row.unwrap();
+    assert_eq!(row["addresses"], json!([at.to_string()]), "{row}");
+    assert_eq!(row["how"], "seen", "{row}");
 }

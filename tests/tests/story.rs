@@ -1,116 +1,15 @@
-//! The whole story: a highly available Flink in containers whose names resolve nowhere, truename with one line on their
-//! host, and a client that reaches one address of that host and nothing else.
+//! The whole story: a highly available Flink in containers whose names resolve nowhere, used from outside.
 
-use std::{
-    net::TcpStream,
-    time::{Duration, Instant},
-};
-
-use anyhow::{Context as _, Result, ensure};
 use truename_tests::{
-    flink::{Containers, DEFAULT_VERSION, Flink},
-    scratch::Scratch,
+    flink::{DEFAULT_VERSION, Flink, story},
     timeline::Timeline,
-    truename::Truename,
-    wait::wait_until,
+    truename,
 };
-
-const LONG: Duration = Duration::from_secs(60);
-/// A leader is known, its names and services too, this soon after it answers.
-const SOON: Duration = Duration::from_secs(10);
-
-/// The JobManager that answers the client.
-fn answering(containers: &Containers) -> Result<String> {
-    let settings = containers.get("/jobmanager/config")?;
-    let settings = settings.as_array().context("settings")?;
-    let mut settings = settings.iter();
-    let name = settings.find(|pair| pair["key"] == "jobmanager.rpc.address");
-    let name = name.and_then(|pair| pair["value"].as_str());
-    Ok(name.context("no name")?.to_owned())
-}
-
-fn wait_answering(containers: &Containers, number: usize) -> Result<()> {
-    wait_until(LONG, "the leader at the client", || {
-        let (name, wanted) = (answering(containers)?, Containers::manager_name(number));
-        ensure!(name == wanted, "{name} answers");
-        Ok(())
-    })
-}
-
-fn tell(scratch: &Scratch) -> Result<()> {
-    let timeline = Timeline::new();
-    let flink = Flink::fetch(DEFAULT_VERSION, &timeline)?;
-    let mut containers = Containers::new(&flink, 2, 3, scratch)?;
-    let file = scratch.write("truename.toml", &containers.configuration())?;
-    let truename = Truename::start_file(containers.host(), scratch, &file)?;
-    let direct = containers.client().run(|| {
-        let inside = (Containers::manager_address(0), 8081);
-        TcpStream::connect_timeout(&inside.into(), Duration::from_secs(1)).is_err()
-    })?;
-    ensure!(direct, "the client reaches a container by itself");
-
-    containers.start_manager(0)?;
-    containers.start_task(0)?;
-    wait_answering(&containers, 0)?;
-    timeline.say("the client sees the leader at the host's address");
-    containers.start_manager(1)?;
-    containers.start_task(1)?;
-    let workers = containers.wait_registered(2)?;
-    timeline.say("two TaskManagers are registered, by names that nothing but truename resolves");
-    for worker in &workers {
-        let id = worker["id"].as_str().context("id")?;
-        containers.wait_metric(id)?;
-        let log = containers.get(&format!("/taskmanagers/{id}"))?;
-        ensure!(
-            log["path"]
-                .as_str()
-                .is_some_and(|path| path.contains("tm-node-")),
-            "{log}"
-        );
-    }
-    timeline.say("the JobManager has reached both for metrics");
-    let said = containers.run_job()?;
-    ensure!(said.contains("Job has been submitted"), "{said}");
-    timeline.say("a job of Flink's own command line at the client has finished");
-
-    let killed = Instant::now();
-    containers.kill_manager(0);
-    wait_answering(&containers, 1)?;
-    timeline.measured(&format!(
-        "{:.1} s after the leader was killed the client sees the next one",
-        killed.elapsed().as_secs_f64()
-    ));
-    containers.wait_registered(2)?;
-    timeline.measured(&format!(
-        "{:.1} s after the leader was killed both TaskManagers are registered at the next one",
-        killed.elapsed().as_secs_f64()
-    ));
-    let later = Instant::now();
-    containers.start_task(2)?;
-    containers.wait_registered(3)?;
-    timeline.measured(&format!(
-        "a third TaskManager is registered {:.1} s after its start",
-        later.elapsed().as_secs_f64()
-    ));
-    containers.run_job()?;
-    timeline.say("another job has finished");
-    wait_until(SOON, "a good status", || {
-        let (status, code) = truename.status()?;
-        let failing = &status["problems"];
-        // The one that was killed does not answer.
-        ensure!(code == 0 || code == 3, "{failing}");
-        Ok(())
-    })?;
-    let names = truename.rows("names", &[("how", "said")])?;
-    ensure!(!names.is_empty(), "no server said its name");
-    Ok(())
-}
 
 #[test]
 fn a_cluster_whose_names_resolve_nowhere_is_used_from_outside() {
-    let mut scratch = Scratch::new("story").unwrap();
-    if let Err(error) = tell(&scratch) {
-        scratch.keep();
-        panic!("{error:#}");
-    }
+    let timeline = Timeline::new();
+    let flink = Flink::fetch(DEFAULT_VERSION, &timeline).unwrap();
+    let told = story(&flink, truename::binary().unwrap(), &timeline);
+    told.unwrap_or_else(|error| panic!("{error:#}"));
 }

@@ -1,5 +1,7 @@
 //! The rows of `truename topology`: every fact, its source and its age, and how the sources fare.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Clock, Code, Finding, Timestamp};
@@ -262,6 +264,26 @@ fn source(id: &SourceId, report: &Report, clock: &Clock, now: Moment) -> Vec<Top
     rows
 }
 
+/// Sentences about names that somebody claimed elsewhere than where they are confirmed, for `status`.
+pub fn claimed(topology: &Topology) -> impl Iterator<Item = String> {
+    /// Names that are told.
+    const FEW: usize = 8;
+    let names = topology.addresses.iter().filter_map(|(name, known)| {
+        let confirmed = known.first()?;
+        let is_seen = |known: &&Known<IpAddr>| known.source.kind.is_seen();
+        let other = known.iter().find(is_seen)?;
+        (!is_seen(&confirmed)).then(|| {
+            format!(
+                "{name} was announced from {}, but it is at {} by {}: the announcement is not believed",
+                other.value,
+                confirmed.value,
+                confirmed.source.kind.name()
+            )
+        })
+    });
+    names.take(FEW)
+}
+
 /// Sentences about sources that are degraded, for `status`.
 pub fn problems(snapshot: &Snapshot, clock: &Clock) -> Vec<Finding> {
     let now = Moment::from_ns(clock.monotonic_ns());
@@ -300,7 +322,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::topology::{Component, Facts, Follower, Kind};
+    use crate::topology::{Component, Facts, Follower, Kind, merge};
 
     fn id(kind: Kind, place: &str) -> SourceId {
         SourceId {
@@ -315,6 +337,37 @@ mod tests {
             address: format!("pekko.tcp://flink@{name}:6123").parse().unwrap(),
             session: None,
         }
+    }
+
+    #[test]
+    fn a_name_that_somebody_else_claims_is_told() {
+        let said = |kind, address: [u8; 4]| {
+            let mut facts = Facts::new();
+            for name in ["jm:6123", "alone:1"] {
+                facts.add(Claim::Address {
+                    name: name.parse().unwrap(),
+                    address: address.into(),
+                });
+            }
+            (id(kind, ""), facts)
+        };
+        let told = |all: &[(SourceId, Facts)]| {
+            let said = all
+                .iter()
+                .map(|(id, facts)| (id, Moment::from_ns(1), facts));
+            claimed(&merge(said)).collect::<Vec<_>>()
+        };
+        let (flink, seen) = (
+            said(Kind::Flink, [10, 0, 0, 1]),
+            said(Kind::Learned, [10, 0, 0, 66]),
+        );
+        let both = told(&[flink.clone(), seen.clone()]);
+        assert_eq!(
+            both[1],
+            "jm:6123 was announced from 10.0.0.66, but it is at 10.0.0.1 by flink: the announcement is not believed"
+        );
+        assert_eq!(told(&[flink]), [""; 0]);
+        assert_eq!(told(&[seen]), [""; 0]);
     }
 
     #[test]

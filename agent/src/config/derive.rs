@@ -7,8 +7,8 @@ use std::{collections::BTreeMap, net::IpAddr, path::Path};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Aliases, Config, Endpoint, Listen, OnChange, Origin, Place, Protocol, Role, Service, Snat,
-    Target, Transport, flags::unused_name,
+    Aliases, Config, Endpoint, Listen, MAX_ENDPOINTS, OnChange, Origin, Place, Protocol, Role,
+    Service, Snat, Target, Transport, flags::unused_name,
 };
 
 /// Ports of RPC that endpoints are made for; more are left out.
@@ -131,6 +131,12 @@ impl Config {
             self.left_to_hand.push(format!(
                 "no endpoint is made for port {port} of the cluster: the endpoint \"{}\" has it",
                 other.name
+            ));
+            return;
+        }
+        if self.endpoints.len() >= MAX_ENDPOINTS {
+            self.left_to_hand.push(format!(
+                "no endpoint is made for port {port} of the cluster: there are {MAX_ENDPOINTS} already"
             ));
             return;
         }

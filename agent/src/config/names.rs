@@ -34,10 +34,21 @@ pub enum NameServers {
     These(Vec<SocketAddr>),
 }
 
+/// One, or a list.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Texts {
+    One(String),
+    All(Vec<String>),
+}
+
 impl Serialize for Names {
     /// The same fields as the file.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let texts = |all: &[SocketAddr]| all.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let texts = |all: &[SocketAddr]| match all {
+            [one] => Texts::One(one.to_string()),
+            all => Texts::All(all.iter().map(ToString::to_string).collect()),
+        };
         let mut shown = serializer.serialize_struct("names", KEYS.len())?;
         shown.serialize_field("listen", &texts(&self.listen))?;
         match &self.upstream {

@@ -38,8 +38,8 @@ pub struct Tables {
     pub services: Services,
 }
 
-/// Names that are confirmed for one endpoint: a part of `NAMES`.
-const CONFIRMED_MAX: usize = 1024;
+/// Entries of `NAMES` that are configured or confirmed; the others are for names that are learned.
+const CONFIRMED_MAX: usize = 2048;
 /// Entries of `ADDRESSES`.
 const ADDRESSES_MAX: usize = 4096;
 
@@ -63,8 +63,7 @@ fn confirmed(endpoint: &config::Endpoint, facts: &Facts) -> BTreeMap<Socket, Nam
         // What answers at a loopback address answers at others of this host, too.
         let own = facts.addresses.iter().filter(|_| address.is_loopback());
         for address in own.chain([address]) {
-            if listen.address.is_none_or(|wanted| wanted == *address) && names.len() < CONFIRMED_MAX
-            {
+            if listen.address.is_none_or(|wanted| wanted == *address) {
                 let address = bytes(*address);
                 let socket = Socket {
                     address,
@@ -143,7 +142,10 @@ pub fn plan(
                 .names
                 .insert(socket, Names::configured(canonical.to_layout()));
         } else {
-            tables.names.extend(confirmed(endpoint, facts));
+            let room = CONFIRMED_MAX.saturating_sub(tables.names.len());
+            tables
+                .names
+                .extend(confirmed(endpoint, facts).into_iter().take(room));
         }
     }
     tables

@@ -170,7 +170,7 @@ impl Agent {
     async fn bring(&mut self) -> Result<Progress, RunError> {
         let standing = self.standing.borrow_and_update().clone();
         let current = Arc::clone(&self.config.borrow());
-        let next = self.derived(&current, &standing);
+        let next = self.derived(&current, &standing).await?;
         if next != *current {
             log::info!(
                 "The cluster makes {} endpoint(s) and {} service(s)",
@@ -279,8 +279,10 @@ impl Agent {
         let changed = match read {
             Ok(config) => {
                 let standing = self.standing.borrow().clone();
-                let config = self.derived(&config, &standing);
-                let changed = self.change(&current, config).await;
+                let changed = match self.derived(&config, &standing).await {
+                    Ok(config) => self.change(&current, config).await,
+                    Err(error) => Err(error),
+                };
                 changed.map(|progress| self.note(Ok(progress)))
             }
             Err(error) => Err(error.into()),
@@ -361,13 +363,17 @@ impl Agent {
     }
 
     /// A configuration with what follows from the cluster.
-    fn derived(&self, config: &Config, standing: &Standing) -> Config {
+    async fn derived(&self, config: &Config, standing: &Standing) -> Result<Config, RunError> {
         // What another cluster was known to be makes nothing of this one.
         if standing.known.cluster != config.topology.cluster_texts() {
-            return config.written();
+            return Ok(config.written());
         }
-        let taken = listening_ports();
-        config.derive(&standing.known, |port| taken.contains(&port))
+        let taken = match config.frontend.addresses.is_empty() {
+            true => BTreeSet::new(),
+            // As long as the host's list of sockets is.
+            false => spawn_blocking(listening_ports).await?,
+        };
+        Ok(config.derive(&standing.known, |port| taken.contains(&port)))
     }
 
     /// Removes every trace; the number of links that were removed.

@@ -156,7 +156,7 @@ pub fn canonical_names(topology: &Topology) -> CanonicalNames {
 
 /// Whether somebody who can know says so: a handshake could be anyone's.
 fn is_confirmed(known: &Known<IpAddr>) -> bool {
-    known.source.kind != Kind::Learned
+    !known.source.kind.is_seen()
 }
 
 /// The ports of this host's programs that listen to others, as `/proc` tells; none if it does not.

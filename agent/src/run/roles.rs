@@ -238,7 +238,7 @@ fn is_here(source: &SourceId, lookup: &Lookup) -> bool {
     };
     match source.kind {
         // Nobody but this host says so.
-        Kind::Configured | Kind::File | Kind::Learned => true,
+        Kind::Configured | Kind::File | Kind::Learned | Kind::Addressed => true,
         Kind::Kubernetes => false,
         Kind::Zookeeper | Kind::Management | Kind::Flink => source.hosts().all(is_host_here),
     }

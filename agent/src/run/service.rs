@@ -500,6 +500,8 @@ impl Inner {
             Ok(aliases) => notes.extend(doctor::unanswered(&aliases)),
             Err(error) => log::debug!("{error}"),
         }
+        let topology = Arc::clone(&self.watched.topology.borrow().topology);
+        notes.extend(api::topology::claimed(&topology));
         let sweeps = self.watched.sweeps.lock();
         let sweeps = sweeps.unwrap_or_else(PoisonError::into_inner).clone();
         let live = self.live();

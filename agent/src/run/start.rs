@@ -142,6 +142,8 @@ pub async fn start(
         pins: pins.clone(),
         events: events.subscribe(),
         reporter: follower.reporter(learned::id()),
+        addressed: follower.reporter(learned::addressed_id()),
+        topology: follower.subscribe(),
         pulse: pulses.of("learn"),
     };
     tasks.spawn(learner.run(stop.clone()));

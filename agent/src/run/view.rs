@@ -270,6 +270,7 @@ mod tests {
             name = "jm"
             protocol = "pekko"
             listen = "10.0.0.1:6123"
+            canonical = "jm:6123"
             [[endpoint]]
             name = "tm"
             protocol = "pekko"

@@ -218,6 +218,13 @@ impl Facts {
         }
     }
 
+    /// Adds what others claim.
+    pub fn extend(&mut self, other: Self) {
+        for (claim, seen) in other.claims {
+            self.insert(claim, seen);
+        }
+    }
+
     /// Notes what others refused.
     pub fn refuse_as(&mut self, other: &Self) {
         self.refused_count += other.refused_count;

@@ -8,8 +8,14 @@ use tokio::{sync::watch, task::JoinSet};
 #[cfg(feature = "kubernetes")]
 use super::ha::kubernetes::Kubernetes;
 use super::{
-    Moment, Reporter, Snapshot, Source, SourceId, file::File, flink::Flink,
-    ha::zookeeper::Zookeeper, http::Tls, management::Management, poll::Polled, source::PATIENCE,
+    Moment, Reporter, Snapshot, Source, SourceId,
+    file::File,
+    flink::{AtLeader, Flink},
+    ha::zookeeper::Zookeeper,
+    http::Tls,
+    management::Management,
+    poll::Polled,
+    source::PATIENCE,
 };
 use crate::config::{ha::Ha, topology as config};
 
@@ -28,6 +34,8 @@ pub struct Follower {
 enum Part {
     Source(config::Source),
     Ha(Ha),
+    /// The leader of these records.
+    AtLeader(Ha),
 }
 
 /// A source at work.
@@ -111,6 +119,13 @@ impl Follower {
                 let management = Management::new(servers.urls.clone(), &Tls::of_host());
                 self.run(Polled::new(management, servers.poll))
             }
+            Part::AtLeader(Ha::None) => return,
+            Part::AtLeader(Ha::Zookeeper(place)) => {
+                self.run_at_leader(format!("zookeeper://{place}"))
+            }
+            Part::AtLeader(Ha::Kubernetes(place)) => {
+                self.run_at_leader(format!("kubernetes://{place}"))
+            }
             Part::Ha(Ha::Zookeeper(place)) => self.run(Zookeeper::new(place.clone())),
             #[cfg(feature = "kubernetes")]
             Part::Ha(Ha::Kubernetes(place)) => self.run(Kubernetes::new(place.clone())),
@@ -119,6 +134,10 @@ impl Follower {
             Part::Ha(Ha::Kubernetes(_)) => return,
         };
         self.configured.push((part, running));
+    }
+
+    fn run_at_leader(&self, records: String) -> Running {
+        self.run(AtLeader::new(self.subscribe(), records, config::POLL))
     }
 
     fn run(&self, source: impl Source) -> Running {
@@ -160,7 +179,10 @@ fn parts(config: &config::Topology) -> impl Iterator<Item = Part> {
     let has_rest = !urls.is_empty();
     let rest = Part::Source(config::Source::Flink(config::Servers { urls, poll }));
     let rest = has_rest.then_some(rest);
-    for part in stores.into_iter().map(Part::Ha).chain(rest) {
+    // Without the servers of all JobManagers, the one that leads is asked.
+    let leaders: Vec<_> = stores.iter().cloned().map(Part::AtLeader).collect();
+    let leaders = leaders.into_iter().filter(|_| !has_rest);
+    for part in stores.into_iter().map(Part::Ha).chain(leaders).chain(rest) {
         if !parts.contains(&part) {
             parts.push(part);
         }

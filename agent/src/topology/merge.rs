@@ -177,7 +177,7 @@ mod tests {
     use super::*;
     use crate::topology::{Kind, MemberStatus};
 
-    const KINDS: [Kind; 7] = [
+    const KINDS: [Kind; 8] = [
         Kind::Configured,
         Kind::File,
         Kind::Zookeeper,
@@ -185,6 +185,7 @@ mod tests {
         Kind::Management,
         Kind::Flink,
         Kind::Learned,
+        Kind::Addressed,
     ];
 
     /// Few names, so that claims meet.

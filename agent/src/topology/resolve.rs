@@ -206,7 +206,7 @@ pub fn locate(
     // One that answers: of several, the best evidence.
     let mut said = known
         .iter()
-        .filter(|(kind, _)| *kind != Kind::Learned)
+        .filter(|(kind, _)| !kind.is_seen())
         .map(|(_, address)| *address);
     if let Some(address) = said.next() {
         return Ok(found(vec![address], How::Said));

@@ -31,12 +31,19 @@ pub enum Kind {
     Flink,
     /// Handshakes seen by the kernel program.
     Learned,
+    /// Names by which peers address an endpoint, on connections that are older than the agent.
+    Addressed,
 }
 
 impl Kind {
     /// Whether an operator says so.
     pub const fn is_stated(self) -> bool {
         matches!(self, Self::Configured | Self::File)
+    }
+
+    /// Whether it was merely seen in traffic, which anyone may send.
+    pub const fn is_seen(self) -> bool {
+        matches!(self, Self::Learned | Self::Addressed)
     }
 
     /// The word in the configuration and on the screen.
@@ -49,6 +56,7 @@ impl Kind {
             Self::Management => "pekko-management",
             Self::Flink => "flink",
             Self::Learned => "learned",
+            Self::Addressed => "addressed",
         }
     }
 }

@@ -11,6 +11,7 @@ mod load;
 mod node;
 mod rest;
 mod scenario;
+mod story;
 
 pub use cluster::{Addressing, Cluster};
 pub(crate) use config::LOG4J1;
@@ -19,3 +20,4 @@ pub use fetch::{DEFAULT_VERSION, Flink, VERSIONS};
 pub use ha::Pair;
 pub use load::{Load, Visit};
 pub use scenario::{Options, run, run_canonical};
+pub use story::story;

@@ -21,18 +21,31 @@ pub struct Ballot {
     pub address: IpAddr,
 }
 
-/// Leaves the ballots of one cluster: of the one that was asked before if it answers, else of the first server. Returns
-/// which cluster that is, and notes the others, of which nothing is learned.
+/// Leaves the ballots of one cluster, of the one that was asked before if it answers, and notes the others, of which
+/// nothing is learned. Returns which cluster that is.
+///
+/// # Errors
+/// There are servers of several clusters, and none was asked before: one sentence.
 pub fn of_one_cluster(
     ballots: &mut Vec<Ballot>,
     before: Option<&str>,
     facts: &mut Facts,
-) -> Option<String> {
+) -> Result<Option<String>, String> {
     let is_before = |ballot: &&Ballot| ballot.settings.cluster().as_deref() == before;
-    let first = ballots.iter().find(is_before).or(ballots.first())?;
+    let known = ballots.iter().find(is_before);
+    let Some(first) = known.or(ballots.first()) else {
+        return Ok(None);
+    };
     let (cluster, rest) = (first.settings.cluster(), first.rest.clone());
+    let is_same = |ballot: &Ballot| ballot.settings.cluster() == cluster;
+    if let (None, Some(other)) = (known, ballots.iter().find(|ballot| !is_same(ballot))) {
+        return Err(format!(
+            "{rest} and {} are servers of two clusters; nothing is learned of either; name the servers of one cluster",
+            other.rest
+        ));
+    }
     ballots.retain(|ballot| {
-        let is_same = ballot.settings.cluster() == cluster;
+        let is_same = is_same(ballot);
         if !is_same {
             facts.refuse(
                 "cluster",
@@ -44,7 +57,7 @@ pub fn of_one_cluster(
         }
         is_same
     });
-    cluster
+    Ok(cluster)
 }
 
 /// The outcome.
@@ -157,21 +170,17 @@ mod tests {
             let servers: Vec<_> = ballots.iter().map(|ballot| ballot.server).collect();
             (cluster, servers, facts)
         };
-        let (cluster, servers, facts) = left(&["a", "b", "a"], None);
-        assert_eq!(
-            (cluster.as_deref(), &servers[..]),
-            (Some("a:6123"), &[0, 2][..])
-        );
+        let (why, ..) = left(&["a", "b", "a"], None);
+        assert!(why.unwrap_err().contains("are servers of two clusters"));
+        let (cluster, servers, facts) = left(&["a", "b", "a"], Some("a:6123"));
+        assert_eq!(cluster.unwrap().as_deref(), Some("a:6123"));
+        assert_eq!(servers, [0, 2]);
         let line = facts.refused()[0].to_string();
         assert!(line.contains("it is a server of another cluster"), "{line}");
         assert_eq!(facts.refused_count(), 1);
-        let (cluster, servers, _) = left(&["a", "b"], Some("b:6123"));
-        assert_eq!(
-            (cluster.as_deref(), &servers[..]),
-            (Some("b:6123"), &[1][..])
-        );
+        // It is replaced, or nobody answers.
         assert_eq!(left(&["a"], Some("gone:6123")).1, [0]);
-        assert_eq!(left(&[], Some("gone:6123")).0, None);
+        assert_eq!(left(&[], Some("gone:6123")).0, Ok(None));
     }
 
     #[test]

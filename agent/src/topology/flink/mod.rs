@@ -11,6 +11,7 @@
 
 mod answer;
 mod elect;
+mod leader;
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -25,6 +26,7 @@ use super::{
 use crate::name::{RpcAddress, Url};
 use answer::{Overview, Settings, Workers};
 use elect::{Ballot, Election};
+pub use leader::AtLeader;
 
 /// Polls from one reading of the workers to the next, if nothing seems to have changed.
 pub const LIST_EVERY: u32 = 10;
@@ -165,9 +167,10 @@ impl Poll for Flink {
     async fn ask(&mut self) -> Result<Facts, String> {
         let (mut ballots, mut errors) = self.ballots().await;
         let mut others = Facts::new();
-        let before = self.cluster.take();
-        let now = elect::of_one_cluster(&mut ballots, before.as_deref(), &mut others);
-        self.cluster = now.or(before);
+        let before = self.cluster.as_deref();
+        if let Some(now) = elect::of_one_cluster(&mut ballots, before, &mut others)? {
+            self.cluster = Some(now);
+        }
         let election = Election::of(&ballots, self.leader.as_ref());
 
         // All answer for the leader; that one itself is asked first.

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use hyper::StatusCode;
 use serde::de::DeserializeOwned;
 
 use super::{Client, Fetched, HttpError, Validator};
@@ -48,7 +49,7 @@ impl<T: DeserializeOwned> Document<T> {
     pub async fn read(&mut self, client: &mut Client) -> Result<(&T, &Server), String> {
         self.refresh(client)
             .await
-            .map_err(|error| format!("GET {}: {error}", self.url))?;
+            .map_err(|error| format!("GET {}: {error}{}", self.url, doubt(&error)))?;
         let held = self.held.as_ref();
         held.map(|held| (&held.value, &held.server))
             .ok_or_else(|| format!("GET {}: nothing was read", self.url))
@@ -76,6 +77,16 @@ impl<T: DeserializeOwned> Document<T> {
             });
         }
         Ok(())
+    }
+}
+
+/// Whether something else was asked than was meant.
+fn doubt(error: &HttpError) -> &'static str {
+    match error {
+        HttpError::Status(StatusCode::NOT_FOUND, _) => {
+            "; is this the address of the REST interface?"
+        }
+        _ => "",
     }
 }
 
