@@ -89,6 +89,7 @@ fn facts() -> Facts {
         loopback: 1,
         sources: BTreeMap::new(),
         roles: std::sync::Arc::default(),
+        names: std::sync::Arc::default(),
     }
 }
 
