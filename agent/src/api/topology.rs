@@ -12,7 +12,7 @@ use crate::topology::{
 /// A fact, or a source. Field names are stable. The texts were validated or escaped.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TopologyRow {
-    /// `leader-rpc`, `leader-rest`, `worker`, `member`, `ports`, `address`, `source` or `refused`.
+    /// `leader-rpc`, `leader-rest`, `worker`, `member`, `ports`, `records`, `address`, `source` or `refused`.
     pub kind: String,
     /// What it is about: an identifier, a name, what somebody leads as.
     pub name: String,
@@ -129,7 +129,8 @@ fn kind_order(claim: &Claim) -> u8 {
         Claim::Worker(_) => 2,
         Claim::Member(_) => 3,
         Claim::Ports(_) => 4,
-        Claim::Address { .. } => 5,
+        Claim::Records(_) => 5,
+        Claim::Address { .. } => 6,
     }
 }
 
@@ -160,6 +161,7 @@ fn better<'a>(topology: &'a Topology, claim: &Claim, by: &SourceId) -> Option<&'
         ),
         Claim::Worker(worker) => other(topology.workers.get(&worker.id), |v| v == worker, by),
         Claim::Member(member) => other(topology.members.get(&member.address), |v| v == member, by),
+        Claim::Records(records) => other(topology.records.as_ref(), |v| v == records, by),
         Claim::Ports(ports) => other(topology.ports.get(&ports.name), |v| v == ports, by),
         Claim::Address { name, address } => {
             let best = topology.addresses.get(name).and_then(|known| known.first());
@@ -210,6 +212,7 @@ fn fact(
                 Some(format!("{}{unreachable}", member.status.name())),
             )
         }
+        Claim::Records(records) => ("records", "leaders".to_owned(), records.clone(), None),
         Claim::Ports(ports) => {
             let blob = ports.blob.map(|port| format!("blob {port}"));
             let state = ports.queryable_state;

@@ -240,7 +240,10 @@ fn is_here(source: &SourceId, lookup: &Lookup) -> bool {
         // Nobody but this host says so.
         Kind::Configured | Kind::File | Kind::Learned | Kind::Addressed => true,
         Kind::Kubernetes => false,
-        Kind::Zookeeper | Kind::Management | Kind::Flink => source.hosts().all(is_host_here),
+        Kind::Zookeeper | Kind::Management | Kind::Flink => {
+            let mut hosts = source.hosts().peekable();
+            hosts.peek().is_some() && hosts.all(is_host_here)
+        }
     }
 }
 

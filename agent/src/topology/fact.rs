@@ -36,6 +36,8 @@ pub enum Claim {
     Member(Member),
     /// Other ports of a JobManager.
     Ports(Ports),
+    /// Where the cluster keeps its leader records, as [`crate::config::Cluster`] writes it.
+    Records(String),
     /// The announced name is at this address.
     Address {
         /// As announced.

@@ -11,7 +11,7 @@ use super::{
     Moment, Reporter, Snapshot, Source, SourceId,
     file::File,
     flink::{AtLeader, Flink},
-    ha::zookeeper::Zookeeper,
+    ha::{Told, zookeeper::Zookeeper},
     http::Tls,
     management::Management,
     poll::Polled,
@@ -36,6 +36,8 @@ enum Part {
     Ha(Ha),
     /// The leader of these records.
     AtLeader(Ha),
+    /// The records that JobManagers tell of.
+    Told,
 }
 
 /// A source at work.
@@ -120,6 +122,7 @@ impl Follower {
                 self.run(Polled::new(management, servers.poll))
             }
             Part::AtLeader(Ha::None) => return,
+            Part::Told => self.run(Told::new(self.subscribe())),
             Part::AtLeader(Ha::Zookeeper(place)) => {
                 self.run_at_leader(format!("zookeeper://{place}"))
             }
@@ -179,10 +182,18 @@ fn parts(config: &config::Topology) -> impl Iterator<Item = Part> {
     let has_rest = !urls.is_empty();
     let rest = Part::Source(config::Source::Flink(config::Servers { urls, poll }));
     let rest = has_rest.then_some(rest);
+    let is_told = has_rest && stores.is_empty() && config.ha == Ha::None;
+    let told = is_told.then_some(Part::Told);
     // Without the servers of all JobManagers, the one that leads is asked.
     let leaders: Vec<_> = stores.iter().cloned().map(Part::AtLeader).collect();
     let leaders = leaders.into_iter().filter(|_| !has_rest);
-    for part in stores.into_iter().map(Part::Ha).chain(leaders).chain(rest) {
+    for part in stores
+        .into_iter()
+        .map(Part::Ha)
+        .chain(leaders)
+        .chain(rest)
+        .chain(told)
+    {
         if !parts.contains(&part) {
             parts.push(part);
         }

@@ -51,6 +51,8 @@ pub struct Topology {
     pub workers: BTreeMap<Id, Known<Worker>>,
     /// The members of the actor cluster.
     pub members: BTreeMap<RpcAddress, Known<Member>>,
+    /// Where the cluster keeps its leader records, by its own account.
+    pub records: Option<Known<String>>,
     /// Other ports of JobManagers, by the name of their RPC.
     pub ports: BTreeMap<Authority, Known<Ports>>,
     /// Where announced names are; of every name the best known address first.
@@ -136,6 +138,16 @@ impl Topology {
             Claim::Member(member) => {
                 let address = member.address.clone();
                 keep_better(self.members.entry(address), known(member, source, at));
+            }
+            Claim::Records(records) => {
+                let new = known(records, source, at);
+                if self
+                    .records
+                    .as_ref()
+                    .is_none_or(|old| rank(&new, 0) < rank(old, 0))
+                {
+                    self.records = Some(new);
+                }
             }
             Claim::Ports(ports) => {
                 let name = ports.name.clone();

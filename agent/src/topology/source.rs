@@ -74,7 +74,8 @@ impl SourceId {
     /// The hosts of the servers that are asked; none if there are none.
     pub fn hosts(&self) -> impl Iterator<Item = &str> {
         let asks_servers = matches!(self.kind, Kind::Zookeeper | Kind::Management | Kind::Flink);
-        let servers = self.place.split([' ', ',']).filter(move |_| asks_servers);
+        let servers = self.place.split([' ', ',']);
+        let servers = servers.filter(move |server| asks_servers && !server.is_empty());
         servers.map(|server| {
             let (_, server) = server.split_once("://").unwrap_or(("", server));
             let (server, _) = server.split_once('/').unwrap_or((server, ""));

@@ -114,7 +114,7 @@ impl Containers {
             })
             .collect();
         format!(
-            "[topology]\ncluster = [\"zookeeper://{HOST}:{CLIENT_PORT}/flink/pair\", {}]\n\
+            "[topology]\ncluster = [{}]\n\
              [frontend]\naddresses = [\"*\"]\n[names]\nlisten = \"{HOST}:53\"\n",
             urls.join(", ")
         )

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
 
 use crate::{
+    config::{Cluster, ClusterError},
     name::{Authority, RpcAddress, Scheme},
     topology::{Claim, Facts, Ports, Worker, literal},
 };
@@ -94,11 +95,30 @@ impl Settings {
         self.announced()
     }
 
+    /// Where the leader records are, if they are in ZooKeeper.
+    pub fn records(&self) -> Option<Result<Cluster, (String, ClusterError)>> {
+        let value = |key: &str| self.0.get(key).map(|value| value.trim());
+        let mut kinds = RECORDS[..2].iter().filter_map(|key| value(key));
+        if !kinds.any(|kind| kind.eq_ignore_ascii_case("zookeeper")) {
+            return None;
+        }
+        let quorum = value(RECORDS[3]).unwrap_or_default().replace(' ', "");
+        let id = value(RECORDS[2]).unwrap_or("/default").trim_matches('/');
+        let root = value(RECORDS[4]).unwrap_or("/flink").trim_matches('/');
+        let text = format!("zookeeper://{}/{root}/{id}", quorum.trim_end_matches('/'));
+        Some(text.parse().map_err(|error| (text, error)))
+    }
+
     /// What the process that answered at this address tells of itself.
     pub fn tell(&self, address: IpAddr, facts: &mut Facts) {
         let Some(Ok(name)) = self.announced().map(|text| text.parse::<Authority>()) else {
             return;
         };
+        match self.records() {
+            None => {}
+            Some(Ok(records)) => facts.add(Claim::Records(records.to_string())),
+            Some(Err((text, error))) => facts.refuse("leader records", &text, error),
+        }
         let number = |key: &str| self.0.get(key).and_then(|port| first_port(port));
         let has_state = self.0.get(STATE).is_some_and(|value| value == "true");
         let ports = Ports {
@@ -328,6 +348,40 @@ mod tests {
             assert_eq!(told, (Vec::new(), refused), "{name}");
         }
         assert_eq!(told(&[], [10, 0, 0, 1]), (Vec::new(), 0));
+    }
+
+    #[test]
+    fn a_cluster_says_where_its_leader_records_are() {
+        let records = |pairs: &[(&str, &str)]| {
+            let pairs = pairs
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+            let told = Settings(pairs.collect()).records();
+            told.map(|told| told.map_or_else(|(text, _)| text, |cluster| cluster.to_string()))
+        };
+        assert_eq!(records(&[(RECORDS[1], "NONE"), (RECORDS[3], "zk")]), None);
+        assert_eq!(records(&[(RECORDS[1], "kubernetes")]), None);
+        let all = [
+            (RECORDS[0], "ZooKeeper"),
+            (RECORDS[2], "/pair"),
+            (RECORDS[3], "zk1:2181, zk2/chroot"),
+            (RECORDS[4], "/jobs/"),
+        ];
+        let told = records(&all).unwrap();
+        assert_eq!(told, "zookeeper://zk1:2181,zk2:2181/chroot/jobs/pair");
+        let few = records(&[(RECORDS[1], "zookeeper"), (RECORDS[3], "zk")]);
+        assert_eq!(few.unwrap(), "zookeeper://zk:2181/flink/default");
+        let none = told_of(&[(ADDRESS, "jm"), (RECORDS[1], "zookeeper")]);
+        assert_eq!(none.refused_count(), 1);
+    }
+
+    fn told_of(pairs: &[(&str, &str)]) -> Facts {
+        let pairs = pairs
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        let mut facts = Facts::new();
+        Settings(pairs.collect()).tell([10, 0, 0, 1].into(), &mut facts);
+        facts
     }
 
     #[test]
