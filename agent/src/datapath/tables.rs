@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Every pinned table, in the order of the catalogue.
-pub const PINNED: [&str; 24] = [
+pub const PINNED: [&str; 25] = [
     map::PORTS,
     map::ENDPOINTS,
     map::NAMES,
@@ -29,6 +29,7 @@ pub const PINNED: [&str; 24] = [
     map::RPC_FLOWS,
     map::ONE_SIDED_FLOWS,
     map::HANDSHAKES,
+    map::READY_PAGES,
     map::PAGES,
     map::PEERS,
     map::ALIASES,
@@ -60,6 +61,7 @@ pub struct Tables {
     flows: Flows,
     flow_capacity: u32,
     handshakes: Table<FiveTuple, Handshake>,
+    ready_pages: Table<PageKey, Page>,
     pages: Table<PageKey, Page>,
     peers: Table<PeerKey, Peer>,
     aliases: Table<AliasKey, AliasStat>,
@@ -130,6 +132,7 @@ impl Tables {
             flows: Flows::open(pins)?,
             flow_capacity: capacity(pins, map::RPC_FLOWS)?,
             handshakes: open(pins, map::HANDSHAKES)?,
+            ready_pages: open(pins, map::READY_PAGES)?,
             pages: open(pins, map::PAGES)?,
             peers: open(pins, map::PEERS)?,
             aliases: open(pins, map::ALIASES)?,
@@ -241,15 +244,21 @@ impl Tables {
     pub fn page_keys(&self) -> Result<BTreeSet<PageKey>, DatapathError> {
         // The walk begins again where a page went meanwhile: it must end all the same.
         let mut keys = BTreeSet::new();
-        for key in self.pages.keys().take(PAGE_WALK) {
-            keys.insert(key.map_err(DatapathError::table("list", map::PAGES))?);
+        for (table, name) in [
+            (&self.ready_pages, map::READY_PAGES),
+            (&self.pages, map::PAGES),
+        ] {
+            for key in table.keys().take(PAGE_WALK) {
+                keys.insert(key.map_err(DatapathError::table("list", name))?);
+            }
         }
         Ok(keys)
     }
 
     /// Forgets a page of marks.
     pub fn remove_page(&mut self, key: &PageKey) -> Result<bool, DatapathError> {
-        remove(&mut self.pages, key, map::PAGES)
+        Ok(remove(&mut self.ready_pages, key, map::READY_PAGES)?
+            || remove(&mut self.pages, key, map::PAGES)?)
     }
 
     /// Clients.
@@ -460,7 +469,7 @@ pub(super) fn check_pinned(pins: &Pins) -> Result<(), DatapathError> {
                 drop(open::<Table<FiveTuple, RpcFlow>>(pins, name)?);
             }
             map::HANDSHAKES => drop(open::<Table<FiveTuple, Handshake>>(pins, name)?),
-            map::PAGES => drop(open::<Table<PageKey, Page>>(pins, name)?),
+            map::READY_PAGES | map::PAGES => drop(open::<Table<PageKey, Page>>(pins, name)?),
             map::PEERS => drop(open::<Table<PeerKey, Peer>>(pins, name)?),
             map::ALIASES => drop(open::<Table<AliasKey, AliasStat>>(pins, name)?),
             map::SERVICES => drop(open::<Table<Socket, Service>>(pins, name)?),

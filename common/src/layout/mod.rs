@@ -50,7 +50,9 @@ pub mod map {
     pub const ONE_SIDED_FLOWS: &str = "ONE_SIDED_FLOWS";
     /// [`FiveTuple`](super::FiveTuple) → [`Handshake`](super::Handshake), least recently used.
     pub const HANDSHAKES: &str = "HANDSHAKES";
-    /// [`PageKey`](super::PageKey) → [`Page`](super::Page).
+    /// [`PageKey`](super::PageKey) → [`Page`](super::Page): those whose memory is allocated when the table is made.
+    pub const READY_PAGES: &str = "READY_PAGES";
+    /// The same, of those that have no room there.
     pub const PAGES: &str = "PAGES";
     /// [`PeerKey`](super::PeerKey) → [`Peer`](super::Peer).
     pub const PEERS: &str = "PEERS";

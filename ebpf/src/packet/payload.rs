@@ -19,7 +19,7 @@ use super::{
     tcp_flag,
 };
 use crate::{
-    maps::{LISTED, PAGES, blank_page, listed_key},
+    maps::{LISTED, PAGES, READY_PAGES, blank_page, listed_key},
     rpc::stages,
 };
 
@@ -243,7 +243,7 @@ impl Packet for Payload<'_> {
 
     #[inline(always)]
     fn forget(&mut self, key: &PageKey) {
-        let _ = PAGES.remove(key);
+        forget(key);
     }
 
     #[inline(always)]
@@ -303,14 +303,30 @@ impl Packet for Payload<'_> {
 /// The page with a key; a new one if `create`.
 #[inline(always)]
 fn page(key: &PageKey, create: bool) -> Option<&'static mut Page> {
-    let mut page = PAGES.get_ptr_mut(key);
-    if page.is_none() && create {
-        let _ = PAGES.insert(key, blank_page()?, 0);
+    let mut page = READY_PAGES.get_ptr_mut(key);
+    if page.is_none() {
         page = PAGES.get_ptr_mut(key);
+    }
+    if page.is_none() && create {
+        let blank = blank_page()?;
+        page = if READY_PAGES.insert(key, blank, 0).is_ok() {
+            READY_PAGES.get_ptr_mut(key)
+        } else {
+            let _ = PAGES.insert(key, blank, 0);
+            PAGES.get_ptr_mut(key)
+        };
     }
     // SAFETY: the pointer is to a map value, valid until the program ends; only the flow's own packets use its
     // pages, and this CPU has the flow's lock.
     page.map(|page| unsafe { &mut *page })
+}
+
+/// Removes a page. It lies in one of both tables.
+#[inline(always)]
+fn forget(key: &PageKey) {
+    if READY_PAGES.remove(key).is_err() {
+        let _ = PAGES.remove(key);
+    }
 }
 
 /// [`Packet`] for the stages that work on a flow and its pages, and never touch the packet.
@@ -349,7 +365,7 @@ impl Packet for Pages {
 
     #[inline(always)]
     fn forget(&mut self, key: &PageKey) {
-        let _ = PAGES.remove(key);
+        forget(key);
     }
 
     #[inline(always)]

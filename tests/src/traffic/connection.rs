@@ -3,6 +3,7 @@
 use std::{
     io::{ErrorKind, Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpStream},
+    sync::atomic::{AtomicBool, Ordering},
     sync::mpsc::{Receiver, Sender, channel},
     time::{Duration, Instant},
 };
@@ -49,6 +50,16 @@ pub struct ResetInFrame;
 impl std::fmt::Display for ResetInFrame {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(formatter, "reset in the frame of a wrong byte")
+    }
+}
+
+/// A wrong byte was read, and the failure of another thread ended the connection before its frame was complete.
+#[derive(Debug)]
+struct CutOff;
+
+impl std::fmt::Display for CutOff {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "cut off in the frame of a wrong byte")
     }
 }
 
@@ -218,7 +229,10 @@ fn transfer(
     // Each reader tells the writer of its own side when it has received enough.
     let (server_may, server_waits) = channel();
     let (client_may, client_waits) = channel();
+    let is_cut_off = AtomicBool::new(false);
+    let is_cut_off = &is_cut_off;
     let abort = || {
+        is_cut_off.store(true, Ordering::SeqCst);
         for stream in [there.0, there.1, back.0, back.1] {
             // Wakes whoever waits on it; it may be closed already.
             let _ = stream.shutdown(Shutdown::Both);
@@ -241,18 +255,26 @@ fn transfer(
                 guard("server writes", outcome.map(|()| Progress::default()))
             }),
             scope.spawn(move || {
+                let sockets = (there.1, there.0);
                 let outcome = read(
-                    there.1,
-                    there.0,
+                    sockets,
                     &script.client,
                     &server_may,
                     pace,
                     deadline,
+                    is_cut_off,
                 );
                 guard("server reads", outcome)
             }),
             scope.spawn(move || {
-                let outcome = read(back.0, back.1, &script.server, &client_may, pace, deadline);
+                let outcome = read(
+                    back,
+                    &script.server,
+                    &client_may,
+                    pace,
+                    deadline,
+                    is_cut_off,
+                );
                 guard("client reads", outcome)
             }),
         ];
@@ -267,8 +289,12 @@ fn transfer(
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         }
-        // The first to fail cuts the others off: a wrong byte says more than what follows from it.
-        errors.sort_by_key(|error: &anyhow::Error| !format!("{error:#}").contains("wrong"));
+        // The first to fail cuts the others off: a wrong byte says more than what follows from it, and who was cut
+        // off says least.
+        errors.sort_by_key(|error: &anyhow::Error| {
+            let is_cut_off = error.downcast_ref::<CutOff>().is_some();
+            (is_cut_off, !format!("{error:#}").contains("wrong"))
+        });
         match errors.into_iter().next() {
             Some(error) => Err(error),
             None => Ok(progress),
@@ -314,12 +340,12 @@ fn write_pieces(
 }
 
 fn read(
-    stream: &TcpStream,
-    sender: &TcpStream,
+    (stream, sender): (&TcpStream, &TcpStream),
     half: &Half,
     may: &Sender<()>,
     pace: Pace,
     deadline: Instant,
+    is_cut_off: &AtomicBool,
 ) -> Result<Progress> {
     let mut progress = Progress::default();
     let mut checker = Checker::new(&half.expected);
@@ -353,32 +379,31 @@ fn read(
                 return Err(error);
             };
             let left = half.frame_end(wrong).saturating_sub(checker.arrived());
-            return Err(if is_reset_before(stream, left, deadline) {
-                error.context(ResetInFrame)
-            } else {
-                error
+            return Err(match end_before(stream, left, deadline) {
+                Some(ErrorKind::ConnectionReset) => error.context(ResetInFrame),
+                // Shut down by this process, after the reset of the other direction for instance.
+                Some(_) if is_cut_off.load(Ordering::SeqCst) => error.context(CutOff),
+                _ => error,
             });
         }
         progress.longest_gap = progress.longest_gap.max(begun.elapsed());
     }
 }
 
-/// Whether the connection is reset before `bytes` more have arrived.
-fn is_reset_before(mut stream: &TcpStream, mut bytes: usize, deadline: Instant) -> bool {
+/// How the connection ends before `bytes` more have arrived, if it does.
+fn end_before(mut stream: &TcpStream, mut bytes: usize, deadline: Instant) -> Option<ErrorKind> {
     let mut buffer = [0; 4096];
     while bytes > 0 {
-        let timeout = left(deadline).and_then(|left| Ok(stream.set_read_timeout(Some(left))?));
-        if timeout.is_err() {
-            return false;
-        }
+        let left = left(deadline).ok()?;
+        stream.set_read_timeout(Some(left)).ok()?;
         let length = bytes.min(buffer.len());
         match stream.read(&mut buffer[..length]) {
-            Ok(0) => return false,
+            Ok(0) => return Some(ErrorKind::UnexpectedEof),
             Ok(length) => bytes -= length,
-            Err(error) => return error.kind() == ErrorKind::ConnectionReset,
+            Err(error) => return Some(error.kind()),
         }
     }
-    false
+    None
 }
 
 fn read_once(
