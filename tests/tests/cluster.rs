@@ -297,23 +297,34 @@ fn the_names_plane_answers_and_forwards() {
     assert!(counted("answered") >= 7 && counted("forwarded") >= 4);
     assert_eq!(counted("refused"), 3);
 
-    // An upstream that is silent: an error within the time, and names of the cluster as before.
-    dnsmasq.pause().unwrap();
-    let slow = std::thread::scope(|scope| {
-        let slow = scope.spawn(|| full(&["+time=5", "www.example.org"]));
-        assert_eq!(ask(&["jm-node-1"]), own);
-        slow.join().unwrap()
-    });
-    assert!(slow.contains("status: SERVFAIL"), "{slow}");
-    assert_eq!(counted("unanswered"), 1);
-    dnsmasq.resume().unwrap();
-
-    // Nonsense, counted; connections that say nothing, too long, or end.
+    // An upstream that is silent: an error within the time, and names of the cluster as before, also in a flood.
     let socket = place
         .client
         .run(|| std::net::UdpSocket::bind("0.0.0.0:0"))
         .unwrap()
         .unwrap();
+    dnsmasq.pause().unwrap();
+    let slow = std::thread::scope(|scope| {
+        let slow = scope.spawn(|| full(&["+time=5", "www.example.org"]));
+        wait_until(SOON, "a flood that overflows", || {
+            for number in 0..1000_u16 {
+                let [high, low] = number.to_be_bytes();
+                let question = b"\x01\0\0\x01\0\0\0\0\0\0\x01x\x03org\0\0\x01\0\x01";
+                let question = [&[high, low], &question[..]].concat();
+                socket.send_to(&question, (HOST, 53))?;
+            }
+            assert_eq!(resolve(&place.client, &["jm-node-1"])?, own);
+            ensure!(counted("overflow") > 0);
+            Ok(())
+        })
+        .unwrap();
+        slow.join().unwrap()
+    });
+    assert!(slow.contains("status: SERVFAIL"), "{slow}");
+    assert!(counted("unanswered") >= 1);
+    dnsmasq.resume().unwrap();
+
+    // Nonsense, counted; connections that say nothing, too long, or end.
     for nonsense in [
         &b"x"[..],
         &[0xff; 300],
@@ -332,8 +343,20 @@ fn the_names_plane_answers_and_forwards() {
         stream.write_all(begin).unwrap();
         streams.push(stream);
     }
+    // The longest message there can be.
+    let mut long = place
+        .client
+        .run(|| std::net::TcpStream::connect((HOST, 53)))
+        .unwrap()
+        .unwrap();
+    let mut message = vec![0xff; 2 + 0xffff];
+    message[2..6].copy_from_slice(b"\0\x07\x01\0");
+    long.write_all(&message).unwrap();
+    let mut answer = [0; 14];
+    std::io::Read::read_exact(&mut long, &mut answer).unwrap();
+    assert_eq!((&answer[2..4], answer[5] & 0x0f), (&b"\0\x07"[..], 1));
     wait_until(SOON, "the counts", || {
-        ensure!(counted("malformed") >= 4);
+        ensure!(counted("malformed") >= 5);
         Ok(())
     })
     .unwrap();

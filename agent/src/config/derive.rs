@@ -2,7 +2,11 @@
 //!
 //! What the configuration says by hand wins: a port that an endpoint or a service has already gets no other one.
 
-use std::{collections::BTreeMap, net::IpAddr, path::Path};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +46,11 @@ pub struct Derivation {
 }
 
 impl Derivation {
+    /// Where it is kept for the agent that comes next: beside the control socket.
+    pub fn path(control_socket: &Path) -> PathBuf {
+        control_socket.with_extension("cluster.json")
+    }
+
     /// Reads what another agent knew of these places; nothing if it knew nothing, or of others.
     pub fn load(path: &Path, cluster: &[String]) -> Self {
         let read = std::fs::read(path).ok();

@@ -31,7 +31,7 @@ pub struct Deriver {
 impl Deriver {
     /// Goes on with what another agent knew of the same cluster.
     pub fn new(config: &Config) -> Self {
-        let path = Self::path(config);
+        let path = Derivation::path(&config.agent.control_socket);
         let known = Derivation::load(&path, &config.topology.cluster_texts());
         let now = Moment::now();
         Self {
@@ -39,10 +39,6 @@ impl Deriver {
             known,
             path,
         }
-    }
-
-    fn path(config: &Config) -> PathBuf {
-        config.agent.control_socket.with_extension("cluster.json")
     }
 
     /// What is known now.

@@ -1,6 +1,9 @@
 //! Keeps the names plane as the configuration and the topology want it.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +27,12 @@ pub struct Plane {
     /// What is served, and by whom; none while sockets cannot be bound.
     serving: Option<(Names, Server)>,
     retry: Retry,
+    /// The generation of the topology that the zone was made from, and when.
+    followed: Option<(u64, Instant)>,
 }
+
+/// Of several addresses of a name, the one that was confirmed last counts after this time.
+const REFRESH: Duration = Duration::from_secs(5);
 
 impl Plane {
     /// Nothing is served yet.
@@ -36,6 +44,7 @@ impl Plane {
             counters: Arc::default(),
             serving: None,
             retry: Retry::new("names are not served"),
+            followed: None,
         }
     }
 
@@ -54,17 +63,7 @@ impl Plane {
         loop {
             let wanted = self.config.borrow_and_update().names.clone();
             self.serve(wanted).await;
-            let zone = {
-                let snapshot = self.topology.borrow_and_update();
-                Zone::of(&snapshot.topology)
-            };
-            self.zone.send_if_modified(|known| {
-                let is_new = **known != zone;
-                if is_new {
-                    *known = Arc::new(zone);
-                }
-                is_new
-            });
+            self.follow();
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 Ok(()) = self.topology.changed() => {}
@@ -72,6 +71,27 @@ impl Plane {
                 () = self.retry.due() => {}
             }
         }
+    }
+
+    /// Brings the zone to what is known. That a source confirms what it said brings nothing new for a while.
+    fn follow(&mut self) {
+        let (generation, topology) = {
+            let snapshot = self.topology.borrow_and_update();
+            (snapshot.generation, Arc::clone(&snapshot.topology))
+        };
+        let is_known = |(known, at): (u64, Instant)| known == generation && at.elapsed() < REFRESH;
+        if self.followed.is_some_and(is_known) {
+            return;
+        }
+        self.followed = Some((generation, Instant::now()));
+        let zone = Zone::of(&topology);
+        self.zone.send_if_modified(|known| {
+            let is_new = **known != zone;
+            if is_new {
+                *known = Arc::new(zone);
+            }
+            is_new
+        });
     }
 
     async fn serve(&mut self, wanted: Names) {
