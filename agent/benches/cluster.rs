@@ -275,6 +275,7 @@ fn roles(config: &Config, topology: &Topology) -> Roles {
 fn facts(roles: Roles, nodes: u32) -> Facts {
     let own: IpAddr = [10, 255, 0, 1].into();
     Facts {
+        names: Arc::default(),
         addresses: [own].into(),
         loopback: 1,
         roles: Arc::new(roles),

@@ -387,7 +387,7 @@ fn check_and_doctor_say_what_run_says() -> Result<()> {
     };
     let agree = |place: &Place, expected: i32, words: &str| agree_by(place, &[], expected, words);
     fs::write(&place.file, "")?;
-    agree(&place, 2, "no endpoint and no service")?;
+    agree(&place, 2, "no endpoint, no service and no cluster")?;
     fs::write(&place.file, services(1).replace("s0", "no0"))?;
     // What is not the file's fault: an interface may come.
     agree(&place, 1, "unknown interface")?;

@@ -223,6 +223,12 @@ fn cluster(registry: &mut Registry, status: &Status) {
     registry.register("leader_known", "Whether it is known who leads", leaders);
     let help = "Changes of what the topology sources say";
     registry.register("topology_changes", help, counter(cluster.generation));
+    let questions = Counters::default();
+    for (result, count) in &status.questions {
+        add(&questions, vec![("result", result.clone())], *count);
+    }
+    let help = "Questions for names that [names] got, by what happened to them";
+    registry.register("dns_questions", help, questions);
     let ages = Gauges::default();
     let failing = Gauges::default();
     for source in &cluster.sources {

@@ -109,6 +109,7 @@ impl Requests {
                 .find(|interface| interface.loopback)
                 .map_or(0, |interface| interface.index),
             roles,
+            names: Arc::default(),
             sources,
             policies: IpsecPolicies::read()?,
         })

@@ -1,7 +1,7 @@
 //! The plan of services, one rule each. What holds for all of them is tested with
 //! [`crate::reconcile`].
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use truename_common::layout::{TCP, Target, target_flags};
 
@@ -27,6 +27,7 @@ fn facts() -> Facts {
             .into(),
         loopback: 1,
         roles: std::sync::Arc::default(),
+        names: Arc::default(),
         sources: [("10.0.0.2", "10.0.0.1"), ("10.0.0.3", "10.0.0.1")]
             .map(|(target, source)| (address(target), address(source)))
             .into(),

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Command, RunError,
     attachment::Attachment,
+    derive::listening_ports,
     detach,
     keeper::{Keeper, translated_targets},
     notify,
@@ -31,7 +32,7 @@ use crate::{
     doctor,
     links::{self, Changes, Inventory, Requests, Routes, Wanted},
     logging,
-    plan::{Facts, Roles},
+    plan::Facts,
     sysctl,
     topology::{Follower, Reporter, configured},
     watch::FileWatch,
@@ -179,8 +180,27 @@ impl Agent {
 
     async fn bring(&mut self) -> Result<Progress, RunError> {
         let standing = self.standing.borrow_and_update().clone();
+        let current = Arc::clone(&self.config.borrow());
+        let next = self.derived(&current, &standing).await?;
+        if next != *current {
+            log::info!(
+                "The cluster makes {} endpoint(s) and {} service(s)",
+                next.endpoints
+                    .iter()
+                    .filter(|it| it.origin.is_derived())
+                    .count(),
+                next.services
+                    .iter()
+                    .filter(|it| it.origin.is_derived())
+                    .count()
+            );
+            for sentence in &next.left_to_hand {
+                log::info!("{sentence}");
+            }
+            return self.change(&current, next).await;
+        }
         self.targets = translated_targets(&self.config.borrow(), &standing.roles);
-        let (inventory, facts) = self.look(self.targets.clone(), standing.roles).await?;
+        let (inventory, facts) = self.look(self.targets.clone(), &standing).await?;
         let names = inventory.names();
         if self.refused.is_some() && names != self.names {
             // It may name an interface that is there now.
@@ -200,11 +220,12 @@ impl Agent {
     async fn look(
         &mut self,
         targets: BTreeSet<IpAddr>,
-        roles: Arc<Roles>,
+        standing: &Standing,
     ) -> Result<(Inventory, Facts), RunError> {
         let _busy = self
             .pulse
             .busy("the kernel's interfaces, addresses and routes");
+        let (roles, names) = (Arc::clone(&standing.roles), Arc::clone(&standing.names));
         let known = self.routes.take();
         let looked = spawn_blocking(move || {
             let mut requests = Requests::open()?;
@@ -213,7 +234,8 @@ impl Agent {
                 Some(known) => known,
                 None => requests.routes()?,
             };
-            let facts = requests.facts(&inventory, &targets, roles)?;
+            let mut facts = requests.facts(&inventory, &targets, roles)?;
+            facts.names = names;
             Ok::<_, RunError>((inventory, facts))
         });
         let (inventory, facts) = looked.await??;
@@ -259,7 +281,11 @@ impl Agent {
             return;
         }
         let current = Arc::clone(&self.config.borrow());
-        if read.as_ref().is_ok_and(|config| *config == *current) && self.refused.is_none() {
+        if read
+            .as_ref()
+            .is_ok_and(|config| *config == current.written())
+            && self.refused.is_none()
+        {
             if occasion == Occasion::Signal {
                 log::info!("The configuration is as it was");
                 notify::reloading();
@@ -269,7 +295,14 @@ impl Agent {
         }
         notify::reloading();
         let changed = match read {
-            Ok(config) => self.change(&current, config).await,
+            Ok(config) => {
+                let standing = self.standing.borrow().clone();
+                let changed = match self.derived(&config, &standing).await {
+                    Ok(config) => self.change(&current, config).await,
+                    Err(error) => Err(error),
+                };
+                changed.map(|progress| self.note(Ok(progress)))
+            }
             Err(error) => Err(error.into()),
         };
         match changed {
@@ -299,11 +332,11 @@ impl Agent {
 
     /// Takes on a configuration: attaches first, then changes the tables, then leaves interfaces. What can
     /// fail does so before anything is taken away.
-    async fn change(&mut self, current: &Config, next: Config) -> Result<(), RunError> {
+    async fn change(&mut self, current: &Config, next: Config) -> Result<Progress, RunError> {
         current.check_followed_by(&next)?;
         let standing = self.standing.borrow().clone();
         let targets = translated_targets(&next, &standing.roles);
-        let (inventory, facts) = self.look(targets.clone(), standing.roles).await?;
+        let (inventory, facts) = self.look(targets.clone(), &standing).await?;
         let known = &current.datapath.interfaces;
         let interfaces = next.datapath.interfaces.iter();
         let new: Vec<_> = interfaces
@@ -344,8 +377,21 @@ impl Agent {
         self.configured.facts(configured::facts(&next), None);
         self.config.send_replace(next);
         self.show(&facts, standing.generation, &left_out);
-        self.note(Ok(progress));
-        Ok(())
+        Ok(progress)
+    }
+
+    /// A configuration with what follows from the cluster.
+    async fn derived(&self, config: &Config, standing: &Standing) -> Result<Config, RunError> {
+        // What another cluster was known to be makes nothing of this one.
+        if standing.known.cluster != config.topology.cluster_texts() {
+            return Ok(config.written());
+        }
+        let taken = match config.frontend.addresses.is_empty() {
+            true => BTreeSet::new(),
+            // As long as the host's list of sockets is.
+            false => spawn_blocking(listening_ports).await?,
+        };
+        Ok(config.derive(&standing.known, |port| taken.contains(&port)))
     }
 
     /// Removes every trace; the number of links that were removed.

@@ -16,9 +16,11 @@ use super::{
     agent::{self, Agent},
     attachment::Attachment,
     check::Checker,
+    derive::{self, Deriver},
     events,
     keeper::{Keeper, translated_targets},
     learn::Learner,
+    plane::Plane,
     pulse::Pulses,
     recent::Recent,
     retry::{Problem, Retry},
@@ -68,7 +70,10 @@ pub async fn start(
     let changes = Changes::subscribe()?;
     let file = FileWatch::new(sources.path());
     let server = Server::bind(&config.agent.control_socket)?;
-    let config = Arc::new(config);
+    // What another agent knew of the cluster counts until this one knows.
+    let deriver = Deriver::new(&config);
+    let taken = derive::listening_ports();
+    let config = Arc::new(config.derive(deriver.known(), |port| taken.contains(&port)));
     let starting = Arc::clone(&config);
     let in_pins = pins.clone();
     let Attached {
@@ -99,8 +104,9 @@ pub async fn start(
     let follower = Follower::configured(&current.borrow().topology);
     let configured = follower.reporter(topology::configured::id());
     configured.facts(topology::configured::facts(&current.borrow()), None);
-    let resolver = Resolver::new(current.clone(), follower.subscribe());
+    let resolver = Resolver::new(current.clone(), follower.subscribe(), deriver);
     let standing = resolver.subscribe();
+    let plane = Plane::new(current.clone(), follower.subscribe());
     let reattached = Arc::clone(&attachment.repaired);
     let attachment = Arc::new(Mutex::new(attachment));
     let more = Arc::new(Notify::new());
@@ -112,7 +118,13 @@ pub async fn start(
             pins: pins.clone(),
             sweeps: Arc::clone(&sweeps),
             refused: Arc::clone(&refused),
-            retried: [retry.problem(), checker.retry.problem(), unserved],
+            retried: [
+                retry.problem(),
+                checker.retry.problem(),
+                plane.problem(),
+                unserved,
+            ],
+            questions: plane.counters(),
             repaired: Arc::clone(&checker.repaired),
             topology: follower.subscribe(),
             standing: standing.clone(),
@@ -133,6 +145,8 @@ pub async fn start(
         pins: pins.clone(),
         events: events.subscribe(),
         reporter: follower.reporter(learned::id()),
+        addressed: follower.reporter(learned::addressed_id()),
+        topology: follower.subscribe(),
         pulse: pulses.of("learn"),
     };
     tasks.spawn(learner.run(stop.clone()));
@@ -143,6 +157,7 @@ pub async fn start(
         relay.run(stopped).await;
         Ok(())
     });
+    tasks.spawn(plane.run(stop.clone()));
     let drain = events::Drain {
         config: current.clone(),
         events: events.clone(),

@@ -31,9 +31,20 @@ pub(crate) fn write(
     name: &str,
     jobmanager: &str,
 ) -> Result<PathBuf> {
+    write_more(scratch, flink, name, jobmanager, &[])
+}
+
+/// The same with more settings.
+pub(crate) fn write_more(
+    scratch: &Scratch,
+    flink: &Flink,
+    name: &str,
+    jobmanager: &str,
+    more: &[(&'static str, String)],
+) -> Result<PathBuf> {
     let home = scratch.path().join(name);
     let home_text = home.display();
-    let settings = [
+    let mut settings = vec![
         // Addresses.
         ("jobmanager.rpc.address", jobmanager.to_owned()),
         ("jobmanager.rpc.port", RPC_PORT.to_string()),
@@ -86,6 +97,7 @@ pub(crate) fn write(
         ("io.tmp.dirs", format!("{home_text}/tmp")),
         ("web.upload.dir", format!("{home_text}/tmp/upload")),
     ];
+    settings.extend_from_slice(more);
     write_home(scratch, flink, name, &settings)?;
     Ok(home)
 }
