@@ -178,7 +178,7 @@ fn every_frame_of_a_packet_is_translated() {
 
 #[test]
 fn a_listed_alias_is_admitted_and_another_is_not() {
-    let list = ["jm:6123", "jobmanager-alias:6123"];
+    let list = ["jm:6123", "flink-host:6123"];
     for (alias, form) in [(SHORT, Form::Local), (EQUAL, Form::Padded)] {
         let setup = Setup {
             alias,

@@ -141,6 +141,7 @@ fn names_both_places() {
 fn flags_add_endpoints_and_replace_interfaces() {
     let flags = Flags {
         interfaces: vec!["eth0".parse().unwrap()],
+        relay: true,
         services: Vec::new(),
         endpoints: vec![
             "pekko=10.0.0.1:6123=jm:6123".parse().unwrap(),
