@@ -275,10 +275,12 @@ fn roles(config: &Config, topology: &Topology) -> Roles {
 fn facts(roles: Roles, nodes: u32) -> Facts {
     let own: IpAddr = [10, 255, 0, 1].into();
     Facts {
+        names: Arc::default(),
         addresses: [own].into(),
         loopback: 1,
         roles: Arc::new(roles),
         sources: (0..=nodes).map(|node| (address(0, node), own)).collect(),
+        ..Facts::default()
     }
 }
 

@@ -93,7 +93,7 @@ fn a_bad_configuration_leaves_the_one_before_in_force_and_is_told() -> Result<()
     let cases = [
         (format!("{good}\nbad"), "not TOML"),
         (good.replace("listen", "lisen"), "unknown key \"lisen\""),
-        (datapath(""), "no endpoint and no service"),
+        (datapath(""), "no endpoint, no service and no cluster"),
         (good.replace("\"s0\"", "\"s0\", \"s1\""), "s1"),
         (datapath("max_flows = 1024") + ENDPOINT, "restart"),
         (datapath("max_rpc_flows = 1024") + ENDPOINT, "restart"),

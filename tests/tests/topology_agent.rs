@@ -151,7 +151,10 @@ fn another_topology_needs_no_restart() -> Result<()> {
     let rows = rows.as_array().context("no rows")?;
     // The configuration itself and handshakes are sources in any case.
     let sources: Vec<_> = rows.iter().map(|row| &row["source"]).collect();
-    ensure!(sources == ["configuration", "learned"], "{rows:?}");
+    ensure!(
+        sources == ["configuration", "learned", "addressed"],
+        "{rows:?}"
+    );
     ensure!(first.requests().len() == asked, "the first is still asked");
     Ok(())
 }

@@ -13,8 +13,13 @@ use serde_json::{Value, json};
 use truename::{
     api::{self, Clock},
     topology::{
-        Claim, Facts, Follower, Snapshot, SourceId, Topology, flink::Flink, http::Tls,
-        management::Management, merge, poll::Poll, poll::Polled,
+        Claim, Facts, Follower, Kind, Snapshot, SourceId, Topology,
+        flink::{AtLeader, Flink},
+        http::Tls,
+        management::Management,
+        merge,
+        poll::Poll,
+        poll::Polled,
     },
 };
 use truename_tests::topology::{Reply, Request, Server};
@@ -245,6 +250,88 @@ async fn wrong_answers_have_a_reason() {
 }
 
 #[tokio::test]
+async fn nothing_is_learned_of_another_cluster() {
+    let one = good_server("jm", 1);
+    let away = Arc::new(AtomicUsize::new(0));
+    let other = Server::start({
+        let away = Arc::clone(&away);
+        move |request| match away.load(Ordering::Relaxed) {
+            0 => Reply::Status(503, ELECTION.to_owned()),
+            _ => good(request, "stranger", 3),
+        }
+    })
+    .unwrap();
+    let mut source = flink(&[&other, &one]);
+    source.ask().await.unwrap();
+    away.store(1, Ordering::Relaxed);
+    for _ in 0..3 {
+        let facts = source.ask().await.unwrap();
+        assert_eq!(leader(&facts).unwrap(), "pekko.tcp://flink@jm:6123");
+        let known = topology(&source.id(), &facts);
+        assert_eq!(known.workers.len(), 1);
+        let names: Vec<_> = known.addresses.keys().map(ToString::to_string).collect();
+        assert_eq!(names, ["jm:6123"]);
+        let [refused] = facts.refused() else {
+            panic!("{:?}", facts.refused())
+        };
+        let (refused, url) = (refused.to_string(), other.url());
+        assert!(
+            refused.starts_with(&format!(
+                "cluster \"{url}\": it is a server of another cluster"
+            )),
+            "{refused}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_leader_that_records_name_is_asked() {
+    let servers = [good_server("jm-1", 1), good_server("jm-2", 2)];
+    let mut follower = Follower::new();
+    let records = follower.reporter(SourceId {
+        kind: Kind::Zookeeper,
+        place: "zk:2181/flink".to_owned(),
+    });
+    let poll = Duration::from_millis(200);
+    let place = "zookeeper://127.0.0.1:2181/flink".to_owned();
+    follower.add(AtLeader::new(follower.subscribe(), place, poll));
+    let mut seen = follower.subscribe();
+    for (server, workers) in servers.iter().zip([1, 2]) {
+        // Its name resolves nowhere; where it is was seen.
+        let mut facts = Facts::new();
+        let name = format!("nowhere.invalid:{}", server.address().port());
+        facts.add(Claim::LeaderRest {
+            address: format!("http://{name}").parse().unwrap(),
+            session: None,
+        });
+        facts.add(Claim::Address {
+            name: name.parse().unwrap(),
+            address: server.address().ip(),
+        });
+        records.facts(facts, None);
+        let known = seen.wait_for(|snapshot| snapshot.topology.workers.len() == workers);
+        let known = tokio::time::timeout(Duration::from_secs(10), known).await;
+        let rest = known
+            .unwrap()
+            .unwrap()
+            .topology
+            .leader_rest
+            .clone()
+            .unwrap();
+        // Records come first.
+        assert_eq!(rest.source.kind, Kind::Zookeeper);
+    }
+    records.facts(Facts::new(), None);
+    let failing = seen.wait_for(|snapshot| {
+        let mut reports = snapshot.reports.iter();
+        let flink = reports.find(|(id, _)| id.kind == Kind::Flink);
+        flink.is_some_and(|(_, report)| report.health.failure.is_some())
+    });
+    let failing = tokio::time::timeout(Duration::from_secs(10), failing).await;
+    assert_eq!(failing.unwrap().unwrap().topology.workers.len(), 2);
+}
+
+#[tokio::test]
 async fn endless_answers_end() {
     let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
     let chunk = [b"10000\r\n".to_vec(), vec![b' '; 0x10000], b"\r\n".to_vec()].concat();
@@ -385,11 +472,9 @@ async fn names_that_a_terminal_would_obey_go_nowhere() {
 #[tokio::test]
 async fn a_contradiction_does_not_move_the_leader() {
     let (a, b) = (good_server("jm-a", 1), good_server("jm-b", 1));
-    // Nobody led before: nobody is believed, but all tell of the workers.
-    let facts = flink(&[&a, &b]).ask().await.unwrap();
-    assert_eq!(leader(&facts), None);
-    assert_eq!(facts.refused_count(), 2);
-    assert_eq!(facts.claims().count(), 1);
+    // Nobody led before: nobody is believed.
+    let why = flink(&[&a, &b]).ask().await.unwrap_err();
+    assert!(why.contains("are servers of two clusters"), "{why}");
 
     // One of them is alone for a while.
     let away = Arc::new(AtomicUsize::new(1));

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use truename_tests::{
     cleanup,
-    flink::{self, DEFAULT_VERSION, Options, Relay},
+    flink::{self, DEFAULT_VERSION, Flink, Options, Relay},
     is_root,
     timeline::Timeline,
 };
@@ -30,6 +30,9 @@ pub(crate) struct Arguments {
     /// Leave logs and configuration behind
     #[arg(long)]
     keep: bool,
+    /// Show a highly available cluster in containers whose names resolve nowhere, used from outside
+    #[arg(long, conflicts_with = "keep")]
+    story: bool,
 }
 
 /// Builds, then runs the scenario that the end-to-end test checks.
@@ -41,6 +44,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     // Before there are other threads.
     cleanup::on_interrupt()?;
     let binary = build::release()?;
+    if arguments.story {
+        let timeline = Timeline::new();
+        let flink = Flink::fetch(&arguments.flink, &timeline)?;
+        flink::story(&flink, binary, &timeline)?;
+        timeline.heading("All of it held.");
+        return Ok(());
+    }
     let options = Options {
         flink: arguments.flink.clone(),
         keep: arguments.keep,

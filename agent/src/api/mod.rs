@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::explain::{Explanation, Question};
 
 pub use client::{Client, ClientError, Events};
-pub use names::NameRow;
+pub use names::{Conflict, NameRow};
 pub use problem::{Code, Finding, ProblemRow};
 pub use rows::{
     AliasRow, Aliases, CanonicalSource, EndpointRow, EventRow, FlowRow, FlowState, InterfaceRow,

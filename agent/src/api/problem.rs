@@ -40,6 +40,8 @@ pub enum Code {
     ForwardingOff,
     /// A target answers no connection.
     TargetSilent,
+    /// An IPsec policy covers packets that are not encrypted.
+    Unencrypted,
     /// The host has no route to targets.
     NoRoute,
     /// A target refuses all connections.

@@ -82,6 +82,10 @@ pub struct Status {
     pub flow_capacity: u32,
     /// The relay, if it is enabled.
     pub relay: Option<RelayRow>,
+    /// What happened to the questions that the names plane got: `answered` from what is known of the cluster, `forwarded`
+    /// to a name server of this host and answered, `unanswered` by any, `refused`, `malformed`, `overflow`.
+    #[serde(default)]
+    pub questions: BTreeMap<String, u64>,
     /// Every counter, by its label.
     pub counters: BTreeMap<String, u64>,
 }
@@ -121,6 +125,8 @@ pub struct InterfaceRow {
 pub enum CanonicalSource {
     /// The configuration.
     Configured,
+    /// What is known of the cluster.
+    Topology,
     /// The node announced it.
     Learned,
     /// The node has not announced it yet.

@@ -1,5 +1,7 @@
 //! The rows of `truename topology`: every fact, its source and its age, and how the sources fare.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Clock, Code, Finding, Timestamp};
@@ -10,7 +12,7 @@ use crate::topology::{
 /// A fact, or a source. Field names are stable. The texts were validated or escaped.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TopologyRow {
-    /// `leader-rpc`, `leader-rest`, `worker`, `member`, `address`, `source` or `refused`.
+    /// `leader-rpc`, `leader-rest`, `worker`, `member`, `ports`, `records`, `address`, `source` or `refused`.
     pub kind: String,
     /// What it is about: an identifier, a name, what somebody leads as.
     pub name: String,
@@ -126,7 +128,9 @@ fn kind_order(claim: &Claim) -> u8 {
         Claim::LeaderRest { .. } => 1,
         Claim::Worker(_) => 2,
         Claim::Member(_) => 3,
-        Claim::Address { .. } => 4,
+        Claim::Ports(_) => 4,
+        Claim::Records(_) => 5,
+        Claim::Address { .. } => 6,
     }
 }
 
@@ -157,6 +161,8 @@ fn better<'a>(topology: &'a Topology, claim: &Claim, by: &SourceId) -> Option<&'
         ),
         Claim::Worker(worker) => other(topology.workers.get(&worker.id), |v| v == worker, by),
         Claim::Member(member) => other(topology.members.get(&member.address), |v| v == member, by),
+        Claim::Records(records) => other(topology.records.as_ref(), |v| v == records, by),
+        Claim::Ports(ports) => other(topology.ports.get(&ports.name), |v| v == ports, by),
         Claim::Address { name, address } => {
             let best = topology.addresses.get(name).and_then(|known| known.first());
             other(best, |v| v == address, by)
@@ -206,6 +212,15 @@ fn fact(
                 Some(format!("{}{unreachable}", member.status.name())),
             )
         }
+        Claim::Records(records) => ("records", "leaders".to_owned(), records.clone(), None),
+        Claim::Ports(ports) => {
+            let blob = ports.blob.map(|port| format!("blob {port}"));
+            let state = ports.queryable_state;
+            let state = state.map(|port| format!("queryable state {port}"));
+            let told: Vec<_> = blob.into_iter().chain(state).collect();
+            let name = ports.name.to_string();
+            ("ports", name.clone(), name, Some(told.join(", ")))
+        }
         Claim::Address { name, address } => {
             ("address", name.to_string(), address.to_string(), None)
         }
@@ -252,6 +267,26 @@ fn source(id: &SourceId, report: &Report, clock: &Clock, now: Moment) -> Vec<Top
     rows
 }
 
+/// Sentences about names that somebody claimed elsewhere than where they are confirmed, for `status`.
+pub fn claimed(topology: &Topology) -> impl Iterator<Item = String> {
+    /// Names that are told.
+    const FEW: usize = 8;
+    let names = topology.addresses.iter().filter_map(|(name, known)| {
+        let confirmed = known.first()?;
+        let is_seen = |known: &&Known<IpAddr>| known.source.kind.is_seen();
+        let other = known.iter().find(is_seen)?;
+        (!is_seen(&confirmed)).then(|| {
+            format!(
+                "{name} was announced from {}, but it is at {} by {}: the announcement is not believed",
+                other.value,
+                confirmed.value,
+                confirmed.source.kind.name()
+            )
+        })
+    });
+    names.take(FEW)
+}
+
 /// Sentences about sources that are degraded, for `status`.
 pub fn problems(snapshot: &Snapshot, clock: &Clock) -> Vec<Finding> {
     let now = Moment::from_ns(clock.monotonic_ns());
@@ -290,7 +325,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::topology::{Component, Facts, Follower, Kind};
+    use crate::topology::{Component, Facts, Follower, Kind, merge};
 
     fn id(kind: Kind, place: &str) -> SourceId {
         SourceId {
@@ -305,6 +340,37 @@ mod tests {
             address: format!("pekko.tcp://flink@{name}:6123").parse().unwrap(),
             session: None,
         }
+    }
+
+    #[test]
+    fn a_name_that_somebody_else_claims_is_told() {
+        let said = |kind, address: [u8; 4]| {
+            let mut facts = Facts::new();
+            for name in ["jm:6123", "alone:1"] {
+                facts.add(Claim::Address {
+                    name: name.parse().unwrap(),
+                    address: address.into(),
+                });
+            }
+            (id(kind, ""), facts)
+        };
+        let told = |all: &[(SourceId, Facts)]| {
+            let said = all
+                .iter()
+                .map(|(id, facts)| (id, Moment::from_ns(1), facts));
+            claimed(&merge(said)).collect::<Vec<_>>()
+        };
+        let (flink, seen) = (
+            said(Kind::Flink, [10, 0, 0, 1]),
+            said(Kind::Learned, [10, 0, 0, 66]),
+        );
+        let both = told(&[flink.clone(), seen.clone()]);
+        assert_eq!(
+            both[1],
+            "jm:6123 was announced from 10.0.0.66, but it is at 10.0.0.1 by flink: the announcement is not believed"
+        );
+        assert_eq!(told(&[flink]), [""; 0]);
+        assert_eq!(told(&[seen]), [""; 0]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use truename_common::layout::{ConntrackState, EventKind};
 
 use crate::{
     api::FlowState,
-    config::{EndpointFlag, Selector, ServiceFlag, Transport},
+    config::{Cluster, EndpointFlag, Selector, ServiceFlag, Transport},
     name::Authority,
 };
 
@@ -123,6 +123,10 @@ pub struct Run {
     /// Attach here: auto, a name, or a glob like 'veth*'; repeatable, replaces `interfaces`
     #[arg(long = "interface", value_name = "NAME")]
     pub interfaces: Vec<Selector>,
+    /// Follow this cluster: http(s)://HOST:PORT, zookeeper://HOST:PORT,.../PATH or kubernetes://NAMESPACE/ID; repeatable, adds
+    /// to `cluster` of [topology]
+    #[arg(long = "cluster", value_name = "URL")]
+    pub clusters: Vec<Cluster>,
     /// Translate for what listens here; repeatable, adds to [[endpoint]]
     #[arg(long = "endpoint", value_name = "PROTOCOL=ADDRESS:PORT[=CANONICAL]")]
     pub endpoints: Vec<EndpointFlag>,
@@ -345,6 +349,7 @@ pub enum NameFormat {
 const NAMES_HELP: &str = "How an address was found, the first that tells one:
   address  it is the name
   file     the operator says so: the topology file, or an endpoint's canonical name
+  said     a server answers there and says that this is its name
   lookup   this host's hosts file or DNS says so
   seen     a handshake came from there
 

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use super::{Exit, args::Global, output, paths};
 use crate::{
     api::{Client, ClientError, Request, Response, Server},
-    config::{DEFAULT_SOCKET, Paths},
+    config::{DEFAULT_SOCKET, Derivation, Paths},
     datapath::{DatapathError, Detached, Pins},
     doctor::Refusal,
     run::{self, RunError},
@@ -27,6 +27,8 @@ pub fn run(global: &Global) -> anyhow::Result<Exit> {
         other => other?,
     };
     remove_stale(&paths.control_socket);
+    // There may be none.
+    let _ = fs::remove_file(Derivation::path(&paths.control_socket));
     output::print(&match detached.links {
         0 => "nothing was attached\n".to_owned(),
         links => format!("detached {links} program(s)\n"),

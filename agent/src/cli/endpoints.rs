@@ -22,6 +22,7 @@ impl Row for EndpointRow {
 
     fn cells(&self) -> Vec<String> {
         let canonical = match (&self.canonical, self.canonical_source) {
+            (Some(name), CanonicalSource::Topology) => format!("{name} (topology)"),
             (Some(name), CanonicalSource::Learned) => format!("{name} (learned)"),
             (Some(name), _) => name.clone(),
             (None, _) => "not announced yet".to_owned(),

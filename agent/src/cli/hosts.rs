@@ -129,6 +129,9 @@ mod tests {
             what: what.iter().map(|what| (*what).to_owned()).collect(),
             addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
             how: (!addresses.is_empty()).then_some(How::Lookup),
+            source: None,
+            last_seen: None,
+            conflicts: Vec::new(),
             note: addresses.is_empty().then(|| "no such host".to_owned()),
         }
     }

@@ -4,7 +4,7 @@ use super::{
     Exit,
     args::{Format, Global, NameFormat, Names},
     ask, hosts,
-    output::{self, Output, Row, or_dash},
+    output::{self, Output, Row, ago, or_dash},
 };
 use crate::{
     api::{ClientError, NameRow, Request, Response},
@@ -12,7 +12,15 @@ use crate::{
 };
 
 impl Row for NameRow {
-    const HEADINGS: &'static [&'static str] = &["name", "what", "addresses", "how", "note"];
+    const HEADINGS: &'static [&'static str] = &[
+        "name",
+        "what",
+        "addresses",
+        "how",
+        "source",
+        "last seen",
+        "note",
+    ];
 
     fn cells(&self) -> Vec<String> {
         let addresses: Vec<_> = self.addresses.iter().map(ToString::to_string).collect();
@@ -25,6 +33,8 @@ impl Row for NameRow {
                     .as_deref(),
             ),
             or_dash(self.how.map(word)),
+            or_dash(self.source.as_deref()),
+            ago(self.last_seen),
             self.note.clone().unwrap_or_default(),
         ]
     }
@@ -35,6 +45,7 @@ const fn word(how: How) -> &'static str {
     match how {
         How::Address => "address",
         How::File => "file",
+        How::Said => "said",
         How::Lookup => "lookup",
         How::Seen => "seen",
     }

@@ -152,7 +152,7 @@ fn cluster(row: &ClusterRow) -> String {
         }) => format!("{address} ({source}, {} ago)", ago(*last_seen)),
         None => "not known".to_owned(),
     };
-    let unasked = [Kind::Configured, Kind::Learned].map(Kind::name);
+    let unasked = [Kind::Configured, Kind::Learned, Kind::Addressed].map(Kind::name);
     let is_asked = |source: &SourceRow| !unasked.contains(&source.name.as_str());
     if row.leader_rpc.is_none() && !row.sources.iter().any(is_asked) {
         return text;

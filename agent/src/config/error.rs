@@ -126,7 +126,7 @@ pub enum ConfigError {
     },
     /// Nothing to do.
     #[error(
-        "no endpoint and no service is configured: give --endpoint pekko=ADDRESS:PORT or --service tcp=ADDRESS:PORT=TARGET, or write an [[endpoint]] or a [[service]] into the configuration file"
+        "no endpoint, no service and no cluster is configured: give --cluster URL, --endpoint pekko=ADDRESS:PORT or --service tcp=ADDRESS:PORT=TARGET, or write [topology], an [[endpoint]] or a [[service]] into the configuration file"
     )]
     Nothing,
     /// What a running agent cannot take on.

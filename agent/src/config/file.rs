@@ -7,8 +7,8 @@ use std::{
 };
 
 use super::{
-    Agent, Aliases, ConfigError, Datapath, Endpoint, Interface, Relay, Selector, Service,
-    TIMEOUT_KEYS, Timeouts,
+    Agent, Aliases, ConfigError, Datapath, Endpoint, Frontend, Interface, Names, Relay, Selector,
+    Service, TIMEOUT_KEYS, Timeouts, frontend, names,
     reader::{Entry, Section, Source},
     relay, service,
     topology::{self, Topology},
@@ -19,7 +19,7 @@ use crate::name::Authority;
 pub const DEFAULT_FILE: &str = "/etc/truename/truename.toml";
 
 const SECTIONS: &[&str] = &[
-    "agent", "datapath", "endpoint", "service", "topology", "relay",
+    "agent", "datapath", "endpoint", "service", "topology", "relay", "frontend", "names",
 ];
 const AGENT: &[&str] = &["control_socket", "bpffs", "metrics", "log"];
 const DATAPATH: &[&str] = &[
@@ -55,6 +55,10 @@ pub struct File {
     pub topology: Topology,
     /// `[relay]`.
     pub relay: Relay,
+    /// `[frontend]`.
+    pub frontend: Frontend,
+    /// `[names]`.
+    pub names: Names,
     /// Where it was read.
     pub path: Option<PathBuf>,
 }
@@ -125,6 +129,12 @@ impl File {
         }
         if let Some(section) = root.table("relay", relay::KEYS)? {
             self.relay = relay::read(&section)?;
+        }
+        if let Some(section) = root.table("frontend", frontend::KEYS)? {
+            self.frontend = frontend::read(&section)?;
+        }
+        if let Some(section) = root.table("names", names::KEYS)? {
+            self.names = names::read(&section)?;
         }
         Ok(self)
     }

@@ -3,8 +3,8 @@
 use std::{path::PathBuf, str::FromStr};
 
 use super::{
-    Aliases, Endpoint, File, Interface, Listen, OnChange, Origin, Place, Protocol, Selector,
-    Service, Snat, Target, TargetError, Transport,
+    Aliases, Cluster, Endpoint, File, Interface, Listen, OnChange, Origin, Place, Protocol,
+    Selector, Service, Snat, Target, TargetError, Transport,
 };
 use crate::name::Authority;
 
@@ -19,6 +19,8 @@ pub struct Flags {
     pub services: Vec<ServiceFlag>,
     /// Sets `enabled` of `[relay]`.
     pub relay: bool,
+    /// Are added to `cluster` of `[topology]`.
+    pub clusters: Vec<Cluster>,
     /// Replaces `control_socket`.
     pub control_socket: Option<PathBuf>,
     /// Replaces `bpffs`.
@@ -146,6 +148,11 @@ impl Flags {
                 origin,
             });
         }
+        for cluster in self.clusters {
+            if !file.topology.cluster.contains(&cluster) {
+                file.topology.cluster.push(cluster);
+            }
+        }
         if let Some(path) = self.control_socket {
             file.agent.control_socket = path;
         }
@@ -157,7 +164,10 @@ impl Flags {
 }
 
 /// `base`, or `base-2` if that is taken.
-fn unused_name<'a>(base: String, taken: impl Iterator<Item = &'a str> + Clone) -> String {
+pub(super) fn unused_name<'a>(
+    base: String,
+    taken: impl Iterator<Item = &'a str> + Clone,
+) -> String {
     let mut name = base.clone();
     let mut number = 1;
     while taken.clone().any(|taken| taken == name) {

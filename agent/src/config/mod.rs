@@ -3,12 +3,16 @@
 //! [`File`] reads a file and knows lines, [`Flags`] holds what the command line adds, and
 //! [`Config`] is the validated sum of both. Nothing here touches the kernel.
 
+mod cluster;
 mod datapath;
+mod derive;
 mod error;
 mod file;
 mod flags;
+mod frontend;
 pub mod ha;
 mod listen;
+mod names;
 mod origin;
 mod paths;
 pub(crate) mod reader;
@@ -31,11 +35,15 @@ use std::{
 
 use crate::name::Authority;
 
+pub use cluster::{Cluster, ClusterError};
 pub use datapath::{Datapath, Netfilter, Ports, TIMEOUT_KEYS, Timeouts, WhenFull, Xdp, seconds};
+pub use derive::{Derivation, Told};
 pub use error::ConfigError;
 pub use file::{DEFAULT_FILE, File};
 pub use flags::{EndpointFlag, Flags, ServiceFlag};
+pub use frontend::Frontend;
 pub use listen::{Listen, ListenError};
+pub use names::{NameServers, Names};
 pub use origin::Origin;
 pub use paths::Paths;
 pub use relay::Relay;
@@ -72,6 +80,12 @@ pub struct Config {
     pub topology: topology::Topology,
     /// `[relay]`.
     pub relay: Relay,
+    /// `[frontend]`.
+    pub frontend: Frontend,
+    /// `[names]`.
+    pub names: Names,
+    /// What was not made of what is known of the cluster, and why: a sentence each.
+    pub left_to_hand: Vec<String>,
     /// The file that was read.
     pub file: Option<PathBuf>,
 }

@@ -9,6 +9,8 @@ pub enum Origin {
     Default,
     /// A flag of the command line, as it was given.
     Flag(String),
+    /// What this source tells of the cluster.
+    Cluster(String),
     /// A line of a file, counted from 1.
     File {
         /// The file.
@@ -18,10 +20,18 @@ pub enum Origin {
     },
 }
 
+impl Origin {
+    /// Whether it follows from what is known of a cluster.
+    pub const fn is_derived(&self) -> bool {
+        matches!(self, Self::Cluster(_))
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => write!(f, "the built-in default"),
+            Self::Cluster(source) => write!(f, "the cluster, by {source}"),
             Self::Flag(flag) => write!(f, "{flag}"),
             Self::File { path, line } => write!(f, "{}:{line}", path.display()),
         }

@@ -1,8 +1,8 @@
-//! A target by what it does in the cluster, such as `leader:rest`.
+//! A target by what it does in the cluster, such as `leader:rest`, or by its name.
 
 use std::{fmt, str::FromStr};
 
-use crate::name::{Id, NameError, parse_port};
+use crate::name::{Authority, Id, NameError, parse_port};
 
 /// Targets that the topology decides: who has this role now.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -11,17 +11,21 @@ pub enum Role {
     LeaderRest,
     /// `leader:rpc`: the actor system of the leader.
     LeaderRpc,
+    /// `leader:blob`: the blob server of the leader.
+    LeaderBlob,
     /// `workers:PORT`: this port of every worker.
     Workers(u16),
     /// `worker:ID:PORT`: this port of one worker.
     Worker(Id, u16),
+    /// `HOST:PORT`: the host of this name.
+    Host(Authority),
 }
 
 /// Why a text is no role.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RoleError {
     /// Another word than those there are.
-    #[error("write leader:rest, leader:rpc, workers:PORT or worker:ID:PORT")]
+    #[error("write leader:rest, leader:rpc, leader:blob, workers:PORT or worker:ID:PORT")]
     Unknown,
     /// No port.
     #[error("the port must be a number from 1 to 65535")]
@@ -38,6 +42,7 @@ impl FromStr for Role {
         match text {
             "leader:rest" => return Ok(Self::LeaderRest),
             "leader:rpc" => return Ok(Self::LeaderRpc),
+            "leader:blob" => return Ok(Self::LeaderBlob),
             _ => {}
         }
         let port = |text: &str| parse_port(text).map_err(|_| RoleError::Port);
@@ -57,8 +62,10 @@ impl fmt::Display for Role {
         match self {
             Self::LeaderRest => f.write_str("leader:rest"),
             Self::LeaderRpc => f.write_str("leader:rpc"),
+            Self::LeaderBlob => f.write_str("leader:blob"),
             Self::Workers(port) => write!(f, "workers:{port}"),
             Self::Worker(id, port) => write!(f, "worker:{id}:{port}"),
+            Self::Host(name) => name.fmt(f),
         }
     }
 }
@@ -72,6 +79,7 @@ mod tests {
         for text in [
             "leader:rest",
             "leader:rpc",
+            "leader:blob",
             "workers:9069",
             "worker:10.0.0.3:6122-a:6121",
         ] {

@@ -11,6 +11,7 @@ use truename_common::layout::{SLOTS_PER_SERVICE, Socket, TCP, UDP};
 use super::{
     ConfigError, Listen, ListenError, Origin, Role, RoleError, file::check_name, reader::*,
 };
+use crate::name::AuthorityError;
 
 /// The keys of a service.
 pub(super) const KEYS: &[&str] = &["name", "listen", "protocol", "target", "snat", "on_change"];
@@ -54,7 +55,7 @@ pub struct Target {
 pub enum Place {
     /// Always there.
     Fixed(SocketAddr),
-    /// Where the topology says; of several sockets, each has the target's weight.
+    /// Where the topology or a look-up says; of several sockets, each has the target's weight.
     Role(Role),
 }
 
@@ -97,11 +98,11 @@ impl Service {
         }
     }
 
-    /// Entries that it takes of the table of slots, as far as the configuration tells: all workers may
-    /// be one or many.
+    /// Entries that it takes of the table of slots, as far as the configuration tells: all workers, and
+    /// the addresses of a name, may be one or many.
     pub fn slots(&self) -> usize {
         match &self.targets[..] {
-            [only] if !matches!(only.place, Place::Role(Role::Workers(_))) => 1,
+            [only] if !matches!(only.place, Place::Role(Role::Workers(_) | Role::Host(_))) => 1,
             [] => 1,
             _ => SLOTS_PER_SERVICE as usize,
         }
@@ -143,7 +144,7 @@ impl OnChange {
         let follows_leader = |target: &Target| {
             matches!(
                 target.place,
-                Place::Role(Role::LeaderRest | Role::LeaderRpc)
+                Place::Role(Role::LeaderRest | Role::LeaderRpc | Role::LeaderBlob)
             )
         };
         if protocol == Transport::Udp || targets.iter().all(follows_leader) {
@@ -168,22 +169,21 @@ impl FromStr for Place {
     type Err = TargetError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if ["leader", "worker"]
-            .iter()
-            .any(|word| text.starts_with(word))
-        {
+        let (word, _) = text.split_once(':').unwrap_or((text, ""));
+        if ["leader", "workers", "worker"].contains(&word) {
             return Ok(Self::Role(text.parse()?));
         }
-        let listen = text.parse::<Listen>().map_err(|error| match error {
-            ListenError::NotAnAddress => TargetError::Name,
-            error => TargetError::Listen(error),
-        })?;
-        match listen {
-            Listen {
+        match text.parse() {
+            Ok(Listen {
                 address: Some(address),
                 port,
-            } => Ok(Self::Fixed(SocketAddr::new(address, port))),
-            _ => Err(TargetError::Any),
+            }) => Ok(Self::Fixed(SocketAddr::new(address, port))),
+            Ok(_) => Err(TargetError::Any),
+            Err(ListenError::NotAnAddress) => {
+                let name = text.parse().map_err(TargetError::Name)?;
+                Ok(Self::Role(Role::Host(name)))
+            }
+            Err(error) => Err(TargetError::Listen(error)),
         }
     }
 }
@@ -265,11 +265,9 @@ pub enum TargetError {
     /// An address and a port are needed.
     #[error(transparent)]
     Listen(ListenError),
-    /// A name.
-    #[error(
-        "a target is an IP address and a port, or a role such as leader:rest, which the topology finds by name; write the address that the name stands for"
-    )]
-    Name,
+    /// A name is needed.
+    #[error("{0}; a target is address:port, name:port, or a role such as leader:rest")]
+    Name(AuthorityError),
     /// Any address.
     #[error("a target is one address; write address:port, e.g. 10.0.0.1:8081")]
     Any,

@@ -370,7 +370,16 @@ mod tests {
         let text = service("a", "10.0.0.10:80", "\"leader:web\"");
         assert_eq!(
             message(&text),
-            "t.toml:4: target \"leader:web\": write leader:rest, leader:rpc, workers:PORT or worker:ID:PORT"
+            "t.toml:4: target \"leader:web\": write leader:rest, leader:rpc, leader:blob, workers:PORT or worker:ID:PORT"
+        );
+        let text = service("a", "10.0.0.10:80", "\"-jm:80\"");
+        let expected = "t.toml:4: target \"-jm:80\": the host is no DNS name: labels have";
+        assert!(message(&text).starts_with(expected));
+        let text = service("a", "10.0.0.10:80", "\"leader.example.org:80\"");
+        let name = Role::Host("leader.example.org:80".parse().unwrap());
+        assert_eq!(
+            read(&text).unwrap().services[0].targets[0].place,
+            Place::Role(name)
         );
         let text = service("a", "10.0.0.10:80", "\"leader:rest\"");
         assert_eq!(

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Aliases, Config, TIMEOUT_KEYS, seconds, topology::Topology};
+use super::{Aliases, Config, Names, Origin, TIMEOUT_KEYS, seconds, topology::Topology};
 use crate::name::Authority;
 
 #[derive(Serialize)]
@@ -18,6 +18,10 @@ struct Shown<'a> {
     #[serde(skip_serializing_if = "Topology::is_default")]
     topology: &'a Topology,
     relay: Relay,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    frontend: Option<Frontend>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    names: Option<&'a Names>,
 }
 
 #[derive(Serialize)]
@@ -25,6 +29,20 @@ struct Relay {
     enabled: bool,
     max_connections: u32,
     memory: u32,
+}
+
+#[derive(Serialize)]
+struct Frontend {
+    addresses: Vec<String>,
+}
+
+/// What follows from a cluster, one of it.
+#[derive(Serialize)]
+struct Derived<'a> {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    endpoint: Vec<Endpoint<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    service: Vec<Service<'a>>,
 }
 
 #[derive(Serialize)]
@@ -54,12 +72,12 @@ struct Endpoint<'a> {
     listen: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     canonical: Option<&'a str>,
-    aliases: Names<'a>,
+    aliases: AliasNames<'a>,
 }
 
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Names<'a> {
+enum AliasNames<'a> {
     Any(&'a str),
     Listed(Vec<&'a str>),
 }
@@ -123,6 +141,10 @@ impl<'a> Shown<'a> {
                 max_connections: config.relay.max_connections,
                 memory: config.relay.memory,
             },
+            frontend: (!config.frontend.addresses.is_empty()).then(|| Frontend {
+                addresses: config.frontend.texts(),
+            }),
+            names: (config.names != Names::default()).then_some(&config.names),
         }
     }
 }
@@ -135,9 +157,9 @@ impl<'a> Endpoint<'a> {
             listen: endpoint.listen.to_string(),
             canonical: endpoint.canonical.as_ref().map(Authority::as_str),
             aliases: match &endpoint.aliases {
-                Aliases::Any => Names::Any("any"),
+                Aliases::Any => AliasNames::Any("any"),
                 Aliases::Listed(list) => {
-                    Names::Listed(list.iter().map(Authority::as_str).collect())
+                    AliasNames::Listed(list.iter().map(Authority::as_str).collect())
                 }
             },
         }
@@ -171,12 +193,37 @@ fn targets(service: &super::Service) -> Vec<Target> {
     service.targets.iter().map(target).collect()
 }
 
-/// The configuration as TOML.
+/// The configuration as TOML. What follows from a cluster comes last, each with its source in a comment.
 ///
 /// # Errors
 /// Never for a validated configuration.
 pub fn to_toml(config: &Config) -> Result<String, toml::ser::Error> {
-    toml::to_string(&Shown::new(config))
+    let written = config.written();
+    let mut text = toml::to_string(&Shown::new(&written))?;
+    let mut add = |origin: &Origin, derived: Derived<'_>| {
+        if let Origin::Cluster(source) = origin {
+            text += &format!("\n# from {source}\n{}", toml::to_string(&derived)?);
+        }
+        Ok::<_, toml::ser::Error>(())
+    };
+    for endpoint in &config.endpoints {
+        let derived = Derived {
+            endpoint: vec![Endpoint::new(endpoint)],
+            service: Vec::new(),
+        };
+        add(&endpoint.origin, derived)?;
+    }
+    for service in &config.services {
+        let derived = Derived {
+            endpoint: Vec::new(),
+            service: vec![Service::new(service)],
+        };
+        add(&service.origin, derived)?;
+    }
+    for sentence in &config.left_to_hand {
+        text += &format!("\n# {sentence}\n");
+    }
+    Ok(text)
 }
 
 impl Serialize for Config {

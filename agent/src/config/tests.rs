@@ -140,6 +140,7 @@ fn names_both_places() {
 #[test]
 fn flags_add_endpoints_and_replace_interfaces() {
     let flags = Flags {
+        clusters: Vec::new(),
         interfaces: vec!["eth0".parse().unwrap()],
         relay: true,
         services: Vec::new(),
@@ -149,6 +150,7 @@ fn flags_add_endpoints_and_replace_interfaces() {
         ],
         control_socket: Some("/x.sock".into()),
         bpffs: None,
+        ..Flags::default()
     };
     let config = Config::new(File::default(), flags).unwrap();
     let names: Vec<_> = config.endpoints.iter().map(|e| e.name.as_str()).collect();

@@ -5,7 +5,7 @@ use std::{fmt::Display, path::PathBuf, str::FromStr, time::Duration};
 use serde::{Serialize, Serializer, ser::SerializeStruct as _};
 
 use super::{
-    ConfigError, Origin, Role,
+    Cluster, ConfigError, Origin, Role,
     ha::{self, Ha},
     reader::{Entry, Section},
 };
@@ -18,11 +18,12 @@ pub(super) const KEYS: &[&str] = &[
     "poll",
     "path",
     "ha",
+    "cluster",
     "zookeeper",
     "kubernetes",
 ];
 /// How often is asked without configuration.
-const POLL: Duration = Duration::from_secs(2);
+pub const POLL: Duration = Duration::from_secs(2);
 /// Bounds of `poll`: more often is no use, as an election takes seconds; less often is not following.
 const POLL_MIN: Duration = Duration::from_millis(100);
 const POLL_MAX: Duration = Duration::from_secs(3600);
@@ -36,6 +37,8 @@ pub struct Topology {
     pub source: Source,
     /// Where leaders write who they are.
     pub ha: Ha,
+    /// Where a cluster is asked for everything.
+    pub cluster: Vec<Cluster>,
 }
 
 /// `source` and what it needs.
@@ -82,13 +85,35 @@ impl Source {
 impl Topology {
     /// Whether a source is configured that may say who has a role.
     pub(super) fn tells(&self, role: &Role) -> bool {
+        if !self.cluster.is_empty() {
+            return true;
+        }
         match (&self.source, role) {
             (Source::File { .. } | Source::Flink(_), _)
+            | (_, Role::Host(_))
             | (Source::Management(_), Role::LeaderRpc) => true,
             // Leader records say nothing of workers.
             (_, Role::LeaderRest | Role::LeaderRpc) => self.ha != Ha::None,
-            (_, Role::Workers(_) | Role::Worker(..)) => false,
+            (_, Role::LeaderBlob | Role::Workers(_) | Role::Worker(..)) => false,
         }
+    }
+
+    /// The servers with a REST interface of the cluster, and the stores of its leader records.
+    pub fn cluster_sources(&self) -> (Vec<Url>, Vec<Ha>) {
+        let (mut urls, mut stores) = (Vec::new(), Vec::new());
+        for cluster in &self.cluster {
+            match cluster {
+                Cluster::Rest(url) => urls.push(url.clone()),
+                Cluster::Zookeeper(place) => stores.push(Ha::Zookeeper(place.clone())),
+                Cluster::Kubernetes(place) => stores.push(Ha::Kubernetes(place.clone())),
+            }
+        }
+        (urls, stores)
+    }
+
+    /// The places of the cluster as they are written.
+    pub fn cluster_texts(&self) -> Vec<String> {
+        self.cluster.iter().map(ToString::to_string).collect()
     }
 
     /// Whether it says nothing that an empty section does not.
@@ -113,6 +138,9 @@ impl Serialize for Topology {
             }
         }
         shown.serialize_field("ha", self.ha.name())?;
+        if !self.cluster.is_empty() {
+            shown.serialize_field("cluster", &self.cluster_texts())?;
+        }
         // Sections come behind keys.
         match &self.ha {
             Ha::None => {}
@@ -131,6 +159,13 @@ pub(super) fn read(section: &Section<'_>) -> Result<Topology, ConfigError> {
     Ok(Topology {
         source: read_source(section)?,
         ha: ha::read(section)?,
+        cluster: section.get("cluster").map_or(Ok(Vec::new()), |entry| {
+            read_list(
+                &entry,
+                ["cluster", "places"],
+                "[\"http://jobmanager:8081\"]",
+            )
+        })?,
     })
 }
 

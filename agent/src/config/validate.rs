@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Aliases, Config, ConfigError, Endpoint, File, Flags, MAX_ALIASES, MAX_ENDPOINTS, Netfilter,
-    Service, Snat, error::Overlap, services,
+    Aliases, Config, ConfigError, Endpoint, File, Flags, Frontend, MAX_ALIASES, MAX_ENDPOINTS,
+    Netfilter, Service, Snat,
+    error::Overlap,
+    services,
+    topology::{Topology, bad},
 };
 
 impl Config {
@@ -21,6 +24,8 @@ impl Config {
             services,
             topology,
             relay,
+            frontend,
+            names,
             path,
         } = flags.apply(file);
         check_names(&endpoints)?;
@@ -29,6 +34,7 @@ impl Config {
         services::check(&services)?;
         services::check_roles(&services, &topology)?;
         check_netfilter(datapath.netfilter, &services)?;
+        check_frontend(&frontend, &topology)?;
         Ok(Self {
             agent,
             datapath,
@@ -36,6 +42,9 @@ impl Config {
             services,
             topology,
             relay,
+            frontend,
+            names,
+            left_to_hand: Vec::new(),
             file: path,
         })
     }
@@ -43,9 +52,9 @@ impl Config {
     /// That there is something to translate.
     ///
     /// # Errors
-    /// When there is neither an endpoint nor a service.
+    /// When there is neither an endpoint nor a service, and no cluster to learn of.
     pub fn check_runnable(&self) -> Result<(), ConfigError> {
-        if self.endpoints.is_empty() && self.services.is_empty() {
+        if self.endpoints.is_empty() && self.services.is_empty() && self.topology.is_default() {
             Err(ConfigError::Nothing)
         } else {
             Ok(())
@@ -103,6 +112,19 @@ fn check_netfilter(netfilter: Netfilter, services: &[Service]) -> Result<(), Con
             value: "always".to_owned(),
             reason: "with netfilter = \"honour\" source addresses are netfilter's: have a rule masquerade, and leave \"snat\" out".to_owned(),
         }),
+        _ => Ok(()),
+    }
+}
+
+/// That there is a cluster that the default services are of.
+fn check_frontend(frontend: &Frontend, topology: &Topology) -> Result<(), ConfigError> {
+    match &frontend.origin {
+        Some(origin) if topology.cluster.is_empty() && !frontend.addresses.is_empty() => Err(bad(
+            origin.clone(),
+            "addresses",
+            &frontend.texts().join(", "),
+            "there is no cluster whose services could listen there: set cluster in [topology], or --cluster",
+        )),
         _ => Ok(()),
     }
 }

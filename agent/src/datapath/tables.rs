@@ -432,8 +432,8 @@ pub(super) fn has_xdp_devices(pins: &Pins, devices: &[u32]) -> Result<bool, Data
 /// # Errors
 /// When the table cannot be read or written.
 pub(super) fn set_links(pins: &Pins, links: &BTreeMap<u32, Link>) -> Result<(), DatapathError> {
+    let present = links_of(pins)?;
     let mut table: Table<u32, Link> = open(pins, map::LINKS)?;
-    let present: BTreeMap<u32, Link> = entries(&table, map::LINKS)?.into_iter().collect();
     for index in present.keys().filter(|index| !links.contains_key(index)) {
         remove(&mut table, index, map::LINKS)?;
     }
@@ -443,14 +443,13 @@ pub(super) fn set_links(pins: &Pins, links: &BTreeMap<u32, Link>) -> Result<(), 
         .try_for_each(|(index, link)| insert(&mut table, index, *link, map::LINKS))
 }
 
-/// Whether the kernel program knows these link addresses.
+/// What the kernel program knows of interfaces.
 ///
 /// # Errors
 /// When the table cannot be read.
-pub(super) fn has_links(pins: &Pins, links: &BTreeMap<u32, Link>) -> Result<bool, DatapathError> {
+pub(super) fn links_of(pins: &Pins) -> Result<BTreeMap<u32, Link>, DatapathError> {
     let table: Table<u32, Link> = open(pins, map::LINKS)?;
-    let present = entries(&table, map::LINKS)?;
-    Ok(present.into_iter().collect::<BTreeMap<_, _>>() == *links)
+    Ok(entries(&table, map::LINKS)?.into_iter().collect())
 }
 
 /// That the tables that are pinned already look as this version expects.

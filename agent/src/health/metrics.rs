@@ -10,11 +10,17 @@ use prometheus_client::{
 };
 use truename_common::layout::{ConntrackState, Counter as Kernel};
 
-use super::Page;
-use crate::api::{Status, Timestamp};
+use crate::api::{ServiceRow, Status, Timestamp};
 
 /// Most services that have metrics of their own, in the order of the configuration.
 const SERVICES_MAX: usize = 1000;
+
+/// What the agent is like.
+#[derive(Debug)]
+pub struct Page {
+    pub status: Status,
+    pub services: Vec<ServiceRow>,
+}
 
 /// How metrics are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -217,6 +223,12 @@ fn cluster(registry: &mut Registry, status: &Status) {
     registry.register("leader_known", "Whether it is known who leads", leaders);
     let help = "Changes of what the topology sources say";
     registry.register("topology_changes", help, counter(cluster.generation));
+    let questions = Counters::default();
+    for (result, count) in &status.questions {
+        add(&questions, vec![("result", result.clone())], *count);
+    }
+    let help = "Questions for names that [names] got, by what happened to them";
+    registry.register("dns_questions", help, questions);
     let ages = Gauges::default();
     let failing = Gauges::default();
     for source in &cluster.sources {

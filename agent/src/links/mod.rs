@@ -5,6 +5,7 @@
 
 mod changes;
 mod filter;
+mod ipsec;
 mod netlink;
 mod request;
 mod select;
@@ -14,8 +15,9 @@ use std::{
     net::IpAddr,
 };
 
-pub use changes::Changes;
+pub use changes::{Changed, Changes};
 pub use filter::{Filter, Side, Slot};
+pub use ipsec::{Flow, IpsecPolicies, IpsecPolicy};
 pub use request::{NetlinkError, Requests};
 pub use select::{Wanted, check_named, select};
 use truename_common::layout::{Link, link_flags};
@@ -75,8 +77,38 @@ fn is_link_local(address: &IpAddr) -> bool {
 pub struct Inventory {
     /// By number.
     pub interfaces: BTreeMap<u32, Interface>,
-    /// The numbers of those that a default route leaves through.
-    pub default_route: BTreeSet<u32>,
+    /// Its routes.
+    pub routes: Routes,
+}
+
+/// An alias that neighbours look for, and that nobody has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unanswered {
+    /// The alias.
+    pub address: IpAddr,
+    /// The interface to these neighbours.
+    pub interface: String,
+}
+
+impl Unanswered {
+    /// The command by which this host answers. For IPv4 it does so for the addresses of any interface, for IPv6 for those of
+    /// the one that is asked; such an address is no source of the host's own connections.
+    pub fn remedy(&self) -> String {
+        let Self { address, interface } = self;
+        match address {
+            IpAddr::V4(_) => format!("ip address add {address}/32 dev lo"),
+            IpAddr::V6(_) => {
+                format!("ip address add {address}/128 dev {interface} nodad preferred_lft 0")
+            }
+        }
+    }
+}
+
+/// What is known of a host's routes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Routes {
+    /// The numbers of the interfaces that a default route leaves through.
+    pub default: BTreeSet<u32>,
     /// Whether a route of IPv4 leaves through several at once.
     pub multipath: bool,
 }
@@ -117,7 +149,7 @@ impl Inventory {
         let is_in_vrf = interface.controller.is_some() && controller.is_none();
         set(is_in_vrf, link_flags::VRF);
         set(interface.strict, link_flags::STRICT);
-        set(!self.multipath, link_flags::ONE_WAY);
+        set(!self.routes.multipath, link_flags::ONE_WAY);
         Link {
             address: interface.address.unwrap_or_default(),
             controller: controller

@@ -13,16 +13,19 @@ use netlink_packet_route::{
     neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState},
     nsid::{NsidAttribute, NsidMessage},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
+    rule::{RuleAttribute, RuleMessage},
 };
 
-use super::{Framing, Interface, Inventory, NetlinkError, Requests, Side};
+use super::{
+    Framing, Interface, Inventory, IpsecPolicies, NetlinkError, Requests, Routes, Side, Unanswered,
+};
 use crate::{
     plan::{Facts, Roles},
     sysctl,
 };
 
 impl Requests {
-    /// What there is now.
+    /// The interfaces and addresses that there are now; nothing is said of routes.
     ///
     /// # Errors
     /// When the kernel does not answer.
@@ -44,6 +47,16 @@ impl Requests {
                 interface.addresses.extend(own_address(&address));
             }
         }
+        Ok(inventory)
+    }
+
+    /// What is to be known of the routes that there are now. All of them are read, which may be many.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn routes(&mut self) -> Result<Routes, NetlinkError> {
+        let mut known = Routes::default();
+        let mut count = 0;
         for (family, action) in [
             (AddressFamily::Inet, "list IPv4 routes"),
             (AddressFamily::Inet6, "list IPv6 routes"),
@@ -52,10 +65,11 @@ impl Requests {
             question.header.address_family = family;
             match self.list(action, &RouteNetlinkMessage::GetRoute(question)) {
                 Ok(routes) => {
+                    count += routes.len();
                     for message in routes {
                         if let RouteNetlinkMessage::NewRoute(route) = message {
-                            inventory.default_route.extend(default_route(&route));
-                            inventory.multipath |=
+                            known.default.extend(default_route(&route));
+                            known.multipath |=
                                 family == AddressFamily::Inet && is_multipath(&route);
                         }
                     }
@@ -65,7 +79,8 @@ impl Requests {
                 Err(error) => return Err(error),
             }
         }
-        Ok(inventory)
+        log::debug!("Read {count} route(s)");
+        Ok(known)
     }
 
     /// The host's addresses, and the addresses that its packets to `targets` come from.
@@ -94,7 +109,9 @@ impl Requests {
                 .find(|interface| interface.loopback)
                 .map_or(0, |interface| interface.index),
             roles,
+            names: Arc::default(),
             sources,
+            policies: IpsecPolicies::read()?,
         })
     }
 
@@ -141,14 +158,78 @@ impl Requests {
     pub fn unanswered(
         &mut self,
         aliases: impl Iterator<Item = IpAddr>,
-    ) -> Result<Vec<IpAddr>, NetlinkError> {
-        let mut unanswered = Vec::new();
+    ) -> Result<Vec<Unanswered>, NetlinkError> {
+        let mut all = Vec::new();
         for alias in aliases.collect::<BTreeSet<_>>() {
-            if self.is_on_link(alias)? {
-                unanswered.push(alias);
+            all.extend(self.unanswered_alias(alias)?);
+        }
+        Ok(all)
+    }
+
+    /// The same for one alias: none if neighbours do not look for it, or find it.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn unanswered_alias(
+        &mut self,
+        address: IpAddr,
+    ) -> Result<Option<Unanswered>, NetlinkError> {
+        if !self.is_on_link(address)? {
+            return Ok(None);
+        }
+        let interface = match self.interface_to(address)? {
+            Some(index) => self.name_of(index)?,
+            None => None,
+        };
+        Ok(interface.map(|interface| Unanswered { address, interface }))
+    }
+
+    /// What of this host's routing rules is not followed for packets of services: `fwmark`, `uidrange`, and `iif`, by which a
+    /// packet is routed, but its source address is not chosen.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn unfollowed_rules(&mut self) -> Result<BTreeSet<&'static str>, NetlinkError> {
+        let mut words = BTreeSet::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut question = RuleMessage::default();
+            question.header.family = family;
+            let rules = match self.list(
+                "list routing rules",
+                &RouteNetlinkMessage::GetRule(question),
+            ) {
+                Err(error) if is_unsupported(&error) => continue,
+                rules => rules?,
+            };
+            for message in rules {
+                let RouteNetlinkMessage::NewRule(rule) = message else {
+                    continue;
+                };
+                words.extend(
+                    rule.attributes
+                        .iter()
+                        .filter_map(|attribute| match attribute {
+                            RuleAttribute::FwMark(mark) if *mark != 0 => Some("fwmark"),
+                            RuleAttribute::UidRange(_) => Some("uidrange"),
+                            RuleAttribute::Iifname(_) => Some("iif"),
+                            _ => None,
+                        }),
+                );
             }
         }
-        Ok(unanswered)
+        Ok(words)
+    }
+
+    /// The name of an interface; none if it is gone.
+    fn name_of(&mut self, index: u32) -> Result<Option<String>, NetlinkError> {
+        let mut question = LinkMessage::default();
+        question.header.index = index;
+        let question = RouteNetlinkMessage::GetLink(question);
+        let answer = self.get("find the name of an interface", question)?;
+        Ok(match answer {
+            Some(RouteNetlinkMessage::NewLink(link)) => read_interface(&link).map(|i| i.name),
+            _ => None,
+        })
     }
 
     /// Whether this host has asked its network in vain who has an address.
@@ -311,6 +392,11 @@ fn read_interface(link: &LinkMessage) -> Option<Interface> {
 fn rp_filter(interface: &str) -> u8 {
     let value = sysctl::read(&format!("net/ipv4/conf/{interface}/rp_filter"));
     value.ok().and_then(|value| value.parse().ok()).unwrap_or(0)
+}
+
+/// Whether a route is one of those that [`Routes`] tells of.
+pub(super) fn concerns(route: &RouteMessage) -> bool {
+    route.header.destination_prefix_length == 0 || is_multipath(route)
 }
 
 /// Whether a route has several next hops.

@@ -120,7 +120,7 @@ impl Interface {
 /// Those with a default route, loopback, and veths whose other end is in another namespace.
 fn is_auto(inventory: &Inventory, interface: &Interface) -> bool {
     interface.loopback
-        || inventory.default_route.contains(&interface.index)
+        || inventory.routes.default.contains(&interface.index)
         || (interface.veth && is_host_side(inventory, interface))
 }
 
@@ -180,7 +180,7 @@ mod tests {
             peer: Some(99),
             ..interface(8, "vethd")
         });
-        inventory.default_route.insert(2);
+        inventory.routes.default.insert(2);
         inventory
     }
 

@@ -16,7 +16,10 @@ use truename_common::{
 };
 
 use super::{Roles, roles};
-use crate::config::Config;
+use crate::{config::Config, links::IpsecPolicies, name::Authority};
+
+/// The canonical name of an endpoint at an address and a port.
+pub type CanonicalNames = BTreeMap<(IpAddr, u16), Authority>;
 
 /// What only the host and the cluster can tell.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,8 +30,12 @@ pub struct Facts {
     pub loopback: u32,
     /// What the topology knows of the roles that targets have.
     pub roles: Arc<Roles>,
+    /// The canonical names that are confirmed at addresses.
+    pub names: Arc<CanonicalNames>,
     /// By address of a target, the address that this host's packets to it come from. None: no route.
     pub sources: BTreeMap<IpAddr, IpAddr>,
+    /// The host's IPsec policies.
+    pub policies: IpsecPolicies,
 }
 
 /// What the kernel tables hold of services and their connections.

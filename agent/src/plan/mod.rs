@@ -1,6 +1,7 @@
 //! From the configuration to the contents of the kernel tables: a pure function.
 
 mod facts;
+mod ipsec;
 #[cfg(test)]
 mod role_tests;
 pub mod roles;
@@ -15,11 +16,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use truename_common::layout::{Endpoint, ListedAlias, Names, Policy, Socket, port_flags};
 
-pub use facts::{Facts, Held, bytes};
+pub use facts::{CanonicalNames, Facts, Held, bytes};
+pub use ipsec::{refused, unencrypted};
 pub use roles::Roles;
 pub use services::Services;
 
-use crate::config::{Aliases, Config};
+use crate::config::{self, Aliases, Config};
 
 /// The wanted contents of the tables that the agent owns.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,6 +40,8 @@ pub struct Tables {
     pub services: Services,
 }
 
+/// Entries of `NAMES` that are configured or confirmed; the others are for names that are learned.
+const CONFIRMED_MAX: usize = 2048;
 /// Entries of `ADDRESSES`.
 const ADDRESSES_MAX: usize = 4096;
 
@@ -48,6 +52,30 @@ pub fn listed_key((endpoint, alias): (u32, truename_common::layout::Authority)) 
         alias,
         ..ListedAlias::default()
     }
+}
+
+/// The names that are confirmed where an endpoint listens.
+fn confirmed(endpoint: &config::Endpoint, facts: &Facts) -> BTreeMap<Socket, Names> {
+    let listen = endpoint.listen;
+    let mut names = BTreeMap::new();
+    for ((address, port), name) in facts.names.iter() {
+        if *port != listen.port {
+            continue;
+        }
+        // What answers at a loopback address answers at others of this host, too.
+        let own = facts.addresses.iter().filter(|_| address.is_loopback());
+        for address in own.chain([address]) {
+            if listen.address.is_none_or(|wanted| wanted == *address) {
+                let address = bytes(*address);
+                let socket = Socket {
+                    address,
+                    ..listen.to_socket()
+                };
+                names.insert(socket, Names::configured(name.to_layout()));
+            }
+        }
+    }
+    names
 }
 
 /// Compiles a configuration. `numbers` are those that endpoints have in the kernel now: an
@@ -115,6 +143,11 @@ pub fn plan(
             tables
                 .names
                 .insert(socket, Names::configured(canonical.to_layout()));
+        } else {
+            let room = CONFIRMED_MAX.saturating_sub(tables.names.len());
+            tables
+                .names
+                .extend(confirmed(endpoint, facts).into_iter().take(room));
         }
     }
     tables

@@ -34,7 +34,9 @@ fn facts(roles: &[(&str, &[&str])]) -> Facts {
         addresses: [ip(1), "fd00::1".parse().unwrap()].into(),
         loopback: 1,
         roles: Arc::new(roles.collect()),
+        names: Arc::default(),
         sources: (2..30).map(|n| (ip(n), ip(1))).collect(),
+        ..Facts::default()
     }
 }
 

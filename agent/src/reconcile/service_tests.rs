@@ -1,6 +1,6 @@
 //! Services change while connections go on: at every single step each of them is found where it is.
 
-use std::{cell::RefCell, convert::Infallible};
+use std::{cell::RefCell, convert::Infallible, sync::Arc};
 
 use proptest::prelude::*;
 use truename_common::{
@@ -279,7 +279,9 @@ pub(super) fn facts(sources: u8) -> Facts {
             .collect(),
         loopback: 1,
         roles: std::sync::Arc::default(),
+        names: Arc::default(),
         sources: (2..6).map(|n| (ip(n), ip(sources))).collect(),
+        ..Facts::default()
     }
 }
 

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Command, RunError,
     attachment::Attachment,
+    derive::listening_ports,
     detach,
     keeper::{Keeper, translated_targets},
     notify,
@@ -29,9 +30,9 @@ use crate::{
     config::{self, Config, ConfigError, Sources},
     datapath::{DatapathError, Lock, Pins},
     doctor,
-    links::{self, Changes, Inventory, Requests, Wanted},
+    links::{self, Changes, Inventory, Requests, Routes, Wanted},
     logging,
-    plan::{Facts, Roles},
+    plan::Facts,
     sysctl,
     topology::{Follower, Reporter, configured},
     watch::FileWatch,
@@ -87,6 +88,9 @@ pub struct Agent {
     pub is_told: bool,
     /// The names of the interfaces when it was looked last.
     pub names: BTreeSet<String>,
+    /// What is known of the host's routes. None: they are to be read. The kernel does not tell of routes that go with
+    /// an interface or an address, so that these are known for up to [`EVERY`].
+    pub routes: Option<Routes>,
     /// When [`Self::follow`] is tried again.
     pub retry: Retry,
     /// Is told when the tables shall be checked.
@@ -139,12 +143,20 @@ impl Agent {
                     let is_told = std::mem::take(&mut self.is_told);
                     self.reload(if is_told { Occasion::Signal } else { Occasion::File }).await;
                 }
-                () = self.changes.changed() => self.follow().await,
+                changed = self.changes.changed() => {
+                    if changed.routes {
+                        self.routes = None;
+                    }
+                    self.follow().await;
+                }
                 Ok(()) = self.standing.changed() => self.follow().await,
                 () = self.retry.due() => self.follow().await,
                 () = self.more.notified() => self.follow().await,
                 // Nothing tells when another route is taken to a target, or a link is removed.
-                _ = ticks.tick() => self.follow().await,
+                _ = ticks.tick() => {
+                    self.routes = None;
+                    self.follow().await;
+                }
             }
         }
     }
@@ -168,8 +180,27 @@ impl Agent {
 
     async fn bring(&mut self) -> Result<Progress, RunError> {
         let standing = self.standing.borrow_and_update().clone();
+        let current = Arc::clone(&self.config.borrow());
+        let next = self.derived(&current, &standing).await?;
+        if next != *current {
+            log::info!(
+                "The cluster makes {} endpoint(s) and {} service(s)",
+                next.endpoints
+                    .iter()
+                    .filter(|it| it.origin.is_derived())
+                    .count(),
+                next.services
+                    .iter()
+                    .filter(|it| it.origin.is_derived())
+                    .count()
+            );
+            for sentence in &next.left_to_hand {
+                log::info!("{sentence}");
+            }
+            return self.change(&current, next).await;
+        }
         self.targets = translated_targets(&self.config.borrow(), &standing.roles);
-        let (inventory, facts) = self.look(self.targets.clone(), standing.roles).await?;
+        let (inventory, facts) = self.look(self.targets.clone(), &standing).await?;
         let names = inventory.names();
         if self.refused.is_some() && names != self.names {
             // It may name an interface that is there now.
@@ -187,20 +218,29 @@ impl Agent {
 
     /// What the host is like.
     async fn look(
-        &self,
+        &mut self,
         targets: BTreeSet<IpAddr>,
-        roles: Arc<Roles>,
+        standing: &Standing,
     ) -> Result<(Inventory, Facts), RunError> {
         let _busy = self
             .pulse
             .busy("the kernel's interfaces, addresses and routes");
+        let (roles, names) = (Arc::clone(&standing.roles), Arc::clone(&standing.names));
+        let known = self.routes.take();
         let looked = spawn_blocking(move || {
             let mut requests = Requests::open()?;
-            let inventory = requests.inventory()?;
-            let facts = requests.facts(&inventory, &targets, roles)?;
+            let mut inventory = requests.inventory()?;
+            inventory.routes = match known {
+                Some(known) => known,
+                None => requests.routes()?,
+            };
+            let mut facts = requests.facts(&inventory, &targets, roles)?;
+            facts.names = names;
             Ok::<_, RunError>((inventory, facts))
         });
-        looked.await?
+        let (inventory, facts) = looked.await??;
+        self.routes = Some(inventory.routes.clone());
+        Ok((inventory, facts))
     }
 
     /// Has attachments changed, where that may take its time.
@@ -241,7 +281,11 @@ impl Agent {
             return;
         }
         let current = Arc::clone(&self.config.borrow());
-        if read.as_ref().is_ok_and(|config| *config == *current) && self.refused.is_none() {
+        if read
+            .as_ref()
+            .is_ok_and(|config| *config == current.written())
+            && self.refused.is_none()
+        {
             if occasion == Occasion::Signal {
                 log::info!("The configuration is as it was");
                 notify::reloading();
@@ -251,7 +295,14 @@ impl Agent {
         }
         notify::reloading();
         let changed = match read {
-            Ok(config) => self.change(&current, config).await,
+            Ok(config) => {
+                let standing = self.standing.borrow().clone();
+                let changed = match self.derived(&config, &standing).await {
+                    Ok(config) => self.change(&current, config).await,
+                    Err(error) => Err(error),
+                };
+                changed.map(|progress| self.note(Ok(progress)))
+            }
             Err(error) => Err(error.into()),
         };
         match changed {
@@ -281,11 +332,11 @@ impl Agent {
 
     /// Takes on a configuration: attaches first, then changes the tables, then leaves interfaces. What can
     /// fail does so before anything is taken away.
-    async fn change(&mut self, current: &Config, next: Config) -> Result<(), RunError> {
+    async fn change(&mut self, current: &Config, next: Config) -> Result<Progress, RunError> {
         current.check_followed_by(&next)?;
         let standing = self.standing.borrow().clone();
         let targets = translated_targets(&next, &standing.roles);
-        let (inventory, facts) = self.look(targets.clone(), standing.roles).await?;
+        let (inventory, facts) = self.look(targets.clone(), &standing).await?;
         let known = &current.datapath.interfaces;
         let interfaces = next.datapath.interfaces.iter();
         let new: Vec<_> = interfaces
@@ -326,8 +377,21 @@ impl Agent {
         self.configured.facts(configured::facts(&next), None);
         self.config.send_replace(next);
         self.show(&facts, standing.generation, &left_out);
-        self.note(Ok(progress));
-        Ok(())
+        Ok(progress)
+    }
+
+    /// A configuration with what follows from the cluster.
+    async fn derived(&self, config: &Config, standing: &Standing) -> Result<Config, RunError> {
+        // What another cluster was known to be makes nothing of this one.
+        if standing.known.cluster != config.topology.cluster_texts() {
+            return Ok(config.written());
+        }
+        let taken = match config.frontend.addresses.is_empty() {
+            true => BTreeSet::new(),
+            // As long as the host's list of sockets is.
+            false => spawn_blocking(listening_ports).await?,
+        };
+        Ok(config.derive(&standing.known, |port| taken.contains(&port)))
     }
 
     /// Removes every trace; the number of links that were removed.

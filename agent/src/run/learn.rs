@@ -1,9 +1,12 @@
 //! From the handshakes that the kernel program saw to the topology.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::broadcast::{self, error::RecvError},
+    sync::{
+        broadcast::{self, error::RecvError},
+        watch,
+    },
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
@@ -13,7 +16,8 @@ use super::{RunError, pulse::Pulse};
 use crate::{
     api::EventRow,
     datapath::{DatapathError, Pins, Tables},
-    topology::{Facts, Reporter, learned},
+    name::Authority,
+    topology::{Facts, Kind, Reporter, Snapshot, learned, literal},
 };
 
 /// The tables are read at most this often, however many handshakes there are.
@@ -26,6 +30,9 @@ pub struct Learner {
     pub pins: Pins,
     pub events: broadcast::Receiver<EventRow>,
     pub reporter: Reporter,
+    /// Tells what connections tell that are older than the agent.
+    pub addressed: Reporter,
+    pub topology: watch::Receiver<Snapshot>,
     pub pulse: Pulse,
 }
 
@@ -33,12 +40,15 @@ impl Learner {
     /// Learns until it is told to stop.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), RunError> {
         loop {
-            let pins = self.pins.clone();
+            let (pins, wanted) = (self.pins.clone(), self.wanted());
             let busy = self.pulse.busy("peers and names to be read");
-            let learned = tokio::task::spawn_blocking(move || read(&pins)).await?;
+            let learned = tokio::task::spawn_blocking(move || read(&pins, &wanted)).await?;
             drop(busy);
             match learned {
-                Ok(facts) => self.reporter.facts(facts, Some(REFRESH)),
+                Ok([facts, addressed]) => {
+                    self.reporter.facts(facts, Some(REFRESH));
+                    self.addressed.facts(addressed, Some(REFRESH));
+                }
                 Err(error) => self.reporter.failed(error, Some(REFRESH)),
             }
             tokio::select! {
@@ -52,9 +62,33 @@ impl Learner {
         }
     }
 
+    /// The canonical names whose hosts are written as names, and whose addresses nobody confirms.
+    fn wanted(&self) -> BTreeSet<Authority> {
+        let topology = Arc::clone(&self.topology.borrow().topology);
+        let leader = topology.leader_rpc.iter().map(|known| &known.value.address);
+        let workers = topology.workers.values().map(|known| &known.value.rpc);
+        let members = topology.members.keys();
+        let names = leader.chain(workers).chain(members);
+        let names = names.map(|address| address.authority());
+        let is_confirmed = |name: &Authority| {
+            let known = topology.addresses.get(name).into_iter().flatten();
+            let mut kinds = known.map(|known| known.source.kind);
+            kinds.any(|kind| kind != Kind::Addressed)
+        };
+        names
+            .filter(|name| literal(name.host()).is_none() && !is_confirmed(name))
+            .cloned()
+            .collect()
+    }
+
     /// Waits for a handshake that tells something.
     async fn news(&mut self) {
-        let told = [EventKind::PeerSeen, EventKind::CanonicalLearned].map(EventKind::label);
+        let told = [
+            EventKind::PeerSeen,
+            EventKind::CanonicalLearned,
+            EventKind::AliasSeen,
+        ]
+        .map(EventKind::label);
         loop {
             match self.events.recv().await {
                 Ok(event) if told.contains(&event.kind.as_str()) => return,
@@ -67,7 +101,19 @@ impl Learner {
     }
 }
 
-fn read(pins: &Pins) -> Result<Facts, DatapathError> {
+fn read(pins: &Pins, wanted: &BTreeSet<Authority>) -> Result<[Facts; 2], DatapathError> {
     let tables = Tables::open(pins)?;
-    Ok(learned::facts(&tables.peers()?, &tables.names()?))
+    let facts = learned::facts(&tables.peers()?, &tables.names()?);
+    let mut addressed = Facts::new();
+    // Flows are large: without a name that is looked for, none is read.
+    let keys = match wanted.is_empty() {
+        true => Vec::new(),
+        false => tables.flow_keys()?,
+    };
+    for key in keys {
+        if let Some(flow) = tables.flow(&key)? {
+            addressed.extend(learned::addressed([(key, flow)].iter(), wanted));
+        }
+    }
+    Ok([facts, addressed])
 }

@@ -1,6 +1,7 @@
 //! Every canonical name that is known, and where it is.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashSet},
     fmt,
     net::IpAddr,
@@ -9,15 +10,17 @@ use std::{
 
 use super::view::{self, Behind};
 use crate::{
-    api::{Clock, EndpointRow, NameRow, PeerRow},
+    api::{Clock, Conflict, EndpointRow, NameRow, PeerRow},
     config::Config,
     datapath::{DatapathError, Pins, Tables},
     name::{Authority, Id},
-    topology::{Topology, locate, lookup::Found},
+    topology::{How, Known, Topology, locate, lookup::Found, ports},
 };
 
 /// How many of the other addresses of a name are told.
 const ELSEWHERE_TOLD: usize = 3;
+/// How many accounts that differ are told of one name.
+const CONFLICTS_TOLD: usize = 8;
 
 /// Whose a name is. The order is that in which names are shown and looked up.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -124,7 +127,7 @@ impl Names {
     }
 
     /// A row for each name. `found` has the answers for [`Self::hosts`].
-    pub fn rows(&self, found: &BTreeMap<String, Found>) -> Vec<NameRow> {
+    pub fn rows(&self, found: &BTreeMap<String, Found>, clock: &Clock) -> Vec<NameRow> {
         let look_up = |host: &str| {
             let open = || Err("it was not looked up".to_owned());
             found.get(host).cloned().unwrap_or_else(open)
@@ -137,7 +140,14 @@ impl Names {
                 }
                 Err(why) => (Vec::new(), None, Some(why)),
             };
+            let (evidence, conflicts) = self.accounts(name, &addresses, clock);
+            // Neither an address nor a look-up has a source of the topology.
+            let is_told = matches!(how, Some(How::File | How::Said | How::Seen));
+            let evidence = evidence.filter(|_| is_told);
             NameRow {
+                source: evidence.map(|known| known.source.kind.name().to_owned()),
+                last_seen: evidence.and_then(|known| clock.at(known.at.ns())),
+                conflicts,
                 name: name.to_string(),
                 what: whats.iter().map(ToString::to_string).collect(),
                 addresses,
@@ -146,6 +156,28 @@ impl Names {
             }
         };
         self.in_order().into_iter().map(row).collect()
+    }
+
+    /// The best account of where a name is that these addresses follow, and the accounts of others.
+    fn accounts(
+        &self,
+        name: &Authority,
+        addresses: &[IpAddr],
+        clock: &Clock,
+    ) -> (Option<&Known<IpAddr>>, Vec<Conflict>) {
+        let exact = self.topology.addresses.get(name).into_iter().flatten();
+        let conflicts = exact.filter(|known| !addresses.contains(&known.value));
+        let conflicts = conflicts.take(CONFLICTS_TOLD).map(|known| Conflict {
+            address: known.value,
+            source: known.source.kind.name().to_owned(),
+            last_seen: clock.at(known.at.ns()),
+        });
+        let evidence = ports(name.host(), &self.topology)
+            .flat_map(|(_, known)| known)
+            .filter(|known| addresses.contains(&known.value))
+            .min_by_key(|known| (known.source.kind, Reverse(known.at)));
+        let has_address = !addresses.is_empty();
+        (evidence, conflicts.filter(|_| has_address).collect())
     }
 
     fn in_order(&self) -> Vec<(&Authority, &BTreeSet<What>)> {
@@ -179,7 +211,7 @@ mod tests {
     use super::*;
     use crate::{
         api::{Aliases, CanonicalSource},
-        topology::{Claim, Component, Facts, How, Kind, Member, MemberStatus, Moment, SourceId},
+        topology::{Claim, Component, Facts, Kind, Member, MemberStatus, Moment, SourceId},
         topology::{Worker, merge},
     };
 
@@ -283,7 +315,7 @@ mod tests {
         let hosts = names.hosts();
         assert_eq!(hosts, ["jm", "tm.invalid", "local", "tm", "old"]);
         let rows: Vec<_> = names
-            .rows(&answers(&hosts))
+            .rows(&answers(&hosts), &Clock::read())
             .into_iter()
             .map(|row| {
                 let addresses: Vec<_> = row.addresses.iter().map(ToString::to_string).collect();
@@ -342,10 +374,46 @@ mod tests {
         let claims = [worker("tm-1", "tm"), seen("tm:6122", "10.0.0.3")];
         let names = Names::new(topology(claims, Kind::File), &[], &[]);
         assert!(names.hosts().is_empty());
-        let rows = names.rows(&BTreeMap::new());
+        let rows = names.rows(&BTreeMap::new(), &Clock::read());
         assert_eq!(rows.len(), 1);
         assert_eq!(rows[0].how, Some(How::File));
+        assert_eq!(rows[0].source.as_deref(), Some("file"));
+        assert_eq!(rows[0].conflicts, []);
         assert_eq!(rows[0].what, ["worker tm-1"]);
+    }
+
+    #[test]
+    fn accounts_that_differ_are_told() {
+        let said = |kind, address: &str| {
+            let place = String::new();
+            let mut facts = Facts::new();
+            facts.add(seen("jm:6123", address));
+            (SourceId { kind, place }, facts)
+        };
+        let all = [
+            said(Kind::Learned, "10.0.0.66"),
+            said(Kind::Flink, "10.0.0.2"),
+        ];
+        let at = Moment::now();
+        let topology = merge(all.iter().map(|(id, facts)| (id, at, facts)));
+        let names = Names::new(topology.into(), &[], &[]);
+        let [row] = &names.rows(&BTreeMap::new(), &Clock::read())[..] else {
+            panic!("one row")
+        };
+        assert_eq!(row.addresses, ["10.0.0.2".parse::<IpAddr>().unwrap()]);
+        assert_eq!(
+            (row.how, row.source.as_deref()),
+            (Some(How::Said), Some("flink"))
+        );
+        assert!(row.last_seen.is_some());
+        let [other] = &row.conflicts[..] else {
+            panic!("{row:?}")
+        };
+        assert_eq!(
+            (other.address.to_string(), &*other.source),
+            ("10.0.0.66".to_owned(), "learned")
+        );
+        assert_eq!(row.note.as_deref(), Some("it was seen at 10.0.0.66"));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::recent::Counters;
 use crate::{
     api::{Code, Finding, InterfaceRow, ProblemRow, Timestamp},
     config::{Aliases, Config},
-    plan::Facts,
+    plan::{self, Facts},
     relay::Relays,
     sysctl,
 };
@@ -181,6 +181,8 @@ pub fn of_services(
             found.push(Finding::new(code, format!("{value} {what}")));
         }
     }
+    let unencrypted = plan::unencrypted(config, facts);
+    found.extend(Finding::all(Code::Unencrypted, unencrypted));
     for name in sysctl::missing_forwarding(facts.elsewhere(config)) {
         let name = sysctl::dotted(name);
         found.push(Finding::new(

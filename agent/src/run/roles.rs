@@ -13,11 +13,14 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Current, RunError};
+use super::{
+    Current, RunError,
+    derive::{Deriver, canonical_names},
+};
 use crate::{
-    config::{Config, Role},
-    plan::Roles,
-    topology::{self, Kind, Snapshot, SourceId, Topology, lookup::Lookup},
+    config::{Config, Derivation, Role},
+    plan::{CanonicalNames, Roles},
+    topology::{self, Kind, Moment, Snapshot, SourceId, Topology, lookup::Lookup},
 };
 
 /// What is known of roles.
@@ -25,6 +28,10 @@ use crate::{
 pub struct Standing {
     /// The sockets of each.
     pub roles: Arc<Roles>,
+    /// What endpoints and services follow from.
+    pub known: Arc<Derivation>,
+    /// The canonical names that are confirmed at addresses.
+    pub names: Arc<CanonicalNames>,
     /// Roles that nobody is found for, and names that cannot be looked up, a sentence each.
     pub problems: Vec<String>,
     /// The generation of the topology that it was made from.
@@ -36,6 +43,7 @@ pub struct Resolver {
     config: Current,
     topology: watch::Receiver<Snapshot>,
     lookup: Lookup,
+    deriver: Deriver,
     standing: watch::Sender<Standing>,
 }
 
@@ -48,12 +56,17 @@ const PROBLEMS_MAX: usize = 16;
 
 impl Resolver {
     /// Looks names up by the name service of this host.
-    pub fn new(config: Current, topology: watch::Receiver<Snapshot>) -> Self {
+    pub fn new(config: Current, topology: watch::Receiver<Snapshot>, deriver: Deriver) -> Self {
+        let standing = Standing {
+            known: Arc::new(deriver.known().clone()),
+            ..Standing::default()
+        };
         Self {
             config,
             topology,
             lookup: Lookup::of_host(),
-            standing: watch::Sender::default(),
+            deriver,
+            standing: watch::Sender::new(standing),
         }
     }
 
@@ -66,7 +79,8 @@ impl Resolver {
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), RunError> {
         let (mut generation, mut changed) = (0, Instant::now());
         loop {
-            let wanted = roles(&self.config.borrow_and_update());
+            let config = Arc::clone(&self.config.borrow_and_update());
+            let wanted = roles(&config);
             let (now, topology, sources) = {
                 let snapshot = self.topology.borrow_and_update();
                 let sources: Vec<_> = snapshot.reports.keys().cloned().collect();
@@ -78,8 +92,10 @@ impl Resolver {
             let refresh = self.lookup.refresh();
             let names = wanted.iter().flat_map(|role| {
                 let max_age = match role {
-                    Role::LeaderRest | Role::LeaderRpc => refresh.min(changed.elapsed() + FRESH),
-                    Role::Workers(_) | Role::Worker(..) => refresh,
+                    Role::LeaderRest | Role::LeaderRpc | Role::LeaderBlob => {
+                        refresh.min(changed.elapsed() + FRESH)
+                    }
+                    Role::Workers(_) | Role::Worker(..) | Role::Host(_) => refresh,
                 };
                 let hosts = topology::hosts(role, &topology);
                 hosts.map(move |host| (host, max_age))
@@ -88,6 +104,7 @@ impl Resolver {
             let sources = sources.filter(|host| topology::literal(host).is_none());
             let sources = sources.map(|host| (host, refresh));
             self.lookup.want(sources.chain(names));
+            self.deriver.update(&config, &topology, Moment::now());
             self.stand(&wanted, &topology, generation);
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
@@ -102,7 +119,12 @@ impl Resolver {
     /// Tells what the roles stand for now, if that is not what was told before.
     fn stand(&self, wanted: &BTreeSet<Role>, topology: &Topology, generation: u64) {
         let next = stand(&self.standing.borrow(), wanted, topology, &self.lookup);
-        let next = Standing { generation, ..next };
+        let next = Standing {
+            generation,
+            known: Arc::new(self.deriver.known().clone()),
+            names: Arc::new(canonical_names(topology)),
+            ..next
+        };
         self.standing.send_if_modified(|standing| {
             let is_new = *standing != next;
             for problem in next
@@ -201,6 +223,7 @@ fn stand(
         roles,
         problems,
         generation: before.generation,
+        ..Standing::default()
     }
 }
 
@@ -215,9 +238,12 @@ fn is_here(source: &SourceId, lookup: &Lookup) -> bool {
     };
     match source.kind {
         // Nobody but this host says so.
-        Kind::Configured | Kind::File | Kind::Learned => true,
+        Kind::Configured | Kind::File | Kind::Learned | Kind::Addressed => true,
         Kind::Kubernetes => false,
-        Kind::Zookeeper | Kind::Management | Kind::Flink => source.hosts().all(is_host_here),
+        Kind::Zookeeper | Kind::Management | Kind::Flink => {
+            let mut hosts = source.hosts().peekable();
+            hosts.peek().is_some() && hosts.all(is_host_here)
+        }
     }
 }
 

@@ -35,6 +35,7 @@ use crate::{
     },
     config::{self, Config},
     datapath::{DatapathError, Pins, ServiceTables, Steering, Tables},
+    dns::Counters,
     doctor,
     explain::{Explanation, Question, explain},
     links::Requests,
@@ -65,7 +66,9 @@ pub struct Watched {
     /// Connections that were refused, by service.
     pub refused: Arc<Mutex<BTreeMap<String, u64>>>,
     /// What is tried again.
-    pub retried: [Problem; 3],
+    pub retried: [Problem; 4],
+    /// Questions for names.
+    pub questions: Arc<Counters>,
     /// Entries of tables that somebody else changed and that were repaired.
     pub repaired: Arc<AtomicU64>,
     /// What is known of the cluster.
@@ -192,7 +195,7 @@ impl AgentService {
     async fn names(&self) -> Result<Response, String> {
         let names = self.blocking(Inner::names).await?;
         let found = self.inquiry.all(names.hosts()).await;
-        Ok(Response::Names(names.rows(&found)))
+        Ok(Response::Names(names.rows(&found, &Clock::read())))
     }
 
     async fn detach(&self) -> Response {
@@ -405,10 +408,17 @@ impl Inner {
         services: &ServiceTables,
         requests: &mut Requests,
     ) -> Result<Vec<String>, DatapathError> {
-        let Some((service, target)) = explanation.target() else {
+        let Some(service) = explanation.service() else {
             return Ok(Vec::new());
         };
-        let mut doubts = Vec::new();
+        let live = self.live();
+        let mut doubts = plan::unencrypted(config, &live.facts);
+        doubts.extend(live.left_out.iter().cloned());
+        let its = format!("the service \"{service}\"");
+        doubts.retain(|doubt| doubt.contains(&its));
+        let Some((_, target)) = explanation.target() else {
+            return Ok(doubts);
+        };
         let (mut used, mut attempts) = (0, Attempts::new(config, &Clock::read()));
         services.visit_connections(|key, entry| {
             used += 1;
@@ -417,7 +427,6 @@ impl Inner {
         if used >= services.capacity() {
             doubts.push("the connection table is full: a new connection waits for room".to_owned());
         }
-        let live = self.live();
         let alias = explanation.to.ip();
         doubts.extend(attempts::unassigned(service, alias, &live.facts, requests)?);
         let address = plan::bytes(target.ip());
@@ -427,6 +436,7 @@ impl Inner {
         if live.facts.is_local(target.ip()) {
             return Ok(doubts);
         }
+        doubts.extend(attempts::unfollowed(&requests.unfollowed_rules()?));
         if !is_told && requests.is_unreachable(target.ip())? {
             doubts.push(format!("{target}: {}", attempts::UNHEARD));
         }
@@ -531,6 +541,8 @@ impl Inner {
             Err(error) => log::debug!("{error}"),
         }
         notes.extend(problems::too_long(&tables.aliases()?, &self.watched.relays));
+        let topology = Arc::clone(&self.watched.topology.borrow().topology);
+        notes.extend(api::topology::claimed(&topology));
         let sweeps = self.watched.sweeps.lock();
         let sweeps = sweeps.unwrap_or_else(PoisonError::into_inner).clone();
         let live = self.live();
@@ -607,6 +619,7 @@ impl Inner {
                 .relay
                 .enabled
                 .then(|| relay_row(&self.watched.relays)),
+            questions: self.watched.questions.read(),
             counters: counters
                 .into_iter()
                 .map(|(counter, value)| (counter.label().to_owned(), value))

@@ -16,9 +16,11 @@ use super::{
     agent::{self, Agent},
     attachment::Attachment,
     check::Checker,
+    derive::{self, Deriver},
     events,
     keeper::{Keeper, translated_targets},
     learn::Learner,
+    plane::Plane,
     pulse::Pulses,
     recent::Recent,
     retry::{Problem, Retry},
@@ -68,7 +70,10 @@ pub async fn start(
     let changes = Changes::subscribe()?;
     let file = FileWatch::new(sources.path());
     let server = Server::bind(&config.agent.control_socket)?;
-    let config = Arc::new(config);
+    // What another agent knew of the cluster counts until this one knows.
+    let deriver = Deriver::new(&config);
+    let taken = derive::listening_ports();
+    let config = Arc::new(config.derive(deriver.known(), |port| taken.contains(&port)));
     let starting = Arc::clone(&config);
     let in_pins = pins.clone();
     let Attached {
@@ -99,8 +104,9 @@ pub async fn start(
     let follower = Follower::configured(&current.borrow().topology);
     let configured = follower.reporter(topology::configured::id());
     configured.facts(topology::configured::facts(&current.borrow()), None);
-    let resolver = Resolver::new(current.clone(), follower.subscribe());
+    let resolver = Resolver::new(current.clone(), follower.subscribe(), deriver);
     let standing = resolver.subscribe();
+    let plane = Plane::new(current.clone(), follower.subscribe());
     let reattached = Arc::clone(&attachment.repaired);
     let attachment = Arc::new(Mutex::new(attachment));
     let more = Arc::new(Notify::new());
@@ -112,7 +118,13 @@ pub async fn start(
             pins: pins.clone(),
             sweeps: Arc::clone(&sweeps),
             refused: Arc::clone(&refused),
-            retried: [retry.problem(), checker.retry.problem(), unserved],
+            retried: [
+                retry.problem(),
+                checker.retry.problem(),
+                plane.problem(),
+                unserved,
+            ],
+            questions: plane.counters(),
             repaired: Arc::clone(&checker.repaired),
             topology: follower.subscribe(),
             standing: standing.clone(),
@@ -133,6 +145,8 @@ pub async fn start(
         pins: pins.clone(),
         events: events.subscribe(),
         reporter: follower.reporter(learned::id()),
+        addressed: follower.reporter(learned::addressed_id()),
+        topology: follower.subscribe(),
         pulse: pulses.of("learn"),
     };
     tasks.spawn(learner.run(stop.clone()));
@@ -143,13 +157,16 @@ pub async fn start(
         relay.run(stopped).await;
         Ok(())
     });
+    tasks.spawn(plane.run(stop.clone()));
     let drain = events::Drain {
         config: current.clone(),
         events: events.clone(),
         full: Arc::clone(&full),
         refused,
     };
-    tasks.spawn(drain.run(pins.clone(), stop.clone()));
+    // Here, and not in the task: an agent that says that it is ready does not end for want of a descriptor.
+    let ring = Tables::events(&pins)?;
+    tasks.spawn(drain.run(ring, stop.clone()));
     let sweeper = Sweeper {
         config: current.clone(),
         pins: pins.clone(),
@@ -193,6 +210,7 @@ pub async fn start(
         refused: None,
         is_told: false,
         names: BTreeSet::new(),
+        routes: None,
         retry,
         check,
         pulse: pulses.of("agent"),
@@ -221,7 +239,8 @@ struct Attached {
 
 fn attach(config: &Arc<Config>, pins: &Pins, mode: Mode) -> Result<Attached, RunError> {
     let mut requests = Requests::open()?;
-    let inventory = requests.inventory()?;
+    let mut inventory = requests.inventory()?;
+    inventory.routes = requests.routes()?;
     links::check_named(&inventory, &config.datapath.interfaces)?;
     // Nothing is known of the cluster yet: services keep the targets that they have.
     let roles = Arc::default();
@@ -280,12 +299,17 @@ fn load(
     // The kernel has accepted the programs before anything that is in use is changed.
     let programs = Programs::load(object, pins, mode)?;
     let mut keeper = Keeper::open(Arc::clone(config), pins)?;
-    keeper.follow(facts)?;
+    // Until everything is attached, the tables are as an agent before left them: so they stay if something cannot be.
+    let mut attachment =
+        Attachment::start(programs, Wanted::of(config), agent::xdp(config), inventory)?;
     if !config.services.is_empty() {
         agent::prepare_host(pins, config, facts);
     }
-    let attachment =
-        Attachment::start(programs, Wanted::of(config), agent::xdp(config), inventory)?;
+    if let Err(error) = keeper.follow(facts) {
+        attachment.undo();
+        return Err(error.into());
+    }
+    attachment.finish(inventory)?;
     // Those that began with the old programs meanwhile.
     datapath::copy_connections(pins, last_s)?;
     datapath::remove_old_versions(pins)?;

@@ -72,6 +72,9 @@ fn endpoint_row(
         listen: endpoint.listen.to_string(),
         address,
         canonical_source: match names {
+            Some(names) if names.configured == 1 && endpoint.canonical.is_none() => {
+                CanonicalSource::Topology
+            }
             Some(names) if names.configured == 1 => CanonicalSource::Configured,
             Some(_) if canonical.is_some() => CanonicalSource::Learned,
             _ => CanonicalSource::Unknown,
@@ -310,6 +313,7 @@ mod tests {
             name = "jm"
             protocol = "pekko"
             listen = "10.0.0.1:6123"
+            canonical = "jm:6123"
             [[endpoint]]
             name = "tm"
             protocol = "pekko"

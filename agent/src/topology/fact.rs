@@ -34,6 +34,10 @@ pub enum Claim {
     Worker(Worker),
     /// A member of an actor cluster.
     Member(Member),
+    /// Other ports of a JobManager.
+    Ports(Ports),
+    /// Where the cluster keeps its leader records, as [`crate::config::Cluster`] writes it.
+    Records(String),
     /// The announced name is at this address.
     Address {
         /// As announced.
@@ -67,6 +71,17 @@ impl Component {
             Self::Cluster => "cluster",
         }
     }
+}
+
+/// Ports that a JobManager tells of.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ports {
+    /// The name by which its RPC goes.
+    pub name: Authority,
+    /// Of its blob server.
+    pub blob: Option<u16>,
+    /// Where its workers answer questions about their state, if they do.
+    pub queryable_state: Option<u16>,
 }
 
 /// A worker.
@@ -203,6 +218,21 @@ impl Facts {
                 reason: reason.to_string(),
             });
         }
+    }
+
+    /// Adds what others claim.
+    pub fn extend(&mut self, other: Self) {
+        for (claim, seen) in other.claims {
+            self.insert(claim, seen);
+        }
+    }
+
+    /// Notes what others refused.
+    pub fn refuse_as(&mut self, other: &Self) {
+        self.refused_count += other.refused_count;
+        let room = REFUSED_KEPT.saturating_sub(self.refused.len());
+        self.refused
+            .extend(other.refused.iter().take(room).cloned());
     }
 
     /// The claims.

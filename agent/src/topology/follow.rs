@@ -8,8 +8,14 @@ use tokio::{sync::watch, task::JoinSet};
 #[cfg(feature = "kubernetes")]
 use super::ha::kubernetes::Kubernetes;
 use super::{
-    Moment, Reporter, Snapshot, Source, SourceId, file::File, flink::Flink,
-    ha::zookeeper::Zookeeper, http::Tls, management::Management, poll::Polled, source::PATIENCE,
+    Moment, Reporter, Snapshot, Source, SourceId,
+    file::File,
+    flink::{AtLeader, Flink},
+    ha::{Told, zookeeper::Zookeeper},
+    http::Tls,
+    management::Management,
+    poll::Polled,
+    source::PATIENCE,
 };
 use crate::config::{ha::Ha, topology as config};
 
@@ -28,6 +34,10 @@ pub struct Follower {
 enum Part {
     Source(config::Source),
     Ha(Ha),
+    /// The leader of these records.
+    AtLeader(Ha),
+    /// The records that JobManagers tell of.
+    Told,
 }
 
 /// A source at work.
@@ -111,6 +121,14 @@ impl Follower {
                 let management = Management::new(servers.urls.clone(), &Tls::of_host());
                 self.run(Polled::new(management, servers.poll))
             }
+            Part::AtLeader(Ha::None) => return,
+            Part::Told => self.run(Told::new(self.subscribe())),
+            Part::AtLeader(Ha::Zookeeper(place)) => {
+                self.run_at_leader(format!("zookeeper://{place}"))
+            }
+            Part::AtLeader(Ha::Kubernetes(place)) => {
+                self.run_at_leader(format!("kubernetes://{place}"))
+            }
             Part::Ha(Ha::Zookeeper(place)) => self.run(Zookeeper::new(place.clone())),
             #[cfg(feature = "kubernetes")]
             Part::Ha(Ha::Kubernetes(place)) => self.run(Kubernetes::new(place.clone())),
@@ -119,6 +137,10 @@ impl Follower {
             Part::Ha(Ha::Kubernetes(_)) => return,
         };
         self.configured.push((part, running));
+    }
+
+    fn run_at_leader(&self, records: String) -> Running {
+        self.run(AtLeader::new(self.subscribe(), records, config::POLL))
     }
 
     fn run(&self, source: impl Source) -> Running {
@@ -151,9 +173,32 @@ impl Default for Follower {
     }
 }
 
+/// The parts, each once.
 fn parts(config: &config::Topology) -> impl Iterator<Item = Part> {
     let source = Part::Source(config.source.clone());
-    [source, Part::Ha(config.ha.clone())].into_iter()
+    let mut parts = vec![source, Part::Ha(config.ha.clone())];
+    let (urls, stores) = config.cluster_sources();
+    let poll = config::POLL;
+    let has_rest = !urls.is_empty();
+    let rest = Part::Source(config::Source::Flink(config::Servers { urls, poll }));
+    let rest = has_rest.then_some(rest);
+    let is_told = has_rest && stores.is_empty() && config.ha == Ha::None;
+    let told = is_told.then_some(Part::Told);
+    // Without the servers of all JobManagers, the one that leads is asked.
+    let leaders: Vec<_> = stores.iter().cloned().map(Part::AtLeader).collect();
+    let leaders = leaders.into_iter().filter(|_| !has_rest);
+    for part in stores
+        .into_iter()
+        .map(Part::Ha)
+        .chain(leaders)
+        .chain(rest)
+        .chain(told)
+    {
+        if !parts.contains(&part) {
+            parts.push(part);
+        }
+    }
+    parts.into_iter()
 }
 
 #[cfg(test)]

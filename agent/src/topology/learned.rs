@@ -1,9 +1,15 @@
 //! Facts from handshakes that the kernel program saw: a client announced a name, and its packets
 //! came from an address. A pure function.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv6Addr},
+};
 
-use truename_common::layout::{self, Names, Peer, PeerKey, Socket};
+use truename_common::{
+    layout::{self, FiveTuple, Names, Peer, PeerKey, RpcFlow, Socket},
+    wire::flow::state,
+};
 
 use super::{Claim, Facts, Kind, Moment, SourceId};
 use crate::name::Authority;
@@ -30,6 +36,36 @@ pub fn facts(peers: &[(PeerKey, Peer)], names: &[(Socket, Names)]) -> Facts {
                 socket.address,
                 names.learned_ns,
             );
+        }
+    }
+    facts
+}
+
+/// The source of [`addressed`].
+pub fn addressed_id() -> SourceId {
+    SourceId {
+        kind: Kind::Addressed,
+        place: String::new(),
+    }
+}
+
+/// Where the nodes with these names are, by the flows to their endpoints: a peer addresses a node by its canonical name,
+/// or the node does so itself. Only flows in which both sides have taken part tell anything.
+pub fn addressed<'a>(
+    flows: impl Iterator<Item = &'a (FiveTuple, RpcFlow)>,
+    canonical: &BTreeSet<Authority>,
+) -> Facts {
+    let mut facts = Facts::new();
+    for (key, flow) in flows {
+        if flow.flags & state::CONFIRMED == 0 {
+            continue;
+        }
+        for name in [&flow.names.canonical, &flow.names.alias] {
+            let text = String::from_utf8_lossy(name.as_bytes());
+            let known = canonical.get(&*text);
+            if known.is_some_and(|known| known.port() == key.endpoint_port) {
+                add(&mut facts, name, key.endpoint, flow.seen_ns);
+            }
         }
     }
     facts
@@ -83,6 +119,43 @@ mod tests {
             ..Names::default()
         };
         (socket, names)
+    }
+
+    #[test]
+    fn a_node_is_where_its_peers_address_it() {
+        let flow = |last, alias: &str, canonical: &str, flags| {
+            let key = FiveTuple {
+                endpoint: v4_mapped([10, 0, 0, last]),
+                endpoint_port: 6122,
+                ..FiveTuple::default()
+            };
+            let mut flow = RpcFlow {
+                flags,
+                seen_ns: 7,
+                ..RpcFlow::default()
+            };
+            flow.names.alias = layout::Authority::new(alias.as_bytes()).unwrap();
+            flow.names.canonical = layout::Authority::new(canonical.as_bytes()).unwrap();
+            (key, flow)
+        };
+        let flows = [
+            flow(1, "tm-1:6122", "", state::CONFIRMED),
+            flow(2, "", "tm-2:6122", state::CONFIRMED),
+            // Made up, another name, another port.
+            flow(66, "tm-1:6122", "", 0),
+            flow(3, "alias:6122", "", state::CONFIRMED),
+            flow(4, "tm-3:7", "", state::CONFIRMED),
+        ];
+        let names = ["tm-1:6122", "tm-2:6122", "tm-3:7"].map(|name| name.parse().unwrap());
+        let facts = addressed(flows.iter(), &names.into());
+        let found: Vec<_> = facts
+            .claims()
+            .map(|claim| match claim {
+                Claim::Address { name, address } => format!("{name} {address}"),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(found, ["tm-1:6122 10.0.0.1", "tm-2:6122 10.0.0.2"]);
     }
 
     #[test]

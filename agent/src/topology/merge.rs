@@ -6,7 +6,7 @@ use std::{
     net::IpAddr,
 };
 
-use super::{Claim, Component, Facts, Member, Moment, SourceId, Worker};
+use super::{Claim, Component, Facts, Member, Moment, Ports, SourceId, Worker};
 use crate::name::{Authority, Id, RpcAddress, Session, WebAddress};
 
 /// Something known: by whom, and since when it has not been confirmed.
@@ -51,6 +51,10 @@ pub struct Topology {
     pub workers: BTreeMap<Id, Known<Worker>>,
     /// The members of the actor cluster.
     pub members: BTreeMap<RpcAddress, Known<Member>>,
+    /// Where the cluster keeps its leader records, by its own account.
+    pub records: Option<Known<String>>,
+    /// Other ports of JobManagers, by the name of their RPC.
+    pub ports: BTreeMap<Authority, Known<Ports>>,
     /// Where announced names are; of every name the best known address first.
     pub addresses: BTreeMap<Authority, Vec<Known<IpAddr>>>,
 }
@@ -135,6 +139,20 @@ impl Topology {
                 let address = member.address.clone();
                 keep_better(self.members.entry(address), known(member, source, at));
             }
+            Claim::Records(records) => {
+                let new = known(records, source, at);
+                if self
+                    .records
+                    .as_ref()
+                    .is_none_or(|old| rank(&new, 0) < rank(old, 0))
+                {
+                    self.records = Some(new);
+                }
+            }
+            Claim::Ports(ports) => {
+                let name = ports.name.clone();
+                keep_better(self.ports.entry(name), known(ports, source, at));
+            }
             Claim::Address { name, address } => {
                 let list = self.addresses.entry(name).or_default();
                 list.push(known(address, source, at));
@@ -171,7 +189,7 @@ mod tests {
     use super::*;
     use crate::topology::{Kind, MemberStatus};
 
-    const KINDS: [Kind; 7] = [
+    const KINDS: [Kind; 8] = [
         Kind::Configured,
         Kind::File,
         Kind::Zookeeper,
@@ -179,6 +197,7 @@ mod tests {
         Kind::Management,
         Kind::Flink,
         Kind::Learned,
+        Kind::Addressed,
     ];
 
     /// Few names, so that claims meet.

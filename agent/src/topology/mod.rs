@@ -29,10 +29,10 @@ pub mod resolve;
 pub mod snapshot;
 pub mod source;
 
-pub use fact::{Claim, Component, Facts, Member, MemberStatus, Refused, Worker};
+pub use fact::{Claim, Component, Facts, Member, MemberStatus, Ports, Refused, Worker};
 pub use follow::Follower;
 pub use merge::{Known, Topology, merge};
 pub use moment::Moment;
-pub use resolve::{How, Location, Resolution, hosts, literal, locate, resolve};
+pub use resolve::{How, Location, Resolution, hosts, literal, locate, ports, resolve};
 pub use snapshot::Snapshot;
 pub use source::{Health, Kind, Report, Reporter, Source, SourceId, State};

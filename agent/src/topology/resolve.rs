@@ -29,6 +29,8 @@ pub enum How {
     Address,
     /// The operator says so, in the topology file or by an endpoint with a canonical name.
     File,
+    /// A server answers there and says that this is its name.
+    Said,
     /// This host's name service says so: its hosts file, or DNS.
     Lookup,
     /// A handshake came from there.
@@ -108,7 +110,7 @@ fn elsewhere_than_here(
 }
 
 /// The host names that [`resolve`] looks up for a role.
-pub fn hosts<'a>(role: &Role, topology: &'a Topology) -> impl Iterator<Item = &'a str> {
+pub fn hosts<'a>(role: &'a Role, topology: &'a Topology) -> impl Iterator<Item = &'a str> {
     let names = names(role, topology).unwrap_or_default();
     let hosts = names.into_iter().map(|(name, ..)| name.host());
     hosts.filter(|host| literal(host).is_none())
@@ -117,8 +119,14 @@ pub fn hosts<'a>(role: &Role, topology: &'a Topology) -> impl Iterator<Item = &'
 /// An announced name, the port that is meant, and who says so.
 type Said<'a> = (&'a Authority, u16, &'a SourceId);
 
+/// Who says that a service's target has a name.
+static OPERATOR: SourceId = SourceId {
+    kind: Kind::Configured,
+    place: String::new(),
+};
+
 /// The announced names that a role stands for; or why there are none.
-fn names<'a>(role: &Role, topology: &'a Topology) -> Result<Vec<Said<'a>>, &'static str> {
+fn names<'a>(role: &'a Role, topology: &'a Topology) -> Result<Vec<Said<'a>>, &'static str> {
     let whole = |name: &'a Authority, source| vec![(name, name.port(), source)];
     match role {
         Role::LeaderRest => match &topology.leader_rest {
@@ -129,6 +137,15 @@ fn names<'a>(role: &Role, topology: &'a Topology) -> Result<Vec<Said<'a>>, &'sta
             Some(known) => Ok(whole(known.value.address.authority(), &known.source)),
             None => Err("no source says who leads"),
         },
+        Role::LeaderBlob => {
+            let leader = topology.leader_rpc.as_ref();
+            let leader = leader.ok_or("no source says who leads")?;
+            let name = leader.value.address.authority();
+            let known = topology.ports.get(name);
+            let known = known.and_then(|known| Some((known.value.blob?, &known.source)));
+            let (port, source) = known.ok_or("no source says where the leader's blob server is")?;
+            Ok(vec![(name, port, source)])
+        }
         Role::Workers(port) => {
             // Workers on one host share its port.
             let workers = topology.workers.values();
@@ -145,6 +162,7 @@ fn names<'a>(role: &Role, topology: &'a Topology) -> Result<Vec<Said<'a>>, &'sta
             Some(known) => Ok(vec![(known.value.rpc.authority(), *port, &known.source)]),
             None => Err("no worker with this identifier is known"),
         },
+        Role::Host(name) => Ok(whole(name, &OPERATOR)),
     }
 }
 
@@ -154,8 +172,8 @@ pub fn literal(host: &str) -> Option<IpAddr> {
 }
 
 /// Finds the host of an announced name, which is, in this order: an address itself; what the operator
-/// says; what `look_up` finds; where the name, or another port of its host, was seen. Names that
-/// lead nowhere by themselves are the reason for the last.
+/// says; the address at which a server says the name of itself, with this or another port; what `look_up` finds; where
+/// the name, or another port of its host, was seen. Names that lead nowhere by themselves are the reason for the last.
 ///
 /// # Errors
 /// It is nowhere to be found: one sentence.
@@ -184,6 +202,14 @@ pub fn locate(
         .collect();
     if !stated.is_empty() {
         return Ok(found(stated, How::File));
+    }
+    // One that answers: of several, the best evidence.
+    let mut said = known
+        .iter()
+        .filter(|(kind, _)| !kind.is_seen())
+        .map(|(_, address)| *address);
+    if let Some(address) = said.next() {
+        return Ok(found(vec![address], How::Said));
     }
     let why = match look_up(host) {
         Ok(mut addresses) => {
@@ -216,7 +242,7 @@ fn elsewhere(name: &Authority, topology: &Topology, addresses: &[IpAddr]) -> Vec
         .collect()
 }
 
-/// Where a name is known to be, the best evidence first: the name itself, then the host with other
+/// Where a name is known to be, the best evidence first; of one kind the name itself, then the host with other
 /// ports.
 fn known(name: &Authority, topology: &Topology) -> Vec<(Kind, IpAddr)> {
     let exact = topology.addresses.get(name).into_iter().flatten();
@@ -226,12 +252,15 @@ fn known(name: &Authority, topology: &Topology) -> Vec<(Kind, IpAddr)> {
         .filter(|known| connectable(known.value))
         .map(|known| (known.source.kind, known.value))
         .collect();
-    all.dedup_by_key(|(_, address)| *address);
+    // Of one address the best evidence.
+    all.sort_by_key(|(kind, _)| *kind);
+    let mut seen = BTreeSet::new();
+    all.retain(|(_, address)| seen.insert(*address));
     all
 }
 
 /// The names with this host.
-fn ports<'a>(
+pub fn ports<'a>(
     host: &str,
     topology: &'a Topology,
 ) -> impl Iterator<Item = (&'a Authority, &'a Vec<Known<IpAddr>>)> {
@@ -322,11 +351,17 @@ mod tests {
             at("seen-too:1", "10.9.9.9"),
         ];
         let stated = [at("stated:1", "10.0.0.7")];
-        let topology = topology(&[(Kind::Learned, &learned), (Kind::File, &stated)]);
+        let said = [at("said:6123", "10.0.0.8"), at("stated:6122", "10.9.9.9")];
+        let topology = topology(&[
+            (Kind::Learned, &learned),
+            (Kind::File, &stated),
+            (Kind::Flink, &said),
+        ]);
         for (text, address, how, failure, elsewhere) in [
             ("10.0.0.5:6122", "10.0.0.5", How::Address, None, true),
             ("stated:6122", "10.0.0.7", How::File, None, true),
             ("stated:1", "10.0.0.7", How::File, None, false),
+            ("said:8081", "10.0.0.8", How::Said, None, false),
             ("jm:6123", "10.0.0.1", How::Lookup, None, true),
             ("jm:8081", "10.0.0.1", How::Lookup, None, false),
             ("seen:1", "10.0.0.6", How::Seen, Some("no such host"), false),
@@ -365,6 +400,32 @@ mod tests {
             why,
             ["leader:rest: no source says where the leader's REST server is"]
         );
+    }
+
+    #[test]
+    fn the_blob_server_of_the_leader_and_a_name() {
+        let leader = Claim::LeaderRpc {
+            component: Component::JobManager,
+            address: "pekko.tcp://flink@jm:6123".parse().unwrap(),
+            session: None,
+        };
+        let ports = |name: &str, blob| {
+            Claim::Ports(crate::topology::Ports {
+                name: name.parse().unwrap(),
+                blob: Some(blob),
+                queryable_state: None,
+            })
+        };
+        let claims = [leader, ports("jm:6123", 6124), ports("other:6123", 6125)];
+        let topology = topology(&[(Kind::Flink, &claims)]);
+        assert_eq!(addresses("leader:blob", &topology).0, ["10.0.0.1:6124"]);
+        let (_, why) = addresses("leader:blob", &Topology::default());
+        assert_eq!(why, ["leader:blob: no source says who leads"]);
+        let two = Role::Host("two:80".parse().unwrap());
+        assert_eq!(super::hosts(&two, &topology).collect::<Vec<_>>(), ["two"]);
+        let found = resolve(&two, &topology, hosts, |_| true).addresses;
+        let found: Vec<_> = found.iter().map(ToString::to_string).collect();
+        assert_eq!(found, ["10.0.0.8:80", "[fd00::8]:80"]);
     }
 
     #[test]

@@ -31,12 +31,19 @@ pub enum Kind {
     Flink,
     /// Handshakes seen by the kernel program.
     Learned,
+    /// Names by which peers address an endpoint, on connections that are older than the agent.
+    Addressed,
 }
 
 impl Kind {
     /// Whether an operator says so.
     pub const fn is_stated(self) -> bool {
         matches!(self, Self::Configured | Self::File)
+    }
+
+    /// Whether it was merely seen in traffic, which anyone may send.
+    pub const fn is_seen(self) -> bool {
+        matches!(self, Self::Learned | Self::Addressed)
     }
 
     /// The word in the configuration and on the screen.
@@ -49,6 +56,7 @@ impl Kind {
             Self::Management => "pekko-management",
             Self::Flink => "flink",
             Self::Learned => "learned",
+            Self::Addressed => "addressed",
         }
     }
 }
@@ -66,7 +74,8 @@ impl SourceId {
     /// The hosts of the servers that are asked; none if there are none.
     pub fn hosts(&self) -> impl Iterator<Item = &str> {
         let asks_servers = matches!(self.kind, Kind::Zookeeper | Kind::Management | Kind::Flink);
-        let servers = self.place.split([' ', ',']).filter(move |_| asks_servers);
+        let servers = self.place.split([' ', ',']);
+        let servers = servers.filter(move |server| asks_servers && !server.is_empty());
         servers.map(|server| {
             let (_, server) = server.split_once("://").unwrap_or(("", server));
             let (server, _) = server.split_once('/').unwrap_or((server, ""));

@@ -14,6 +14,7 @@
 
 pub mod authority;
 pub mod chunk;
+pub mod eight;
 pub mod flow;
 pub mod frame;
 pub mod handshake;

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::Result;
 
 use super::fetch::Flink;
-use crate::scratch::Scratch;
+use crate::{scratch::Scratch, zookeeper::LOG4J1};
 
 /// The RPC port of the JobManager.
 pub(crate) const RPC_PORT: u16 = 6123;
@@ -31,9 +31,20 @@ pub(crate) fn write(
     name: &str,
     jobmanager: &str,
 ) -> Result<PathBuf> {
+    write_more(scratch, flink, name, jobmanager, &[])
+}
+
+/// The same with more settings.
+pub(crate) fn write_more(
+    scratch: &Scratch,
+    flink: &Flink,
+    name: &str,
+    jobmanager: &str,
+    more: &[(&'static str, String)],
+) -> Result<PathBuf> {
     let home = scratch.path().join(name);
     let home_text = home.display();
-    let settings = [
+    let mut settings = vec![
         // Addresses.
         ("jobmanager.rpc.address", jobmanager.to_owned()),
         ("jobmanager.rpc.port", RPC_PORT.to_string()),
@@ -86,6 +97,7 @@ pub(crate) fn write(
         ("io.tmp.dirs", format!("{home_text}/tmp")),
         ("web.upload.dir", format!("{home_text}/tmp/upload")),
     ];
+    settings.extend_from_slice(more);
     write_home(scratch, flink, name, &settings)?;
     Ok(home)
 }
@@ -113,7 +125,7 @@ pub(crate) fn write_home(
     Ok(())
 }
 
-/// Logs to standard output: Log4j 2, from Flink 1.11 on.
+/// Logs to standard output: Log4j 2, from Flink 1.11 on. [`LOG4J1`] is for those before.
 const LOG4J2: &str = "\
 rootLogger.level = INFO
 rootLogger.appenderRef.console.ref = console
@@ -121,12 +133,4 @@ appender.console.name = console
 appender.console.type = CONSOLE
 appender.console.layout.type = PatternLayout
 appender.console.layout.pattern = %d{HH:mm:ss.SSS} %-5p %c{1} %m%n
-";
-
-/// The same for Log4j 1.
-pub(crate) const LOG4J1: &str = "\
-log4j.rootLogger = INFO, console
-log4j.appender.console = org.apache.log4j.ConsoleAppender
-log4j.appender.console.layout = org.apache.log4j.PatternLayout
-log4j.appender.console.layout.ConversionPattern = %d{HH:mm:ss.SSS} %-5p %c{1} %m%n
 ";

@@ -192,8 +192,7 @@ impl Pair {
 fn configure(scratch: &Scratch, flink: &Flink, number: usize) -> Result<PathBuf> {
     let name = Pair::name(number);
     let home = scratch.path().join(&name);
-    let session = Pair::SESSION.as_millis();
-    let settings = [
+    let mut settings = vec![
         ("jobmanager.rpc.address", name.clone()),
         ("jobmanager.rpc.port", RPC_PORT.to_string()),
         ("jobmanager.bind-host", "0.0.0.0".to_owned()),
@@ -201,19 +200,33 @@ fn configure(scratch: &Scratch, flink: &Flink, number: usize) -> Result<PathBuf>
         ("rest.port", REST_PORT.to_string()),
         ("rest.bind-address", "0.0.0.0".to_owned()),
         ("blob.server.port", BLOB_PORT.to_string()),
+        ("io.tmp.dirs", format!("{}/tmp", home.display())),
+        ("web.upload.dir", format!("{}/tmp/upload", home.display())),
+    ];
+    let quorum = format!("zookeeper:{CLIENT_PORT}");
+    settings.extend(self::settings(scratch, Pair::CLUSTER, &quorum));
+    config::write_home(scratch, flink, &name, &settings)?;
+    Ok(home)
+}
+
+/// What makes a cluster highly available, with leader records in ZooKeeper.
+pub(crate) fn settings(
+    scratch: &Scratch,
+    cluster: &str,
+    quorum: &str,
+) -> Vec<(&'static str, String)> {
+    let session = Pair::SESSION.as_millis();
+    vec![
         // Both spellings: the key was renamed in 1.17.
         ("high-availability", "zookeeper".to_owned()),
         ("high-availability.type", "zookeeper".to_owned()),
         ("high-availability.jobmanager.port", RPC_PORT.to_string()),
-        ("high-availability.cluster-id", Pair::CLUSTER.to_owned()),
+        ("high-availability.cluster-id", cluster.to_owned()),
         (
             "high-availability.storageDir",
             format!("file://{}/ha", scratch.path().display()),
         ),
-        (
-            "high-availability.zookeeper.quorum",
-            format!("zookeeper:{CLIENT_PORT}"),
-        ),
+        ("high-availability.zookeeper.quorum", quorum.to_owned()),
         (
             "high-availability.zookeeper.path.root",
             Pair::ROOT.to_owned(),
@@ -228,9 +241,5 @@ fn configure(scratch: &Scratch, flink: &Flink, number: usize) -> Result<PathBuf>
         ),
         // Without it, the client of 1.13 wants to know the server's name once more.
         ("zookeeper.sasl.disable", "true".to_owned()),
-        ("io.tmp.dirs", format!("{}/tmp", home.display())),
-        ("web.upload.dir", format!("{}/tmp/upload", home.display())),
-    ];
-    config::write_home(scratch, flink, &name, &settings)?;
-    Ok(home)
+    ]
 }

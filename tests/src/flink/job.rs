@@ -13,11 +13,14 @@ pub(crate) const CLASS: &str = "BoundedJob";
 
 /// Compiles the job and packs it into a jar.
 pub(crate) fn build(flink: &Flink, scratch: &Scratch) -> Result<PathBuf> {
-    let source = scratch.write(&format!("{CLASS}.java"), SOURCE)?;
-    let (classes, jar) = (
-        scratch.path().join("classes"),
-        scratch.path().join("job.jar"),
-    );
+    build_in(flink, scratch.path())
+}
+
+/// The same in a directory.
+pub(crate) fn build_in(flink: &Flink, directory: &Path) -> Result<PathBuf> {
+    let source = directory.join(format!("{CLASS}.java"));
+    std::fs::write(&source, SOURCE).with_context(|| format!("write {}", source.display()))?;
+    let (classes, jar) = (directory.join("classes"), directory.join("job.jar"));
     let (source, classes, jar_text) = (text(&source)?, text(&classes)?, text(&jar)?);
     // Java 8 byte code: the oldest Flink cannot read newer classes.
     let class_path = flink.class_path();

@@ -41,6 +41,18 @@ pub(crate) fn java(
     home: &Path,
     class: &str,
 ) -> Result<Command> {
+    let mut java = virtual_machine(space, files, flink, home)?;
+    java.args([class, "--configDir"]).arg(home);
+    Ok(java)
+}
+
+/// A Java machine with the classes of a release; the class to run follows.
+pub(crate) fn virtual_machine(
+    space: &Namespace,
+    files: &[(PathBuf, PathBuf)],
+    flink: &Flink,
+    home: &Path,
+) -> Result<Command> {
     let mut java = space.command(Path::new("java"), files)?;
     let home_text = home.display();
     java.current_dir(home)
@@ -54,8 +66,7 @@ pub(crate) fn java(
         .arg(format!(
             "-Dlog4j.configurationFile=file:{home_text}/log4j2.properties"
         ))
-        .args(["-cp", &flink.class_path(), class, "--configDir"])
-        .arg(home)
+        .args(["-cp", &flink.class_path()])
         .env("FLINK_CONF_DIR", home);
     Ok(java)
 }

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod config;
+mod containers;
 mod fetch;
 mod ha;
 mod job;
@@ -10,10 +11,12 @@ mod load;
 mod node;
 mod rest;
 mod scenario;
+mod story;
 
 pub use cluster::{Addressing, Cluster};
-pub(crate) use config::LOG4J1;
+pub use containers::Containers;
 pub use fetch::{DEFAULT_VERSION, Flink, VERSIONS};
 pub use ha::Pair;
 pub use load::{Load, Visit};
 pub use scenario::{Options, Relay, run, run_canonical};
+pub use story::story;

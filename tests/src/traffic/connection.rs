@@ -12,13 +12,11 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
     random::Random,
+    socket::DEADLINE,
     sys,
     wait::wait_until,
     wire::{Checker, Half, Script},
 };
-
-/// An exchange that takes longer has stalled.
-pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// How the two ends treat their sockets.
 #[derive(Clone, Copy, Debug, Default)]

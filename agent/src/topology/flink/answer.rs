@@ -1,12 +1,13 @@
 //! What Flink's REST interface answers, as far as it matters. The same in 1.9 to 2.3.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
 
 use crate::{
+    config::{Cluster, ClusterError},
     name::{Authority, RpcAddress, Scheme},
-    topology::{Claim, Facts, Worker},
+    topology::{Claim, Facts, Ports, Worker, literal},
 };
 
 /// The actor system of every Flink process.
@@ -15,6 +16,19 @@ const SYSTEM: &str = "flink";
 const RPC_PORT: &str = "6123";
 const ADDRESS: &str = "jobmanager.rpc.address";
 const PORT: &str = "jobmanager.rpc.port";
+const BLOB_PORT: &str = "blob.server.port";
+const STATE: &str = "queryable-state.enable";
+const STATE_PORTS: &str = "queryable-state.proxy.ports";
+/// Flink's default of [`STATE_PORTS`].
+const STATE_PORT: u16 = 9069;
+/// What tells a cluster with leader records from another.
+const RECORDS: [&str; 5] = [
+    "high-availability",
+    "high-availability.type",
+    "high-availability.cluster-id",
+    "high-availability.zookeeper.quorum",
+    "high-availability.zookeeper.path.root",
+];
 const TLS: [&str; 2] = ["security.ssl.internal.enabled", "security.ssl.enabled"];
 /// The first release with Pekko instead of Akka.
 const PEKKO_SINCE: (u32, u32) = (1, 18);
@@ -40,7 +54,11 @@ struct Pair {
 impl<'de> Deserialize<'de> for Settings {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let pairs = Vec::<Element<Pair>>::deserialize(deserializer)?;
-        let wanted = |key: &str| [ADDRESS, PORT].contains(&key) || TLS.contains(&key);
+        let wanted = |key: &str| {
+            [ADDRESS, PORT, BLOB_PORT, STATE, STATE_PORTS].contains(&key)
+                || TLS.contains(&key)
+                || RECORDS.contains(&key)
+        };
         let pairs = pairs.into_iter().filter_map(|pair| match pair {
             Element::Good(pair) if wanted(&pair.key) => Some((pair.key, pair.value)),
             Element::Good(_) | Element::Bad(_) => None,
@@ -61,6 +79,70 @@ impl Settings {
             Err(_) => host,
         };
         Some(format!("{host}:{port}"))
+    }
+
+    /// What tells the cluster from others: where its leader records are; without records its only JobManager.
+    pub fn cluster(&self) -> Option<String> {
+        let value = |key: &str| self.0.get(key).map_or("", |value| value.trim());
+        let has_records = RECORDS[..2].iter().any(|key| {
+            let value = value(key);
+            !value.is_empty() && !value.eq_ignore_ascii_case("none")
+        });
+        if has_records {
+            let told: Vec<_> = RECORDS[2..].iter().map(|key| value(key)).collect();
+            return Some(format!("records {}", told.join(" ")));
+        }
+        self.announced()
+    }
+
+    /// Where the leader records are, if they are in ZooKeeper.
+    pub fn records(&self) -> Option<Result<Cluster, (String, ClusterError)>> {
+        let value = |key: &str| self.0.get(key).map(|value| value.trim());
+        let mut kinds = RECORDS[..2].iter().filter_map(|key| value(key));
+        if !kinds.any(|kind| kind.eq_ignore_ascii_case("zookeeper")) {
+            return None;
+        }
+        let quorum = value(RECORDS[3]).unwrap_or_default().replace(' ', "");
+        let id = value(RECORDS[2]).unwrap_or("/default").trim_matches('/');
+        let root = value(RECORDS[4]).unwrap_or("/flink").trim_matches('/');
+        let text = format!("zookeeper://{}/{root}/{id}", quorum.trim_end_matches('/'));
+        Some(text.parse().map_err(|error| (text, error)))
+    }
+
+    /// What the process that answered at this address tells of itself.
+    pub fn tell(&self, address: IpAddr, facts: &mut Facts) {
+        let Some(Ok(name)) = self.announced().map(|text| text.parse::<Authority>()) else {
+            return;
+        };
+        match self.records() {
+            None => {}
+            Some(Ok(records)) => facts.add(Claim::Records(records.to_string())),
+            Some(Err((text, error))) => facts.refuse("leader records", &text, error),
+        }
+        let number = |key: &str| self.0.get(key).and_then(|port| first_port(port));
+        let has_state = self.0.get(STATE).is_some_and(|value| value == "true");
+        let ports = Ports {
+            blob: number(BLOB_PORT),
+            queryable_state: has_state.then(|| number(STATE_PORTS).unwrap_or(STATE_PORT)),
+            name: name.clone(),
+        };
+        if ports.blob.is_some() || ports.queryable_state.is_some() {
+            facts.add(Claim::Ports(ports));
+        }
+        let written = literal(name.host());
+        if name.host() == "localhost"
+            || written.is_some_and(|ip| ip.is_loopback() || ip.is_unspecified())
+        {
+            if !address.is_loopback() {
+                facts.refuse(
+                    "name",
+                    name.as_str(),
+                    format_args!("the JobManager at {address} calls itself so, and so does every host; set jobmanager.rpc.address"),
+                );
+            }
+        } else if written.is_none() {
+            facts.add(Claim::Address { name, address });
+        }
     }
 
     /// Where the process announces itself. What is no address is refused.
@@ -84,6 +166,12 @@ impl Settings {
         };
         RpcAddress::new(scheme, SYSTEM, authority).ok()
     }
+}
+
+/// The first port of a list of ports and ranges, as Flink writes it; 0 is none.
+fn first_port(text: &str) -> Option<u16> {
+    let end = text.find([',', '-']).unwrap_or(text.len());
+    text[..end].trim().parse().ok().filter(|port| *port > 0)
 }
 
 /// `/overview`: what changes when workers come and go.
@@ -221,6 +309,108 @@ mod tests {
             .collect();
         assert_eq!(workers, [("10.0.0.3:6122-a1", Some(41111)), ("tm-2", None)]);
         assert_eq!(facts.refused_count(), 6);
+    }
+
+    /// What a server at this address tells of itself.
+    fn told(pairs: &[(&str, &str)], address: [u8; 4]) -> (Vec<Claim>, usize) {
+        let pairs: Vec<_> = pairs
+            .iter()
+            .map(|(key, value)| serde_json::json!({"key": key, "value": value}))
+            .collect();
+        let settings: Settings = serde_json::from_value(pairs.into()).unwrap();
+        let mut facts = Facts::new();
+        settings.tell(address.into(), &mut facts);
+        (facts.claims().cloned().collect(), facts.refused_count())
+    }
+
+    #[test]
+    fn a_server_says_where_its_name_is() {
+        let at = Claim::Address {
+            name: "jm-1:6123".parse().unwrap(),
+            address: [10, 0, 0, 1].into(),
+        };
+        let ports = |blob, queryable_state| {
+            Claim::Ports(Ports {
+                name: "jm-1:6123".parse().unwrap(),
+                blob,
+                queryable_state,
+            })
+        };
+        let named = [(ADDRESS, "jm-1"), (BLOB_PORT, "50100-50200,0")];
+        let (claims, _) = told(&named, [10, 0, 0, 1]);
+        assert_eq!(claims, [ports(Some(50100), None), at.clone()]);
+        let state = [(ADDRESS, "JM-1"), (BLOB_PORT, "0"), (STATE, "true")];
+        let (claims, _) = told(&state, [10, 0, 0, 1]);
+        assert_eq!(claims, [ports(None, Some(STATE_PORT)), at]);
+        // Every host calls itself so, and an address needs nobody to say where it is.
+        for (name, refused) in [("localhost", 1), ("0.0.0.0", 1), ("10.0.0.1", 0), ("-", 0)] {
+            let told = told(&[(ADDRESS, name)], [10, 0, 0, 1]);
+            assert_eq!(told, (Vec::new(), refused), "{name}");
+        }
+        assert_eq!(told(&[], [10, 0, 0, 1]), (Vec::new(), 0));
+    }
+
+    #[test]
+    fn a_cluster_says_where_its_leader_records_are() {
+        let records = |pairs: &[(&str, &str)]| {
+            let pairs = pairs
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+            let told = Settings(pairs.collect()).records();
+            told.map(|told| told.map_or_else(|(text, _)| text, |cluster| cluster.to_string()))
+        };
+        assert_eq!(records(&[(RECORDS[1], "NONE"), (RECORDS[3], "zk")]), None);
+        assert_eq!(records(&[(RECORDS[1], "kubernetes")]), None);
+        let all = [
+            (RECORDS[0], "ZooKeeper"),
+            (RECORDS[2], "/pair"),
+            (RECORDS[3], "zk1:2181, zk2/chroot"),
+            (RECORDS[4], "/jobs/"),
+        ];
+        let told = records(&all).unwrap();
+        assert_eq!(told, "zookeeper://zk1:2181,zk2:2181/chroot/jobs/pair");
+        let few = records(&[(RECORDS[1], "zookeeper"), (RECORDS[3], "zk")]);
+        assert_eq!(few.unwrap(), "zookeeper://zk:2181/flink/default");
+        let none = told_of(&[(ADDRESS, "jm"), (RECORDS[1], "zookeeper")]);
+        assert_eq!(none.refused_count(), 1);
+    }
+
+    fn told_of(pairs: &[(&str, &str)]) -> Facts {
+        let pairs = pairs
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        let mut facts = Facts::new();
+        Settings(pairs.collect()).tell([10, 0, 0, 1].into(), &mut facts);
+        facts
+    }
+
+    #[test]
+    fn a_cluster_is_told_from_another() {
+        let cluster = |pairs: &[(&str, &str)]| {
+            let pairs = pairs
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+            Settings(pairs.collect()).cluster()
+        };
+        let alone = cluster(&[(ADDRESS, "jm"), (RECORDS[1], "NONE")]);
+        assert_eq!(alone.as_deref(), Some("jm:6123"));
+        let one = cluster(&[
+            (ADDRESS, "a"),
+            (RECORDS[0], "zookeeper"),
+            (RECORDS[2], "/x"),
+        ]);
+        let two = cluster(&[
+            (ADDRESS, "b"),
+            (RECORDS[1], "zookeeper"),
+            (RECORDS[2], "/x"),
+        ]);
+        let other = cluster(&[
+            (ADDRESS, "b"),
+            (RECORDS[1], "zookeeper"),
+            (RECORDS[2], "/y"),
+        ]);
+        assert_eq!(one, two);
+        assert_ne!(one, other);
     }
 
     #[test]

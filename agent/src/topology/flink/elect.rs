@@ -1,6 +1,6 @@
 //! Who leads, as far as answers of several servers tell. Pure.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use super::answer::Settings;
 use crate::{
@@ -17,6 +17,47 @@ pub struct Ballot {
     pub settings: Settings,
     /// Where it answered, redirects followed.
     pub rest: WebAddress,
+    /// The address that answered.
+    pub address: IpAddr,
+}
+
+/// Leaves the ballots of one cluster, of the one that was asked before if it answers, and notes the others, of which
+/// nothing is learned. Returns which cluster that is.
+///
+/// # Errors
+/// There are servers of several clusters, and none was asked before: one sentence.
+pub fn of_one_cluster(
+    ballots: &mut Vec<Ballot>,
+    before: Option<&str>,
+    facts: &mut Facts,
+) -> Result<Option<String>, String> {
+    let is_before = |ballot: &&Ballot| ballot.settings.cluster().as_deref() == before;
+    let known = ballots.iter().find(is_before);
+    let Some(first) = known.or(ballots.first()) else {
+        return Ok(None);
+    };
+    let (cluster, rest) = (first.settings.cluster(), first.rest.clone());
+    let is_same = |ballot: &Ballot| ballot.settings.cluster() == cluster;
+    if let (None, Some(other)) = (known, ballots.iter().find(|ballot| !is_same(ballot))) {
+        return Err(format!(
+            "{rest} and {} are servers of two clusters; nothing is learned of either; name the servers of one cluster",
+            other.rest
+        ));
+    }
+    ballots.retain(|ballot| {
+        let is_same = is_same(ballot);
+        if !is_same {
+            facts.refuse(
+                "cluster",
+                &ballot.rest.to_string(),
+                format_args!(
+                    "it is a server of another cluster than {rest}; name the servers of one cluster"
+                ),
+            );
+        }
+        is_same
+    });
+    Ok(cluster)
 }
 
 /// The outcome.
@@ -94,6 +135,7 @@ mod tests {
             ]))
             .unwrap(),
             rest: "http://jm:8081".parse().unwrap(),
+            address: [10, 0, 0, 1].into(),
         };
         names.iter().enumerate().map(ballot).collect()
     }
@@ -118,6 +160,27 @@ mod tests {
         assert_eq!(leader(&["a", "b"], Some("b")), Some(1));
         assert_eq!(leader(&["a", "b", "b"], Some("a")), Some(0));
         assert_eq!(leader(&["a", "b"], Some("c")), None);
+    }
+
+    #[test]
+    fn nothing_is_learned_of_another_cluster() {
+        let left = |names: &[&str], before: Option<&str>| {
+            let (mut ballots, mut facts) = (ballots(names), Facts::new());
+            let cluster = of_one_cluster(&mut ballots, before, &mut facts);
+            let servers: Vec<_> = ballots.iter().map(|ballot| ballot.server).collect();
+            (cluster, servers, facts)
+        };
+        let (why, ..) = left(&["a", "b", "a"], None);
+        assert!(why.unwrap_err().contains("are servers of two clusters"));
+        let (cluster, servers, facts) = left(&["a", "b", "a"], Some("a:6123"));
+        assert_eq!(cluster.unwrap().as_deref(), Some("a:6123"));
+        assert_eq!(servers, [0, 2]);
+        let line = facts.refused()[0].to_string();
+        assert!(line.contains("it is a server of another cluster"), "{line}");
+        assert_eq!(facts.refused_count(), 1);
+        // It is replaced, or nobody answers.
+        assert_eq!(left(&["a"], Some("gone:6123")).1, [0]);
+        assert_eq!(left(&[], Some("gone:6123")).0, Ok(None));
     }
 
     #[test]

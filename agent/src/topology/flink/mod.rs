@@ -11,6 +11,7 @@
 
 mod answer;
 mod elect;
+mod leader;
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -25,6 +26,7 @@ use super::{
 use crate::name::{RpcAddress, Url};
 use answer::{Overview, Settings, Workers};
 use elect::{Ballot, Election};
+pub use leader::AtLeader;
 
 /// Polls from one reading of the workers to the next, if nothing seems to have changed.
 pub const LIST_EVERY: u32 = 10;
@@ -39,6 +41,8 @@ const WORKERS_MAX: usize = 64 << 20;
 #[derive(Debug)]
 pub struct Flink {
     servers: Vec<Server>,
+    /// Which cluster it was at the last poll.
+    cluster: Option<String>,
     /// Who led at the last poll.
     leader: Option<RpcAddress>,
     listed: Option<Listed>,
@@ -76,6 +80,7 @@ impl Flink {
         };
         Self {
             servers: urls.into_iter().map(server).collect(),
+            cluster: None,
             leader: None,
             listed: None,
         }
@@ -144,7 +149,8 @@ impl Server {
         Ok(Ballot {
             server: index,
             settings: settings.clone(),
-            rest: from.clone(),
+            rest: from.named.clone(),
+            address: from.address,
         })
     }
 }
@@ -159,7 +165,12 @@ impl Poll for Flink {
     }
 
     async fn ask(&mut self) -> Result<Facts, String> {
-        let (ballots, mut errors) = self.ballots().await;
+        let (mut ballots, mut errors) = self.ballots().await;
+        let mut others = Facts::new();
+        let before = self.cluster.as_deref();
+        if let Some(now) = elect::of_one_cluster(&mut ballots, before, &mut others)? {
+            self.cluster = Some(now);
+        }
         let election = Election::of(&ballots, self.leader.as_ref());
 
         // All answer for the leader; that one itself is asked first.
@@ -187,7 +198,15 @@ impl Poll for Flink {
         for (server, error) in errors {
             facts.refuse("answer", &self.servers[server].url.to_string(), error);
         }
-        election.report(&ballots, &mut facts);
+        facts.refuse_as(&others);
+        for ballot in &ballots {
+            ballot.settings.tell(ballot.address, &mut facts);
+        }
+        // Where there are records, they say who leads.
+        let has_records = |ballot: &Ballot| matches!(ballot.settings.records(), Some(Ok(_)));
+        if !ballots.iter().any(has_records) {
+            election.report(&ballots, &mut facts);
+        }
         self.leader = None;
         if let Some(ballot) = election.leader.map(|index| &ballots[index])
             && let Some(address) = ballot.settings.rpc(&overview, &mut facts)

@@ -6,7 +6,10 @@
 
 mod java;
 pub mod kubernetes;
+mod told;
 pub mod zookeeper;
+
+pub use told::Told;
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! One connection to a server.
 
-use std::io;
+use std::{io, net::IpAddr};
 
 use http_body_util::Empty;
 use hyper::{
@@ -27,7 +27,11 @@ const AGENT: &str = concat!("truename/", env!("CARGO_PKG_VERSION"));
 
 /// Sends requests over one connection, which ends when this is dropped.
 #[derive(Debug)]
-pub struct Sender(http1::SendRequest<Empty<Bytes>>);
+pub struct Sender {
+    requests: http1::SendRequest<Empty<Bytes>>,
+    /// The server's.
+    address: IpAddr,
+}
 
 impl Sender {
     /// Connects to the server of a URL, to the first of its addresses that answers.
@@ -46,9 +50,9 @@ impl Sender {
         for address in addresses {
             match TcpStream::connect((address, authority.port())).await {
                 Ok(stream) if url.address().tls() => {
-                    return Self::start(tls.connect(bare, stream).await?).await;
+                    return Self::start(tls.connect(bare, stream).await?, address).await;
                 }
-                Ok(stream) => return Self::start(stream).await,
+                Ok(stream) => return Self::start(stream, address).await,
                 Err(error) => last = error,
             }
         }
@@ -57,8 +61,9 @@ impl Sender {
 
     async fn start(
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        address: IpAddr,
     ) -> Result<Self, HttpError> {
-        let (sender, connection) = http1::Builder::new()
+        let (requests, connection) = http1::Builder::new()
             .max_buf_size(HEAD)
             .handshake(TokioIo::new(stream))
             .await?;
@@ -66,7 +71,12 @@ impl Sender {
         tokio::spawn(async move {
             let _ = connection.await;
         });
-        Ok(Self(sender))
+        Ok(Self { requests, address })
+    }
+
+    /// The server's address.
+    pub const fn address(&self) -> IpAddr {
+        self.address
     }
 
     /// Sends a request; answers when the headers are there.
@@ -78,7 +88,7 @@ impl Sender {
         url: &Url,
         validator: &Validator,
     ) -> Result<Response<Incoming>, hyper::Error> {
-        self.0.ready().await?;
+        self.requests.ready().await?;
         let mut request = Request::new(Empty::new());
         // A `Url` has a path that is valid in a request line, and an authority in a header.
         *request.uri_mut() = url.path().parse().unwrap_or_default();
@@ -94,6 +104,6 @@ impl Sender {
         if let Some(modified) = &validator.modified {
             headers.insert(IF_MODIFIED_SINCE, modified.clone());
         }
-        self.0.send_request(request).await
+        self.requests.send_request(request).await
     }
 }

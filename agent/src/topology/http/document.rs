@@ -1,5 +1,8 @@
 //! A JSON document on a server, which is read again only if it has changed.
 
+use std::net::IpAddr;
+
+use hyper::StatusCode;
 use serde::de::DeserializeOwned;
 
 use super::{Client, Fetched, HttpError, Validator};
@@ -17,7 +20,16 @@ pub struct Document<T> {
 struct Held<T> {
     value: T,
     validator: Validator,
-    from: WebAddress,
+    server: Server,
+}
+
+/// Who gave a document, redirects followed.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// As it is written in the URL.
+    pub named: WebAddress,
+    /// The address that took the connection.
+    pub address: IpAddr,
 }
 
 impl<T: DeserializeOwned> Document<T> {
@@ -34,12 +46,12 @@ impl<T: DeserializeOwned> Document<T> {
     ///
     /// # Errors
     /// It cannot be had, or is not what it should be. One line with the URL.
-    pub async fn read(&mut self, client: &mut Client) -> Result<(&T, &WebAddress), String> {
+    pub async fn read(&mut self, client: &mut Client) -> Result<(&T, &Server), String> {
         self.refresh(client)
             .await
-            .map_err(|error| format!("GET {}: {error}", self.url))?;
+            .map_err(|error| format!("GET {}: {error}{}", self.url, doubt(&error)))?;
         let held = self.held.as_ref();
-        held.map(|held| (&held.value, &held.from))
+        held.map(|held| (&held.value, &held.server))
             .ok_or_else(|| format!("GET {}: nothing was read", self.url))
     }
 
@@ -50,6 +62,7 @@ impl<T: DeserializeOwned> Document<T> {
             body,
             validator,
             from,
+            address,
         } = client.get(&self.url, validator, self.limit).await?
         {
             let value = serde_json::from_slice(&body)
@@ -57,10 +70,23 @@ impl<T: DeserializeOwned> Document<T> {
             self.held = Some(Held {
                 value,
                 validator,
-                from: from.address().clone(),
+                server: Server {
+                    named: from.address().clone(),
+                    address,
+                },
             });
         }
         Ok(())
+    }
+}
+
+/// Whether something else was asked than was meant.
+fn doubt(error: &HttpError) -> &'static str {
+    match error {
+        HttpError::Status(StatusCode::NOT_FOUND, _) => {
+            "; is this the address of the REST interface?"
+        }
+        _ => "",
     }
 }
 

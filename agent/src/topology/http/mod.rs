@@ -5,7 +5,7 @@ mod connection;
 mod document;
 mod tls;
 
-use std::{collections::VecDeque, io, time::Duration};
+use std::{collections::VecDeque, io, net::IpAddr, time::Duration};
 
 use http_body_util::{BodyExt as _, Limited};
 use hyper::{
@@ -16,7 +16,7 @@ use hyper::{
 
 use crate::name::{NameError, Url, shown};
 use connection::Sender;
-pub use document::Document;
+pub use document::{Document, Server};
 pub use tls::Tls;
 
 /// The time for one request with its redirects, from the first packet to the last byte.
@@ -92,6 +92,8 @@ pub enum Fetched {
         validator: Validator,
         /// Where it came from in the end.
         from: Url,
+        /// The address of the server that it came from.
+        address: IpAddr,
     },
     /// The body that the validator stands for.
     Same,
@@ -166,11 +168,13 @@ impl Client {
             }
             let validator = Validator::of(response.headers());
             let body = read(response, limit).await?;
+            let address = sender.address();
             self.keep(&url, sender);
             return Ok(Fetched::New {
                 body,
                 validator,
                 from: url,
+                address,
             });
         }
         Err(HttpError::Redirects)

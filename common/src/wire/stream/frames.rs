@@ -24,6 +24,8 @@ const WINDOW: u32 = 160;
 pub(super) struct Frames<'a, P>(pub(super) Job<'a, P>);
 
 impl<P: Packet> Steps for Frames<'_, P> {
+    const AT_ONCE: u32 = 2;
+
     #[inline(always)]
     fn step(&mut self) -> bool {
         let job = &mut self.0;

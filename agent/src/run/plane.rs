@@ -1,0 +1,124 @@
+//! Keeps the names plane as the configuration and the topology want it.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Current, RunError,
+    retry::{Problem, Retry},
+};
+use crate::{
+    config::Names,
+    dns::{Counters, Server, Zone},
+    topology::Snapshot,
+};
+
+/// Serves names.
+pub struct Plane {
+    config: Current,
+    topology: watch::Receiver<Snapshot>,
+    zone: watch::Sender<Arc<Zone>>,
+    counters: Arc<Counters>,
+    /// What is served, and by whom; none while sockets cannot be bound.
+    serving: Option<(Names, Server)>,
+    retry: Retry,
+    /// The generation of the topology that the zone was made from, and when.
+    followed: Option<(u64, Instant)>,
+}
+
+/// Of several addresses of a name, the one that was confirmed last counts after this time.
+const REFRESH: Duration = Duration::from_secs(5);
+
+impl Plane {
+    /// Nothing is served yet.
+    pub fn new(config: Current, topology: watch::Receiver<Snapshot>) -> Self {
+        Self {
+            config,
+            topology,
+            zone: watch::Sender::default(),
+            counters: Arc::default(),
+            serving: None,
+            retry: Retry::new("names are not served"),
+            followed: None,
+        }
+    }
+
+    /// Counts the questions.
+    pub fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.counters)
+    }
+
+    /// Where it is told what fails.
+    pub fn problem(&self) -> Problem {
+        self.retry.problem()
+    }
+
+    /// Serves until it is told to stop.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), RunError> {
+        loop {
+            let wanted = self.config.borrow_and_update().names.clone();
+            self.serve(wanted).await;
+            self.follow();
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                Ok(()) = self.topology.changed() => {}
+                Ok(()) = self.config.changed() => {}
+                () = self.retry.due() => {}
+            }
+        }
+    }
+
+    /// Brings the zone to what is known. That a source confirms what it said brings nothing new for a while.
+    fn follow(&mut self) {
+        let (generation, topology) = {
+            let snapshot = self.topology.borrow_and_update();
+            (snapshot.generation, Arc::clone(&snapshot.topology))
+        };
+        let is_known = |(known, at): (u64, Instant)| known == generation && at.elapsed() < REFRESH;
+        if self.followed.is_some_and(is_known) {
+            return;
+        }
+        self.followed = Some((generation, Instant::now()));
+        let zone = Zone::of(&topology);
+        self.zone.send_if_modified(|known| {
+            let is_new = **known != zone;
+            if is_new {
+                *known = Arc::new(zone);
+            }
+            is_new
+        });
+    }
+
+    async fn serve(&mut self, wanted: Names) {
+        let is_served = self
+            .serving
+            .as_ref()
+            .is_some_and(|(names, _)| *names == wanted);
+        if is_served {
+            return;
+        }
+        // Its sockets are free before others are bound.
+        if self.serving.take().is_some() {
+            tokio::task::yield_now().await;
+        }
+        if wanted.listen.is_empty() {
+            self.retry.succeeded();
+            return;
+        }
+        let (zone, counters) = (self.zone.subscribe(), Arc::clone(&self.counters));
+        match Server::start(&wanted.listen, &wanted.upstream, zone, counters).await {
+            Ok(server) => {
+                let at: Vec<_> = wanted.listen.iter().map(ToString::to_string).collect();
+                log::info!("Names of the cluster are served on {}", at.join(", "));
+                self.serving = Some((wanted, server));
+                self.retry.succeeded();
+            }
+            Err(why) => self.retry.failed(Some(why)),
+        }
+    }
+}
