@@ -7,8 +7,8 @@ use std::{
 };
 
 use super::{
-    Agent, Aliases, ConfigError, Datapath, Endpoint, Frontend, Interface, Names, Selector, Service,
-    TIMEOUT_KEYS, Timeouts, frontend, names,
+    Agent, Aliases, ConfigError, Datapath, Endpoint, Frontend, Interface, NamesPlane, Selector,
+    Service, TIMEOUT_KEYS, Timeouts, frontend, names,
     reader::{Entry, Section, Source},
     service,
     topology::{self, Topology},
@@ -56,7 +56,7 @@ pub struct File {
     /// `[frontend]`.
     pub frontend: Frontend,
     /// `[names]`.
-    pub names: Names,
+    pub names: NamesPlane,
     /// Where it was read.
     pub path: Option<PathBuf>,
 }

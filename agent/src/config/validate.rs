@@ -42,7 +42,7 @@ impl Config {
             topology,
             frontend,
             names,
-            left_to_hand: Vec::new(),
+            not_derived: Vec::new(),
             file: path,
         })
     }
