@@ -11,9 +11,9 @@ use anyhow::{Context as _, Result, anyhow};
 /// A toolchain made of the distribution's `rustc`, which ships `core` for BPF.
 const DEBIAN: &str = "debian";
 
-/// The crates that use unstable features of the compiler: aya's, and the program itself for its
+/// The crates that use unstable features of the compiler: aya's, and the program itself with what it shares for their
 /// BPF assembly.
-const UNSTABLE: &str = "aya_ebpf,truename";
+const UNSTABLE: &str = "aya_ebpf,truename,truename_common";
 
 fn main() -> ExitCode {
     match build() {

@@ -280,6 +280,7 @@ fn facts(roles: Roles, nodes: u32) -> Facts {
         loopback: 1,
         roles: Arc::new(roles),
         sources: (0..=nodes).map(|node| (address(0, node), own)).collect(),
+        ..Facts::default()
     }
 }
 

@@ -1,10 +1,17 @@
 //! truename: the agent and its command line.
 //!
-//! Imports point one way: [`cli`] → [`api`] → [`explain`], [`reconcile`] → [`plan`] →
-//! `truename_common`, and `dns` → [`topology`] → [`config`] → [`name`], which is what outsiders write.
+//! Imports go down the floors that `CONTRIBUTING.md` lists: from [`cli`] over [`run`] and [`api`] to [`plan`],
+//! [`config`] and [`name`], which is what outsiders write.
 //! [`plan`] and [`config`] do no I/O beyond reading one file; [`datapath`] is the only module that
-//! speaks to BPF, [`links`] the only one that speaks netlink, `health` the only one that serves HTTP, [`watch`] the only one that hears of files, and
-//! [`sysctl`] the only one that touches `/proc/sys`.
+//! speaks to BPF, [`links`] the only one that speaks netlink, `health` the only one that serves HTTP,
+//! `dns` the only one that answers DNS, `relay` the only one that carries connections,
+//! [`watch`] the only one that hears of files, and [`sysctl`] the only one that touches `/proc/sys`.
+#![cfg_attr(not(test), warn(unused_crate_dependencies))]
+#![deny(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a panic ends the agent, or a task of it; what fails has to say why"
+)]
 
 pub mod api;
 mod backoff;
@@ -21,6 +28,7 @@ mod logging;
 pub mod name;
 pub mod plan;
 pub mod reconcile;
+mod relay;
 pub mod run;
 pub mod sysctl;
 pub mod topology;

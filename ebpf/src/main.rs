@@ -11,8 +11,8 @@
 )]
 
 use aya_ebpf::{
-    macros::{classifier, xdp},
-    programs::{TcContext, XdpContext},
+    macros::{classifier, sk_lookup, xdp},
+    programs::{SkLookupContext, TcContext, XdpContext},
 };
 
 mod classify;
@@ -20,6 +20,7 @@ mod events;
 mod maps;
 mod nat;
 mod packet;
+mod relay;
 mod rpc;
 
 /// For devices with an Ethernet header, which includes loopback and veth.
@@ -45,6 +46,12 @@ pub fn tn_rpc(ctx: TcContext) -> i32 {
 #[xdp]
 pub fn tn_xdp(ctx: XdpContext) -> u32 {
     nat::stages::xdp(&ctx)
+}
+
+/// Gives new connections to the relay. It is attached to the network namespaces of endpoints that have one.
+#[sk_lookup]
+pub fn tn_steer(ctx: SkLookupContext) -> u32 {
+    relay::steer(&ctx)
 }
 
 /// What the others are measured against.

@@ -3,13 +3,13 @@
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf, SockMap},
 };
 use truename_common::{
     layout::{
         AliasKey, AliasStat, Conntrack, Counter, Endpoint, FiveTuple, Handshake, Link, ListedAlias,
-        Names, Page, PageKey, Peer, PeerKey, RpcFlow, SERVICES_MAX, SLOTS_MAX, Service, Settings,
-        Socket, TARGETS_MAX, Target,
+        Names, Page, PageKey, Peer, PeerKey, RELAYS_MAX, RpcFlow, SERVICES_MAX, SLOTS_MAX, Service,
+        Settings, Socket, TARGETS_MAX, Target,
     },
     nat::{TRIED_WRITTEN, TRIES as TRIES_MAX, Tables},
     wire::stream::Work,
@@ -96,6 +96,15 @@ pub static SETTINGS: Array<Settings> = Array::pinned(1, 0);
 
 #[map]
 pub static TRIES: PerCpuArray<u64> = PerCpuArray::pinned(TRIES_MAX + 1, 0);
+
+#[map]
+pub static RELAYS: HashMap<Socket, u32> = HashMap::pinned(RELAYS_MAX, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static RELAY_LISTENERS: SockMap = SockMap::pinned(2 * RELAYS_MAX, 0);
+
+#[map]
+pub static STEERED: LruHashMap<FiveTuple, u64> = LruHashMap::pinned(32768, 0);
 
 #[map]
 pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::pinned(64, 0);

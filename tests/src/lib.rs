@@ -1,5 +1,6 @@
 //! Support for the integration tests and the demo: namespaces, processes and events with deadlines,
 //! the `truename` command line, traffic with an independent oracle, and real Flink.
+#![cfg_attr(not(test), warn(unused_crate_dependencies))]
 
 pub mod bench;
 pub mod budget;

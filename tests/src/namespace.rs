@@ -49,6 +49,20 @@ impl Namespace {
         &self.owned.name
     }
 
+    /// Makes a device of a kind that truename cannot attach to, for as long as the file is open.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn unreadable(&self, name: &str) -> Result<File> {
+        /// Headers of wireless cards.
+        const ARPHRD_IEEE80211: u16 = 801;
+        self.run(|| -> Result<_> {
+            let device = sys::tap(name, false)?;
+            sys::set_link_type(&device, ARPHRD_IEEE80211)?;
+            Ok(device)
+        })?
+    }
+
     /// Runs `ip` inside, with arguments separated by blanks.
     ///
     /// # Errors

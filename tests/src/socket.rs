@@ -4,9 +4,13 @@ use std::{
     io,
     net::{SocketAddr, TcpListener, TcpStream},
     os::fd::OwnedFd,
+    time::Duration,
 };
 
-use crate::{sys, traffic::DEADLINE};
+use crate::sys;
+
+/// An exchange that takes longer has stalled.
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A TCP socket of the family of `address`, which may use a port in `TIME_WAIT` again; `connect` on it is
 /// bounded.

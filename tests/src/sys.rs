@@ -22,7 +22,7 @@ use std::{
 pub use error_queue::NetworkError;
 pub(crate) use error_queue::take_error;
 pub(crate) use instructions::{Instruction, pin_classifier};
-pub(crate) use tap::{VIRTIO_HEADER, tap};
+pub(crate) use tap::{VIRTIO_HEADER, set_link_type, tap};
 
 /// Turns the `-1` of libc into the error it stands for.
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {

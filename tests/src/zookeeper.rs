@@ -9,12 +9,19 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::{flink::LOG4J1, namespace::Namespace, process::Process, scratch::Scratch};
+use crate::{namespace::Namespace, process::Process, scratch::Scratch};
 
 /// Where clients connect.
 pub const CLIENT_PORT: u16 = 2181;
 /// How long a server may take to be ready.
 const START: Duration = Duration::from_secs(60);
+/// Logs to standard output: Log4j 1.
+pub(crate) const LOG4J1: &str = "\
+log4j.rootLogger = INFO, console
+log4j.appender.console = org.apache.log4j.ConsoleAppender
+log4j.appender.console.layout = org.apache.log4j.PatternLayout
+log4j.appender.console.layout.ConversionPattern = %d{HH:mm:ss.SSS} %-5p %c{1} %m%n
+";
 /// The server and what it logs with; the rest is named in the first jar.
 const JARS: [&str; 3] = [
     "/usr/share/java/zookeeper.jar",

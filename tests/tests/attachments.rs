@@ -300,6 +300,34 @@ fn detach_finds_filters_without_pins_and_restores_what_run_set() -> Result<()> {
 }
 
 #[test]
+fn a_takeover_that_fails_changes_nothing() -> Result<()> {
+    for arguments in [&[][..], &["--attach", "clsact"]] {
+        let mut case = Case::new("", arguments)?;
+        case.place.truename.kill_agent();
+        let _odd = case.place.lab.server().unreadable("odd")?;
+        let other = configuration("").replace("10.99.0.1:8080", "10.99.0.1:8081");
+        let other = other.replace("\"s0\"", "\"s0\", \"odd\"");
+        case.place.replace(&other)?;
+        let agent = case.place.truename.spawn_agent()?;
+        agent.wait_line(0, &["cannot attach to odd"], SOON)?;
+        case.place.truename.kill_agent();
+        ensure!(case.works()?, "the new target is in force");
+        let links = links_of(&case)?;
+        ensure!(links == 1, "{links} interfaces are known");
+        case.place.replace(&configuration(""))?;
+        case.place.truename.start_agent()?;
+        ensure!(case.works()?, "the next agent does not take over");
+    }
+    Ok(())
+}
+
+/// How many interfaces the kernel program knows.
+fn links_of(case: &Case) -> Result<usize> {
+    let links: HashMap<MapData, u32, Link> = table(&case.place.truename, map::LINKS)?;
+    Ok(links.keys().count())
+}
+
+#[test]
 fn many_interfaces_are_attached_while_everything_else_goes_on() -> Result<()> {
     const COUNT: usize = 120;
     let case = Case::new("", &[])?;

@@ -6,7 +6,6 @@
 //! change in progress.
 
 use std::{
-    collections::BTreeMap,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
@@ -87,9 +86,7 @@ fn facts() -> Facts {
     Facts {
         addresses: ["10.99.0.1".parse().unwrap_or_else(|_| unreachable!())].into(),
         loopback: 1,
-        sources: BTreeMap::new(),
-        roles: std::sync::Arc::default(),
-        names: std::sync::Arc::default(),
+        ..Facts::default()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use truename_tests::{
-    flink::{self, DEFAULT_VERSION, Options},
+    flink::{self, DEFAULT_VERSION, Options, Relay},
     timeline::Timeline,
     truename,
 };
@@ -11,13 +11,14 @@ use truename_tests::{
 /// Clusters have deadlines: they get the machine for themselves, one after the other.
 static MACHINE: Mutex<()> = Mutex::new(());
 
-fn run(learn: bool) {
+fn run(learn: bool, relay: Option<Relay>) {
     let _machine = MACHINE.lock().unwrap_or_else(|poison| poison.into_inner());
     let options = Options {
         flink: DEFAULT_VERSION.to_owned(),
         truename: truename::binary().unwrap(),
         learn,
         keep: false,
+        relay,
     };
     if let Err(error) = flink::run(&options, &Timeline::new()) {
         panic!("{error:#}");
@@ -27,11 +28,23 @@ fn run(learn: bool) {
 /// The demo, checked: nothing is restarted for truename's sake.
 #[test]
 fn a_running_task_manager_joins_works_and_survives_through_an_alias() {
-    run(false);
+    run(false, None);
 }
 
 /// The same without telling truename the canonical name.
 #[test]
 fn the_canonical_name_is_learned() {
-    run(true);
+    run(true, None);
+}
+
+/// The JobManager calls itself by its address. One TaskManager is relayed, the other one translated in place.
+#[test]
+fn two_task_managers_by_two_aliases_one_of_which_is_too_long() {
+    run(
+        true,
+        Some(Relay {
+            canonical: "10.61.23.1",
+            aliases: &["flink-jobmanager.prod.svc.cluster.example.org", "jm"],
+        }),
+    );
 }

@@ -7,11 +7,15 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
 use truename_tests::{
     namespace::Namespace,
     nat::{
-        By, Family, Lab, Probe, Protocol, Rules, Seen, Service, Snat, Translator, alone, beside,
+        By, Family, Lab, Probe, Protocol, Rules, Seen, Servers, Service, Snat, Translator, alone,
+        beside, services,
     },
+    truename::Truename,
+    wait::wait_until,
 };
 
 const PORT: u16 = 7000;
@@ -26,6 +30,8 @@ fn outcome(namespace: &Namespace, to: SocketAddr) -> Result<io::ErrorKind> {
 
 #[test]
 fn what_cannot_be_reached_is_said() {
+    /// The alias by which clients are hidden from the target.
+    const HIDDEN: u8 = 4;
     beside(|by| {
         let lab = Lab::new()?;
         let mut rules = Rules::default();
@@ -37,6 +43,11 @@ fn what_cannot_be_reached_is_said() {
             for (kind, address) in [("unreachable", unreachable), ("prohibit", prohibited)] {
                 lab.node.ip(&format!("route add {kind} {address}"))?;
             }
+            let hidden = SocketAddr::new(lab.foreign(family, HIDDEN), 80);
+            let target = SocketAddr::new(absent, PORT);
+            rules
+                .services
+                .push(Service::new(Protocol::Udp, hidden, target));
             for (number, address) in [(1, absent), (2, unreachable), (3, prohibited)] {
                 let alias = SocketAddr::new(lab.foreign(family, number), 80);
                 let target = SocketAddr::new(address, PORT);
@@ -62,7 +73,94 @@ fn what_cannot_be_reached_is_said() {
             ensure!(is != io::ErrorKind::TimedOut && !is_late, "{alias}: {is:?}");
             seen.note(alias, is);
         }
+        // Who sends a single datagram and asks for errors is told, too.
+        let mut probes = Vec::new();
+        for family in Family::BOTH {
+            for number in [1, HIDDEN] {
+                let alias = SocketAddr::new(lab.foreign(family, number), 80);
+                let from = SocketAddr::new(lab.client(family), 0);
+                let probe = Probe::start(&lab.client, from, alias)?;
+                probe.send(5)?;
+                probes.push((alias, probe));
+            }
+        }
+        for (alias, probe) in probes {
+            let error = probe.network_error().with_context(|| alias.to_string())?;
+            ensure!(error.errno == libc::EHOSTUNREACH, "{alias}: {error:?}");
+        }
         Ok(seen)
+    });
+}
+
+#[test]
+fn what_an_ipsec_policy_covers_does_not_leave_unencrypted() {
+    const SOON: Duration = Duration::from_secs(10);
+    beside(|by| {
+        let lab = Lab::new()?;
+        let mut pairs = Vec::new();
+        for family in Family::BOTH {
+            let alias = SocketAddr::new(lab.foreign(family, 1), 80);
+            pairs.push((alias, lab.target(family, 0)));
+        }
+        let targets = Family::BOTH.map(|family| lab.target(family, 0));
+        let _servers = Servers::start(&lab, &lab.target, &targets)?;
+        // What it wants cannot be done here, as no key is known: what it covers does not leave.
+        let policies = |verb: &str| -> Result<()> {
+            for family in Family::BOTH {
+                let (own, target) = (lab.near(family), lab.target(family, 0));
+                let what = format!("src {own} dst {target} dir out");
+                let how = match verb {
+                    "add" => format!(" tmpl src {own} dst {target} proto esp mode transport"),
+                    _ => String::new(),
+                };
+                lab.node.ip(&format!("xfrm policy {verb} {what}{how}"))?;
+            }
+            Ok(())
+        };
+        let mut translator = Translator::start(by, &lab, &services(&pairs))?;
+        let probe = |alias: &SocketAddr| -> Result<Probe> {
+            let from = SocketAddr::new(lab.client(Family::of(alias.ip())), 0);
+            let probe = Probe::start(&lab.client, from, *alias)?;
+            probe.set_patience(Duration::from_millis(200))?;
+            Ok(probe)
+        };
+        let old: Vec<_> = pairs
+            .iter()
+            .map(|(alias, _)| probe(alias))
+            .collect::<Result<_>>()?;
+        // It may have been told of a refusal before.
+        let is_answered = |probe: &Probe| probe.send(3).is_ok() && probe.receive().is_ok();
+        let settles = |expected: bool| {
+            wait_until(SOON, "the policies to be in force, or not", || {
+                for ((alias, _), old) in pairs.iter().zip(&old) {
+                    for probe in [old, &probe(alias)?] {
+                        ensure!(is_answered(probe) == expected, "{alias}: {}", !expected);
+                    }
+                }
+                Ok(())
+            })
+        };
+        settles(true)?;
+        policies("add")?;
+        settles(false)?;
+        if let Some(truename) = translator.truename() {
+            let (status, _) = truename.status()?;
+            let problems = status["problems"].to_string();
+            let count = problems.matches("the IPsec policy").count();
+            // TCP and UDP of both families.
+            ensure!(count == 4, "{problems}");
+            let (client, alias) = (lab.client(Family::V4).to_string(), pairs[0].0.to_string());
+            let said = truename.words(&["explain", &client, &alias])?;
+            ensure!(said.contains("the IPsec policy"), "{said}");
+            let line = doctor(truename, &lab, "ipsec")?;
+            ensure!(
+                line.contains("warning") && line.contains("the IPsec policy"),
+                "{line}"
+            );
+        }
+        policies("delete")?;
+        settles(true)?;
+        Ok(Seen::new())
     });
 }
 
@@ -107,33 +205,48 @@ fn a_service_without_a_target_refuses() {
     });
 }
 
+/// What `doctor` says of one of its checks.
+fn doctor(truename: &Truename, lab: &Lab, check: &str) -> Result<String> {
+    let mut doctor = truename.command(&["doctor", "-o", "jsonl", "--config"])?;
+    let file = lab.scratch.path().join("truename.toml");
+    let text = String::from_utf8(doctor.arg(file).output()?.stdout)?;
+    let mut lines = text.lines();
+    let line = lines.find(|line| line.contains(&format!("\"{check}\"")));
+    Ok(line.with_context(|| text.clone())?.to_owned())
+}
+
 #[test]
 fn doctor_names_an_alias_that_neighbours_look_for() {
     alone(|| {
         let lab = Lab::new()?;
-        let family = Family::V4;
-        let target = SocketAddr::new(lab.target(family, 0), PORT);
-        // One of the client's network, one that is routed, and one that the node has.
-        let addresses = [
-            lab.other_client(family),
-            lab.foreign(family, 1),
-            lab.node(family),
-        ];
-        let services = addresses
-            .map(|address| Service::new(Protocol::Tcp, SocketAddr::new(address, 80), target));
-        let rules = Rules::new(services.to_vec());
+        let mut rules = Rules::default();
+        let mut near = Vec::new();
+        for family in Family::BOTH {
+            let target = SocketAddr::new(lab.target(family, 0), PORT);
+            // One of the client's network, one that is routed, and one that the node has.
+            let addresses = [
+                lab.other_client(family),
+                lab.foreign(family, 1),
+                lab.node(family),
+            ];
+            near.push(addresses[0]);
+            let services = addresses
+                .map(|address| Service::new(Protocol::Tcp, SocketAddr::new(address, 80), target));
+            rules.services.extend(services);
+        }
         let mut translator = Translator::start(By::Truename, &lab, &rules)?;
         let truename = translator.truename().context("truename is at work")?;
-        let mut doctor = truename.command(&["doctor", "-o", "jsonl", "--config"])?;
-        let output = doctor
-            .arg(lab.scratch.path().join("truename.toml"))
-            .output()?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let line = text.lines().find(|line| line.contains("\"aliases\""));
-        let line = line.with_context(|| format!("{text}"))?;
-        let [near, routed, own] = addresses.map(|address| format!("{address}/32"));
-        ensure!(line.contains(&near), "{line}");
-        ensure!(!line.contains(&routed) && !line.contains(&own), "{line}");
+        let line: Value = serde_json::from_str(&doctor(truename, &lab, "aliases")?)?;
+        let remedy = line["remedy"].as_str().context("a remedy")?;
+        let commands: Vec<_> = remedy.split("; ").collect();
+        ensure!(commands.len() == near.len(), "{remedy}");
+        for (command, alias) in commands.iter().zip(near) {
+            ensure!(command.contains(&format!(" {alias}/")), "{command}");
+            // It helps: the client, which is a neighbour, gets as far as the target, where nobody listens.
+            lab.node.ip(command.trim_start_matches("ip "))?;
+            let is = outcome(&lab.client, SocketAddr::new(alias, 80))?;
+            ensure!(is == io::ErrorKind::ConnectionRefused, "{alias}: {is:?}");
+        }
         Ok(())
     });
 }

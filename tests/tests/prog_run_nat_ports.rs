@@ -1,6 +1,6 @@
 //! Source ports: kept, replaced when they are taken, refused when none is left.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 
 use truename::datapath::OBJECT;
 use truename_common::{
@@ -292,8 +292,10 @@ fn a_socket_of_the_host_has_its_port() {
         for v6 in [false, true] {
             let (nat, sockets, _) = aliases(v6, TCP);
             let listener = TcpListener::bind(sockets.local).unwrap();
-            // The client is the host itself: it has the addresses.
-            let stream = TcpStream::connect(sockets.local).unwrap();
+            // The client is the host itself: it has the addresses. Its ports are always the same: of others the first
+            // candidate of one may be what another has.
+            let connect = |port| host.connect(with_port(sockets.local, port), sockets.local);
+            let stream = connect(40_000);
             let (accepted, client) = listener.accept().unwrap();
             let own = sockets.from(client);
             // Established.
@@ -305,7 +307,7 @@ fn a_socket_of_the_host_has_its_port() {
             let other = own.from_port(client.port() ^ 1);
             assert_eq!(port_of(&nat, &other, TCP), client.port() ^ 1);
             // In TIME_WAIT, on the side that closed first.
-            let stream_two = TcpStream::connect(sockets.local).unwrap();
+            let stream_two = connect(40_002);
             let (accepted_two, client_two) = listener.accept().unwrap();
             drop(accepted_two);
             let mut rest = Vec::new();

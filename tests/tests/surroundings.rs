@@ -77,6 +77,30 @@ fn a_storm_of_addresses_does_not_stop_the_agent() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn routes_are_read_again_only_when_one_that_matters_is_another() -> Result<()> {
+    const LINKS: usize = 10;
+    let configuration = services(1).replace("\"s0\"", "\"s0\", \"v*\"");
+    let place = Place::new(&format!("[agent]\nlog = \"debug\"\n{configuration}"))?;
+    let server = place.lab.server();
+    let agent = place.truename.agent()?;
+    let read = ["Read ", "route(s)"];
+    let mark = agent.mark();
+    for number in 0..LINKS {
+        server.ip(&format!("link add v{number} type veth peer name w{number}"))?;
+        agent.wait_line(mark, &[&format!("Attached to v{number} ")], SOON)?;
+    }
+    // They are read when the agent begins, and every 30 seconds.
+    let count = agent.count_lines(mark, &read);
+    ensure!(count < LINKS / 2, "{count} times for {LINKS} interfaces");
+    for change in ["add", "del"] {
+        let mark = agent.mark();
+        server.ip(&format!("route {change} default via 10.99.0.2"))?;
+        agent.wait_line(mark, &read, SOON)?;
+    }
+    Ok(())
+}
+
 /// How many threads a process has.
 fn threads(pid: u32) -> Result<usize> {
     Ok(fs::read_dir(format!("/proc/{pid}/task"))?.count())

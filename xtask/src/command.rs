@@ -10,6 +10,9 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
+/// What has tests that run on this machine. One list of packages for all calls of cargo: with another one the
+/// features of dependencies differ, and everything is compiled again.
+pub(crate) const PACKAGES: [&str; 3] = ["--workspace", "--exclude", "truename-ebpf"];
 /// A command in the root of the repository.
 pub(crate) fn command(program: impl AsRef<OsStr>, arguments: &[&str]) -> Command {
     let mut command = Command::new(program);
@@ -38,7 +41,15 @@ fn search_path() -> Option<OsString> {
 /// The cargo that started this program, or the one on the path.
 pub(crate) fn cargo(arguments: &[&str]) -> Command {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    command(cargo, arguments)
+    let mut command = command(cargo, arguments);
+    // They are about xtask. Build scripts that ask for them would run again whenever cargo is not called from here.
+    for (name, _) in std::env::vars_os() {
+        let is_ours = |prefix| name.to_string_lossy().starts_with(prefix);
+        if ["CARGO_PKG_", "CARGO_MANIFEST_"].into_iter().any(is_ours) {
+            command.env_remove(name);
+        }
+    }
+    command
 }
 
 /// Runs a program of the tests, optimised. It takes the options of the verb: they pass as they are, behind it.

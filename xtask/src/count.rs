@@ -1,6 +1,6 @@
-//! Counting tests.
+//! Counting tests, and what their times are.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 /// How tests ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -11,28 +11,6 @@ pub(crate) struct Count {
 }
 
 impl Count {
-    /// Adds up the summaries in what `cargo test` printed.
-    pub(crate) fn parse(output: &str) -> Self {
-        let mut count = Self::default();
-        for summary in output
-            .lines()
-            .filter_map(|line| line.strip_prefix("test result: "))
-        {
-            // "ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s"
-            let words: Vec<&str> = summary.split([' ', ';']).collect();
-            for pair in words.windows(2) {
-                let number = pair[0].parse().unwrap_or(0);
-                match pair[1] {
-                    "passed" => count.passed += number,
-                    "failed" => count.failed += number,
-                    "ignored" => count.skipped += number,
-                    _ => {}
-                }
-            }
-        }
-        count
-    }
-
     pub(crate) fn add(&mut self, other: Self) {
         self.passed += other.passed;
         self.failed += other.failed;
@@ -50,24 +28,7 @@ impl fmt::Display for Count {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn summaries_are_added_up() {
-        let output = "\
-running 2 tests
-test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.10s
-noise
-test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.00s
-";
-        let expected = Count {
-            passed: 15,
-            failed: 2,
-            skipped: 1,
-        };
-        assert_eq!(Count::parse(output), expected);
-        assert_eq!(Count::parse("error: could not compile"), Count::default());
-    }
+/// Says how long something took.
+pub(crate) fn line(time: Duration, text: &str) {
+    println!("{:>7.1} s  {text}", time.as_secs_f64());
 }

@@ -14,8 +14,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::{
     command::{self, cargo, command, root, target_directory},
-    count::Count,
-    test::line,
+    count::{Count, line},
 };
 
 /// What counts the branches that an input takes, and what it compares with what.

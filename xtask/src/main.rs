@@ -1,4 +1,10 @@
 //! Tasks of this repository: `cargo xtask <verb>`.
+#![cfg_attr(not(test), warn(unused_crate_dependencies))]
+#![deny(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "what is missing is said, with what to do about it"
+)]
 
 mod bench;
 mod budget;
@@ -10,6 +16,7 @@ mod demo;
 mod dist;
 mod fuzz;
 mod lint;
+mod nextest;
 mod setup;
 mod test;
 mod torture;

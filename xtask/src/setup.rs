@@ -13,7 +13,10 @@ use std::{fs::File, path::Path};
 use anyhow::{Context as _, Result, bail, ensure};
 use truename_tests::{cache, is_root};
 
-use crate::command::{self, cargo, command, find, succeeds};
+use crate::{
+    command::{self, cargo, command, find, succeeds},
+    nextest,
+};
 use toolchain::Way;
 
 /// Programs the tests, the demo and the virtual machine need, and the package of Debian that has each.
@@ -90,6 +93,9 @@ fn missing() -> Vec<String> {
     if !linker::is_installed() {
         missing.push(format!("bpf-linker {}", linker::VERSION));
     }
+    if !nextest::is_installed() {
+        missing.push(format!("cargo-nextest {}", nextest::VERSION));
+    }
     for component in ["clippy", "fmt"] {
         if !has_component(component) {
             missing.push(format!("cargo {component}"));
@@ -125,6 +131,9 @@ fn install() -> Result<()> {
     println!("setup: {}", way.describe());
     if !linker::is_installed() {
         linker::install(way)?;
+    }
+    if !nextest::is_installed() {
+        nextest::install()?;
     }
     for (name, component) in [("clippy", "clippy"), ("fmt", "rustfmt")] {
         if !has_component(name) {

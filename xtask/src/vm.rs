@@ -14,7 +14,7 @@ use image::Image;
 use kernel::Kernel;
 pub(crate) use kernel::{Choice, Series};
 use machine::Machine;
-pub(crate) use suite::{Arguments, Choose, Kernels, run};
+pub(crate) use suite::{Arguments, Choose, Kernels, run, topics};
 
 /// How the machine says that its kernel runs; the release and the seconds it took follow.
 const UP: &str = "vm: up ";

@@ -22,7 +22,7 @@ pub use names::{Conflict, NameRow};
 pub use problem::{Code, Finding, ProblemRow};
 pub use rows::{
     AliasRow, Aliases, CanonicalSource, EndpointRow, EventRow, FlowRow, FlowState, InterfaceRow,
-    PeerRow, ProgramRow, State, Status,
+    PeerRow, ProgramRow, RelayRow, State, Status,
 };
 pub use server::{Server, ServerError, Service};
 pub use services::{FlowFilter, ServiceRow, SweepRow, TargetRow};

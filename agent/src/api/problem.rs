@@ -40,6 +40,8 @@ pub enum Code {
     ForwardingOff,
     /// A target answers no connection.
     TargetSilent,
+    /// An IPsec policy covers packets that are not encrypted.
+    Unencrypted,
     /// The host has no route to targets.
     NoRoute,
     /// A target refuses all connections.
@@ -50,6 +52,12 @@ pub enum Code {
     WrongCanonical,
     /// Somebody took the RPC translator's program out of its table.
     RpcUnavailable,
+    /// Peers use an alias longer than the canonical name, and there is no relay.
+    AliasTooLong,
+    /// An endpoint has no relay although it is wanted.
+    RelayFailed,
+    /// All connections of the relay are in use.
+    RelayFull,
 }
 
 /// A problem as it was found.

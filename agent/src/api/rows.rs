@@ -80,6 +80,8 @@ pub struct Status {
     pub flows: usize,
     /// Flows that fit.
     pub flow_capacity: u32,
+    /// The relay, if it is enabled.
+    pub relay: Option<RelayRow>,
     /// What happened to the questions that the names plane got: `answered` from what is known of the cluster, `forwarded`
     /// to a name server of this host and answered, `unanswered` by any, `refused`, `malformed`, `overflow`.
     #[serde(default)]
@@ -185,8 +187,29 @@ pub struct AliasRow {
     pub first_seen: Option<Timestamp>,
     /// When it was seen last.
     pub last_seen: Option<Timestamp>,
-    /// Whether it is longer than the canonical name, so that answers keep the latter.
+    /// Whether it is longer than the canonical name: connections are relayed or left alone.
     pub no_fit: bool,
+    /// Whether connections of this client are relayed.
+    pub relayed: bool,
+}
+
+/// The relay. Counts are since the agent started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayRow {
+    /// Endpoints that have a relay.
+    pub endpoints: usize,
+    /// Connections that are open.
+    pub connections: u64,
+    /// As many as may be open.
+    pub capacity: u64,
+    /// Connections that were relayed.
+    pub relayed: u64,
+    /// Connections that were reset because there were too many.
+    pub refused: u64,
+    /// Connections that were reset because the endpoint did not answer.
+    pub failed: u64,
+    /// Frames that passed unchanged because they could not be translated with certainty.
+    pub unchanged: u64,
 }
 
 /// What is done with a flow.
@@ -205,17 +228,20 @@ pub enum FlowState {
     Closed,
     /// It goes to no endpoint: only its addresses are translated.
     Forwarded,
+    /// The agent relays it, because its alias is longer than the canonical name.
+    Relayed,
 }
 
 impl FlowState {
     /// All states.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::New,
         Self::Canonical,
         Self::Translated,
         Self::LeftAlone,
         Self::Closed,
         Self::Forwarded,
+        Self::Relayed,
     ];
 
     /// The word in filters and JSON.
@@ -227,6 +253,7 @@ impl FlowState {
             Self::LeftAlone => "left_alone",
             Self::Closed => "closed",
             Self::Forwarded => "forwarded",
+            Self::Relayed => "relayed",
         }
     }
 }

@@ -23,7 +23,13 @@ impl Row for AliasRow {
             self.outbound.to_string(),
             ago(self.first_seen),
             ago(self.last_seen),
-            if self.no_fit { "does not fit" } else { "" }.to_owned(),
+            match (self.no_fit, self.relayed) {
+                (true, true) => "too long: relayed",
+                (true, false) => "too long: left alone",
+                (false, true) => "relayed for now",
+                _ => "",
+            }
+            .to_owned(),
         ]
     }
 }

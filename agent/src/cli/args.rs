@@ -136,6 +136,9 @@ pub struct Run {
         value_name = "tcp|udp=ADDRESS:PORT=TARGET[,TARGET...]"
     )]
     pub services: Vec<ServiceFlag>,
+    /// Relay connections whose alias cannot be translated in place; sets `enabled` of [relay]
+    #[arg(long)]
+    pub relay: bool,
     /// How to attach
     #[arg(long, value_enum, default_value_t, hide = true)]
     pub attach: Attach,

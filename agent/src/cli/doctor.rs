@@ -1,6 +1,6 @@
 //! `truename doctor`
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     Exit,
@@ -12,7 +12,7 @@ use super::{
 use crate::{
     config::{Agent, Config, ConfigError, File, Flags, Paths},
     doctor::{self, Check, Verdict},
-    links::Requests,
+    links::{Requests, Unanswered},
     plan::Facts,
 };
 
@@ -60,7 +60,7 @@ fn without_file(global: &Global) -> Result<Config, ConfigError> {
 }
 
 /// The aliases that neighbours look for, and that nobody has.
-fn unanswered(config: &Config) -> anyhow::Result<Vec<IpAddr>> {
+fn unanswered(config: &Config) -> anyhow::Result<Vec<Unanswered>> {
     Ok(Requests::open()?.unanswered(config.aliases())?)
 }
 
@@ -80,7 +80,7 @@ pub fn checks(global: &Global) -> anyhow::Result<Vec<Check>> {
         log::debug!("{error:#}");
         Vec::new()
     });
-    let mut checks = doctor::examine(&config, |address| facts.is_local(address), &unanswered);
+    let mut checks = doctor::examine(&config, &facts, &unanswered);
     checks.extend(mistake);
     Ok(checks)
 }

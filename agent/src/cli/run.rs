@@ -16,6 +16,7 @@ pub fn run(global: Global, verb: Run) -> anyhow::Result<Exit> {
         interfaces: verb.interfaces,
         endpoints: verb.endpoints,
         services: verb.services,
+        relay: verb.relay,
         clusters: verb.clusters,
         control_socket: global.control_socket,
         bpffs: global.bpffs,

@@ -74,6 +74,18 @@ fn summary(status: &Status) -> String {
         status.connection_capacity,
         status.attach_mode,
     );
+    if let Some(relay) = &status.relay {
+        let _ = writeln!(
+            text,
+            "  relay: {} endpoint(s), {} of {} connections; {} relayed, {} refused, {} failed",
+            relay.endpoints,
+            relay.connections,
+            relay.capacity,
+            relay.relayed,
+            relay.refused,
+            relay.failed,
+        );
+    }
     for problem in &status.problems {
         let _ = writeln!(text, "  {problem}");
     }

@@ -7,10 +7,10 @@ use std::{
 };
 
 use super::{
-    Agent, Aliases, ConfigError, Datapath, Endpoint, Frontend, Interface, NamesPlane, Selector,
-    Service, TIMEOUT_KEYS, Timeouts, frontend, names,
+    Agent, Aliases, ConfigError, Datapath, Endpoint, Frontend, Interface, NamesPlane, Relay,
+    Selector, Service, TIMEOUT_KEYS, Timeouts, frontend, names,
     reader::{Entry, Section, Source},
-    service,
+    relay, service,
     topology::{self, Topology},
 };
 use crate::name::Authority;
@@ -19,7 +19,7 @@ use crate::name::Authority;
 pub const DEFAULT_FILE: &str = "/etc/truename/truename.toml";
 
 const SECTIONS: &[&str] = &[
-    "agent", "datapath", "endpoint", "service", "topology", "frontend", "names",
+    "agent", "datapath", "endpoint", "service", "topology", "relay", "frontend", "names",
 ];
 const AGENT: &[&str] = &["control_socket", "bpffs", "metrics", "log"];
 const DATAPATH: &[&str] = &[
@@ -53,6 +53,8 @@ pub struct File {
     pub services: Vec<Service>,
     /// `[topology]`.
     pub topology: Topology,
+    /// `[relay]`.
+    pub relay: Relay,
     /// `[frontend]`.
     pub frontend: Frontend,
     /// `[names]`.
@@ -124,6 +126,9 @@ impl File {
         }
         if let Some(section) = root.table("topology", topology::KEYS)? {
             self.topology = topology::read(&section)?;
+        }
+        if let Some(section) = root.table("relay", relay::KEYS)? {
+            self.relay = relay::read(&section)?;
         }
         if let Some(section) = root.table("frontend", frontend::KEYS)? {
             self.frontend = frontend::read(&section)?;

@@ -17,6 +17,8 @@ pub struct Flags {
     pub endpoints: Vec<EndpointFlag>,
     /// Are added to `[[service]]`.
     pub services: Vec<ServiceFlag>,
+    /// Sets `enabled` of `[relay]`.
+    pub relay: bool,
     /// Are added to `cluster` of `[topology]`.
     pub clusters: Vec<Cluster>,
     /// Replaces `control_socket`.
@@ -109,6 +111,7 @@ impl Flags {
                 })
                 .collect();
         }
+        file.relay.enabled |= self.relay;
         for flag in self.endpoints {
             let name = unused_name(
                 format!("{}-{}", flag.protocol, flag.listen.port),

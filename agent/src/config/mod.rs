@@ -16,6 +16,7 @@ mod names;
 mod origin;
 mod paths;
 pub(crate) mod reader;
+mod relay;
 mod role;
 mod selector;
 mod service;
@@ -45,6 +46,7 @@ pub use listen::{Listen, ListenError};
 pub use names::{NameServers, NamesPlane};
 pub use origin::Origin;
 pub use paths::Paths;
+pub use relay::Relay;
 pub use role::{Role, RoleError};
 pub use selector::{Selector, SelectorError};
 pub use service::{OnChange, Place, Service, Snat, Target, TargetError, Transport};
@@ -76,6 +78,8 @@ pub struct Config {
     pub services: Vec<Service>,
     /// `[topology]`.
     pub topology: topology::Topology,
+    /// `[relay]`.
+    pub relay: Relay,
     /// `[frontend]`.
     pub frontend: Frontend,
     /// `[names]`.

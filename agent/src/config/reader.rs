@@ -215,6 +215,13 @@ impl<'a> Entry<'a> {
             .ok_or_else(|| self.bad(number.as_str(), &format!("it must be from {min} to {max}")))
     }
 
+    /// `true` or `false`.
+    pub fn boolean(&self) -> Result<bool, ConfigError> {
+        self.value
+            .as_bool()
+            .ok_or_else(|| self.wrong("true or false"))
+    }
+
     /// A list of strings, each with its place.
     pub fn strings(&self) -> Result<Vec<(String, Origin)>, ConfigError> {
         let wanted = "a list of strings";

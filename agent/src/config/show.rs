@@ -17,10 +17,18 @@ struct Shown<'a> {
     service: Vec<Service<'a>>,
     #[serde(skip_serializing_if = "Topology::is_default")]
     topology: &'a Topology,
+    relay: Relay,
     #[serde(skip_serializing_if = "Option::is_none")]
     frontend: Option<Frontend>,
     #[serde(skip_serializing_if = "Option::is_none")]
     names: Option<&'a NamesPlane>,
+}
+
+#[derive(Serialize)]
+struct Relay {
+    enabled: bool,
+    max_connections: u32,
+    memory: u32,
 }
 
 #[derive(Serialize)]
@@ -128,6 +136,11 @@ impl<'a> Shown<'a> {
             endpoint: config.endpoints.iter().map(Endpoint::new).collect(),
             service: config.services.iter().map(Service::new).collect(),
             topology: &config.topology,
+            relay: Relay {
+                enabled: config.relay.enabled,
+                max_connections: config.relay.max_connections,
+                memory: config.relay.memory,
+            },
             frontend: (!config.frontend.addresses.is_empty()).then(|| Frontend {
                 addresses: config.frontend.texts(),
             }),

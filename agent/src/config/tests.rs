@@ -149,6 +149,7 @@ fn flags_add_endpoints_and_replace_interfaces() {
         ],
         control_socket: Some("/x.sock".into()),
         bpffs: None,
+        ..Flags::default()
     };
     let config = Config::new(File::default(), flags).unwrap();
     let names: Vec<_> = config.endpoints.iter().map(|e| e.name.as_str()).collect();

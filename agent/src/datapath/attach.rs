@@ -23,7 +23,7 @@ use super::{
     clsact,
     error::{Cause, DatapathError},
     sys,
-    tables::{has_links, has_xdp_devices, set_links, set_xdp_devices},
+    tables::{has_xdp_devices, links_of, set_links, set_xdp_devices},
     xdp::{self, Mode as XdpMode},
 };
 use crate::{
@@ -271,7 +271,7 @@ impl Programs {
         }
         if let Some(addresses) = &self.addresses
             && is_pinned(map::LINKS)
-            && !has_links(&self.pins, addresses)?
+            && links_of(&self.pins)? != *addresses
         {
             changed.push(Drift::Table(map::LINKS));
         }
@@ -347,6 +347,14 @@ impl Programs {
         xdp::detach_others(&self.pins, &attached)?;
         self.xdp = attached;
         Ok(problems)
+    }
+
+    /// What the programs were told of interfaces.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub fn links(&self) -> Result<BTreeMap<u32, Link>, DatapathError> {
+        links_of(&self.pins)
     }
 
     /// Tells the programs which frames these interfaces receive for this host.

@@ -5,12 +5,12 @@ use std::{collections::BTreeMap, fs, io, os::fd::AsFd as _, path::PathBuf};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Map, MapError, ProgramArray},
-    programs::{SchedClassifier, Xdp},
+    programs::{Program, SchedClassifier, SkLookup, Xdp},
 };
 use truename_common::layout::map;
 
 use super::{
-    CHAIN, Drift, PROGRAM_RPC, PROGRAM_XDP, PROGRAMS, Pins,
+    CHAIN, Drift, PROGRAM_RPC, PROGRAM_STEER, PROGRAM_XDP, PROGRAMS, Pins,
     bpffs::remove_file,
     error::DatapathError,
     sys,
@@ -97,24 +97,34 @@ impl Object {
         for name in PROGRAMS {
             let program = self.program(name)?;
             program.load().map_err(DatapathError::program(name))?;
-            // A pin cannot be overwritten, but replaced.
-            let path = pins.program(name);
-            let new = pins.program(&format!("{name}-new"));
-            remove_file(&new)?;
-            program.pin(&new).map_err(|source| DatapathError::Pin {
-                path: new.clone(),
-                source,
-            })?;
-            fs::rename(&new, &path).map_err(DatapathError::pins("replace", &path))?;
+            self.pin(pins, name)?;
         }
+        self.steer()?
+            .load()
+            .map_err(DatapathError::program(PROGRAM_STEER))?;
+        self.pin(pins, PROGRAM_STEER)?;
         let tables = PINNED.map(|name| (pins.map(name), Kind::Table(name)));
         let chain = self.chain.clone().map(|path| (path, Kind::Table(CHAIN)));
-        let programs = PROGRAMS.map(|name| (pins.program(name), Kind::Program(name)));
+        let names = PROGRAMS.into_iter().chain([PROGRAM_STEER]);
+        let programs = names.map(|name| (pins.program(name), Kind::Program(name)));
         for (path, kind) in tables.into_iter().chain(chain).chain(programs) {
             let id = sys::object_id(&path).map_err(DatapathError::pins("read", &path))?;
             self.pinned.insert(path, (kind, id));
         }
         Ok(())
+    }
+
+    /// Pins a loaded program in place of an older one. A pin cannot be overwritten, but replaced.
+    fn pin(&mut self, pins: &Pins, name: &'static str) -> Result<(), DatapathError> {
+        let path = pins.program(name);
+        let new = pins.program(&format!("{name}-new"));
+        remove_file(&new)?;
+        let pinned = self.any(name)?.pin(&new);
+        pinned.map_err(|source| DatapathError::Pin {
+            path: new.clone(),
+            source,
+        })?;
+        fs::rename(&new, &path).map_err(DatapathError::pins("replace", &path))
     }
 
     /// The pins that somebody else removed or replaced.
@@ -150,7 +160,7 @@ impl Object {
                         map.pin(&path).map_err(failed)?;
                     }
                 }
-                Kind::Program(name) => self.program(name)?.pin(&path).map_err(failed)?,
+                Kind::Program(name) => self.any(name)?.pin(&path).map_err(failed)?,
             }
         }
         Ok(())
@@ -272,14 +282,24 @@ impl Object {
         &mut self,
         name: &'static str,
     ) -> Result<&mut SchedClassifier, DatapathError> {
+        let program = self.any(name)?.try_into();
+        program.map_err(|_| missing(name))
+    }
+
+    fn steer(&mut self) -> Result<&mut SkLookup, DatapathError> {
+        let program = self.any(PROGRAM_STEER)?.try_into();
+        program.map_err(|_| missing(PROGRAM_STEER))
+    }
+
+    fn any(&mut self, name: &'static str) -> Result<&mut Program, DatapathError> {
         let program = self.ebpf.program_mut(name);
-        let missing = || DatapathError::Missing {
-            kind: "program",
-            name,
-        };
-        program
-            .ok_or_else(missing)?
-            .try_into()
-            .map_err(|_| missing())
+        program.ok_or_else(|| missing(name))
+    }
+}
+
+const fn missing(name: &'static str) -> DatapathError {
+    DatapathError::Missing {
+        kind: "program",
+        name,
     }
 }

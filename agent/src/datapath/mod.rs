@@ -16,6 +16,7 @@ mod error;
 mod load;
 mod migrate;
 mod pins;
+mod relay;
 mod services;
 mod sys;
 mod tables;
@@ -27,6 +28,7 @@ pub use error::DatapathError;
 pub use load::{OBJECT, Object};
 pub use migrate::{copy_connections, copy_tables, migrate};
 pub use pins::{Lock, PinnedLink, Pins};
+pub use relay::Steering;
 pub use services::ServiceTables;
 pub use tables::{Tables, TablesMut};
 pub use xdp::Mode as XdpMode;
@@ -61,6 +63,8 @@ pub const PROGRAM_RAW: &str = "tn_raw";
 const PROGRAM_RPC: &str = "tn_rpc";
 /// What forwards in XDP.
 const PROGRAM_XDP: &str = "tn_xdp";
+/// What gives new connections to the relay.
+const PROGRAM_STEER: &str = "tn_steer";
 /// The table of programs that others go on with.
 const CHAIN: &str = "CHAIN";
 /// Those that are attached.

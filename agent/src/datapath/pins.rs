@@ -5,6 +5,7 @@
 //!                    programs/NAME
 //!                    links/<ifname>-<ifindex>-{ingress,egress}
 //!                    chains/<n>              the programs that those of one load go on with
+//!                    relays/<inode>          the link of the program that steers, by network namespace
 //!                    xdp/<ifindex>-{native,generic}
 //!                    clsact/<ifindex>        a qdisc that we added (an empty directory)
 //!                    sysctl/<switch>=<value> a switch of the kernel that we set, and its value before (an empty directory)
@@ -27,7 +28,7 @@ use rustix::{
 use truename_common::layout::VERSION;
 
 use super::{
-    Direction, PROGRAMS,
+    Direction, PROGRAM_STEER, PROGRAMS,
     bpffs::{
         self, is_bpffs, is_inside, list, list_inside, make_directory, nearest_file_system,
         remove_empty, remove_file,
@@ -46,8 +47,9 @@ const STANDARD: &str = "/sys/fs/bpf";
 type IsOurs = fn(&str) -> bool;
 
 /// The directories of a version in the order in which they are removed, and which names in them are ours.
-const CONTENTS: [(&str, IsOurs); 7] = [
+const CONTENTS: [(&str, IsOurs); 8] = [
     ("links", |name| parse_link(name).is_some()),
+    ("relays", is_number),
     ("xdp", |name| xdp::parse(name).is_some()),
     ("programs", is_program),
     ("chains", is_number),
@@ -163,6 +165,11 @@ impl Pins {
         self.version().join("xdp")
     }
 
+    /// The directory of the links of the program that steers.
+    pub(super) fn relays(&self) -> PathBuf {
+        self.version().join("relays")
+    }
+
     /// Whether tables of this version are pinned.
     pub fn exist(&self) -> bool {
         self.version().join("maps").is_dir()
@@ -264,7 +271,7 @@ impl Pins {
     /// nothing in another one.
     pub(super) fn make_directories(&self) -> Result<(), DatapathError> {
         make_directory(&self.version().join(namespace()?))?;
-        for directory in ["maps", "programs", "links", "chains"] {
+        for directory in ["maps", "programs", "links", "relays", "chains"] {
             make_directory(&self.version().join(directory))?;
         }
         Ok(())
@@ -580,7 +587,8 @@ fn is_number(name: &str) -> bool {
 }
 
 fn is_program(name: &str) -> bool {
-    PROGRAMS.contains(&name.strip_suffix("-new").unwrap_or(name))
+    let name = name.strip_suffix("-new").unwrap_or(name);
+    PROGRAMS.contains(&name) || name == PROGRAM_STEER
 }
 
 fn is_map(name: &str) -> bool {

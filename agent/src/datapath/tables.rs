@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aya::maps::{Array, MapData, PerCpuArray, RingBuf};
+use aya::maps::{Array, MapData, PerCpuArray, RingBuf, SockMap};
 use truename_common::layout::{
     AliasKey, AliasStat, Conntrack, Counter, Endpoint, FiveTuple, Handshake, Link, ListedAlias,
     Names, Page, PageKey, Peer, PeerKey, RpcFlow, Service, Settings, Slots, Socket, Target, map,
@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Every pinned table, in the order of the catalogue.
-pub const PINNED: [&str; 25] = [
+pub const PINNED: [&str; 28] = [
     map::PORTS,
     map::ENDPOINTS,
     map::NAMES,
@@ -45,6 +45,9 @@ pub const PINNED: [&str; 25] = [
     map::LINKS,
     map::ADDRESSES,
     map::ASKED,
+    map::RELAYS,
+    map::RELAY_LISTENERS,
+    map::STEERED,
     map::COUNTERS,
     map::EVENTS,
 ];
@@ -429,8 +432,8 @@ pub(super) fn has_xdp_devices(pins: &Pins, devices: &[u32]) -> Result<bool, Data
 /// # Errors
 /// When the table cannot be read or written.
 pub(super) fn set_links(pins: &Pins, links: &BTreeMap<u32, Link>) -> Result<(), DatapathError> {
+    let present = links_of(pins)?;
     let mut table: Table<u32, Link> = open(pins, map::LINKS)?;
-    let present: BTreeMap<u32, Link> = entries(&table, map::LINKS)?.into_iter().collect();
     for index in present.keys().filter(|index| !links.contains_key(index)) {
         remove(&mut table, index, map::LINKS)?;
     }
@@ -440,14 +443,13 @@ pub(super) fn set_links(pins: &Pins, links: &BTreeMap<u32, Link>) -> Result<(), 
         .try_for_each(|(index, link)| insert(&mut table, index, *link, map::LINKS))
 }
 
-/// Whether the kernel program knows these link addresses.
+/// What the kernel program knows of interfaces.
 ///
 /// # Errors
 /// When the table cannot be read.
-pub(super) fn has_links(pins: &Pins, links: &BTreeMap<u32, Link>) -> Result<bool, DatapathError> {
+pub(super) fn links_of(pins: &Pins) -> Result<BTreeMap<u32, Link>, DatapathError> {
     let table: Table<u32, Link> = open(pins, map::LINKS)?;
-    let present = entries(&table, map::LINKS)?;
-    Ok(present.into_iter().collect::<BTreeMap<_, _>>() == *links)
+    Ok(entries(&table, map::LINKS)?.into_iter().collect())
 }
 
 /// That the tables that are pinned already look as this version expects.
@@ -478,7 +480,9 @@ pub(super) fn check_pinned(pins: &Pins) -> Result<(), DatapathError> {
             map::CONNTRACK => drop(open::<Table<FiveTuple, Conntrack>>(pins, name)?),
             map::MOVED => drop(open::<Table<FiveTuple, u32>>(pins, name)?),
             map::XDP_DEVICES => drop(open::<Table<u32, u8>>(pins, name)?),
-            map::ASKED => drop(open::<Table<FiveTuple, u64>>(pins, name)?),
+            map::RELAYS => drop(open::<Table<Socket, u32>>(pins, name)?),
+            map::RELAY_LISTENERS => drop(open::<SockMap<MapData>>(pins, name)?),
+            map::ASKED | map::STEERED => drop(open::<Table<FiveTuple, u64>>(pins, name)?),
             map::ADDRESSES => drop(open::<Table<[u8; 16], u8>>(pins, name)?),
             map::LINKS => drop(open::<Table<u32, Link>>(pins, name)?),
             map::SETTINGS => drop(open::<Array<MapData, Settings>>(pins, name)?),

@@ -210,7 +210,7 @@ mod tests {
             loopback,
             veth,
             peer: None,
-            peer_elsewhere: veth,
+            peer_namespace: veth.then_some(1),
             address: None,
             controller: None,
             vrf: false,

@@ -58,6 +58,14 @@ pub fn read(body: &[u8], scheme: &str) -> Frame {
     protocol(body, scheme).unwrap_or_else(|| Frame::of(Kind::Malformed))
 }
 
+/// The system and the `host:port` that the body of an Associate announces.
+pub fn announced(body: &[u8]) -> Option<(String, String)> {
+    let path = read(body, "").announced?;
+    let (_, name) = path.split_once("://")?;
+    let (system, authority) = name.split_once('@')?;
+    Some((system.to_owned(), authority.to_owned()))
+}
+
 /// `ProtocolMessage`: payload or instruction.
 fn protocol(body: &[u8], scheme: &str) -> Option<Frame> {
     if let Some(payload) = bytes(body, 1)? {

@@ -14,7 +14,7 @@ use std::{fs, io, net::SocketAddr, path::Path};
 use serde::Serialize;
 
 pub use capture::CaptureError;
-pub use frame::Kind;
+pub use frame::{Kind, announced};
 pub use translate::Names;
 
 use assemble::{Connections, Piece};

@@ -119,14 +119,19 @@ impl Connection {
             pages: &mut self.pages,
         };
         let verdict = stream::process(&mut packet, &mut self.flow, &mut self.work, wire, seq, len);
+        let mut is_too_long = false;
         if self.work.found & found::SENDER != 0 {
-            flow::learn_canonical(&mut self.flow);
+            is_too_long |= flow::learn_canonical(&mut self.flow);
         }
         if self.work.found & found::ASSOCIATE != 0 {
             match way {
                 Way::Inbound => flow::learn_origin(&mut self.flow),
-                Way::Outbound => flow::learn_canonical(&mut self.flow),
+                Way::Outbound => is_too_long |= flow::learn_canonical(&mut self.flow),
             }
+        }
+        if is_too_long {
+            // The kernel program would reset the connection.
+            self.flow.flags |= state::LEFT_ALONE | state::NO_FIT;
         }
         // A drop would make TCP send the bytes again: they are fed again with what follows.
         if verdict == Verdict::Pass {

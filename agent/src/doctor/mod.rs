@@ -4,11 +4,13 @@ mod checks;
 mod refusal;
 mod services;
 
-use std::net::IpAddr;
-
 use serde::Serialize;
 
-use crate::config::{Config, ConfigError};
+use crate::{
+    config::{Config, ConfigError},
+    links::Unanswered,
+    plan::Facts,
+};
 pub use refusal::{Refusal, refusals};
 
 /// The result of a check.
@@ -73,13 +75,9 @@ impl Check {
     }
 }
 
-/// All checks, for a configuration. `is_local` tells the host's own addresses, `unanswered` are the aliases that neighbours
+/// All checks, for a configuration. `facts` are the host's, `unanswered` are the aliases that neighbours
 /// look for and nobody has.
-pub fn examine(
-    config: &Config,
-    is_local: impl Fn(IpAddr) -> bool,
-    unanswered: &[IpAddr],
-) -> Vec<Check> {
+pub fn examine(config: &Config, facts: &Facts, unanswered: &[Unanswered]) -> Vec<Check> {
     let refusals = refusals(config);
     let mut all = checks::needed();
     all.extend([
@@ -99,17 +97,18 @@ pub fn examine(
     all.extend(checks::control_socket(&refusals));
     if !config.services.is_empty() {
         all.extend([
-            services::forwarding(config, is_local),
+            services::forwarding(config, |address| facts.is_local(address)),
             services::ports(config),
             services::loopback(),
             services::aliases(unanswered),
+            services::ipsec(config, facts),
         ]);
     }
     all
 }
 
 /// What aliases that neighbours look for and nobody has mean, and what to do; none if there are none.
-pub fn unanswered(aliases: &[IpAddr]) -> Option<String> {
+pub fn unanswered(aliases: &[Unanswered]) -> Option<String> {
     let check = services::aliases(aliases);
     Some(format!("{}: {}", check.found, check.remedy?))
 }

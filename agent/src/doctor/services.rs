@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use super::Check;
 use crate::{
     config::Config,
-    plan::{Roles, roles},
+    links::Unanswered,
+    plan::{self, Facts, Roles, roles},
     sysctl,
 };
 
@@ -75,26 +76,35 @@ pub fn loopback() -> Check {
 }
 
 /// Aliases of a network that this host is in, and that no interface has.
-pub fn aliases(unanswered: &[IpAddr]) -> Check {
+pub fn aliases(unanswered: &[Unanswered]) -> Check {
     if unanswered.is_empty() {
         return Check::ok(
             "aliases",
             "neighbours look for no alias that nobody has".to_owned(),
         );
     }
-    let words = |each: fn(&IpAddr) -> String| unanswered.iter().map(each).collect::<Vec<_>>();
-    let remedy = words(|alias| {
-        let length = if alias.is_ipv4() { 32 } else { 128 };
-        format!("ip address add {alias}/{length} dev lo")
-    });
+    let words = |each: fn(&Unanswered) -> String| unanswered.iter().map(each).collect::<Vec<_>>();
+    let remedy = words(Unanswered::remedy);
     Check::warning(
         "aliases",
         format!(
             "neighbours ask who has {}, and nobody answers (ARP, NDP), unless they have a route to it by this host",
-            words(IpAddr::to_string).join(", ")
+            words(|alias| alias.address.to_string()).join(", ")
         ),
         &remedy.join("; "),
     )
+}
+
+/// IPsec policies for packets that truename sends past the stack.
+pub fn ipsec(config: &Config, facts: &Facts) -> Check {
+    let mut found = plan::refused(config, facts);
+    found.extend(plan::unencrypted(config, facts));
+    if found.is_empty() {
+        let sentence = "no IPsec policy covers packets of services";
+        return Check::ok("ipsec", sentence.to_owned());
+    }
+    let remedy = "set netfilter = \"honour\", or use these addresses without a service";
+    Check::warning("ipsec", found.join("; "), remedy)
 }
 
 #[cfg(test)]
@@ -104,12 +114,17 @@ mod tests {
 
     #[test]
     fn aliases_that_nobody_has_are_named_with_the_remedy() {
-        let check = aliases(&["10.0.0.10".parse().unwrap(), "fd00::10".parse().unwrap()]);
+        let check = aliases(&["10.0.0.10", "fd00::10"].map(|address| Unanswered {
+            address: address.parse().unwrap(),
+            interface: "eth0".to_owned(),
+        }));
         assert_eq!(check.verdict, Verdict::Warning);
         assert!(check.found.contains("10.0.0.10, fd00::10"), "{check:?}");
         assert_eq!(
             check.remedy.as_deref(),
-            Some("ip address add 10.0.0.10/32 dev lo; ip address add fd00::10/128 dev lo")
+            Some(
+                "ip address add 10.0.0.10/32 dev lo; ip address add fd00::10/128 dev eth0 nodad preferred_lft 0"
+            )
         );
         assert_eq!(aliases(&[]).verdict, Verdict::Ok);
     }

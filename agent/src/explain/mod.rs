@@ -91,12 +91,16 @@ impl Explanation {
             Step::Choice { target, .. } => Some(*target),
             _ => None,
         })?;
+        Some((self.service()?, target))
+    }
+
+    /// The service of the packet.
+    pub fn service(&self) -> Option<&str> {
         let mut steps = self.steps.iter();
-        let service = steps.find_map(|step| match step {
+        steps.find_map(|step| match step {
             Step::Service { name, .. } => name.as_deref(),
             _ => None,
-        })?;
-        Some((service, target))
+        })
     }
 
     /// Tells by which interface the packet comes or leaves. Where nothing is attached nothing becomes of it.

@@ -10,8 +10,7 @@ use hyper::{
 };
 use tokio::time::timeout;
 
-use super::metrics::{self, Format};
-use crate::api::{ServiceRow, Status};
+use super::metrics::{self, Format, Page};
 
 /// How long a look into the tables is waited for.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -26,13 +25,6 @@ pub trait Subject: Send + Sync + 'static {
 
     /// What it is like now.
     fn page(&self) -> impl Future<Output = Result<Arc<Page>, String>> + Send;
-}
-
-/// What the agent is like.
-#[derive(Debug)]
-pub struct Page {
-    pub status: Status,
-    pub services: Vec<ServiceRow>,
 }
 
 /// Answers a request.

@@ -10,11 +10,17 @@ use prometheus_client::{
 };
 use truename_common::layout::{ConntrackState, Counter as Kernel};
 
-use super::Page;
-use crate::api::{Status, Timestamp};
+use crate::api::{ServiceRow, Status, Timestamp};
 
 /// Most services that have metrics of their own, in the order of the configuration.
 const SERVICES_MAX: usize = 1000;
+
+/// What the agent is like.
+#[derive(Debug)]
+pub struct Page {
+    pub status: Status,
+    pub services: Vec<ServiceRow>,
+}
 
 /// How metrics are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +78,7 @@ pub fn write(page: &Page, format: Format) -> Result<String, fmt::Error> {
     programs(&mut registry, status);
     tables(&mut registry, status);
     kernel(&mut registry, status);
+    relay(&mut registry, status);
     cluster(&mut registry, status);
     services(&mut registry, page);
     let mut written = String::new();
@@ -154,6 +161,29 @@ fn tables(registry: &mut Registry, status: &Status) {
     }
     let help = "Tries that finding a source port took";
     registry.register("port_tries", help, Tries(status.port_tries.clone()));
+}
+
+fn relay(registry: &mut Registry, status: &Status) {
+    let Some(relay) = &status.relay else { return };
+    let help = "Connections that the relay has open";
+    registry.register("relay_connections", help, gauge(relay.connections));
+    let help = "Connections that the relay can have open";
+    registry.register("relay_capacity", help, gauge(relay.capacity));
+    let counts = Counters::default();
+    for (result, count) in [
+        ("relayed", relay.relayed),
+        ("refused", relay.refused),
+        ("failed", relay.failed),
+    ] {
+        add(&counts, vec![("result", result.to_owned())], count);
+    }
+    registry.register(
+        "relay_accepted",
+        "Connections that came to the relay",
+        counts,
+    );
+    let help = "Frames that the relay passed unchanged because they could not be translated with certainty";
+    registry.register("relay_frames_unchanged", help, counter(relay.unchanged));
 }
 
 fn kernel(registry: &mut Registry, status: &Status) {

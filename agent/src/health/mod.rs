@@ -8,6 +8,6 @@ mod answer;
 mod metrics;
 mod server;
 
-pub use answer::{Page, Subject};
-pub use metrics::DROPS;
+pub use answer::Subject;
+pub use metrics::{DROPS, Page};
 pub use server::accept;

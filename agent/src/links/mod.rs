@@ -5,6 +5,7 @@
 
 mod changes;
 mod filter;
+mod ipsec;
 mod netlink;
 mod request;
 mod select;
@@ -14,8 +15,9 @@ use std::{
     net::IpAddr,
 };
 
-pub use changes::Changes;
+pub use changes::{Changed, Changes};
 pub use filter::{Filter, Side, Slot};
+pub use ipsec::{Flow, IpsecPolicies, IpsecPolicy};
 pub use request::{NetlinkError, Requests};
 pub use select::{Wanted, check_named, select};
 use truename_common::layout::{Link, link_flags};
@@ -50,8 +52,8 @@ pub struct Interface {
     pub veth: bool,
     /// The number of the interface it hangs on: for a veth, its peer, in the peer's namespace.
     pub peer: Option<u32>,
-    /// Whether that peer is in another network namespace.
-    pub peer_elsewhere: bool,
+    /// The number of the network namespace that its peer is in, if that is another one.
+    pub peer_namespace: Option<i32>,
     /// Its link address, if it has one as Ethernet does.
     pub address: Option<[u8; 6]>,
     /// The number of the bridge, bond or VRF that it is a port of.
@@ -75,8 +77,38 @@ fn is_link_local(address: &IpAddr) -> bool {
 pub struct Inventory {
     /// By number.
     pub interfaces: BTreeMap<u32, Interface>,
-    /// The numbers of those that a default route leaves through.
-    pub default_route: BTreeSet<u32>,
+    /// Its routes.
+    pub routes: Routes,
+}
+
+/// An alias that neighbours look for, and that nobody has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unanswered {
+    /// The alias.
+    pub address: IpAddr,
+    /// The interface to these neighbours.
+    pub interface: String,
+}
+
+impl Unanswered {
+    /// The command by which this host answers. For IPv4 it does so for the addresses of any interface, for IPv6 for those of
+    /// the one that is asked; such an address is no source of the host's own connections.
+    pub fn remedy(&self) -> String {
+        let Self { address, interface } = self;
+        match address {
+            IpAddr::V4(_) => format!("ip address add {address}/32 dev lo"),
+            IpAddr::V6(_) => {
+                format!("ip address add {address}/128 dev {interface} nodad preferred_lft 0")
+            }
+        }
+    }
+}
+
+/// What is known of a host's routes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Routes {
+    /// The numbers of the interfaces that a default route leaves through.
+    pub default: BTreeSet<u32>,
     /// Whether a route of IPv4 leaves through several at once.
     pub multipath: bool,
 }
@@ -91,7 +123,8 @@ impl Inventory {
     /// What the kernel program has to know of an interface, while it is attached to these.
     pub fn link(&self, interface: &Interface, attached: &BTreeMap<u32, &Interface>) -> Link {
         let controller = self.controller(interface);
-        let is_container = controller.is_some() && interface.veth && interface.peer_elsewhere;
+        let is_container =
+            controller.is_some() && interface.veth && interface.peer_namespace.is_some();
         let is_attached = |interface: &&Interface| attached.contains_key(&interface.index);
         let mut flags = 0;
         let mut set = |is, flag| flags |= if is { flag } else { 0 };
@@ -99,7 +132,7 @@ impl Inventory {
         // A link with an address has neighbours, which may be anybody.
         let is_own_link =
             interface.controller.is_none() && interface.addresses.iter().all(is_link_local);
-        let leads_elsewhere = interface.veth && interface.peer_elsewhere;
+        let leads_elsewhere = interface.veth && interface.peer_namespace.is_some();
         set(
             is_container || is_own_link && leads_elsewhere,
             link_flags::BEHIND,
@@ -116,7 +149,7 @@ impl Inventory {
         let is_in_vrf = interface.controller.is_some() && controller.is_none();
         set(is_in_vrf, link_flags::VRF);
         set(interface.strict, link_flags::STRICT);
-        set(!self.multipath, link_flags::ONE_WAY);
+        set(!self.routes.multipath, link_flags::ONE_WAY);
         Link {
             address: interface.address.unwrap_or_default(),
             controller: controller

@@ -11,17 +11,21 @@ use netlink_packet_route::{
     address::{AddressAttribute, AddressMessage},
     link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage, Prop},
     neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState},
+    nsid::{NsidAttribute, NsidMessage},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
+    rule::{RuleAttribute, RuleMessage},
 };
 
-use super::{Framing, Interface, Inventory, NetlinkError, Requests, Side};
+use super::{
+    Framing, Interface, Inventory, IpsecPolicies, NetlinkError, Requests, Routes, Side, Unanswered,
+};
 use crate::{
     plan::{Facts, Roles},
     sysctl,
 };
 
 impl Requests {
-    /// What there is now.
+    /// The interfaces and addresses that there are now; nothing is said of routes.
     ///
     /// # Errors
     /// When the kernel does not answer.
@@ -43,6 +47,16 @@ impl Requests {
                 interface.addresses.extend(own_address(&address));
             }
         }
+        Ok(inventory)
+    }
+
+    /// What is to be known of the routes that there are now. All of them are read, which may be many.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn routes(&mut self) -> Result<Routes, NetlinkError> {
+        let mut known = Routes::default();
+        let mut count = 0;
         for (family, action) in [
             (AddressFamily::Inet, "list IPv4 routes"),
             (AddressFamily::Inet6, "list IPv6 routes"),
@@ -51,10 +65,11 @@ impl Requests {
             question.header.address_family = family;
             match self.list(action, &RouteNetlinkMessage::GetRoute(question)) {
                 Ok(routes) => {
+                    count += routes.len();
                     for message in routes {
                         if let RouteNetlinkMessage::NewRoute(route) = message {
-                            inventory.default_route.extend(default_route(&route));
-                            inventory.multipath |=
+                            known.default.extend(default_route(&route));
+                            known.multipath |=
                                 family == AddressFamily::Inet && is_multipath(&route);
                         }
                     }
@@ -64,7 +79,8 @@ impl Requests {
                 Err(error) => return Err(error),
             }
         }
-        Ok(inventory)
+        log::debug!("Read {count} route(s)");
+        Ok(known)
     }
 
     /// The host's addresses, and the addresses that its packets to `targets` come from.
@@ -95,6 +111,7 @@ impl Requests {
             roles,
             names: Arc::default(),
             sources,
+            policies: IpsecPolicies::read()?,
         })
     }
 
@@ -141,14 +158,78 @@ impl Requests {
     pub fn unanswered(
         &mut self,
         aliases: impl Iterator<Item = IpAddr>,
-    ) -> Result<Vec<IpAddr>, NetlinkError> {
-        let mut unanswered = Vec::new();
+    ) -> Result<Vec<Unanswered>, NetlinkError> {
+        let mut all = Vec::new();
         for alias in aliases.collect::<BTreeSet<_>>() {
-            if self.is_on_link(alias)? {
-                unanswered.push(alias);
+            all.extend(self.unanswered_alias(alias)?);
+        }
+        Ok(all)
+    }
+
+    /// The same for one alias: none if neighbours do not look for it, or find it.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn unanswered_alias(
+        &mut self,
+        address: IpAddr,
+    ) -> Result<Option<Unanswered>, NetlinkError> {
+        if !self.is_on_link(address)? {
+            return Ok(None);
+        }
+        let interface = match self.interface_to(address)? {
+            Some(index) => self.name_of(index)?,
+            None => None,
+        };
+        Ok(interface.map(|interface| Unanswered { address, interface }))
+    }
+
+    /// What of this host's routing rules is not followed for packets of services: `fwmark`, `uidrange`, and `iif`, by which a
+    /// packet is routed, but its source address is not chosen.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn unfollowed_rules(&mut self) -> Result<BTreeSet<&'static str>, NetlinkError> {
+        let mut words = BTreeSet::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut question = RuleMessage::default();
+            question.header.family = family;
+            let rules = match self.list(
+                "list routing rules",
+                &RouteNetlinkMessage::GetRule(question),
+            ) {
+                Err(error) if is_unsupported(&error) => continue,
+                rules => rules?,
+            };
+            for message in rules {
+                let RouteNetlinkMessage::NewRule(rule) = message else {
+                    continue;
+                };
+                words.extend(
+                    rule.attributes
+                        .iter()
+                        .filter_map(|attribute| match attribute {
+                            RuleAttribute::FwMark(mark) if *mark != 0 => Some("fwmark"),
+                            RuleAttribute::UidRange(_) => Some("uidrange"),
+                            RuleAttribute::Iifname(_) => Some("iif"),
+                            _ => None,
+                        }),
+                );
             }
         }
-        Ok(unanswered)
+        Ok(words)
+    }
+
+    /// The name of an interface; none if it is gone.
+    fn name_of(&mut self, index: u32) -> Result<Option<String>, NetlinkError> {
+        let mut question = LinkMessage::default();
+        question.header.index = index;
+        let question = RouteNetlinkMessage::GetLink(question);
+        let answer = self.get("find the name of an interface", question)?;
+        Ok(match answer {
+            Some(RouteNetlinkMessage::NewLink(link)) => read_interface(&link).map(|i| i.name),
+            _ => None,
+        })
     }
 
     /// Whether this host has asked its network in vain who has an address.
@@ -181,6 +262,34 @@ impl Requests {
     }
 
     /// The route by which this host sends to an address; none if there is none.
+    /// The number by which this namespace knows another one; none if no interface of this one has its peer there.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn namespace_id(
+        &mut self,
+        namespace: std::os::fd::BorrowedFd<'_>,
+    ) -> Result<Option<i32>, NetlinkError> {
+        let mut question = NsidMessage::default();
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&namespace).cast_unsigned();
+        question.attributes.push(NsidAttribute::Fd(fd));
+        let question = RouteNetlinkMessage::GetNsId(question);
+        let Some(RouteNetlinkMessage::NewNsId(answer)) =
+            self.get("find the number of a network namespace", question)?
+        else {
+            return Ok(None);
+        };
+        let mut ids = answer
+            .attributes
+            .iter()
+            .filter_map(|attribute| match attribute {
+                // -1: it has none.
+                NsidAttribute::Id(id) if *id >= 0 => Some(*id),
+                _ => None,
+            });
+        Ok(ids.next())
+    }
+
     fn route(&mut self, target: IpAddr) -> Result<Option<RouteMessage>, NetlinkError> {
         let (family, length, address) = match target {
             IpAddr::V4(v4) => (AddressFamily::Inet, 32, RouteAddress::Inet(v4)),
@@ -234,7 +343,7 @@ fn read_interface(link: &LinkMessage) -> Option<Interface> {
     let mut name = None;
     let (mut veth, mut vrf) = (false, false);
     let mut peer = None;
-    let mut peer_elsewhere = false;
+    let mut peer_namespace = None;
     let mut address = None;
     let mut controller = None;
     let mut other_names = Vec::new();
@@ -242,7 +351,7 @@ fn read_interface(link: &LinkMessage) -> Option<Interface> {
         match attribute {
             LinkAttribute::IfName(text) => name = Some(text.clone()),
             LinkAttribute::Link(index) => peer = Some(*index),
-            LinkAttribute::LinkNetNsId(_) => peer_elsewhere = true,
+            LinkAttribute::LinkNetNsId(id) => peer_namespace = Some(*id),
             LinkAttribute::Address(bytes) => address = bytes.as_slice().try_into().ok(),
             LinkAttribute::Controller(index) => controller = Some(*index),
             LinkAttribute::PropList(properties) => {
@@ -270,7 +379,7 @@ fn read_interface(link: &LinkMessage) -> Option<Interface> {
         loopback: layer == LinkLayerType::Loopback,
         veth,
         peer,
-        peer_elsewhere,
+        peer_namespace,
         address,
         controller,
         vrf,
@@ -283,6 +392,11 @@ fn read_interface(link: &LinkMessage) -> Option<Interface> {
 fn rp_filter(interface: &str) -> u8 {
     let value = sysctl::read(&format!("net/ipv4/conf/{interface}/rp_filter"));
     value.ok().and_then(|value| value.parse().ok()).unwrap_or(0)
+}
+
+/// Whether a route is one of those that [`Routes`] tells of.
+pub(super) fn concerns(route: &RouteMessage) -> bool {
+    route.header.destination_prefix_length == 0 || is_multipath(route)
 }
 
 /// Whether a route has several next hops.

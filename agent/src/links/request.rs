@@ -20,7 +20,7 @@ use rustix::{
 };
 
 /// How long an answer may take. A dump that makes progress may take that long for each part.
-const PATIENCE: Duration = Duration::from_secs(3);
+pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 /// How often a list that changed while it was read is read again. It is told as a change, too.
 const ROUNDS: u32 = 3;
 

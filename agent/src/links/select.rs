@@ -120,14 +120,14 @@ impl Interface {
 /// Those with a default route, loopback, and veths whose other end is in another namespace.
 fn is_auto(inventory: &Inventory, interface: &Interface) -> bool {
     interface.loopback
-        || inventory.default_route.contains(&interface.index)
+        || inventory.routes.default.contains(&interface.index)
         || (interface.veth && is_host_side(inventory, interface))
 }
 
 /// A veth whose peer is not one of ours. Numbers are unique only within a namespace: a peer
 /// number that is ours counts only if that interface names us as its peer in turn.
 fn is_host_side(inventory: &Inventory, veth: &Interface) -> bool {
-    if veth.peer_elsewhere {
+    if veth.peer_namespace.is_some() {
         return true;
     }
     let peer = veth.peer.and_then(|peer| inventory.interfaces.get(&peer));
@@ -147,7 +147,7 @@ mod tests {
             loopback: name == "lo",
             veth: name.starts_with("veth"),
             peer: None,
-            peer_elsewhere: false,
+            peer_namespace: None,
             address: None,
             controller: None,
             vrf: false,
@@ -164,7 +164,7 @@ mod tests {
         inventory.insert(interface(3, "eth1"));
         inventory.insert(interface(4, "docker0"));
         inventory.insert(Interface {
-            peer_elsewhere: true,
+            peer_namespace: Some(1),
             peer: Some(2),
             ..interface(5, "vetha")
         });
@@ -180,7 +180,7 @@ mod tests {
             peer: Some(99),
             ..interface(8, "vethd")
         });
-        inventory.default_route.insert(2);
+        inventory.routes.default.insert(2);
         inventory
     }
 

@@ -16,7 +16,7 @@ use truename_common::{
 };
 
 use super::{Roles, roles};
-use crate::{config::Config, name::Authority};
+use crate::{config::Config, links::IpsecPolicies, name::Authority};
 
 /// The canonical name of an endpoint at an address and a port.
 pub type CanonicalNames = BTreeMap<(IpAddr, u16), Authority>;
@@ -34,6 +34,8 @@ pub struct Facts {
     pub names: Arc<CanonicalNames>,
     /// By address of a target, the address that this host's packets to it come from. None: no route.
     pub sources: BTreeMap<IpAddr, IpAddr>,
+    /// The host's IPsec policies.
+    pub policies: IpsecPolicies,
 }
 
 /// What the kernel tables hold of services and their connections.

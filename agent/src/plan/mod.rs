@@ -1,6 +1,7 @@
 //! From the configuration to the contents of the kernel tables: a pure function.
 
 mod facts;
+mod ipsec;
 #[cfg(test)]
 mod role_tests;
 pub mod roles;
@@ -16,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use truename_common::layout::{Endpoint, ListedAlias, Names, Policy, Socket, port_flags};
 
 pub use facts::{CanonicalNames, Facts, Held, bytes};
+pub use ipsec::{refused, unencrypted};
 pub use roles::Roles;
 pub use services::Services;
 

@@ -36,6 +36,7 @@ fn facts(roles: &[(&str, &[&str])]) -> Facts {
         roles: Arc::new(roles.collect()),
         names: Arc::default(),
         sources: (2..30).map(|n| (ip(n), ip(1))).collect(),
+        ..Facts::default()
     }
 }
 

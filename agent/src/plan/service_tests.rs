@@ -6,7 +6,10 @@ use std::{path::Path, sync::Arc};
 use truename_common::layout::{TCP, Target, target_flags};
 
 use super::*;
-use crate::config::{File, Flags};
+use crate::{
+    config::{File, Flags, Netfilter},
+    links::IpsecPolicy,
+};
 
 fn config(services: &[&str]) -> Config {
     let flags = Flags {
@@ -28,6 +31,7 @@ fn facts() -> Facts {
         sources: [("10.0.0.2", "10.0.0.1"), ("10.0.0.3", "10.0.0.1")]
             .map(|(target, source)| (address(target), address(source)))
             .into(),
+        ..Facts::default()
     }
 }
 
@@ -37,6 +41,55 @@ fn services(config: &Config) -> Services {
 
 fn alias(text: &str) -> Socket {
     text.parse::<crate::config::Listen>().unwrap().to_socket()
+}
+
+#[test]
+fn a_target_that_an_ipsec_policy_covers_is_left_out() {
+    use truename_common::layout::service_flags::RESET;
+
+    let policy = IpsecPolicy::of;
+    let service = [
+        "tcp=10.0.0.10:80=10.0.0.2:8080",
+        "tcp=10.0.0.10:81=10.0.0.3:8080",
+    ];
+    for (policy, left_out) in [
+        (policy("10.0.0.1/32", "10.0.0.2/32"), true),
+        (policy("0.0.0.0/0", "10.0.0.2/31"), true),
+        // The source that truename gives to packets is another.
+        (policy("10.0.0.9/32", "10.0.0.2/32"), false),
+        (policy("10.0.0.1/32", "10.0.0.4/32"), false),
+        (policy("::/0", "::/0"), false),
+    ] {
+        let facts = Facts {
+            policies: [policy.clone()].into_iter().collect(),
+            ..facts()
+        };
+        for honoured in [false, true] {
+            let mut config = config(&service);
+            if honoured {
+                config.datapath.netfilter = Netfilter::Honour;
+            }
+            let services = plan(&config, &facts, &BTreeMap::new(), &Held::default()).services;
+            let is_out = left_out && !honoured;
+            let why = &services.left_out;
+            assert_eq!(
+                why.iter().any(|why| why.contains("IPsec")),
+                is_out,
+                "{why:?}"
+            );
+            assert_eq!(super::refused(&config, &facts).is_empty(), !is_out);
+            let first = services.services[&alias("10.0.0.10:80")];
+            assert_eq!(
+                (first.slots.count == 0, first.flags & RESET != 0),
+                (is_out, is_out)
+            );
+            if honoured {
+                // What this host sends by itself is not forwarded.
+                let own = super::unencrypted(&config, &facts).len();
+                assert!(own >= usize::from(left_out), "{policy}");
+            }
+        }
+    }
 }
 
 #[test]

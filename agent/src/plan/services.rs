@@ -16,6 +16,7 @@ use truename_common::{
 use super::{
     Facts, Held,
     facts::{TargetKey, bytes, identity, same_but_source, target_key},
+    ipsec,
     roles::{self, Wanted},
     space::Space,
 };
@@ -86,6 +87,8 @@ struct Plan<'a> {
     next_id: u32,
     space: Space,
     aliases_moved: BTreeSet<Socket>,
+    /// The services of which a target is left out because its packets have to be encrypted.
+    secret: BTreeSet<(Transport, config::Listen)>,
     out: Services,
 }
 
@@ -119,6 +122,7 @@ impl<'a> Plan<'a> {
                 .keys()
                 .map(|original| original.endpoint())
                 .collect(),
+            secret: BTreeSet::new(),
             out: Services {
                 settings: settings(config, facts, held),
                 ..Services::default()
@@ -209,6 +213,7 @@ impl<'a> Plan<'a> {
         let mut targets = Vec::new();
         for wanted in wanted.iter().filter(|wanted| wanted.weight > 0) {
             match self.target(service, wanted) {
+                Some(target) if self.is_secret(service, &target, wanted) => {}
                 Some(target) => targets.push((target, wanted.weight)),
                 None => self.out.left_out.push(format!(
                     "the service \"{}\" leaves out its target {}: this host has no route to it",
@@ -227,6 +232,21 @@ impl<'a> Plan<'a> {
             targets.truncate(most);
         }
         targets
+    }
+
+    /// Whether packets to a target have to be encrypted, which those that truename forwards are not.
+    fn is_secret(&mut self, service: &config::Service, target: &Target, to: &Wanted<'_>) -> bool {
+        if target.flags & target_flags::LOCAL != 0 {
+            return false;
+        }
+        let has_source = target.flags & target_flags::SNAT != 0;
+        let source = has_source.then(|| IpAddr::from(target.source).to_canonical());
+        let Some(sentence) = ipsec::refusal(self.config, self.facts, service, source, to) else {
+            return false;
+        };
+        self.secret.insert((service.protocol, service.listen));
+        self.out.left_out.push(sentence);
+        true
     }
 
     fn target(&self, service: &config::Service, wanted: &Wanted<'_>) -> Option<Target> {
@@ -330,7 +350,9 @@ impl<'a> Plan<'a> {
             if self.aliases_moved.contains(alias) {
                 flags |= service_flags::MOVED;
             }
-            if service.on_change == OnChange::Reset {
+            // Connections to a target whose packets have to be encrypted from now on must not go on.
+            let is_secret = self.secret.contains(&(service.protocol, service.listen));
+            if service.on_change == OnChange::Reset || is_secret {
                 flags |= service_flags::RESET;
             }
             if !self.facts.has_alias(alias) {
@@ -462,7 +484,7 @@ fn socket_of(service: &config::Service, wanted: &Wanted<'_>) -> Socket {
 }
 
 /// A target for people: `10.0.0.1:8081`, or `leader:rest (10.0.0.1:8081)`.
-fn shown(wanted: &Wanted<'_>) -> String {
+pub(super) fn shown(wanted: &Wanted<'_>) -> String {
     match wanted.role {
         Some(role) => format!("{role} ({})", wanted.socket),
         None => wanted.socket.to_string(),

@@ -281,6 +281,7 @@ pub(super) fn facts(sources: u8) -> Facts {
         roles: std::sync::Arc::default(),
         names: Arc::default(),
         sources: (2..6).map(|n| (ip(n), ip(sources))).collect(),
+        ..Facts::default()
     }
 }
 

@@ -30,7 +30,7 @@ use crate::{
     config::{self, Config, ConfigError, Sources},
     datapath::{DatapathError, Lock, Pins},
     doctor,
-    links::{self, Changes, Inventory, Requests, Wanted},
+    links::{self, Changes, Inventory, Requests, Routes, Wanted},
     logging,
     plan::Facts,
     sysctl,
@@ -88,6 +88,9 @@ pub struct Agent {
     pub is_told: bool,
     /// The names of the interfaces when it was looked last.
     pub names: BTreeSet<String>,
+    /// What is known of the host's routes. None: they are to be read. The kernel does not tell of routes that go with
+    /// an interface or an address, so that these are known for up to [`EVERY`].
+    pub routes: Option<Routes>,
     /// When [`Self::follow`] is tried again.
     pub retry: Retry,
     /// Is told when the tables shall be checked.
@@ -140,12 +143,20 @@ impl Agent {
                     let is_told = std::mem::take(&mut self.is_told);
                     self.reload(if is_told { Occasion::Signal } else { Occasion::File }).await;
                 }
-                () = self.changes.changed() => self.follow().await,
+                changed = self.changes.changed() => {
+                    if changed.routes {
+                        self.routes = None;
+                    }
+                    self.follow().await;
+                }
                 Ok(()) = self.standing.changed() => self.follow().await,
                 () = self.retry.due() => self.follow().await,
                 () = self.more.notified() => self.follow().await,
                 // Nothing tells when another route is taken to a target, or a link is removed.
-                _ = ticks.tick() => self.follow().await,
+                _ = ticks.tick() => {
+                    self.routes = None;
+                    self.follow().await;
+                }
             }
         }
     }
@@ -207,7 +218,7 @@ impl Agent {
 
     /// What the host is like.
     async fn look(
-        &self,
+        &mut self,
         targets: BTreeSet<IpAddr>,
         standing: &Standing,
     ) -> Result<(Inventory, Facts), RunError> {
@@ -215,14 +226,21 @@ impl Agent {
             .pulse
             .busy("the kernel's interfaces, addresses and routes");
         let (roles, names) = (Arc::clone(&standing.roles), Arc::clone(&standing.names));
+        let known = self.routes.take();
         let looked = spawn_blocking(move || {
             let mut requests = Requests::open()?;
-            let inventory = requests.inventory()?;
+            let mut inventory = requests.inventory()?;
+            inventory.routes = match known {
+                Some(known) => known,
+                None => requests.routes()?,
+            };
             let mut facts = requests.facts(&inventory, &targets, roles)?;
             facts.names = names;
             Ok::<_, RunError>((inventory, facts))
         });
-        looked.await?
+        let (inventory, facts) = looked.await??;
+        self.routes = Some(inventory.routes.clone());
+        Ok((inventory, facts))
     }
 
     /// Has attachments changed, where that may take its time.

@@ -20,6 +20,8 @@ use truename_common::layout::Link;
 /// The programs, and the interfaces they should hang on.
 pub struct Attachment {
     programs: Programs,
+    /// What the programs knew of interfaces before this agent.
+    before: BTreeMap<u32, Link>,
     wanted: Wanted,
     /// Where XDP shall forward.
     xdp: config::Xdp,
@@ -40,8 +42,7 @@ const SLICE: Duration = Duration::from_millis(200);
 
 impl Attachment {
     /// Attaches to all that is selected, or to nothing: if one fails, those that this call
-    /// attached are detached again. Links of interfaces that are not selected any more are removed
-    /// at last.
+    /// attached are detached again. Nothing is taken away; that is done by [`Self::finish`].
     pub fn start(
         programs: Programs,
         wanted: Wanted,
@@ -49,6 +50,7 @@ impl Attachment {
         inventory: &Inventory,
     ) -> Result<Self, DatapathError> {
         let mut attachment = Self {
+            before: programs.links()?,
             programs,
             wanted,
             xdp,
@@ -59,7 +61,9 @@ impl Attachment {
             repaired: Arc::default(),
         };
         let selected = select(inventory, &attachment.wanted);
-        attachment.programs.set_links(links(inventory, &selected))?;
+        let mut both = attachment.before.clone();
+        both.extend(links(inventory, &selected));
+        attachment.programs.set_links(both)?;
         for interface in selected.values() {
             let Err(error) = attachment.programs.attach(interface) else {
                 continue;
@@ -74,9 +78,16 @@ impl Attachment {
                 .failed
                 .insert(interface.index, (interface.name.clone(), error.to_string()));
         }
-        attachment.programs.remove_others()?;
-        attachment.follow_xdp(inventory);
-        for (index, attached) in attachment.programs.attached() {
+        Ok(attachment)
+    }
+
+    /// Leaves the interfaces that are not selected any more, and goes on in XDP: the last step of a start.
+    pub fn finish(&mut self, inventory: &Inventory) -> Result<(), DatapathError> {
+        self.programs.remove_others()?;
+        let selected = select(inventory, &self.wanted);
+        self.programs.set_links(links(inventory, &selected))?;
+        self.follow_xdp(inventory);
+        for (index, attached) in self.programs.attached() {
             let verb = if attached.adopted {
                 "Took over"
             } else {
@@ -88,10 +99,10 @@ impl Attachment {
                 attached.program
             );
         }
-        if attachment.programs.attached().is_empty() {
+        if self.programs.attached().is_empty() {
             log::warn!("No interface is selected: nothing is translated until one appears");
         }
-        Ok(attachment)
+        Ok(())
     }
 
     /// Attaches to those of other interfaces that are named, beyond those that are attached. Fails, as it was
@@ -305,7 +316,8 @@ impl Attachment {
         self.missing.clone()
     }
 
-    fn undo(&mut self) {
+    /// Detaches from what [`Self::start`] attached to.
+    pub fn undo(&mut self) {
         let new: Vec<_> = self
             .programs
             .attached()
@@ -317,6 +329,9 @@ impl Attachment {
             if let Err(error) = self.programs.detach(index) {
                 log::error!("Cannot undo the start: {error}");
             }
+        }
+        if let Err(error) = self.programs.set_links(self.before.clone()) {
+            log::error!("Cannot undo the start: {error}");
         }
     }
 }

@@ -178,13 +178,25 @@ pub fn unassigned(
     facts: &Facts,
     requests: &mut Requests,
 ) -> Result<Option<String>, NetlinkError> {
-    if facts.is_local(alias) || !requests.is_on_link(alias)? {
+    if facts.is_local(alias) {
         return Ok(None);
     }
-    let length = if alias.is_ipv4() { 32 } else { 128 };
-    Ok(Some(format!(
-        "the address {alias} of the service {service} is one of a network of this host, and no interface has it: neighbours without a route by this host ask for it in vain; ip address add {alias}/{length} dev lo"
+    let unanswered = requests.unanswered_alias(alias)?;
+    Ok(unanswered.map(|unanswered| format!(
+        "the address {alias} of the service {service} is one of a network of this host, and no interface has it: neighbours without a route by this host ask for it in vain; {}",
+        unanswered.remedy()
     )))
+}
+
+/// What of these kinds of routing rules may lead a packet another way than the stack's.
+pub fn unfollowed(rules: &BTreeSet<&'static str>) -> Option<String> {
+    if rules.is_empty() {
+        return None;
+    }
+    let words = rules.iter().copied().collect::<Vec<_>>().join(", ");
+    Some(format!(
+        "this host has routing rules (ip rule) with {words}: packets are routed without marks and users, and the source address that a target sees is that of the host's own route to it"
+    ))
 }
 
 /// That names in RPC headers are not translated on the way to a target, if they are not.

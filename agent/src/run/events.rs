@@ -19,10 +19,7 @@ use super::{
     limit::{Admitted, Limit},
     view,
 };
-use crate::{
-    api::{Clock, EventRow},
-    datapath::{Pins, Tables},
-};
+use crate::api::{Clock, EventRow};
 
 /// Events that are logged in a second: clients cause them, and must not fill a disk.
 const LOGGED: u32 = 100;
@@ -42,8 +39,11 @@ pub struct Drain {
 
 impl Drain {
     /// Reads events until it is told to stop.
-    pub async fn run(self, pins: Pins, stop: CancellationToken) -> Result<(), RunError> {
-        let ring = Tables::events(&pins)?;
+    pub async fn run(
+        self,
+        ring: RingBuf<MapData>,
+        stop: CancellationToken,
+    ) -> Result<(), RunError> {
         // SAFETY: the ring buffer owns its descriptor, keeps it open and always returns the same one.
         let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
         let mut ring = ring.map_err(|error| RunError::Events(error.into()))?;

@@ -21,6 +21,7 @@ use crate::{
         Roles, bytes,
         roles::{self},
     },
+    relay,
 };
 
 /// Flows, the latest first.
@@ -51,6 +52,35 @@ pub fn flows(
         seen.then_with(|| (&a.client, &a.address).cmp(&(&b.client, &b.address)))
     });
     rows.into_iter().map(|(_, row)| row).collect()
+}
+
+/// The relayed connections.
+pub fn relayed(config: &Config, clock: &Clock, rows: &[relay::Row]) -> Vec<FlowRow> {
+    let row = |row: &relay::Row| {
+        let key = FiveTuple {
+            client: bytes(row.client.ip()),
+            endpoint: bytes(row.endpoint.ip()),
+            client_port: row.client.port(),
+            endpoint_port: row.endpoint.port(),
+            protocol: TCP,
+            ..FiveTuple::default()
+        };
+        let [frames_in, frames_out] = row.frames;
+        let [edits_in, edits_out] = row.edits;
+        FlowRow {
+            state: FlowState::Relayed,
+            alias: row.alias.map(|alias| alias.to_string()),
+            canonical: text(&row.canonical),
+            frames_in,
+            frames_out,
+            edits_in,
+            edits_out,
+            first_seen: clock.at(row.created_ns),
+            last_seen: clock.at(row.seen_ns),
+            ..self::row(config, &Aliases::new(config), clock, &key, None, None)
+        }
+    };
+    rows.iter().map(row).collect()
 }
 
 /// A flow. Its key is what the endpoint or target sees.

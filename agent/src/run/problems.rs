@@ -1,14 +1,15 @@
 //! What is wanted and does not work, as `status` tells it: found anew each time, with when it came and when it went.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use truename_common::layout::Counter;
+use truename_common::layout::{AliasKey, AliasStat, Counter};
 
 use super::recent::Counters;
 use crate::{
     api::{Code, Finding, InterfaceRow, ProblemRow, Timestamp},
     config::{Aliases, Config},
-    plan::Facts,
+    plan::{self, Facts},
+    relay::Relays,
     sysctl,
 };
 
@@ -107,6 +108,45 @@ pub fn of_names(config: &Config, recent: &Counters) -> Vec<Finding> {
     found
 }
 
+/// What is done with connections whose alias is too long, and what to do, where there is no relay.
+pub const TOO_LONG: &str = "its connections are left alone, and the node drops their messages; set enabled = true in [relay], or give the node a canonical name that is as long";
+
+/// Aliases that a status names.
+const TOO_LONG_SHOWN: usize = 3;
+
+/// Connections that a relay does not take.
+pub fn of_relays(config: &Config, recent: &Counters, relays: &Relays) -> Vec<Finding> {
+    let mut found: Vec<_> = Finding::all(Code::RelayFailed, relays.problems()).collect();
+    let unfit = count(recent, Counter::NoFit);
+    if unfit > 0 && !config.relay.enabled {
+        let sentence = format!(
+            "{unfit} connection(s) in the last minute use an alias longer than the canonical name (`truename aliases` shows them): {TOO_LONG}"
+        );
+        found.push(Finding::new(Code::AliasTooLong, sentence));
+    }
+    let totals = relays.totals();
+    if config.relay.enabled && totals.open >= totals.limit {
+        let sentence = format!(
+            "all {} connections of the relay are in use: more are reset; raise max_connections of [relay]",
+            totals.limit
+        );
+        found.push(Finding::new(Code::RelayFull, sentence));
+    }
+    found
+}
+
+/// The aliases that are too long and not relayed.
+pub fn too_long(aliases: &BTreeMap<AliasKey, AliasStat>, relays: &Relays) -> Vec<String> {
+    let unfit = aliases
+        .iter()
+        .filter(|(key, stat)| stat.no_fit != 0 && !relays.serves(key.endpoint));
+    let names: BTreeSet<_> = unfit.map(|(_, stat)| stat.alias.to_string()).collect();
+    let names = names.into_iter().take(TOO_LONG_SHOWN);
+    names
+        .map(|alias| format!("the alias {alias} is longer than the canonical name: {TOO_LONG}"))
+        .collect()
+}
+
 /// Connections that were refused lately, and what services lack.
 pub fn of_services(
     config: &Config,
@@ -141,6 +181,8 @@ pub fn of_services(
             found.push(Finding::new(code, format!("{value} {what}")));
         }
     }
+    let unencrypted = plan::unencrypted(config, facts);
+    found.extend(Finding::all(Code::Unencrypted, unencrypted));
     for name in sysctl::missing_forwarding(facts.elsewhere(config)) {
         let name = sysctl::dotted(name);
         found.push(Finding::new(

@@ -31,16 +31,17 @@ use super::{
 use crate::{
     api::{
         self, Clock, Code, EventRow, Finding, FlowFilter, FlowState, InterfaceRow, ProgramRow,
-        Request, Response, Service, ServiceRow, State, Status, Timestamp,
+        RelayRow, Request, Response, Service, ServiceRow, State, Status, Timestamp,
     },
     config::{self, Config},
-    datapath::{DatapathError, Pins, ServiceTables, Tables},
+    datapath::{DatapathError, Pins, ServiceTables, Steering, Tables},
     dns::Counters,
     doctor,
     explain::{Explanation, Question, explain},
     links::Requests,
     name::shown,
     plan::{self, Facts},
+    relay::Relays,
     topology::{Snapshot, inquiry::Inquiry},
 };
 
@@ -84,6 +85,8 @@ pub struct Watched {
     pub drifted: Arc<Notify>,
     /// What was counted lately.
     pub recent: Recent,
+    /// What is relayed.
+    pub relays: Arc<Relays>,
 }
 
 /// Reads the kernel tables for clients.
@@ -255,13 +258,20 @@ impl Inner {
             )),
             Request::Aliases => {
                 let aliases = tables.aliases()?;
-                Response::Aliases(view::aliases(config, &clock, &self.behind()?, &aliases))
+                let steered = Steering::open(&self.watched.pins)?.clients()?;
+                let steered = steered.into_iter().collect();
+                let behind = self.behind()?;
+                let mut rows = view::relayed_aliases(config, &clock, &self.watched.relays.rows());
+                rows.extend(view::aliases(config, &clock, &behind, &aliases, &steered));
+                Response::Aliases(rows)
             }
             Request::Services => Response::Services(self.services()?),
             Request::Flows(filter) => {
                 let services = ServiceTables::open(&self.watched.pins)?;
                 let connections = connections(&services)?;
+                let relayed = self.watched.relays.rows();
                 let mut rows = flows::flows(config, &clock, &connections, &tables.flows()?);
+                rows.splice(0..0, flows::relayed(config, &clock, &relayed));
                 rows.retain(|row| filter.admits(row));
                 rows.truncate(filter.limit.unwrap_or(usize::MAX));
                 Response::Flows(rows)
@@ -386,6 +396,7 @@ impl Inner {
             explanation.arrive(name, leaves, attached);
         }
         explanation.notes = self.doubts(config, &explanation, &services, &mut requests)?;
+        explanation.notes.extend(self.too_long(tables, question)?);
         Ok(explanation)
     }
 
@@ -397,10 +408,17 @@ impl Inner {
         services: &ServiceTables,
         requests: &mut Requests,
     ) -> Result<Vec<String>, DatapathError> {
-        let Some((service, target)) = explanation.target() else {
+        let Some(service) = explanation.service() else {
             return Ok(Vec::new());
         };
-        let mut doubts = Vec::new();
+        let live = self.live();
+        let mut doubts = plan::unencrypted(config, &live.facts);
+        doubts.extend(live.left_out.iter().cloned());
+        let its = format!("the service \"{service}\"");
+        doubts.retain(|doubt| doubt.contains(&its));
+        let Some((_, target)) = explanation.target() else {
+            return Ok(doubts);
+        };
         let (mut used, mut attempts) = (0, Attempts::new(config, &Clock::read()));
         services.visit_connections(|key, entry| {
             used += 1;
@@ -409,7 +427,6 @@ impl Inner {
         if used >= services.capacity() {
             doubts.push("the connection table is full: a new connection waits for room".to_owned());
         }
-        let live = self.live();
         let alias = explanation.to.ip();
         doubts.extend(attempts::unassigned(service, alias, &live.facts, requests)?);
         let address = plan::bytes(target.ip());
@@ -419,6 +436,7 @@ impl Inner {
         if live.facts.is_local(target.ip()) {
             return Ok(doubts);
         }
+        doubts.extend(attempts::unfollowed(&requests.unfollowed_rules()?));
         if !is_told && requests.is_unreachable(target.ip())? {
             doubts.push(format!("{target}: {}", attempts::UNHEARD));
         }
@@ -431,6 +449,28 @@ impl Inner {
             }
         }
         Ok(doubts)
+    }
+
+    /// What is done with the aliases of a client that are longer than the canonical name.
+    fn too_long(&self, tables: &Tables, question: &Question) -> Result<Vec<String>, DatapathError> {
+        let aliases = tables.aliases()?;
+        let (client, endpoint) = (plan::bytes(question.from), plan::bytes(question.to.ip()));
+        let of_client = aliases.iter().filter(|(key, stat)| {
+            let is_asked = key.client == client && key.endpoint.address == endpoint;
+            is_asked && key.endpoint.port == question.to.port() && stat.no_fit != 0
+        });
+        let notes = of_client.map(|(key, stat)| {
+            let done = if self.watched.relays.serves(key.endpoint) {
+                "its connections are relayed"
+            } else {
+                problems::TOO_LONG
+            };
+            format!(
+                "the alias {} is longer than the canonical name: {done}",
+                stat.alias
+            )
+        });
+        Ok(notes.collect())
     }
 
     /// What somebody else took away or replaced, and what is not attached yet.
@@ -500,6 +540,7 @@ impl Inner {
             Ok(aliases) => notes.extend(doctor::unanswered(&aliases)),
             Err(error) => log::debug!("{error}"),
         }
+        notes.extend(problems::too_long(&tables.aliases()?, &self.watched.relays));
         let topology = Arc::clone(&self.watched.topology.borrow().topology);
         notes.extend(api::topology::claimed(&topology));
         let sweeps = self.watched.sweeps.lock();
@@ -509,6 +550,7 @@ impl Inner {
         let hanging = self.watched.pulses.hanging();
         let mut found = problems::of_interfaces(&live.interfaces, &live.missing);
         found.extend(problems::of_names(config, &recent));
+        found.extend(problems::of_relays(config, &recent, &self.watched.relays));
         found.extend(sweeps.mistaken);
         found.extend(Finding::all(Code::LeftOut, live.left_out.iter().cloned()));
         found.extend(drift);
@@ -573,12 +615,29 @@ impl Inner {
             ),
             flows: tables.flow_keys()?.len(),
             flow_capacity: tables.flow_capacity(),
+            relay: config
+                .relay
+                .enabled
+                .then(|| relay_row(&self.watched.relays)),
             questions: self.watched.questions.read(),
             counters: counters
                 .into_iter()
                 .map(|(counter, value)| (counter.label().to_owned(), value))
                 .collect(),
         })
+    }
+}
+
+fn relay_row(relays: &Relays) -> RelayRow {
+    let totals = relays.totals();
+    RelayRow {
+        endpoints: relays.endpoints(),
+        connections: totals.open,
+        capacity: totals.limit,
+        relayed: totals.accepted,
+        refused: totals.refused,
+        failed: totals.failed,
+        unchanged: totals.unchanged,
     }
 }
 

@@ -36,6 +36,7 @@ use crate::{
     doctor,
     links::{self, Changes, Inventory, Requests, Wanted},
     plan::Facts,
+    relay::{Relay, Relays},
     topology::{self, Follower, learned},
     watch::FileWatch,
 };
@@ -110,6 +111,7 @@ pub async fn start(
     let attachment = Arc::new(Mutex::new(attachment));
     let more = Arc::new(Notify::new());
     let recent = Recent::default();
+    let relays = Arc::new(Relays::default());
     let service = Arc::new(AgentService::new(
         Watched {
             config: current.clone(),
@@ -131,6 +133,7 @@ pub async fn start(
             reattached,
             drifted: Arc::clone(&more),
             recent: recent.clone(),
+            relays: Arc::clone(&relays),
         },
         live,
         events.clone(),
@@ -148,6 +151,12 @@ pub async fn start(
     };
     tasks.spawn(learner.run(stop.clone()));
     tasks.spawn(resolver.run(stop.clone()));
+    let relay = Relay::new(pins.clone(), current.clone(), events.subscribe(), relays);
+    let stopped = stop.clone();
+    tasks.spawn(async move {
+        relay.run(stopped).await;
+        Ok(())
+    });
     tasks.spawn(plane.run(stop.clone()));
     let drain = events::Drain {
         config: current.clone(),
@@ -155,7 +164,9 @@ pub async fn start(
         full: Arc::clone(&full),
         refused,
     };
-    tasks.spawn(drain.run(pins.clone(), stop.clone()));
+    // Here, and not in the task: an agent that says that it is ready does not end for want of a descriptor.
+    let ring = Tables::events(&pins)?;
+    tasks.spawn(drain.run(ring, stop.clone()));
     let sweeper = Sweeper {
         config: current.clone(),
         pins: pins.clone(),
@@ -199,6 +210,7 @@ pub async fn start(
         refused: None,
         is_told: false,
         names: BTreeSet::new(),
+        routes: None,
         retry,
         check,
         pulse: pulses.of("agent"),
@@ -227,7 +239,8 @@ struct Attached {
 
 fn attach(config: &Arc<Config>, pins: &Pins, mode: Mode) -> Result<Attached, RunError> {
     let mut requests = Requests::open()?;
-    let inventory = requests.inventory()?;
+    let mut inventory = requests.inventory()?;
+    inventory.routes = requests.routes()?;
     links::check_named(&inventory, &config.datapath.interfaces)?;
     // Nothing is known of the cluster yet: services keep the targets that they have.
     let roles = Arc::default();
@@ -286,12 +299,17 @@ fn load(
     // The kernel has accepted the programs before anything that is in use is changed.
     let programs = Programs::load(object, pins, mode)?;
     let mut keeper = Keeper::open(Arc::clone(config), pins)?;
-    keeper.follow(facts)?;
+    // Until everything is attached, the tables are as an agent before left them: so they stay if something cannot be.
+    let mut attachment =
+        Attachment::start(programs, Wanted::of(config), agent::xdp(config), inventory)?;
     if !config.services.is_empty() {
         agent::prepare_host(pins, config, facts);
     }
-    let attachment =
-        Attachment::start(programs, Wanted::of(config), agent::xdp(config), inventory)?;
+    if let Err(error) = keeper.follow(facts) {
+        attachment.undo();
+        return Err(error.into());
+    }
+    attachment.finish(inventory)?;
     // Those that began with the old programs meanwhile.
     datapath::copy_connections(pins, last_s)?;
     datapath::remove_old_versions(pins)?;

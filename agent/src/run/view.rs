@@ -6,14 +6,17 @@ use std::{
 };
 
 use truename_common::layout::{
-    AliasKey, AliasStat, Conntrack, Counter, Event, EventKind, FiveTuple, Names, Peer, PeerKey,
-    Socket, Text, conntrack_flags,
+    AliasKey, AliasStat, Authority, Conntrack, Counter, Event, EventKind, FiveTuple, Names, Peer,
+    PeerKey, Socket, TCP, Text, conntrack_flags,
 };
+
+use truename_common::wire::stream::reset;
 
 use super::flows;
 use crate::{
     api::{AliasRow, Aliases, CanonicalSource, Clock, EndpointRow, EventRow, PeerRow},
     config::{self, Config, Endpoint},
+    plan, relay,
 };
 
 /// Endpoints, and the instances of those that listen on any address.
@@ -117,6 +120,7 @@ pub fn aliases(
     clock: &Clock,
     behind: &Behind,
     entries: &BTreeMap<AliasKey, AliasStat>,
+    steered: &BTreeSet<FiveTuple>,
 ) -> Vec<AliasRow> {
     let mut entries: Vec<_> = entries.iter().collect();
     entries.sort_by_key(|(key, stat)| (std::cmp::Reverse(stat.seen_ns), key.client));
@@ -133,8 +137,43 @@ pub fn aliases(
             first_seen: clock.at(stat.first_ns),
             last_seen: clock.at(stat.seen_ns),
             no_fit: stat.no_fit != 0,
+            relayed: stat.no_fit != 0
+                && steered.contains(&FiveTuple {
+                    client: key.client,
+                    endpoint: key.endpoint.address,
+                    endpoint_port: key.endpoint.port,
+                    protocol: key.endpoint.protocol,
+                    ..FiveTuple::default()
+                }),
         })
         .collect()
+}
+
+/// The aliases of relayed connections, which the kernel program does not see.
+pub fn relayed_aliases(config: &Config, clock: &Clock, rows: &[relay::Row]) -> Vec<AliasRow> {
+    let named = rows.iter().filter_map(|row| Some((row, row.alias?)));
+    let row = |(row, alias): (&relay::Row, Authority)| AliasRow {
+        alias: alias.to_string(),
+        endpoint: endpoint_name(
+            config,
+            Socket {
+                address: plan::bytes(row.endpoint.ip()),
+                port: row.endpoint.port(),
+                protocol: TCP,
+                pad: 0,
+            },
+        ),
+        address: row.endpoint.to_string(),
+        client: row.client.ip().to_string(),
+        behind: Vec::new(),
+        inbound: row.edits[0],
+        outbound: row.edits[1],
+        first_seen: clock.at(row.created_ns),
+        last_seen: clock.at(row.seen_ns),
+        no_fit: alias.len > row.canonical.len,
+        relayed: true,
+    };
+    named.map(row).collect()
 }
 
 /// Clients, the latest first. The entry for whoever was seen last at an address is left out
@@ -189,6 +228,10 @@ pub fn event(config: &Config, clock: &Clock, event: &Event) -> EventRow {
             }
             .to_owned(),
         ),
+        Some(EventKind::NoFit) => Some("longer than the canonical name".to_owned()),
+        Some(EventKind::Reset) if event.detail == reset::RELAY => {
+            Some("the next connection is relayed".to_owned())
+        }
         Some(_) => None,
         None => Some(event.detail.to_string()),
     };
@@ -259,7 +302,7 @@ pub fn socket(address: [u8; 16], port: u16) -> String {
 mod tests {
     use std::path::Path;
 
-    use truename_common::layout::{Authority, TCP, v4_mapped};
+    use truename_common::layout::v4_mapped;
 
     use super::*;
     use crate::config::{File, Flags};
@@ -360,6 +403,7 @@ mod tests {
             &Clock::read(),
             &Behind::default(),
             &BTreeMap::from([(key, stat)]),
+            &BTreeSet::new(),
         );
         assert_eq!(rows[0].alias, "a\\x1b[2J:1");
         assert_eq!(rows[0].endpoint, "jm");

@@ -31,7 +31,7 @@ counters! {
     Frames = "frames",
     /// Retransmitted segments to which logged edits were applied again.
     Reapplied = "reapplied",
-    /// An alias is longer than the canonical name: the answers keep the canonical name.
+    /// An alias is longer than the canonical name: the flow is left alone, or its successor relayed.
     NoFit = "no_fit",
     /// A recipient that the endpoint's list of aliases does not admit.
     NotAdmitted = "not_admitted",
@@ -131,4 +131,10 @@ counters! {
     /// Packets of endpoints that passed without a look at their RPC headers, because somebody took the program for them
     /// out of its table.
     RpcUnavailable = "rpc_unavailable",
+    /// Connections reset because their alias is longer than the canonical name, so that the client's next one is relayed.
+    ResetRelay = "reset_relay",
+    /// New connections that were given to the relay.
+    RelaySteered = "relay_steered",
+    /// New connections refused because no agent runs the relay.
+    RelayRefused = "relay_refused",
 }

@@ -1,3 +1,5 @@
+use crate::wire::eight;
+
 use super::{Authority, FiveTuple, LongText, Socket, System, Text, plain};
 
 /// Ranges that a direction can hold: the main one, and those beyond holes. A power of two, so that a
@@ -436,8 +438,13 @@ impl Needle {
     /// The eight bytes from `index` on, the first one lowest.
     #[inline(always)]
     pub fn word(&self, index: usize) -> u64 {
-        word(&self.words, index)
+        eight::load(self, index)
     }
+}
+
+// SAFETY: the words, length and padding behind them are `8 * NEEDLE_WORDS + 8` bytes of numbers.
+unsafe impl eight::Window for Needle {
+    const MASK: usize = 8 * NEEDLE_WORDS - 1;
 }
 
 /// The eight bytes of `words` from byte `index` on, the first one lowest; `index` is taken modulo the size.

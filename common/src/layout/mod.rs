@@ -31,6 +31,21 @@ pub use service::{
 pub use socket::{FiveTuple, Socket, TCP, UDP, v4_mapped};
 pub use text::{AUTHORITY_MAX, Authority, LongText, SYSTEM_MAX, System, Text};
 
+/// Values of [`map::STEERED`].
+pub mod steered {
+    /// The client's aliases fit: its connections are translated in place.
+    pub const IN_PLACE: u64 = 1;
+    /// One does not: its connections are relayed, or refused.
+    pub const RELAYED: u64 = 2;
+    /// A connection that was given to the relay.
+    pub const CONNECTION: u64 = 3;
+    /// A connection of the relay itself.
+    pub const OWN: u64 = 4;
+}
+
+/// Endpoints that can have a relay.
+pub const RELAYS_MAX: u32 = 1024;
+
 /// Version of every pinned table. It is part of the pin path.
 pub const VERSION: u32 = 3;
 
@@ -89,6 +104,14 @@ pub mod map {
     /// Tries that the allocation of a source port took → `u64` connections per CPU; at
     /// [`TRIES`](crate::nat::TRIES) those that found none.
     pub const TRIES: &str = "TRIES";
+    /// [`Socket`](super::Socket) of an endpoint → `u32` number of its relay: connections of the clients in [`STEERED`] go
+    /// to it.
+    pub const RELAYS: &str = "RELAYS";
+    /// Twice the number of a relay → its listening socket for IPv4; one more → for IPv6.
+    pub const RELAY_LISTENERS: &str = "RELAY_LISTENERS";
+    /// [`FiveTuple`](super::FiveTuple) → a value of [`steered`](super::steered). Without the client's port it is about all new
+    /// connections of the client, with it about one. Least recently used.
+    pub const STEERED: &str = "STEERED";
     /// [`Counter`](super::Counter) → `u64` per CPU.
     pub const COUNTERS: &str = "COUNTERS";
     /// Ring buffer of [`Event`](super::Event).

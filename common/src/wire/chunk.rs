@@ -9,8 +9,7 @@ const _: () = assert!(8 * WORDS == CHUNK);
 const LOW: u64 = 0x0101_0101_0101_0101;
 const HIGH: u64 = 0x8080_8080_8080_8080;
 
-/// Bytes copied out of a packet. Kept as words, because the search looks at eight bytes at a time
-/// and the kernel allows only aligned loads from a map.
+/// Bytes copied out of a packet. Kept as words, because the search looks at eight bytes at a time.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Chunk {

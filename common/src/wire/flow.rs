@@ -24,6 +24,11 @@ pub mod state {
     pub const SUCCEEDED: u32 = 128;
     /// The receiver may have part of a wrong name: every segment with data becomes an RST, as one may be lost.
     pub const RUINED: u32 = 256;
+    /// The alias is longer than the canonical name: the flow is left alone, and reset once there is a relay.
+    pub const NO_FIT: u32 = 512;
+    /// In place of a segment went an RST. Those after it pass for a second: the receiver's host, which has no connection
+    /// any more, answers them with an RST for the sender.
+    pub const RST_SENT: u32 = 1024;
 
     /// Whether both sides have finished, or one has reset.
     pub const fn is_closed(flags: u32) -> bool {
@@ -53,6 +58,12 @@ impl FlowNames {
     #[inline(always)]
     pub fn fits(&self) -> bool {
         !self.alias.is_empty() && self.alias.len <= self.canonical.len
+    }
+
+    /// Whether it is known that the alias does not fit.
+    #[inline(always)]
+    pub fn is_too_long(&self) -> bool {
+        !self.canonical.is_empty() && self.alias.len > self.canonical.len
     }
 
     #[inline(always)]
@@ -292,8 +303,9 @@ pub fn learn_origin(flow: &mut RpcFlow) {
     flow.names.origin = flow.inbound.captured;
 }
 
-/// Takes the address that the endpoint announced, unless a canonical one is known.
-pub fn learn_canonical(flow: &mut RpcFlow) {
+/// Takes the address that the endpoint announced, unless a canonical one is known. True if the connection must be reset:
+/// recipients were translated whose alias proves too long.
+pub fn learn_canonical(flow: &mut RpcFlow) -> bool {
     if flow.names.canonical.is_empty() {
         flow.names.canonical = flow.outbound.captured;
         flow.names.prepared = 0;
@@ -302,4 +314,5 @@ pub fn learn_canonical(flow: &mut RpcFlow) {
         flow.names.system = flow.outbound.captured_system;
         flow.names.prepared = 0;
     }
+    flow.flags & state::NO_FIT == 0 && flow.names.is_too_long()
 }

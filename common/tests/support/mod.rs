@@ -243,14 +243,18 @@ impl Connection {
         let len = bytes.len() as u32;
         let mut packet = Memory::new(bytes, &mut self.pages, &self.admitted);
         let verdict = stream::process(&mut packet, &mut self.flow, &mut self.work, way, seq, len);
+        let mut is_too_long = false;
         if self.work.found & found::SENDER != 0 {
-            flow::learn_canonical(&mut self.flow);
+            is_too_long |= flow::learn_canonical(&mut self.flow);
         }
         if self.work.found & found::ASSOCIATE != 0 {
             match way {
                 Way::Inbound => flow::learn_origin(&mut self.flow),
-                Way::Outbound => flow::learn_canonical(&mut self.flow),
+                Way::Outbound => is_too_long |= flow::learn_canonical(&mut self.flow),
             }
+        }
+        if is_too_long {
+            return Verdict::Reset;
         }
         verdict
     }

@@ -89,15 +89,15 @@ const _: () = assert!(size_of::<Fib>() == 64 && size_of::<Neighbour>() == 20);
 impl Fib {
     /// Asks for the route of a packet from `to.client` to `to.endpoint` that came in by `interface`.
     #[inline(always)]
-    pub fn set(&mut self, to: &FiveTuple, version: u8, interface: u32, len: u16) {
-        let is_v4 = version == 4;
+    pub fn set(&mut self, to: &FiveTuple, headers: &Headers, interface: u32, len: u16) {
+        let is_v4 = headers.version == 4;
         self.family = if is_v4 { AF_INET } else { AF_INET6 };
         self.protocol = to.protocol;
         self.source_port = to.client_port.to_be();
         self.destination_port = to.endpoint_port.to_be();
         self.len = len;
         self.interface = interface;
-        self.flow = 0;
+        self.flow = headers.flow;
         set_address(&mut self.source, &to.client, is_v4);
         set_address(&mut self.destination, &to.endpoint, is_v4);
     }
@@ -111,8 +111,8 @@ impl Fib {
 
     /// Asks for the route from `to.endpoint` to `to.client`, as the host itself would.
     #[inline(always)]
-    fn set_back(&mut self, to: &FiveTuple, version: u8, loopback: u32) {
-        self.set(to, version, loopback, 0);
+    fn set_back(&mut self, to: &FiveTuple, headers: &Headers, loopback: u32) {
+        self.set(to, headers, loopback, 0);
         mem::swap(&mut self.source, &mut self.destination);
         mem::swap(&mut self.source_port, &mut self.destination_port);
     }
@@ -232,7 +232,7 @@ pub fn route(skb: *mut __sk_buff, scratch: &mut Scratch) -> Result<(), i32> {
         interface
     };
     let len = segment_len(skb, headers);
-    nat.fib.set(&nat.to, headers.version, asked, len);
+    nat.fib.set(&nat.to, headers, asked, len);
     let mut result = nat.fib.look_up(skb);
     if result == FORWARDING_OFF {
         // The kernel says so before it looks for the route. What this host sends needs no forwarding, nor does what is
@@ -277,11 +277,13 @@ pub fn route(skb: *mut __sk_buff, scratch: &mut Scratch) -> Result<(), i32> {
         kind: Route::FORWARD,
         interface: nat.fib.interface,
     };
-    // A packet that waits until its next hop is found leaves by the route that it has then: on ingress none, so that
-    // the next hop counts that it is given here; for one of the host's own the route to the alias, by which it gets
-    // nowhere. That one gets a new route. Only a SYN is sure to have borrowed its old one, which older kernels leak.
-    let is_lost = result == NO_NEIGHBOUR && is_own && is_syn(headers);
-    nat.neighbour.family = if is_lost {
+    // A packet that waits until its next hop is found needs a route: with it, the kernel tells the sender that the next hop
+    // is not there. One that comes in has none. One of the host's own has the route to the alias, by which it gets nowhere:
+    // it needs a new one. Only a SYN is sure to have borrowed its old one, which older kernels leak.
+    // SAFETY: the context of the program.
+    let comes_in = unsafe { (*skb).ingress_ifindex } == interface;
+    let needs_route = comes_in || is_own && is_syn(headers);
+    nat.neighbour.family = if result == NO_NEIGHBOUR && needs_route {
         Neighbour::UNKNOWN
     } else {
         u32::from(nat.fib.family)
@@ -312,8 +314,7 @@ pub fn enter(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     if !is_strict || headers.version != 4 || headers.network == 0 {
         return 0;
     }
-    nat.fib
-        .set_back(&nat.to, headers.version, settings.loopback);
+    nat.fib.set_back(&nat.to, headers, settings.loopback);
     let result = nat.fib.look_up(skb);
     let other = nat.fib.interface;
     if matches!(result, SUCCESS | NO_NEIGHBOUR)
@@ -347,8 +348,7 @@ pub fn is_spoofed(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     else {
         return 0;
     };
-    nat.fib
-        .set_back(&nat.original, headers.version, settings.loopback);
+    nat.fib.set_back(&nat.original, headers, settings.loopback);
     let is_right = match nat.fib.look_up(skb) {
         SUCCESS | NO_NEIGHBOUR => nat.fib.interface == came_by,
         // Nothing is known if this cannot be asked.

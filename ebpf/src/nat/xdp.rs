@@ -121,12 +121,8 @@ fn has_route(ctx: *mut xdp_md, scratch: &mut Scratch) -> bool {
     if headers.network_len > 0xffff {
         return false;
     }
-    nat.fib.set(
-        &nat.to,
-        headers.version,
-        interface,
-        headers.network_len as u16,
-    );
+    nat.fib
+        .set(&nat.to, headers, interface, headers.network_len as u16);
     // SAFETY: the structure is the helper's, and has 64 bytes.
     let result = unsafe { bpf_fib_lookup(ctx.cast(), (&raw mut nat.fib).cast(), 64, 0) };
     // SAFETY: the value is one byte that never changes.

@@ -55,6 +55,8 @@ pub struct Headers {
     pub outer_destination: [u8; 16],
     /// Of an ICMP error, the offset of the quoted IP header.
     pub quoted: u32,
+    /// DSCP and flow label, as `bpf_fib_lookup` takes them.
+    pub flow: u32,
 }
 
 /// Flags of a TCP header (RFC 9293 3.1).
@@ -388,6 +390,7 @@ fn ipv4<V: View>(ctx: &V, at: usize, headers: &mut Headers) -> Result<Option<Net
         return Ok(None);
     }
     headers.id = u32::from(u16::from_be_bytes([header[4], header[5]]));
+    headers.flow = u32::from_ne_bytes([header[1], 0, 0, 0]);
     headers.fragment = if is_later {
         fragment::LATER
     } else {
@@ -418,6 +421,7 @@ fn ipv6<V: View>(ctx: &V, at: usize, headers: &mut Headers) -> Result<Option<Net
     if header[0] >> 4 != 6 {
         return Err(Counter::Unparsed);
     }
+    headers.flow = u32::from_ne_bytes([header[0] & 15, header[1], header[2], header[3]]);
     let payload = usize::from(u16::from_be_bytes([header[4], header[5]]));
     let mut next = header[6];
     let mut transport = at + 40;

@@ -425,5 +425,12 @@ impl Steps for CopyText<'_> {
 unsafe extern "C" fn callback<S: Steps>(_index: u32, state: *mut c_void) -> i64 {
     // SAFETY: `state` is the reference that `repeat` gave to the helper.
     let state = unsafe { &mut *state.cast::<S>() };
-    i64::from(!state.step())
+    let mut steps = 0;
+    while steps < S::AT_ONCE {
+        if !state.step() {
+            return 1;
+        }
+        steps += 1;
+    }
+    0
 }

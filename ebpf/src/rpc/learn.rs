@@ -2,17 +2,17 @@
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use truename_common::{
-    layout::{Authority, Counter, EventKind, PeerKey, RpcFlow},
+    layout::{Authority, Counter, EventKind, PeerKey, RpcFlow, steered},
     wire::{
         authority,
         flow::{self, state},
-        stream::{Steps, Way},
+        stream::{Steps, Way, reset},
     },
 };
 
 use crate::{
     events::raise,
-    maps::{ALIASES, NAMES, PEERS, Scratch, count},
+    maps::{ALIASES, NAMES, PEERS, RELAYS, STEERED, Scratch, count},
     packet::payload::repeat,
 };
 
@@ -79,7 +79,9 @@ pub fn announced(entry: &mut RpcFlow, way: Way, scratch: &mut Scratch) {
             );
         }
         Way::Outbound => {
-            flow::learn_canonical(entry);
+            if flow::learn_canonical(entry) {
+                proves_too_long(entry, scratch);
+            }
             if entry.flags & state::CONFIRMED == 0 {
                 // Whoever makes up what the endpoint says teaches others nothing.
                 return;
@@ -120,8 +122,49 @@ pub fn announced(entry: &mut RpcFlow, way: Way, scratch: &mut Scratch) {
 /// The sender of what the endpoint says was read: it is what the endpoint is called. It counts for this connection only,
 /// as a message that is passed on has another's sender.
 #[inline(never)]
-pub fn sender(entry: &mut RpcFlow) {
-    flow::learn_canonical(entry);
+pub fn sender(entry: &mut RpcFlow, scratch: &mut Scratch) {
+    if flow::learn_canonical(entry) {
+        proves_too_long(entry, scratch);
+    }
+}
+
+/// Recipients were translated whose alias proves too long for the answers.
+#[inline(never)]
+fn proves_too_long(entry: &mut RpcFlow, scratch: &mut Scratch) {
+    entry.flags |= state::LEFT_ALONE | state::NO_FIT;
+    scratch.work.reset = reset::NO_FIT;
+    if let Some(stat) = ALIASES.get_ptr_mut(entry.alias_key(&scratch.found.key)) {
+        // SAFETY: the pointer is to a map value; the flag is never taken back.
+        unsafe { (*stat).no_fit = 1 };
+    }
+    no_fit(entry, scratch);
+}
+
+/// Tells that the alias does not fit, and has the client relayed if that is possible.
+#[inline(always)]
+fn no_fit(entry: &mut RpcFlow, scratch: &mut Scratch) {
+    count(Counter::NoFit, 1);
+    raise(EventKind::NoFit, 0, &scratch.found.key, &entry.names.alias);
+    relay(entry, scratch);
+}
+
+/// Has the client's new connections relayed, and this one reset, if the endpoint has a relay.
+#[inline(always)]
+pub fn relay(_: &mut RpcFlow, scratch: &mut Scratch) {
+    let endpoint = scratch.found.key.endpoint();
+    // SAFETY: the value is a number, which is not read.
+    if unsafe { RELAYS.get(&endpoint) }.is_none() {
+        return;
+    }
+    scratch.hash = steered::RELAYED;
+    let key = &mut scratch.found.key;
+    let port = core::mem::take(&mut key.client_port);
+    // A least-recently-used table takes every entry, unless memory is short: the flow's next segment tries again.
+    let is_steered = STEERED.insert(&*key, &scratch.hash, 0).is_ok();
+    key.client_port = port;
+    if is_steered {
+        scratch.work.reset = reset::RELAY;
+    }
 }
 
 /// The flow's alias was learned.
@@ -135,7 +178,7 @@ pub fn alias(entry: &mut RpcFlow, scratch: &mut Scratch) {
     stat.seen_ns = stat.first_ns;
     stat.inbound = 0;
     stat.outbound = 0;
-    stat.no_fit = u8::from(!entry.names.canonical.is_empty() && !entry.names.fits());
+    stat.no_fit = u8::from(entry.names.is_too_long());
     // BPF_NOEXIST: an alias that is known keeps its numbers.
     if ALIASES
         .insert(entry.alias_key(&scratch.found.key), &*stat, 1)
@@ -149,8 +192,7 @@ pub fn alias(entry: &mut RpcFlow, scratch: &mut Scratch) {
         );
     }
     if stat.no_fit != 0 {
-        count(Counter::NoFit, 1);
-        raise(EventKind::NoFit, 0, &scratch.found.key, &entry.names.alias);
+        no_fit(entry, scratch);
     }
 }
 

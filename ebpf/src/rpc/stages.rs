@@ -204,6 +204,8 @@ flow_part!(
     names, tn_names = learn::names;
     /// [`learn::report`].
     report, tn_report = learn::report;
+    /// [`learn::relay`].
+    relay, tn_relay = learn::relay;
     /// [`translate::account`].
     account, tn_account = translate::account;
 );

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::TcContext};
 use truename_common::{
-    layout::{Counter, Direction, EventKind, RpcFlow},
+    layout::{Counter, Direction, EventKind, RpcFlow, steered},
     wire::{
         flow::state,
         handshake::state as opened,
@@ -13,7 +13,7 @@ use truename_common::{
 use super::{direction, learn, lock, stages};
 use crate::{
     events::raise,
-    maps::{HANDSHAKES, ONE_SIDED_FLOWS, RPC_FLOWS, Scratch, blank_flow, count},
+    maps::{HANDSHAKES, ONE_SIDED_FLOWS, RPC_FLOWS, STEERED, Scratch, blank_flow, count},
     packet::{Headers, NEXT, lose, payload::Payload, tcp_flag},
 };
 
@@ -117,6 +117,9 @@ fn first_byte(headers: &Headers) -> u32 {
 /// one-sided so far.
 #[inline(always)]
 pub fn create(ctx: &TcContext, scratch: &mut Scratch) -> i32 {
+    if is_relayed(scratch) {
+        return NOTHING;
+    }
     let (way, seq) = (scratch.found.way, first_byte(&scratch.headers));
     // SAFETY: the entry is copied at once; it changes with SYNs only.
     let known = unsafe { HANDSHAKES.get(&scratch.found.key) };
@@ -144,6 +147,22 @@ pub fn create(ctx: &TcContext, scratch: &mut Scratch) -> i32 {
         count(Counter::Unsynchronised, 1);
     }
     NOTHING
+}
+
+/// Whether the connection goes to the relay, or comes from it.
+#[inline(always)]
+fn is_relayed(scratch: &mut Scratch) -> bool {
+    let key = &mut scratch.found.key;
+    // SAFETY: the values are numbers, which are read at once.
+    unsafe {
+        if STEERED.get(&*key).is_some() {
+            return true;
+        }
+        let port = core::mem::take(&mut key.client_port);
+        let is_steered = STEERED.get(&*key).copied() == Some(steered::RELAYED);
+        key.client_port = port;
+        is_steered
+    }
 }
 
 /// The connection does not begin with a frame: nothing of it is looked at any more.
@@ -246,10 +265,23 @@ fn locked(ctx: &TcContext, flow: &mut RpcFlow, scratch: &mut Scratch) -> i32 {
     if flow.flags & state::CONFIRMED == 0 {
         stages::confirm(flow, scratch);
     }
-    if scratch.headers.payload_len == 0
-        || scratch.headers.has(tcp_flag::RST)
-        || flow.flags & state::LEFT_ALONE != 0
-    {
+    if scratch.headers.payload_len == 0 || scratch.headers.has(tcp_flag::RST) {
+        return NEXT;
+    }
+    scratch.buffers.transport = scratch.headers.transport;
+    scratch.buffers.payload = scratch.headers.payload;
+    if flow.flags & state::LEFT_ALONE != 0 {
+        if flow.flags & state::NO_FIT == 0 {
+            return NEXT;
+        }
+        if flow.flags & state::RST_SENT != 0 && now_ns.wrapping_sub(flow.checked_ns) < CHECK_NS {
+            return NEXT;
+        }
+        scratch.work.reset = 0;
+        stages::relay(flow, scratch);
+        if scratch.work.reset != 0 {
+            ruin(ctx, flow, scratch);
+        }
         return NEXT;
     }
     if now_ns.wrapping_sub(flow.checked_ns) > CHECK_NS {
@@ -271,8 +303,6 @@ fn locked(ctx: &TcContext, flow: &mut RpcFlow, scratch: &mut Scratch) -> i32 {
         buffers,
         ..
     } = &mut *scratch;
-    buffers.transport = headers.transport;
-    buffers.payload = headers.payload;
     buffers.endpoint = flow.endpoint;
     work.now_ns = now_ns;
     let mut payload = Payload {
@@ -284,32 +314,47 @@ fn locked(ctx: &TcContext, flow: &mut RpcFlow, scratch: &mut Scratch) -> i32 {
         return NEXT;
     }
     let verdict = stream::process(&mut payload, flow, work, way, seq, headers.payload_len);
-    if verdict == Verdict::Reset {
-        payload.reset();
-    }
     if scratch.work.found != 0 {
         stages::account(flow, scratch);
     }
     counts(flow, scratch);
+    if scratch.work.reset != 0 {
+        ruin(ctx, flow, scratch);
+        return NEXT;
+    }
     match verdict {
-        Verdict::Pass => NEXT,
         Verdict::Drop(why) => {
             count(why, 1);
             lose(ctx)
         }
-        Verdict::Reset => {
-            flow.flags |= state::RESET | state::RUINED;
-            let why = scratch.work.reset;
-            let counter = if why == reset::MEMORY || why == reset::MARKS {
-                Counter::ResetMemory
-            } else {
-                Counter::ResetMisguess
-            };
-            count(counter, 1);
-            raise(EventKind::Reset, why, &scratch.found.key, &flow.names.alias);
-            NEXT
-        }
+        _ => NEXT,
     }
+}
+
+/// Resets the connection.
+#[inline(always)]
+fn ruin(ctx: &TcContext, flow: &mut RpcFlow, scratch: &mut Scratch) {
+    let mut payload = Payload {
+        skb: ctx.skb.skb,
+        buffers: &mut scratch.buffers,
+    };
+    payload.reset();
+    let why = scratch.work.reset;
+    flow.flags |= state::RESET;
+    if why == reset::RELAY {
+        // What was sent is harmless: the node drops it.
+        flow.flags |= state::LEFT_ALONE | state::NO_FIT | state::RST_SENT;
+        flow.checked_ns = now();
+    } else {
+        flow.flags = flow.flags & !state::LEFT_ALONE | state::RUINED;
+    }
+    let counter = match why {
+        reset::MEMORY | reset::MARKS => Counter::ResetMemory,
+        reset::RELAY => Counter::ResetRelay,
+        _ => Counter::ResetMisguess,
+    };
+    count(counter, 1);
+    raise(EventKind::Reset, why, &scratch.found.key, &flow.names.alias);
 }
 
 /// Begins a new flow, or one that follows on another one with the same addresses.
@@ -555,7 +600,7 @@ pub fn account(flow: &mut RpcFlow, scratch: &mut Scratch) {
     let (way, seen) = (scratch.found.way, scratch.work.found);
     reasons(seen, flow, scratch);
     if seen & found::SENDER != 0 {
-        learn::sender(flow);
+        learn::sender(flow, scratch);
     }
     if seen & found::ASSOCIATE != 0 {
         learn::announced(flow, way, scratch);

@@ -44,6 +44,9 @@ pub enum Addressing {
     Alias,
     /// By its own name, without anything in between: works without truename.
     Canonical,
+    /// The JobManager has this name for itself. The first TaskManager knows it by the first one of these names, the next
+    /// ones by the next, and none by the JobManager's own.
+    Names(&'static str, &'static [&'static str]),
 }
 
 /// The namespaces, and the processes that run now.
@@ -69,9 +72,21 @@ impl Cluster {
         scratch: &Scratch,
     ) -> Result<Self> {
         let hub = Hub::new(HUB_ADDRESS)?;
-        let (known_as, canonical_at) = match addressing {
-            Addressing::Alias => (ALIAS, BLOB_ADDRESS),
-            Addressing::Canonical => (CANONICAL, JOB_ADDRESS),
+        let canonical = match addressing {
+            Addressing::Names(canonical, _) => canonical,
+            _ => CANONICAL,
+        };
+        // What a TaskManager calls the JobManager, and the names that it can look up.
+        let known_as = |number: usize| match addressing {
+            Addressing::Alias => (
+                ALIAS,
+                format!("{JOB_ADDRESS} {ALIAS}\n{BLOB_ADDRESS} {CANONICAL}\n"),
+            ),
+            Addressing::Canonical => (CANONICAL, format!("{JOB_ADDRESS} {ALIAS} {CANONICAL}\n")),
+            Addressing::Names(_, names) => {
+                let name = names[number % names.len()];
+                (name, format!("{JOB_ADDRESS} {name}\n"))
+            }
         };
         // Flink asks for the address of the machine's own name.
         let machine = std::fs::read_to_string("/proc/sys/kernel/hostname")
@@ -94,9 +109,8 @@ impl Cluster {
         };
         let space = Namespace::new("job")?;
         hub.connect(&space, JOB_INTERFACE, &[JOB_ADDRESS, BLOB_ADDRESS])?;
-        let names = format!("{JOB_ADDRESS} {CANONICAL}\n");
-        let job = node("jobmanager", space, &names, CANONICAL)?;
-        let names = format!("{JOB_ADDRESS} {ALIAS}\n{canonical_at} {CANONICAL}\n");
+        let names = format!("{JOB_ADDRESS} {CANONICAL} {canonical}\n");
+        let job = node("jobmanager", space, &names, canonical)?;
         let task = |number| {
             let space = Namespace::new("task")?;
             hub.connect(&space, TASK_INTERFACE, &[Self::task_address(number)])?;
@@ -107,7 +121,8 @@ impl Cluster {
                 "rule add pref 10 to {BLOB_ADDRESS} ipproto tcp dport {BLOB_PORT} lookup main"
             ))?;
             space.ip(&format!("rule add pref 11 to {BLOB_ADDRESS} unreachable"))?;
-            node(&Self::task_name(number), space, &names, known_as)
+            let (name, names) = known_as(number);
+            node(&Self::task_name(number), space, &names, name)
         };
         let tasks = (0..task_managers).map(task).collect::<Result<_>>()?;
         Ok(Self {
@@ -132,7 +147,7 @@ impl Cluster {
                 .run(|| TcpStream::connect_timeout(&address, Duration::from_secs(2)).is_ok())
         };
         ensure!(
-            self.addressing == Addressing::Canonical || !reach(BLOB_ADDRESS, RPC_PORT)?,
+            self.addressing != Addressing::Alias || !reach(BLOB_ADDRESS, RPC_PORT)?,
             "the JobManager's RPC answers at the blob server's address"
         );
         ensure!(
@@ -294,8 +309,11 @@ impl Cluster {
         Ok(String::from_utf8_lossy(&output.stdout)
             .lines()
             .filter(|line| {
-                line.split_whitespace()
-                    .any(|field| ports.iter().any(|port| field.ends_with(port.as_str())))
+                let is_rpc = line
+                    .split_whitespace()
+                    .any(|field| ports.iter().any(|port| field.ends_with(port.as_str())));
+                // From the relay to the JobManager there is another one.
+                is_rpc && line.matches(&JOB_ADDRESS.to_string()).count() < 2
             })
             .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
             .collect())

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::Result;
 
 use super::fetch::Flink;
-use crate::scratch::Scratch;
+use crate::{scratch::Scratch, zookeeper::LOG4J1};
 
 /// The RPC port of the JobManager.
 pub(crate) const RPC_PORT: u16 = 6123;
@@ -125,7 +125,7 @@ pub(crate) fn write_home(
     Ok(())
 }
 
-/// Logs to standard output: Log4j 2, from Flink 1.11 on.
+/// Logs to standard output: Log4j 2, from Flink 1.11 on. [`LOG4J1`] is for those before.
 const LOG4J2: &str = "\
 rootLogger.level = INFO
 rootLogger.appenderRef.console.ref = console
@@ -133,12 +133,4 @@ appender.console.name = console
 appender.console.type = CONSOLE
 appender.console.layout.type = PatternLayout
 appender.console.layout.pattern = %d{HH:mm:ss.SSS} %-5p %c{1} %m%n
-";
-
-/// The same for Log4j 1.
-pub(crate) const LOG4J1: &str = "\
-log4j.rootLogger = INFO, console
-log4j.appender.console = org.apache.log4j.ConsoleAppender
-log4j.appender.console.layout = org.apache.log4j.PatternLayout
-log4j.appender.console.layout.ConversionPattern = %d{HH:mm:ss.SSS} %-5p %c{1} %m%n
 ";

@@ -14,10 +14,9 @@ mod scenario;
 mod story;
 
 pub use cluster::{Addressing, Cluster};
-pub(crate) use config::LOG4J1;
 pub use containers::Containers;
 pub use fetch::{DEFAULT_VERSION, Flink, VERSIONS};
 pub use ha::Pair;
 pub use load::{Load, Visit};
-pub use scenario::{Options, run, run_canonical};
+pub use scenario::{Options, Relay, run, run_canonical};
 pub use story::story;

@@ -42,6 +42,18 @@ pub struct Options {
     pub learn: bool,
     /// Leave logs and configuration behind.
     pub keep: bool,
+    /// The JobManager calls itself by its address, or by another short name, and TaskManagers call it so: truename has to
+    /// relay.
+    pub relay: Option<Relay>,
+}
+
+/// Names that need a relay.
+#[derive(Clone, Copy, Debug)]
+pub struct Relay {
+    /// What the JobManager calls itself.
+    pub canonical: &'static str,
+    /// What TaskManagers call it, one after the other. The first one is longer than the canonical name.
+    pub aliases: &'static [&'static str],
 }
 
 /// Runs all of it.
@@ -94,6 +106,9 @@ fn canonical_steps(flink: &Flink, scratch: &Scratch, timeline: &Timeline) -> Res
 
 fn steps(flink: &Flink, options: &Options, scratch: &Scratch, timeline: &Timeline) -> Result<()> {
     let jar = job::build(flink, scratch)?;
+    if let Some(relay) = options.relay {
+        return relay_steps(flink, options, relay, &jar, scratch, timeline);
+    }
     let mut cluster = Cluster::new(flink, Addressing::Alias, 1, scratch)?;
 
     timeline.heading(&format!("Without truename (Flink {})", flink.version()));
@@ -143,6 +158,85 @@ fn steps(flink: &Flink, options: &Options, scratch: &Scratch, timeline: &Timelin
             let alias = format!("{}:", cluster::ALIAS);
             ensure!(text.contains(&alias), "the alias is not listed:\n{text}");
         }
+    }
+    Ok(())
+}
+
+fn relay_steps(
+    flink: &Flink,
+    options: &Options,
+    relay: Relay,
+    jar: &Path,
+    scratch: &Scratch,
+    timeline: &Timeline,
+) -> Result<()> {
+    let addressing = Addressing::Names(relay.canonical, relay.aliases);
+    let workers = relay.aliases.len();
+    let mut cluster = Cluster::new(flink, addressing, workers, scratch)?;
+    timeline.heading(&format!("A relay (Flink {})", flink.version()));
+    let endpoint = Endpoint {
+        listen: Cluster::rpc_address(),
+        canonical: None,
+    };
+    let arguments = [
+        "--interface",
+        cluster::JOB_INTERFACE,
+        "--endpoint",
+        &endpoint.argument(),
+        "--relay",
+    ];
+    let arguments: Vec<_> = arguments.map(str::to_owned).into();
+    let shown = arguments.join(" ");
+    let mut truename = Truename::prepared(
+        options.truename.clone(),
+        cluster.job_space(),
+        scratch,
+        arguments,
+    )?;
+    truename.start_agent()?;
+    timeline.say(&format!("truename run {shown}: ready"));
+    cluster.start_job_manager()?;
+    timeline.say(&format!(
+        "JobManager is up; it calls itself {}:{RPC_PORT}",
+        relay.canonical
+    ));
+    for (number, alias) in relay.aliases.iter().enumerate() {
+        cluster.start_task_manager(number)?;
+        timeline.say(&format!(
+            "TaskManager started; it knows the JobManager as {alias}:{RPC_PORT} only"
+        ));
+        cluster
+            .task_manager(number)?
+            .wait_line(0, &[REGISTERED], RETRY)
+            .context("the TaskManager did not join")?;
+        timeline.say("TaskManager registered");
+    }
+    cluster.rest().wait_task_managers(workers, RECOVERY)?;
+    finishes_a_job(&cluster, jar, timeline)?;
+    has_connections(&cluster, workers, timeline)?;
+
+    timeline.heading("JobManager paused for longer than heartbeat.timeout");
+    survives_pause(&cluster, timeline)?;
+    cluster.rest().wait_task_managers(workers, 2 * RECOVERY)?;
+    finishes_a_job(&cluster, jar, timeline)?;
+    has_connections(&cluster, workers, timeline)?;
+
+    timeline.heading("JobManager killed and replaced");
+    survives_restart(&mut cluster, timeline)?;
+    cluster.rest().wait_task_managers(workers, 2 * RECOVERY)?;
+    finishes_a_job(&cluster, jar, timeline)?;
+    has_connections(&cluster, workers, timeline)?;
+
+    for verb in ["aliases", "flows"] {
+        timeline.heading(&format!("truename {verb}"));
+        timeline.quote(&truename.text(verb)?);
+    }
+    let alias = format!("{}:{RPC_PORT}", relay.aliases[0]);
+    truename.rows("flows", &[("alias", &alias), ("state", "relayed")])?;
+    // It was relayed before the JobManager was replaced: until its alias was known to fit.
+    for alias in &relay.aliases[1..] {
+        let alias = format!("{alias}:{RPC_PORT}");
+        truename.rows("flows", &[("alias", &alias), ("state", "translated")])?;
     }
     Ok(())
 }
@@ -208,12 +302,17 @@ fn shows_metrics(cluster: &Cluster, timeline: &Timeline) -> Result<()> {
 }
 
 fn has_one_connection(cluster: &Cluster, timeline: &Timeline) -> Result<()> {
-    let connections = wait_until(RECOVERY, "exactly one RPC connection", || {
+    has_connections(cluster, 1, timeline)
+}
+
+fn has_connections(cluster: &Cluster, count: usize, timeline: &Timeline) -> Result<()> {
+    let what = format!("exactly {count} RPC connection(s)");
+    let connections = wait_until(RECOVERY, &what, || {
         let connections = cluster.rpc_connections()?;
-        ensure!(connections.len() == 1, "there are {connections:#?}");
+        ensure!(connections.len() == count, "there are {connections:#?}");
         Ok(connections)
     })?;
-    timeline.say(&format!("exactly one RPC connection: {}", connections[0]));
+    timeline.say(&format!("{what}: {}", connections.join(", ")));
     Ok(())
 }
 

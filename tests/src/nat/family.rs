@@ -35,7 +35,7 @@ impl Family {
     }
 
     /// The flag of `ip` for it.
-    pub(super) fn flag(self) -> &'static str {
+    pub fn flag(self) -> &'static str {
         match self {
             Self::V4 => "-4",
             Self::V6 => "-6",

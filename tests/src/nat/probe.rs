@@ -134,6 +134,14 @@ impl Probe {
         self.set(libc::IP_TTL, libc::IPV6_UNICAST_HOPS, hops.into())
     }
 
+    /// Gives what is sent this class of service.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn set_class(&self, class: u8) -> Result<()> {
+        self.set(libc::IP_TOS, libc::IPV6_TCLASS, class.into())
+    }
+
     /// Lets datagrams be sent in fragments.
     ///
     /// # Errors

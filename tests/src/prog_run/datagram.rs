@@ -3,11 +3,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail};
 use etherparse::{
     IpHeaders, Ipv4Extensions, Ipv4Header, Ipv4Options, Ipv6Extensions, Ipv6Header,
-    Ipv6RawExtHeader, NetSlice, PacketBuilder, PacketBuilderStep, SlicedPacket, TcpHeader,
-    TransportSlice, VlanId, ip_number,
+    Ipv6RawExtHeader, PacketBuilder, PacketBuilderStep, TcpHeader, VlanId, ip_number,
 };
 
 use super::packet::{Link, Shape, flag};
@@ -252,71 +251,4 @@ impl Shape {
             _ => bail!("the addresses are of two versions"),
         }
     }
-}
-
-/// Checks every checksum of a packet.
-///
-/// # Errors
-/// One is wrong, or the packet cannot be read.
-pub fn check_sums(link: Link, packet: &[u8]) -> Result<()> {
-    let sliced = match link {
-        Link::Raw => SlicedPacket::from_ip(packet),
-        _ => SlicedPacket::from_ethernet(packet),
-    }
-    .context("read the packet")?;
-    let addresses = match &sliced.net {
-        Some(NetSlice::Ipv4(ip)) => {
-            let header = ip.header().to_header();
-            ensure!(
-                header.header_checksum == header.calc_header_checksum(),
-                "the checksum of the IPv4 header is wrong"
-            );
-            Addresses::V4(header.source, header.destination)
-        }
-        Some(NetSlice::Ipv6(ip)) => {
-            let header = ip.header().to_header();
-            Addresses::V6(header.source, header.destination)
-        }
-        _ => bail!("no IP header"),
-    };
-    let (is, should) = match (&sliced.transport, addresses) {
-        (Some(TransportSlice::Tcp(tcp)), Addresses::V4(from, to)) => {
-            (tcp.checksum(), tcp.calc_checksum_ipv4(from, to)?)
-        }
-        (Some(TransportSlice::Tcp(tcp)), Addresses::V6(from, to)) => {
-            (tcp.checksum(), tcp.calc_checksum_ipv6(from, to)?)
-        }
-        (Some(TransportSlice::Udp(udp)), Addresses::V4(from, to)) => {
-            let header = udp.to_header();
-            if header.checksum == 0 {
-                return Ok(());
-            }
-            let sum = header.calc_checksum_ipv4_raw(from, to, udp.payload())?;
-            (header.checksum, sum)
-        }
-        (Some(TransportSlice::Udp(udp)), Addresses::V6(from, to)) => {
-            let header = udp.to_header();
-            let sum = header.calc_checksum_ipv6_raw(from, to, udp.payload())?;
-            (header.checksum, sum)
-        }
-        (Some(TransportSlice::Icmpv4(icmp)), _) => {
-            let payload = icmp.payload();
-            (icmp.checksum(), icmp.icmp_type().calc_checksum(payload))
-        }
-        (Some(TransportSlice::Icmpv6(icmp)), Addresses::V6(from, to)) => {
-            let sum = icmp.icmp_type().calc_checksum(from, to, icmp.payload())?;
-            (icmp.checksum(), sum)
-        }
-        _ => bail!("no transport header: {sliced:?}"),
-    };
-    ensure!(
-        is == should,
-        "a checksum is {is:#06x} and should be {should:#06x}"
-    );
-    Ok(())
-}
-
-enum Addresses {
-    V4([u8; 4], [u8; 4]),
-    V6([u8; 16], [u8; 16]),
 }

@@ -1,7 +1,12 @@
 //! A host between a client's network and a target's, for what asks the kernel: routes and sockets.
 
+use std::net::{SocketAddr, TcpStream};
+
 use super::datagram::THIS_HOST;
-use crate::namespace::{self, Namespace};
+use crate::{
+    namespace::{self, Namespace},
+    nat,
+};
 
 /// A network namespace with the addresses of [`super::Sockets`]. Nobody answers.
 pub struct Host {
@@ -72,6 +77,14 @@ impl Host {
                 "neigh replace {address} lladdr {link} dev {device} nud permanent"
             ));
         }
+    }
+
+    /// A connection of the host with itself, from this port.
+    ///
+    /// # Panics
+    /// It is not made.
+    pub fn connect(&self, from: SocketAddr, to: SocketAddr) -> TcpStream {
+        nat::connect(&self.namespace, from, to).expect("a connection")
     }
 
     /// Runs `ip` there.

@@ -12,10 +12,10 @@ mod sockets;
 mod talk;
 mod xdp;
 
-pub use datagram::{Datagram, IcmpError, Kind, THIS_HOST, check_sums};
+pub use datagram::{Datagram, IcmpError, Kind, THIS_HOST};
 pub use host::Host;
 pub use nat::{Nat, local, remote, routed};
-pub use packet::{Link, Received, Shape, flag};
+pub use packet::{Link, Received, Shape, check_sums, flag};
 pub(crate) use program::address_of;
 pub use program::{Aliases, Program, Seen};
 pub use run::{Place, Verdict};

@@ -17,8 +17,8 @@ use truename_common::{
 };
 
 use super::{
-    datagram::{Datagram, check_sums},
-    packet::Link,
+    datagram::Datagram,
+    packet::{Link, check_sums},
     program::{Program, address_of},
     run::{Place, Verdict},
     sockets::tuple,

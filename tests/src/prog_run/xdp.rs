@@ -4,9 +4,9 @@ use anyhow::{Result, bail, ensure};
 use truename_common::layout::{Link as Addresses, map};
 
 use super::{
-    datagram::{Datagram, THIS_HOST, check_sums},
+    datagram::{Datagram, THIS_HOST},
     nat::Nat,
-    packet::Link,
+    packet::{Link, check_sums},
     program::Program,
     run::Verdict,
 };

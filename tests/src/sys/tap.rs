@@ -28,3 +28,12 @@ pub(crate) fn tap(name: &str, segmentation: bool) -> io::Result<File> {
     check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD as _, offloads) })?;
     Ok(file)
 }
+
+/// Gives a TAP device that is down this `ARPHRD_*`.
+pub(crate) fn set_link_type(tap: &File, kind: u16) -> io::Result<()> {
+    /// Of linux/if_tun.h.
+    const TUNSETLINK: libc::c_ulong = 0x4004_54cd;
+    let kind = libc::c_ulong::from(kind);
+    // SAFETY: TUNSETLINK takes an integer.
+    check(unsafe { libc::ioctl(tap.as_raw_fd(), TUNSETLINK as _, kind) }).map(drop)
+}

@@ -12,13 +12,11 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
     random::Random,
+    socket::DEADLINE,
     sys,
     wait::wait_until,
     wire::{Checker, Half, Script},
 };
-
-/// An exchange that takes longer has stalled.
-pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// How the two ends treat their sockets.
 #[derive(Clone, Copy, Debug, Default)]
@@ -490,4 +488,12 @@ fn stalled(error: std::io::Error) -> anyhow::Error {
         }
         _ => error.into(),
     }
+}
+
+/// Closes a socket with an RST.
+///
+/// # Errors
+/// The kernel does not allow it.
+pub fn reset(stream: TcpStream) -> Result<()> {
+    sys::reset_on_close(&stream).context("prepare the reset")
 }

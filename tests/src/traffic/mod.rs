@@ -8,7 +8,8 @@ mod line;
 mod repair;
 mod stranger;
 
-pub use connection::{Connection, DEADLINE, Pace, Progress, ResetInFrame};
+pub use crate::socket::DEADLINE;
+pub use connection::{Connection, Pace, Progress, ResetInFrame, reset};
 pub use lab::{Dial, Lab, Repetitions};
 pub use line::{Frames, Impairment, Impairments, Line};
 pub use stranger::{Forged, Stranger};

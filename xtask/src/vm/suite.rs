@@ -1,6 +1,7 @@
 //! `cargo xtask vm`: the tests of the kernel side, on another kernel.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     process::{ExitCode, Stdio},
     time::{Duration, Instant},
@@ -12,10 +13,9 @@ use truename_tests::{scratch::Scratch, wire::NO_NEAR_MISSES};
 
 use super::{Choice, Image, Job, Kernel, Machine, Series, machine::Ended};
 use crate::{
-    command::{self, cargo, find, root},
-    count::Count,
+    command::{self, PACKAGES, cargo, find, root},
+    count::{Count, line},
     setup,
-    test::{line, topics},
 };
 
 /// The integration tests that are run: what the programs do to packets, and how they come and go.
@@ -49,6 +49,9 @@ const LEFT_OUT: [&str; 4] = [
     "packets_out_of_order",
     "segments_may_have_every_size",
 ];
+
+/// A test of the agent's command line, which cargo builds the agent for.
+const NEEDS_THE_AGENT: &str = "cli";
 
 /// Programs that the tests call.
 const PROGRAMS: [&str; 4] = ["ip", "tc", "ss", "nft"];
@@ -151,10 +154,11 @@ impl Kernels {
     pub(crate) fn new(root: &Path, choice: Choose<'_>) -> Result<Self> {
         let (suites, filter) = choice.suites(&topics(root)?);
         let build = Instant::now();
-        let agent = executables(root, &["build", "--package", "truename"])?;
-        let mut arguments = vec!["test", "--no-run", "--package", "truename-tests"];
+        let mut arguments = vec!["test", "--no-run"];
+        arguments.extend(PACKAGES);
+        arguments.extend(["--test", NEEDS_THE_AGENT]);
         arguments.extend(suites.iter().flat_map(|suite| ["--test", suite]));
-        let tests = executables(root, &arguments)?;
+        let programs = executables(root, &arguments)?;
         line(build.elapsed(), "building the tests");
 
         let pack = Instant::now();
@@ -164,20 +168,19 @@ impl Kernels {
             let path = find(program).with_context(|| format!("there is no program {program}"))?;
             image.program(&path, &Path::new("/usr/bin").join(program))?;
         }
-        for (name, path) in agent.iter().filter(|(name, _)| name == "truename") {
-            image.program(path, &Path::new("/usr/bin").join(name))?;
-        }
+        let built = |name: &str| {
+            let found = programs.iter().find(|(program, _)| program == name);
+            let (_, path) = found.with_context(|| format!("cargo did not build {name}"))?;
+            anyhow::Ok(path)
+        };
+        image.program(built("truename")?, Path::new("/usr/bin/truename"))?;
         // What the tests read when they run.
         image.directory(&root.join("tests/fixtures"))?;
         let budget = root.join("xtask/budget.json");
         image.copy(&budget, &budget)?;
         let mut jobs = Vec::new();
         for suite in suites {
-            let (_, path) = tests
-                .iter()
-                .find(|(name, _)| *name == suite)
-                .with_context(|| format!("cargo did not build the tests {suite}"))?;
-            image.program(path, &Path::new("/tests").join(&suite))?;
+            image.program(built(&suite)?, &Path::new("/tests").join(&suite))?;
             jobs.push(job(root, &suite, filter.as_deref())?);
         }
         line(pack.elapsed(), "packing them");
@@ -231,6 +234,24 @@ impl Kernels {
     }
 }
 
+/// The names of the integration tests of a repository: one for each file, or directory.
+pub(crate) fn topics(root: &Path) -> Result<Vec<String>> {
+    let directory = root.join("tests/tests");
+    let named = || format!("list {}", directory.display());
+    let mut topics = Vec::new();
+    for entry in fs::read_dir(&directory).with_context(named)? {
+        let path = entry.with_context(named)?.path();
+        let is_file = path.extension().is_some_and(|extension| extension == "rs");
+        if (is_file || path.join("main.rs").is_file())
+            && let Some(name) = path.file_stem().and_then(|name| name.to_str())
+        {
+            topics.push(name.to_owned());
+        }
+    }
+    topics.sort();
+    Ok(topics)
+}
+
 fn job(root: &Path, suite: &str, filter: Option<&str>) -> Result<Job> {
     let mut script = format!(
         "cd {}/tests && TRUENAME_BIN=/usr/bin/truename {NO_NEAR_MISSES}=1 exec /tests/{suite} --color never",
@@ -258,9 +279,29 @@ fn job(root: &Path, suite: &str, filter: Option<&str>) -> Result<Job> {
 
 /// How the tests of a job ended. What ends in another way than tests do is one failure.
 fn count(ended: &Ended) -> Count {
-    let mut count = Count::parse(&ended.output);
+    let mut count = summary(&ended.output);
     if ended.status != 0 && count.failed == 0 {
         count.failed = 1;
+    }
+    count
+}
+
+/// What a test program said at its end. In the machine there is nothing but the programs.
+fn summary(output: &str) -> Count {
+    let mut count = Count::default();
+    let summaries = output.lines();
+    for summary in summaries.filter_map(|line| line.strip_prefix("test result: ")) {
+        // "ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s"
+        let words: Vec<&str> = summary.split([' ', ';']).collect();
+        for pair in words.windows(2) {
+            let number = pair[0].parse().unwrap_or(0);
+            match pair[1] {
+                "passed" => count.passed += number,
+                "failed" => count.failed += number,
+                "ignored" => count.skipped += number,
+                _ => {}
+            }
+        }
     }
     count
 }
@@ -320,9 +361,14 @@ mod tests {
             output: output.to_owned(),
             status,
         };
-        let summary = "test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured";
-        assert_eq!(count(&ended(summary, 0)).passed, 3);
-        assert_eq!(count(&ended(summary, 0)).failed, 0);
+        let summary =
+            "test result: FAILED. 3 passed; 2 failed; 1 ignored; 0 measured; 5 filtered out";
+        let expected = Count {
+            passed: 3,
+            failed: 2,
+            skipped: 1,
+        };
+        assert_eq!(count(&ended(summary, 101)), expected);
         assert_eq!(count(&ended("Killed", 137)).failed, 1);
     }
 

@@ -34,6 +34,8 @@ impl<P: Packet> Job<'_, P> {
 struct Apply<'a, P>(Job<'a, P>);
 
 impl<P: Packet> Steps for Apply<'_, P> {
+    const AT_ONCE: u32 = 4;
+
     #[inline(always)]
     fn step(&mut self) -> bool {
         let job = &mut self.0;

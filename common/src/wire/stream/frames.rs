@@ -24,6 +24,8 @@ const WINDOW: u32 = 160;
 pub(super) struct Frames<'a, P>(pub(super) Job<'a, P>);
 
 impl<P: Packet> Steps for Frames<'_, P> {
+    const AT_ONCE: u32 = 2;
+
     #[inline(always)]
     fn step(&mut self) -> bool {
         let job = &mut self.0;
@@ -247,7 +249,12 @@ impl<P: Packet> Job<'_, P> {
     fn act(&mut self, step: Step, position: u32) -> bool {
         match step {
             Step::Go => {}
-            Step::Recipient if self.way() == Way::Inbound => self.recipient(position),
+            Step::Recipient if self.way() == Way::Inbound => {
+                if !self.recipient(position) {
+                    self.read_no_more();
+                    return false;
+                }
+            }
             Step::Recipient => {}
             Step::Associate => self.work.found |= found::ASSOCIATE,
             Step::Malformed => self.work.found |= found::MALFORMED,
@@ -265,9 +272,7 @@ impl<P: Packet> Job<'_, P> {
                 if self.work.range as usize == MAIN {
                     self.work.state |= state::LEFT_ALONE;
                 }
-                self.work.at = self.work.stop;
-                self.work.walker.resume = self.work.stop;
-                self.work.walker.lose_framing();
+                self.read_no_more();
                 return false;
             }
         }
@@ -288,6 +293,14 @@ impl<P: Packet> Job<'_, P> {
         }
         self.work.walker.rest();
         true
+    }
+
+    /// Reads no more of the stream.
+    #[inline(always)]
+    fn read_no_more(&mut self) {
+        self.work.at = self.work.stop;
+        self.work.walker.resume = self.work.stop;
+        self.work.walker.lose_framing();
     }
 
     /// Outbound: whether the frame goes on to be read, or the next one, because the endpoint's name is not known. The
@@ -325,9 +338,15 @@ impl<P: Packet> Job<'_, P> {
         }
     }
 
-    /// Decides what the recipient is translated to whose authority ends before `position`.
+    /// Whether the captured authority cannot stand in for the canonical one in answers.
+    #[inline(always)]
+    fn is_too_long(&self) -> bool {
+        !self.names.canonical.is_empty() && self.direction.captured.len > self.names.canonical.len
+    }
+
+    /// Decides what the recipient is translated to whose authority ends before `position`. False if the flow is left alone.
     #[inline(never)]
-    fn recipient(&mut self, position: u32) {
+    fn recipient(&mut self, position: u32) -> bool {
         let walker = self.work.walker;
         if self.names.scheme == 0 {
             self.names.scheme = u32::from(walker.word_len());
@@ -337,13 +356,13 @@ impl<P: Packet> Job<'_, P> {
             self.push_local(walker.scheme_end, position);
         }
         if walker.is_left() {
-            return;
+            return true;
         }
         let len = position.wrapping_sub(walker.authority);
         if len == 0 {
             self.work.found |= found::NO_AUTHORITY;
             self.fail_local();
-            return;
+            return true;
         }
         if self.names.system.is_empty() {
             self.names.system = self.direction.captured_system;
@@ -353,12 +372,12 @@ impl<P: Packet> Job<'_, P> {
             self.work.found |= found::OTHER_SYSTEM;
             // It was taken for the endpoint's by its first bytes.
             self.fail_local();
-            return;
+            return true;
         }
         match walker.known(position, &self.names.recipients()) {
             Known::Canonical => {
                 self.canonical_used();
-                return;
+                return true;
             }
             Known::Alias => {}
             Known::Neither => {
@@ -366,27 +385,37 @@ impl<P: Packet> Job<'_, P> {
                     && authority::port_len(&self.direction.captured) > 0;
                 if !whole && walker.is_local() && self.work.policy == 0 {
                     // Another recipient was captured meanwhile: this one teaches nothing.
-                    return;
+                    return true;
                 }
                 if !whole {
                     self.work.found |= found::NO_AUTHORITY;
                     self.fail_local();
-                    return;
+                    return true;
                 }
                 if self.work.policy != 0 && !self.packet.admits(&self.direction.captured) {
                     self.work.found |= found::NOT_ADMITTED;
                     self.fail_local();
-                    return;
+                    return true;
                 }
                 if self.names.alias.is_empty() {
+                    if self.is_too_long() && self.work.range as usize != MAIN {
+                        // The frames before it decide, which come again.
+                        self.fail_local();
+                        return true;
+                    }
                     self.names.alias = self.direction.captured;
                     self.names.prepared = 0;
                     self.work.found |= found::ALIAS;
+                    if self.is_too_long() {
+                        self.work.state |= state::LEFT_ALONE | state::NO_FIT;
+                        self.fail_local();
+                        return false;
+                    }
                 }
             }
         }
         if walker.is_local() {
-            return;
+            return true;
         }
         let canonical = u32::from(self.names.canonical.len);
         if canonical != 0 && canonical <= len && len == u32::from(self.names.alias.len) {
@@ -401,5 +430,6 @@ impl<P: Packet> Job<'_, P> {
         } else {
             self.work.found |= found::NO_AUTHORITY;
         }
+        true
     }
 }

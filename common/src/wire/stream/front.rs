@@ -33,11 +33,16 @@ pub(super) struct Front {
 /// the stack is small: of the callers, whose chain of calls is the deepest one.
 ///
 /// Frames that follow one another often have the same front: it is read once.
-#[inline(never)]
+#[inline(always)]
 pub(super) fn read(len: u32, low: u64, high: u64, front: &mut Front) -> bool {
     if front.low == low && front.high == high && front.len == len.swap_bytes() {
         return front.is_read != 0;
     }
+    read_anew(len, low, high, front)
+}
+
+#[inline(never)]
+fn read_anew(len: u32, low: u64, high: u64, front: &mut Front) -> bool {
     front.low = low;
     front.high = high;
     front.len = len.swap_bytes();

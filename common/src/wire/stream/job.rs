@@ -2,7 +2,7 @@
 
 use super::super::{
     chunk::{CHUNK, Chunk},
-    flow,
+    eight, flow,
     seq::after,
 };
 use crate::layout::{
@@ -63,6 +63,10 @@ pub mod reset {
     pub const MEMORY: u32 = 5;
     /// It is not known any more what was edited.
     pub const MARKS: u32 = 6;
+    /// Recipients were translated whose alias proved longer than the canonical name.
+    pub const NO_FIT: u32 = 7;
+    /// The alias is longer than the canonical name, and the next connection is relayed.
+    pub const RELAY: u32 = 8;
 }
 
 /// What [`Work::more`] holds, if there was no room for more edits.
@@ -86,20 +90,25 @@ pub const BLOCK: usize = 8 * BLOCK_WORDS;
 #[derive(Clone, Copy, Debug)]
 pub struct Block {
     words: [u64; BLOCK_WORDS],
+    /// Behind the last byte: what is read of it is of no text.
+    pad: u64,
+}
+
+// SAFETY: the words and the padding are `BLOCK + 8` bytes.
+unsafe impl eight::Window for Block {
+    const MASK: usize = BLOCK - 1;
 }
 
 impl Block {
     pub const EMPTY: Self = Self {
         words: [0; BLOCK_WORDS],
+        pad: 0,
     };
 
     /// The eight bytes from `index` on, the first one lowest; `index` is taken modulo [`BLOCK`].
     #[inline(always)]
     pub fn word(&self, index: u32) -> u64 {
-        let (at, shift) = ((index / 8) as usize, 8 * (index & 7));
-        let low = u64::from_le(self.words[at & (BLOCK_WORDS - 1)]) >> shift;
-        // Shifting by 64 in two steps: without a branch, and zero where nothing is taken of the next word.
-        low | u64::from_le(self.words[(at + 1) & (BLOCK_WORDS - 1)]) << 1 << (63 - shift)
+        eight::load(self, index as usize)
     }
 
     /// The memory that a packet is copied to.
@@ -122,6 +131,10 @@ impl Block {
 
 /// A computation that is repeated until it returns false.
 pub trait Steps {
+    /// How many steps the kernel program does in one call of its loop's callback: a call and its return cost it more
+    /// than a short step, and the verifier follows each of them.
+    const AT_ONCE: u32 = 1;
+
     fn step(&mut self) -> bool;
 }
 

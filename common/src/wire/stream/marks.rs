@@ -254,6 +254,8 @@ struct Mark<'a> {
 }
 
 impl Steps for Mark<'_> {
+    const AT_ONCE: u32 = 4;
+
     #[inline(always)]
     fn step(&mut self) -> bool {
         let work = &mut *self.work;

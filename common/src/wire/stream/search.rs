@@ -24,8 +24,10 @@ use crate::{
 pub(super) const CAREFUL: u32 = 16 << 10;
 /// The shortest pattern that is searched by words.
 const NEEDLE_MIN: u32 = 15;
+/// Places of the pattern that are looked at in a step.
+const PLACES: u32 = 32;
 /// Words that are looked at in a step.
-const SAMPLES: u32 = 16;
+const SAMPLES: u32 = 32;
 
 /// Bits of [`Walker::flags`] while the pattern is searched: what was decided about the open name.
 pub(super) mod cut {
@@ -62,6 +64,8 @@ impl Walker {
 pub(super) struct Search<'a, P>(pub(super) Job<'a, P>);
 
 impl<P: Packet> Steps for Search<'_, P> {
+    const AT_ONCE: u32 = 2;
+
     #[inline(always)]
     fn step(&mut self) -> bool {
         let job = &mut self.0;
@@ -134,19 +138,29 @@ impl<P: Packet> Steps for Search<'_, P> {
     }
 }
 
-/// Compares what stands around a word of the pattern, one place of the pattern a step.
+/// Compares what stands around a word of the pattern, one place a step where the pattern has that word.
 struct Align<'a, P>(Job<'a, P>);
 
 impl<P: Packet> Steps for Align<'_, P> {
     #[inline(always)]
     fn step(&mut self) -> bool {
         let job = &mut self.0;
-        let (index, len) = (job.work.index, job.names.needle.len);
-        if index + 8 > len {
-            return false;
+        let (mut index, len) = (job.work.index, job.names.needle.len);
+        let word = job.work.word;
+        let mut places = 0;
+        while places < PLACES {
+            if index + 8 > len {
+                return false;
+            }
+            if job.names.needle.word(index as usize) == word {
+                break;
+            }
+            index += 1;
+            places += 1;
         }
         job.work.index = index + 1;
-        if job.names.needle.word(index as usize) != job.work.word {
+        if places == PLACES {
+            job.work.index = index;
             return true;
         }
         let begin = job.work.cursor.wrapping_sub(index);
@@ -298,25 +312,24 @@ impl<P: Packet> Job<'_, P> {
             return false;
         };
         let stride = needle - 7;
+        let begin = index;
+        let known = self.work.block_len.wrapping_sub(index);
+        // The last place of a word.
+        let last = index + if known < left { known } else { left } - 8;
         let mut samples = 0;
-        let mut ahead = 0;
-        while samples < SAMPLES {
-            if ahead + 8 > left || index + 8 > self.work.block_len {
-                break;
-            }
+        while samples < SAMPLES && index <= last {
             let word = self.work.block.word(index);
             let bit = filter_bit(word);
             if self.names.filter[(bit / 64) as usize & (NEEDLE_WORDS - 1)] >> (bit & 63) & 1 != 0 {
                 self.work.word = word;
-                self.work.cursor = self.work.at.wrapping_add(ahead);
+                self.work.cursor = self.work.at.wrapping_add(index - begin);
                 self.work.is_open = 1;
                 return true;
             }
-            ahead += stride;
             index += stride;
             samples += 1;
         }
-        self.work.at = self.work.at.wrapping_add(ahead);
+        self.work.at = self.work.at.wrapping_add(index - begin);
         self.clamp();
         true
     }

@@ -1,0 +1,215 @@
+//! What the kernel knows of relays: the program that steers, the sockets it steers to, and whose connections.
+
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsFd, AsRawFd},
+};
+
+use aya::{
+    maps::{MapData, SockMap},
+    programs::{SkLookup, links::FdLink},
+};
+use truename_common::layout::{FiveTuple, Names, Socket, map, steered};
+
+use super::{
+    PROGRAM_STEER, Pins,
+    access::{Table, entries, get, insert, open, remove},
+    bpffs::{list, remove_file},
+    error::DatapathError,
+    sys,
+};
+
+/// The tables of relays, opened from their pins.
+pub struct Steering {
+    pins: Pins,
+    relays: Table<Socket, u32>,
+    listeners: SockMap<MapData>,
+    steered: Table<FiveTuple, u64>,
+    names: Table<Socket, Names>,
+}
+
+impl Steering {
+    /// Opens the tables.
+    ///
+    /// # Errors
+    /// When one is not pinned or looks different.
+    pub fn open(pins: &Pins) -> Result<Self, DatapathError> {
+        Ok(Self {
+            pins: pins.clone(),
+            relays: open(pins, map::RELAYS)?,
+            listeners: open(pins, map::RELAY_LISTENERS)?,
+            steered: open(pins, map::STEERED)?,
+            names: open(pins, map::NAMES)?,
+        })
+    }
+
+    /// Attaches the program to a network namespace, in place of that of an earlier agent. It stays there without the agent.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn attach(&self, namespace: impl AsFd, inode: u64) -> Result<(), DatapathError> {
+        let refused = DatapathError::program(PROGRAM_STEER);
+        let path = self.pins.program(PROGRAM_STEER);
+        let mut program = SkLookup::from_pin(&path).map_err(refused)?;
+        let refused = DatapathError::program(PROGRAM_STEER);
+        let attach = || {
+            let link = program.attach(namespace)?;
+            program.take_link(link)
+        };
+        let link: FdLink = { attach }().map_err(refused)?.into();
+        let path = self.pins.relays().join(inode.to_string());
+        remove_file(&path)?;
+        link.pin(&path)
+            .map(drop)
+            .map_err(|source| DatapathError::Pin { path, source })
+    }
+
+    /// The network namespaces with a program, by their inodes.
+    ///
+    /// # Errors
+    /// When the pins cannot be listed.
+    pub fn attached(&self) -> Result<Vec<u64>, DatapathError> {
+        let pins = list(&self.pins.relays())?;
+        let inodes = pins
+            .iter()
+            .filter_map(|pin| pin.file_name()?.to_str()?.parse().ok());
+        Ok(inodes.collect())
+    }
+
+    /// Removes the program from a network namespace.
+    ///
+    /// # Errors
+    /// When the pin cannot be removed.
+    pub fn detach(&self, inode: u64) -> Result<(), DatapathError> {
+        let path = self.pins.relays().join(inode.to_string());
+        // Fails for a namespace that is gone, which needs no detaching.
+        let _ = sys::detach_link(&path);
+        remove_file(&path)
+    }
+
+    /// The endpoints with a relay, and its number.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub fn relays(&self) -> Result<BTreeMap<Socket, u32>, DatapathError> {
+        Ok(entries(&self.relays, map::RELAYS)?.into_iter().collect())
+    }
+
+    /// Has connections for relay `number` accepted by a listening socket.
+    ///
+    /// # Errors
+    /// When the table cannot be written.
+    pub fn listen(
+        &mut self,
+        number: u32,
+        is_v6: bool,
+        socket: &impl AsRawFd,
+    ) -> Result<(), DatapathError> {
+        let set = self.listeners.set(2 * number + u32::from(is_v6), socket, 0);
+        set.map_err(DatapathError::table("write", map::RELAY_LISTENERS))
+    }
+
+    /// Gives an endpoint a relay.
+    ///
+    /// # Errors
+    /// When the table cannot be written.
+    pub fn serve(&mut self, endpoint: Socket, number: u32) -> Result<(), DatapathError> {
+        insert(&mut self.relays, &endpoint, number, map::RELAYS)
+    }
+
+    /// Takes the relay of an endpoint away. New connections go to the endpoint itself.
+    ///
+    /// # Errors
+    /// When a table cannot be written.
+    pub fn leave(&mut self, endpoint: Socket) -> Result<(), DatapathError> {
+        remove(&mut self.relays, &endpoint, map::RELAYS)?;
+        for (key, _) in entries(&self.steered, map::STEERED)? {
+            if key.endpoint() == endpoint {
+                remove(&mut self.steered, &key, map::STEERED)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Marks a connection as the relay's own, so that it is neither steered nor translated.
+    ///
+    /// # Errors
+    /// When the table cannot be written.
+    pub fn own(&mut self, connection: &FiveTuple) -> Result<(), DatapathError> {
+        insert(&mut self.steered, connection, steered::OWN, map::STEERED)
+    }
+
+    /// Notes whether the alias of a connection's client fits. One that does not counts for all later connections.
+    ///
+    /// # Errors
+    /// When the table cannot be written.
+    pub fn note(&mut self, connection: &FiveTuple, fits: bool) -> Result<(), DatapathError> {
+        let client = FiveTuple {
+            client_port: 0,
+            ..*connection
+        };
+        let known = get(&self.steered, &client, map::STEERED)?;
+        let value = if fits {
+            steered::IN_PLACE
+        } else {
+            steered::RELAYED
+        };
+        if known == Some(value) || known == Some(steered::RELAYED) {
+            return Ok(());
+        }
+        insert(&mut self.steered, &client, value, map::STEERED)
+    }
+
+    /// Notes the names that an endpoint has announced, unless its name is configured.
+    ///
+    /// # Errors
+    /// When a table cannot be read or written.
+    pub fn learn(&mut self, endpoint: Socket, names: Names) -> Result<(), DatapathError> {
+        match self.names(endpoint)? {
+            Some(known) if known.configured == 1 => Ok(()),
+            Some(known) if (known.canonical, known.system) == (names.canonical, names.system) => {
+                Ok(())
+            }
+            _ => insert(&mut self.names, &endpoint, names, map::NAMES),
+        }
+    }
+
+    /// Forgets a connection.
+    ///
+    /// # Errors
+    /// When the table cannot be written.
+    pub fn forget(&mut self, connection: &FiveTuple) -> Result<(), DatapathError> {
+        remove(&mut self.steered, connection, map::STEERED).map(drop)
+    }
+
+    /// The clients whose connections are relayed.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub fn clients(&self) -> Result<Vec<FiveTuple>, DatapathError> {
+        let all = entries(&self.steered, map::STEERED)?;
+        let relayed = all.into_iter();
+        let relayed = relayed.filter(|(_, value)| *value == steered::RELAYED);
+        Ok(relayed.map(|(key, _)| key).collect())
+    }
+
+    /// The names of an endpoint, configured or learned.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub fn names(&self, endpoint: Socket) -> Result<Option<Names>, DatapathError> {
+        match get(&self.names, &endpoint, map::NAMES)? {
+            Some(names) => Ok(Some(names)),
+            None => get(&self.names, &endpoint.any(), map::NAMES),
+        }
+    }
+
+    /// All endpoints whose names are known.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub fn named(&self) -> Result<Vec<Socket>, DatapathError> {
+        let all = entries(&self.names, map::NAMES)?;
+        Ok(all.into_iter().map(|(endpoint, _)| endpoint).collect())
+    }
+}

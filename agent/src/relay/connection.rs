@@ -1,0 +1,394 @@
+//! One connection through the relay: what one side sends is translated and sent to the other.
+//!
+//! A direction is read only when all that was read before is written, so a connection needs no more memory than what the
+//! translation holds back, and a slow reader slows the sender down.
+
+use std::{
+    cell::{Cell, RefCell},
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use rustix::{
+    net::{Shutdown, shutdown, sockopt},
+    time::{ClockId, clock_gettime},
+};
+use tokio::net::{TcpSocket, TcpStream};
+use truename_common::{
+    layout::{self, Authority, FiveTuple, Socket, TCP},
+    wire::relay::{Direction, Limits, Names, Recoder},
+};
+
+use super::{
+    lock,
+    shared::{Connection, Open, Served, Way},
+    worker::Context,
+};
+use crate::{decode, plan::bytes};
+
+/// Bytes that are read at once.
+const READ: usize = 256 << 10;
+
+thread_local! {
+    /// What was read, and what it is translated to: all connections of a thread share it between two waits.
+    static BUFFERS: RefCell<(Vec<u8>, Vec<u8>)> = RefCell::new((vec![0; READ], Vec::new()));
+}
+
+/// `CLOCK_MONOTONIC` nanoseconds.
+fn now_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    let whole = u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000;
+    whole + u64::try_from(now.tv_nsec).unwrap_or(0)
+}
+
+/// Relays an accepted connection until it ends.
+pub(super) async fn relay(client: TcpStream, from: SocketAddr, context: Arc<Context>) {
+    match serve(&client, from, &context).await {
+        Ok(()) => {}
+        Err(error) => {
+            log::debug!("The relayed connection of {from} ended: {error}");
+            reset(&client);
+        }
+    }
+}
+
+/// Has the other side see that the connection broke.
+fn reset(stream: &TcpStream) {
+    // Otherwise it sees an end; that is all that is lost.
+    let _ = stream.set_zero_linger();
+}
+
+fn canonical(at: SocketAddr) -> SocketAddr {
+    SocketAddr::new(at.ip().to_canonical(), at.port())
+}
+
+async fn serve(client: &TcpStream, from: SocketAddr, context: &Context) -> io::Result<()> {
+    let (from, to) = (canonical(from), canonical(client.local_addr()?));
+    let endpoint = Socket {
+        address: bytes(to.ip()),
+        port: to.port(),
+        protocol: TCP,
+        pad: 0,
+    };
+    let Some(served) = context.relays.of(endpoint) else {
+        return Err(io::Error::other("it was not steered here"));
+    };
+    let accepted = Marked {
+        key: tuple(from, to),
+        context,
+    };
+    let names = lock(&context.steering)
+        .names(endpoint)
+        .map_err(io::Error::other)?
+        .unwrap_or_default();
+    let now = now_ns();
+    let open = context.relays.enter(Connection {
+        client: from,
+        endpoint: to,
+        canonical: std::sync::Mutex::new(names.canonical),
+        created_ns: now,
+        seen_ns: AtomicU64::new(now),
+        alias: std::sync::Mutex::new(None),
+        inbound: Way::default(),
+        outbound: Way::default(),
+    });
+    let Some(open) = open else {
+        return Err(io::Error::other(
+            "there are too many (max_connections of [relay])",
+        ));
+    };
+    let (server, _own) = match connect(to, context).await {
+        Ok(server) => server,
+        Err(error) => {
+            context.relays.counts().failed.fetch_add(1, Relaxed);
+            return Err(error);
+        }
+    };
+    for stream in [client, &server] {
+        stream.set_nodelay(true)?;
+        sockopt::set_socket_keepalive(stream, true)?;
+    }
+    let new = |direction| RefCell::new(recoder(direction, names.canonical, &served));
+    let (inbound, outbound) = (new(Direction::Inbound), new(Direction::Outbound));
+    let head = RefCell::new(Some(Head {
+        bytes: Vec::new(),
+        names,
+        endpoint,
+        served: &served,
+        inbound: &inbound,
+    }));
+    let inwards = Pump {
+        from: client,
+        to: &server,
+        recoder: &inbound,
+        other: Some(&outbound),
+        head: &RefCell::new(None),
+        accepted: &accepted,
+        kept: Cell::new(0),
+        way: &open.connection.inbound,
+        open: &open,
+        context,
+    };
+    let outwards = Pump {
+        from: &server,
+        to: client,
+        recoder: &outbound,
+        other: None,
+        head: &head,
+        accepted: &accepted,
+        kept: Cell::new(0),
+        way: &open.connection.outbound,
+        open: &open,
+        context,
+    };
+    let ended = tokio::try_join!(inwards.run(), outwards.run());
+    if ended.is_err() {
+        reset(&server);
+    }
+    ended.map(|_| ())
+}
+
+/// A recoder of a direction.
+fn recoder(direction: Direction, canonical: Authority, served: &Served) -> Recoder {
+    let names = Names {
+        canonical,
+        alias: None,
+    };
+    let mut recoder = Recoder::new(direction, names, Limits::default());
+    recoder.admit(served.admitted.clone());
+    recoder
+}
+
+fn tuple(client: SocketAddr, endpoint: SocketAddr) -> FiveTuple {
+    FiveTuple {
+        client: bytes(client.ip()),
+        endpoint: bytes(endpoint.ip()),
+        client_port: client.port(),
+        endpoint_port: endpoint.port(),
+        protocol: TCP,
+        ..FiveTuple::default()
+    }
+}
+
+/// A connection that the kernel program knows as relayed, or as the relay's own.
+struct Marked<'a> {
+    key: FiveTuple,
+    context: &'a Context,
+}
+
+impl Drop for Marked<'_> {
+    fn drop(&mut self) {
+        // The entry makes room for others if it stays.
+        if let Err(error) = lock(&self.context.steering).forget(&self.key) {
+            log::debug!("{error}");
+        }
+    }
+}
+
+/// Connects to the endpoint, from the endpoint's own address: the route back to the client's would not lead here.
+async fn connect(to: SocketAddr, context: &Context) -> io::Result<(TcpStream, Marked<'_>)> {
+    let socket = match to.ip() {
+        IpAddr::V4(_) => TcpSocket::new_v4()?,
+        IpAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.bind(SocketAddr::new(to.ip(), 0))?;
+    let key = tuple(socket.local_addr()?, to);
+    let own = lock(&context.steering).own(&key);
+    own.map_err(io::Error::other)?;
+    let marked = Marked { key, context };
+    Ok((socket.connect(to).await?, marked))
+}
+
+/// The first frame of the endpoint, with which it announces its name.
+struct Head<'a> {
+    bytes: Vec<u8>,
+    /// What was known before.
+    names: layout::Names,
+    endpoint: Socket,
+    served: &'a Served,
+    inbound: &'a RefCell<Recoder>,
+}
+
+/// Bytes that an Associate has at most.
+const HEAD: usize = 1024;
+
+impl Head<'_> {
+    /// Whether the frame is complete, or none: then what follows is translated.
+    fn is_complete(&self) -> bool {
+        let length = self
+            .bytes
+            .first_chunk()
+            .map(|length| u32::from_be_bytes(*length));
+        length.is_some_and(|length| {
+            let end = (length as usize).saturating_add(4);
+            end > HEAD || self.bytes.len() >= end
+        })
+    }
+
+    /// The names that it announces.
+    fn announced(&self) -> Option<layout::Names> {
+        let length = u32::from_be_bytes(*self.bytes.first_chunk()?) as usize;
+        let (system, authority) = decode::announced(self.bytes.get(4..length.checked_add(4)?)?)?;
+        Some(layout::Names {
+            learned_ns: now_ns(),
+            canonical: Authority::new(authority.as_bytes())?,
+            system: layout::System::new(system.as_bytes())?,
+            ..layout::Names::default()
+        })
+    }
+}
+
+/// One direction.
+struct Pump<'a> {
+    from: &'a TcpStream,
+    to: &'a TcpStream,
+    recoder: &'a RefCell<Recoder>,
+    /// The other direction, which has to know the alias.
+    other: Option<&'a RefCell<Recoder>>,
+    /// Bytes that are kept back.
+    kept: Cell<usize>,
+    /// From the endpoint, until its first frame is read.
+    head: &'a RefCell<Option<Head<'a>>>,
+    accepted: &'a Marked<'a>,
+    way: &'a Way,
+    open: &'a Open,
+    context: &'a Context,
+}
+
+impl Pump<'_> {
+    /// Passes everything on, and then the end.
+    async fn run(&self) -> io::Result<()> {
+        loop {
+            self.from.readable().await?;
+            let (rest, is_end) = match BUFFERS.with_borrow_mut(|buffers| self.pass(buffers)) {
+                Ok(passed) => passed,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) => return Err(error),
+            };
+            self.write(&rest).await?;
+            if is_end {
+                shutdown(self.to, Shutdown::Write)?;
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads, translates and writes as much as goes at once. What could not be written, and whether this is the end.
+    fn pass(&self, (input, output): &mut (Vec<u8>, Vec<u8>)) -> io::Result<(Vec<u8>, bool)> {
+        output.clear();
+        let read = self.from.try_read(input)?;
+        let read_bytes = input.get(..read).unwrap_or_default();
+        if self.head.borrow().is_some() {
+            self.read_head(read_bytes, output);
+        } else {
+            self.recoder.borrow_mut().push(read_bytes, output);
+        }
+        {
+            let mut recoder = self.recoder.borrow_mut();
+            if read == 0 {
+                recoder.finish(output);
+            }
+            self.count(&recoder);
+            let kept = recoder.buffered();
+            if !self.context.relays.keep(self.kept.replace(kept), kept) {
+                self.context.relays.counts().refused.fetch_add(1, Relaxed);
+                let error = "frames need too much memory (memory of [relay])";
+                return Err(io::Error::other(error));
+            }
+        }
+        let mut written = 0;
+        while let Some(rest) = output.get(written..)
+            && !rest.is_empty()
+        {
+            match self.to.try_write(rest) {
+                Ok(count) => written += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((output.split_off(written), read == 0))
+    }
+
+    /// Takes the first bytes of the endpoint. Its name, which its first frame announces, counts before the client can
+    /// have used it.
+    fn read_head(&self, bytes: &[u8], output: &mut Vec<u8>) {
+        let mut waiting = self.head.borrow_mut();
+        let Some(head) = waiting.as_mut() else { return };
+        head.bytes.extend_from_slice(bytes);
+        if !head.is_complete() && !bytes.is_empty() {
+            return;
+        }
+        if let Some(announced) = head.announced() {
+            if let Err(error) = lock(&self.context.steering).learn(head.endpoint, announced) {
+                log::debug!("{error}");
+            }
+            let canonical = match head.names.configured {
+                1 => head.names.canonical,
+                _ => announced.canonical,
+            };
+            *lock(&self.open.connection.canonical) = canonical;
+            let alias = head.inbound.borrow().alias().copied();
+            if canonical != head.names.canonical && alias.is_none() {
+                // The client has said nothing but its own name.
+                head.inbound
+                    .replace(recoder(Direction::Inbound, canonical, head.served));
+                self.recoder
+                    .replace(recoder(Direction::Outbound, canonical, head.served));
+            }
+        }
+        let bytes = std::mem::take(&mut head.bytes);
+        *waiting = None;
+        self.recoder.borrow_mut().push(&bytes, output);
+    }
+
+    async fn write(&self, mut rest: &[u8]) -> io::Result<()> {
+        while !rest.is_empty() {
+            self.to.writable().await?;
+            match self.to.try_write(rest) {
+                Ok(count) => rest = rest.get(count..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells what has happened, and the other direction the alias.
+    fn count(&self, recoder: &Recoder) {
+        let counts = recoder.counts();
+        self.open.connection.seen_ns.store(now_ns(), Relaxed);
+        self.way.frames.store(counts.frames, Relaxed);
+        self.way.edits.store(counts.names, Relaxed);
+        let unchanged = counts.uncertain + counts.too_long;
+        let before = self.way.unchanged.swap(unchanged, Relaxed);
+        let more = unchanged.saturating_sub(before);
+        self.context
+            .relays
+            .counts()
+            .unchanged
+            .fetch_add(more, Relaxed);
+        let Some(other) = self.other else { return };
+        let mut other = other.borrow_mut();
+        if other.alias().is_none()
+            && let Some(alias) = recoder.alias()
+        {
+            other.set_alias(*alias);
+            *lock(&self.open.connection.alias) = Some(*alias);
+            let fits = alias.len <= lock(&self.open.connection.canonical).len;
+            // If it is not noted, the next connection is relayed as this one.
+            if let Err(error) = lock(&self.context.steering).note(&self.accepted.key, fits) {
+                log::debug!("{error}");
+            }
+        }
+    }
+}
+
+impl Drop for Pump<'_> {
+    fn drop(&mut self) {
+        self.context.relays.keep(self.kept.get(), 0);
+    }
+}

@@ -1,0 +1,282 @@
+//! The relay: translates connections whose alias is longer than the canonical name, which cannot be done in place.
+//!
+//! The kernel program notices such an alias, resets the connection, and has the client's next one steered to a
+//! socket of the agent in the network namespace of the endpoint ([`Steering`]). A thread in that namespace
+//! ([`worker`]) accepts it, connects to the endpoint, and translates what passes ([`connection`]).
+
+mod connection;
+mod namespace;
+mod shared;
+mod worker;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv6Addr},
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{
+        broadcast::{self, error::RecvError},
+        watch,
+    },
+    task::spawn_blocking,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use truename_common::layout::{Authority, EventKind, RELAYS_MAX, Socket};
+
+use shared::Served;
+pub use shared::{Relays, Row};
+
+use crate::{
+    api::EventRow,
+    config::{Aliases, Config, Listen},
+    datapath::{DatapathError, Pins, Steering},
+    links::{NetlinkError, Requests},
+};
+use namespace::Namespace;
+use worker::Worker;
+
+/// Endpoints are looked for at most this often.
+const PAUSE: Duration = Duration::from_millis(200);
+/// A container that was not found, or is gone, is told by nothing.
+const REFRESH: Duration = Duration::from_secs(10);
+
+/// Why the relay cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum RelayError {
+    /// The kernel refused something.
+    #[error(transparent)]
+    Datapath(#[from] DatapathError),
+    /// The host could not be looked at.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// A network namespace could not be entered, or has no room for a listening socket.
+    #[error(
+        "cannot relay in the network namespace net:[{inode}]: {source}; the agent needs CAP_SYS_ADMIN and CAP_SYS_PTRACE for containers"
+    )]
+    Namespace {
+        /// Its number.
+        inode: u64,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// Runs the relays of all endpoints.
+pub struct Relay {
+    pins: Pins,
+    config: watch::Receiver<Arc<Config>>,
+    events: broadcast::Receiver<EventRow>,
+    relays: Arc<Relays>,
+    workers: BTreeMap<u64, Worker>,
+}
+
+impl Relay {
+    /// Relays what `relays` then tells of.
+    pub fn new(
+        pins: Pins,
+        config: watch::Receiver<Arc<Config>>,
+        events: broadcast::Receiver<EventRow>,
+        relays: Arc<Relays>,
+    ) -> Self {
+        Self {
+            pins,
+            config,
+            events,
+            relays,
+            workers: BTreeMap::new(),
+        }
+    }
+
+    /// Relays until it is told to stop. Then connections end; the kernel refuses new ones of relayed clients until the
+    /// next agent is there.
+    pub async fn run(mut self, stop: CancellationToken) {
+        loop {
+            let config = Arc::clone(&self.config.borrow_and_update());
+            let (pins, relays) = (self.pins.clone(), Arc::clone(&self.relays));
+            let mut workers = std::mem::take(&mut self.workers);
+            let followed = spawn_blocking(move || {
+                let followed = follow(&pins, &config, &relays, &mut workers);
+                (followed, workers)
+            });
+            match followed.await {
+                Ok((followed, workers)) => {
+                    self.workers = workers;
+                    self.relays
+                        .tell(followed.map_err(|error| error.to_string()));
+                }
+                Err(error) => self.relays.tell(Err(error.to_string())),
+            }
+            let news = async {
+                sleep(PAUSE).await;
+                // In time or not: it is looked again.
+                let _ = timeout(REFRESH, self.news()).await;
+            };
+            if stop.run_until_cancelled(news).await.is_none() {
+                let workers = std::mem::take(&mut self.workers);
+                // Threads are waited for, so that no connection outlives the agent's answer that it has stopped.
+                let _ = spawn_blocking(move || drop(workers)).await;
+                return;
+            }
+        }
+    }
+
+    /// Waits for something that another endpoint may follow from.
+    async fn news(&mut self) {
+        let told = [EventKind::NoFit, EventKind::CanonicalLearned].map(EventKind::label);
+        loop {
+            tokio::select! {
+                event = self.events.recv() => match event {
+                    Ok(event) if told.contains(&event.kind.as_str()) => return,
+                    Ok(_) => {}
+                    Err(RecvError::Lagged(_)) => return,
+                    // The agent is ending.
+                    Err(RecvError::Closed) => std::future::pending().await,
+                },
+                Ok(()) = self.config.changed() => return,
+            }
+        }
+    }
+}
+
+/// Brings relays to what the configuration and the host want; what is missing, a sentence each.
+fn follow(
+    pins: &Pins,
+    config: &Config,
+    relays: &Arc<Relays>,
+    workers: &mut BTreeMap<u64, Worker>,
+) -> Result<Vec<String>, RelayError> {
+    let mut steering = Steering::open(pins)?;
+    let present = steering.relays()?;
+    relays.limit(&config.relay);
+    if !config.relay.enabled {
+        workers.clear();
+        for endpoint in present.keys() {
+            steering.leave(*endpoint)?;
+        }
+        for inode in steering.attached()? {
+            steering.detach(inode)?;
+        }
+        relays.serve(BTreeMap::new());
+        return Ok(Vec::new());
+    }
+    let wanted = wanted(config, &steering, &present)?;
+    for endpoint in present.keys().filter(|endpoint| !wanted.contains(endpoint)) {
+        steering.leave(*endpoint)?;
+    }
+    workers.retain(|_, worker| worker.is_alive());
+    let mut requests = Requests::open()?;
+    let inventory = requests.inventory()?;
+    let (mut missing, mut served) = (Vec::new(), BTreeMap::new());
+    for endpoint in &wanted {
+        let address = IpAddr::from(Ipv6Addr::from(endpoint.address)).to_canonical();
+        let listen = Listen {
+            address: Some(address),
+            port: endpoint.port,
+        };
+        let Some(namespace) = namespace::of(address, &inventory, &mut requests)? else {
+            missing.push(format!(
+                "connections to {listen} cannot be relayed: no network namespace behind an interface of this host has the address; run the agent where the endpoint runs, and let it see the host's processes"
+            ));
+            continue;
+        };
+        let number = match workers.get(&namespace.inode) {
+            Some(worker) => worker.number(),
+            None => {
+                let Some(number) = free(workers) else {
+                    missing.push(format!("connections to {listen} cannot be relayed: there are relays in {RELAYS_MAX} network namespaces"));
+                    continue;
+                };
+                let inode = namespace.inode;
+                let worker = start(namespace, number, pins, &mut steering, relays)?;
+                workers.insert(inode, worker);
+                number
+            }
+        };
+        let served_now = Served {
+            admitted: admitted(config, *endpoint),
+        };
+        served.insert(*endpoint, served_now);
+        relays.serve(served.clone());
+        if present.get(endpoint) != Some(&number) {
+            steering.serve(*endpoint, number)?;
+            log::info!(
+                "Relaying for {listen}: clients whose alias is longer than its canonical name"
+            );
+        }
+    }
+    let alive: BTreeSet<_> = workers.keys().copied().collect();
+    for inode in steering.attached()? {
+        if !alive.contains(&inode) && !namespace::exists(inode) {
+            steering.detach(inode)?;
+        }
+    }
+    relays.serve(served);
+    Ok(missing)
+}
+
+/// The sockets of the endpoints that may need a relay: those that the configuration names, and those of `*` that have
+/// told their names.
+fn wanted(
+    config: &Config,
+    steering: &Steering,
+    present: &BTreeMap<Socket, u32>,
+) -> Result<BTreeSet<Socket>, DatapathError> {
+    let sockets: BTreeSet<_> = config
+        .endpoints
+        .iter()
+        .map(|endpoint| endpoint.listen.to_socket())
+        .collect();
+    let is_endpoint = |socket: &Socket| {
+        socket.address != [0; 16] && (sockets.contains(socket) || sockets.contains(&socket.any()))
+    };
+    let known = steering.named()?;
+    let all = sockets.iter().chain(&known).chain(present.keys());
+    Ok(all.filter(|socket| is_endpoint(socket)).copied().collect())
+}
+
+/// The aliases that an endpoint answers to; none: all.
+fn admitted(config: &Config, endpoint: Socket) -> Option<Vec<Authority>> {
+    let has = |socket: Socket| {
+        let mut endpoints = config.endpoints.iter();
+        endpoints.find(|known| known.listen.to_socket() == socket)
+    };
+    match &has(endpoint).or_else(|| has(endpoint.any()))?.aliases {
+        Aliases::Any => None,
+        Aliases::Listed(aliases) => Some(aliases.iter().map(|alias| alias.to_layout()).collect()),
+    }
+}
+
+/// The lowest number that no relay has.
+fn free(workers: &BTreeMap<u64, Worker>) -> Option<u32> {
+    let used: BTreeSet<_> = workers.values().map(Worker::number).collect();
+    (0..RELAYS_MAX).find(|number| !used.contains(number))
+}
+
+fn start(
+    namespace: Namespace,
+    number: u32,
+    pins: &Pins,
+    steering: &mut Steering,
+    relays: &Arc<Relays>,
+) -> Result<Worker, RelayError> {
+    let inode = namespace.inode;
+    let refused = |source| RelayError::Namespace { inode, source };
+    let own = Arc::new(std::sync::Mutex::new(Steering::open(pins)?));
+    let link = namespace.file.try_clone().map_err(refused)?;
+    let (worker, listeners) =
+        Worker::start(namespace, number, own, Arc::clone(relays)).map_err(refused)?;
+    for (is_v6, listener) in listeners {
+        steering.listen(number, is_v6, &listener)?;
+    }
+    steering.attach(link, inode)?;
+    Ok(worker)
+}
+
+/// Locks, whatever a thread that panicked left.
+fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,218 @@
+//! What is relayed now, for the control API and the metrics.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use truename_common::layout::{Authority, Socket};
+
+use super::lock;
+use crate::config;
+
+/// All relayed connections.
+#[derive(Debug, Default)]
+pub struct Relays {
+    next: AtomicU64,
+    limit: AtomicU32,
+    /// Bytes that all connections keep back, and as many as they may.
+    kept: AtomicU64,
+    memory: AtomicU64,
+    open: Mutex<BTreeMap<u64, Arc<Connection>>>,
+    totals: Counts,
+    /// The endpoints that have a relay.
+    served: Mutex<BTreeMap<Socket, Served>>,
+    problems: Mutex<Vec<String>>,
+}
+
+/// An endpoint that has a relay.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Served {
+    /// The aliases that it answers to; none: all.
+    pub admitted: Option<Vec<Authority>>,
+}
+
+/// What was counted since the agent started.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub accepted: AtomicU64,
+    /// More connections, or more bytes kept back, than there may be.
+    pub refused: AtomicU64,
+    /// The endpoint could not be reached.
+    pub failed: AtomicU64,
+    /// Frames that could not be translated with certainty.
+    pub unchanged: AtomicU64,
+}
+
+/// What was counted since the agent started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Connections that are open now.
+    pub open: u64,
+    /// As many as may be open.
+    pub limit: u64,
+    /// Connections that were relayed.
+    pub accepted: u64,
+    /// Connections that were reset because there were too many, or because frames needed too much memory.
+    pub refused: u64,
+    /// Connections that were reset because the endpoint did not answer.
+    pub failed: u64,
+    /// Frames that passed unchanged because they could not be translated with certainty.
+    pub unchanged: u64,
+}
+
+/// A relayed connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub client: SocketAddr,
+    pub endpoint: SocketAddr,
+    pub canonical: Mutex<Authority>,
+    pub created_ns: u64,
+    pub seen_ns: AtomicU64,
+    pub alias: Mutex<Option<Authority>>,
+    pub inbound: Way,
+    pub outbound: Way,
+}
+
+/// What was counted of a direction.
+#[derive(Debug, Default)]
+pub(super) struct Way {
+    pub frames: AtomicU64,
+    pub edits: AtomicU64,
+    /// Frames that passed unchanged because they could not be translated with certainty.
+    pub unchanged: AtomicU64,
+}
+
+/// A relayed connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The client's socket.
+    pub client: SocketAddr,
+    /// The endpoint's.
+    pub endpoint: SocketAddr,
+    /// What the client calls the endpoint, once it has.
+    pub alias: Option<Authority>,
+    /// What the endpoint calls itself.
+    pub canonical: Authority,
+    /// Frames in and out.
+    pub frames: [u64; 2],
+    /// Names that were translated in and out.
+    pub edits: [u64; 2],
+    /// `CLOCK_MONOTONIC` nanoseconds of its begin and of its last data.
+    pub created_ns: u64,
+    /// The time of its last data.
+    pub seen_ns: u64,
+}
+
+impl Relays {
+    /// The connections that are open.
+    pub fn rows(&self) -> Vec<Row> {
+        let open = lock(&self.open);
+        let row = |connection: &Arc<Connection>| Row {
+            client: connection.client,
+            endpoint: connection.endpoint,
+            alias: *lock(&connection.alias),
+            canonical: *lock(&connection.canonical),
+            frames: [&connection.inbound, &connection.outbound].map(|way| way.frames.load(Relaxed)),
+            edits: [&connection.inbound, &connection.outbound].map(|way| way.edits.load(Relaxed)),
+            created_ns: connection.created_ns,
+            seen_ns: connection.seen_ns.load(Relaxed),
+        };
+        open.values().map(row).collect()
+    }
+
+    /// What was counted.
+    pub fn totals(&self) -> Totals {
+        Totals {
+            open: lock(&self.open).len() as u64,
+            limit: u64::from(self.limit.load(Relaxed)),
+            accepted: self.totals.accepted.load(Relaxed),
+            refused: self.totals.refused.load(Relaxed),
+            failed: self.totals.failed.load(Relaxed),
+            unchanged: self.totals.unchanged.load(Relaxed),
+        }
+    }
+
+    /// What keeps endpoints from being relayed, a sentence each.
+    pub fn problems(&self) -> Vec<String> {
+        lock(&self.problems).clone()
+    }
+
+    /// Whether an endpoint has a relay.
+    pub fn serves(&self, endpoint: Socket) -> bool {
+        lock(&self.served).contains_key(&endpoint)
+    }
+
+    /// How many endpoints have a relay.
+    pub fn endpoints(&self) -> usize {
+        lock(&self.served).len()
+    }
+
+    pub(super) fn counts(&self) -> &Counts {
+        &self.totals
+    }
+
+    pub(super) fn limit(&self, limits: &config::Relay) {
+        self.limit.store(limits.max_connections, Relaxed);
+        let memory = u64::from(limits.memory) << 20;
+        self.memory.store(memory, Relaxed);
+    }
+
+    /// Takes other bytes into account than before. False if all connections keep too many.
+    pub(super) fn keep(&self, before: usize, now: usize) -> bool {
+        if before == now {
+            return true;
+        }
+        let (before, now) = (before as u64, now as u64);
+        let kept = self.kept.fetch_add(now.wrapping_sub(before), Relaxed);
+        now < before || kept.wrapping_add(now).wrapping_sub(before) <= self.memory.load(Relaxed)
+    }
+
+    /// What a relay has to know of an endpoint, if it has one.
+    pub(super) fn of(&self, endpoint: Socket) -> Option<Served> {
+        lock(&self.served).get(&endpoint).cloned()
+    }
+
+    pub(super) fn serve(&self, served: BTreeMap<Socket, Served>) {
+        *lock(&self.served) = served;
+    }
+
+    pub(super) fn tell(&self, followed: Result<Vec<String>, String>) {
+        *lock(&self.problems) = followed.unwrap_or_else(|error| vec![error]);
+    }
+
+    /// Adds a connection, which is there as long as what is returned. None if there are too many.
+    pub(super) fn enter(self: &Arc<Self>, connection: Connection) -> Option<Open> {
+        let mut open = lock(&self.open);
+        if open.len() >= self.limit.load(Relaxed) as usize {
+            self.totals.refused.fetch_add(1, Relaxed);
+            return None;
+        }
+        self.totals.accepted.fetch_add(1, Relaxed);
+        let number = self.next.fetch_add(1, Relaxed);
+        let connection = Arc::new(connection);
+        open.insert(number, Arc::clone(&connection));
+        Some(Open {
+            relays: Arc::clone(self),
+            number,
+            connection,
+        })
+    }
+}
+
+/// A connection in the list.
+pub(super) struct Open {
+    relays: Arc<Relays>,
+    number: u64,
+    pub connection: Arc<Connection>,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        lock(&self.relays.open).remove(&self.number);
+    }
+}

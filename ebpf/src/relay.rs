@@ -1,0 +1,87 @@
+//! Gives new connections to the relay, in the network namespace of the endpoint: those of clients whose aliases do not fit,
+//! and of clients of which nothing is known yet.
+
+use aya_ebpf::programs::SkLookupContext;
+use truename_common::layout::{Counter, FiveTuple, TCP, steered, v4_mapped};
+
+use crate::maps::{RELAY_LISTENERS, RELAYS, STEERED, count};
+
+/// Linux: the lookup goes on, or ends with the socket that was assigned; there is no socket.
+const SK_PASS: u32 = 1;
+const SK_DROP: u32 = 0;
+/// Linux: the family of IPv4.
+const AF_INET: u32 = 2;
+/// Linux: a socket that an earlier agent's program has assigned is replaced.
+const REPLACE: u64 = 1;
+
+/// Looks for the socket of a new connection.
+#[inline(always)]
+pub fn steer(ctx: &SkLookupContext) -> u32 {
+    // SAFETY: the context is valid while the program runs.
+    let lookup = unsafe { &*ctx.lookup };
+    if lookup.protocol != u32::from(TCP) {
+        return SK_PASS;
+    }
+    let mut key = FiveTuple {
+        client_port: u16::from_be(lookup.remote_port),
+        endpoint_port: lookup.local_port as u16,
+        protocol: TCP,
+        ..FiveTuple::default()
+    };
+    let is_v4 = lookup.family == AF_INET;
+    if is_v4 {
+        key.client = v4_mapped(lookup.remote_ip4.to_ne_bytes());
+        key.endpoint = v4_mapped(lookup.local_ip4.to_ne_bytes());
+    } else {
+        key.client = address(&lookup.remote_ip6);
+        key.endpoint = address(&lookup.local_ip6);
+    }
+    let endpoint = key.endpoint();
+    // SAFETY: the value is one number, which is read at once.
+    let Some(number) = (unsafe { RELAYS.get(&endpoint) }).copied() else {
+        return SK_PASS;
+    };
+    if value(&key) == steered::OWN {
+        return SK_PASS;
+    }
+    let port = key.client_port;
+    key.client_port = 0;
+    let of_client = value(&key);
+    if of_client == steered::IN_PLACE {
+        return SK_PASS;
+    }
+    let listener = 2 * number + u32::from(!is_v4);
+    if RELAY_LISTENERS
+        .redirect_sk_lookup(ctx, listener, REPLACE)
+        .is_ok()
+    {
+        key.client_port = port;
+        // A least-recently-used table takes every entry, unless memory is short.
+        let _ = STEERED.insert(&key, &steered::CONNECTION, 0);
+        count(Counter::RelaySteered, 1);
+        return SK_PASS;
+    }
+    if of_client == steered::RELAYED {
+        count(Counter::RelayRefused, 1);
+        return SK_DROP;
+    }
+    // Its aliases may fit.
+    SK_PASS
+}
+
+/// What is known of a client or a connection.
+#[inline(always)]
+fn value(key: &FiveTuple) -> u64 {
+    // SAFETY: the value is one number, which is read at once.
+    unsafe { STEERED.get(key) }.copied().unwrap_or(0)
+}
+
+/// The bytes of an IPv6 address.
+#[inline(always)]
+fn address(words: &[u32; 4]) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    for (to, from) in bytes.chunks_exact_mut(4).zip(words) {
+        to.copy_from_slice(&from.to_ne_bytes());
+    }
+    bytes
+}
