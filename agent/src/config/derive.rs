@@ -20,7 +20,7 @@ const RPC_PORTS_MAX: usize = 256;
 
 /// A port, and who tells it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Told {
+pub struct KnownPort {
     /// The port.
     pub port: u16,
     /// The source that tells it, for people.
@@ -36,13 +36,13 @@ pub struct Derivation {
     /// Ports of RPC, and who tells each.
     pub rpc: BTreeMap<u16, String>,
     /// The REST server of the leader.
-    pub rest: Option<Told>,
+    pub rest: Option<KnownPort>,
     /// The RPC of the leader.
-    pub leader: Option<Told>,
+    pub leader: Option<KnownPort>,
     /// The blob server of the leader.
-    pub blob: Option<Told>,
+    pub blob: Option<KnownPort>,
     /// Where workers answer questions about their state.
-    pub queryable_state: Option<Told>,
+    pub queryable_state: Option<KnownPort>,
 }
 
 impl Derivation {
@@ -90,7 +90,7 @@ impl Config {
         let mut config = self.clone();
         config.endpoints.retain(|it| !it.origin.is_derived());
         config.services.retain(|it| !it.origin.is_derived());
-        config.left_to_hand.clear();
+        config.not_derived.clear();
         config
     }
 
@@ -104,7 +104,7 @@ impl Config {
             config.add_endpoint(*port, source);
         }
         if known.rpc.len() > RPC_PORTS_MAX {
-            config.left_to_hand.push(format!(
+            config.not_derived.push(format!(
                 "the cluster has {} ports of RPC, and endpoints are made for {RPC_PORTS_MAX}: set taskmanager.rpc.port to a small range",
                 known.rpc.len()
             ));
@@ -137,14 +137,14 @@ impl Config {
         };
         let mut there = self.endpoints.iter();
         if let Some(other) = there.find(|endpoint| endpoint.listen.overlaps(listen)) {
-            self.left_to_hand.push(format!(
+            self.not_derived.push(format!(
                 "no endpoint is made for port {port} of the cluster: the endpoint \"{}\" has it",
                 other.name
             ));
             return;
         }
         if self.endpoints.len() >= MAX_ENDPOINTS {
-            self.left_to_hand.push(format!(
+            self.not_derived.push(format!(
                 "no endpoint is made for port {port} of the cluster: there are {MAX_ENDPOINTS} already"
             ));
             return;
@@ -164,7 +164,7 @@ impl Config {
         &mut self,
         name: &str,
         address: Option<IpAddr>,
-        told: &Told,
+        told: &KnownPort,
         role: &Role,
         is_taken: impl Fn(u16) -> bool,
     ) {
@@ -178,14 +178,14 @@ impl Config {
         let mut there = self.services.iter();
         let other = there.find(|known| known.protocol == protocol && known.listen.overlaps(listen));
         if let Some(other) = other {
-            self.left_to_hand.push(format!(
+            self.not_derived.push(format!(
                 "no service is made for {role} at {listen}: the service \"{}\" has it",
                 other.name
             ));
             return;
         }
         if is_taken(told.port) {
-            self.left_to_hand.push(format!(
+            self.not_derived.push(format!(
                 "no service is made for {role} at {listen}: a program of this host listens on the port; write a [[service]] to have its connections forwarded all the same"
             ));
             return;
@@ -214,9 +214,9 @@ mod tests {
     use super::*;
     use crate::config::{File, Flags, to_toml};
 
-    fn told(port: u16) -> Option<Told> {
+    fn told(port: u16) -> Option<KnownPort> {
         let source = "flink http://jm:8081".to_owned();
-        Some(Told { port, source })
+        Some(KnownPort { port, source })
     }
 
     fn known() -> Derivation {
@@ -293,8 +293,8 @@ mod tests {
                 "queryable-state-2 10.0.0.8:9069 workers:9069",
             ]
         );
-        let [endpoint, rest, blob, other] = &derived.left_to_hand[..] else {
-            panic!("{:?}", derived.left_to_hand)
+        let [endpoint, rest, blob, other] = &derived.not_derived[..] else {
+            panic!("{:?}", derived.not_derived)
         };
         assert!(
             endpoint.ends_with("the endpoint \"jm\" has it"),
@@ -312,7 +312,7 @@ mod tests {
         many.rpc = (10_000..11_000).map(|port| (port, String::new())).collect();
         let derived = config("").derive(&many, |_| false);
         assert_eq!(derived.endpoints.len(), RPC_PORTS_MAX);
-        assert!(derived.left_to_hand[0].contains("has 1000 ports of RPC"));
+        assert!(derived.not_derived[0].contains("has 1000 ports of RPC"));
     }
 
     #[test]

@@ -7,8 +7,8 @@ use std::{
 };
 
 use super::{
-    Agent, Aliases, ConfigError, Datapath, Endpoint, Frontend, Interface, Names, Relay, Selector,
-    Service, TIMEOUT_KEYS, Timeouts, frontend, names,
+    Agent, Aliases, ConfigError, Datapath, Endpoint, Frontend, Interface, NamesPlane, Relay,
+    Selector, Service, TIMEOUT_KEYS, Timeouts, frontend, names,
     reader::{Entry, Section, Source},
     relay, service,
     topology::{self, Topology},
@@ -58,7 +58,7 @@ pub struct File {
     /// `[frontend]`.
     pub frontend: Frontend,
     /// `[names]`.
-    pub names: Names,
+    pub names: NamesPlane,
     /// Where it was read.
     pub path: Option<PathBuf>,
 }

@@ -37,13 +37,13 @@ use crate::name::Authority;
 
 pub use cluster::{Cluster, ClusterError};
 pub use datapath::{Datapath, Netfilter, Ports, TIMEOUT_KEYS, Timeouts, WhenFull, Xdp, seconds};
-pub use derive::{Derivation, Told};
+pub use derive::{Derivation, KnownPort};
 pub use error::ConfigError;
 pub use file::{DEFAULT_FILE, File};
 pub use flags::{EndpointFlag, Flags, ServiceFlag};
 pub use frontend::Frontend;
 pub use listen::{Listen, ListenError};
-pub use names::{NameServers, Names};
+pub use names::{NameServers, NamesPlane};
 pub use origin::Origin;
 pub use paths::Paths;
 pub use relay::Relay;
@@ -83,9 +83,9 @@ pub struct Config {
     /// `[frontend]`.
     pub frontend: Frontend,
     /// `[names]`.
-    pub names: Names,
+    pub names: NamesPlane,
     /// What was not made of what is known of the cluster, and why: a sentence each.
-    pub left_to_hand: Vec<String>,
+    pub not_derived: Vec<String>,
     /// The file that was read.
     pub file: Option<PathBuf>,
 }

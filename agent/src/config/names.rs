@@ -17,7 +17,7 @@ const ADDRESSES_MAX: usize = 16;
 
 /// `[names]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Names {
+pub struct NamesPlane {
     /// Where questions are answered; nowhere if it is empty.
     pub listen: Vec<SocketAddr>,
     /// Who answers other questions.
@@ -42,7 +42,7 @@ enum Texts {
     All(Vec<String>),
 }
 
-impl Serialize for Names {
+impl Serialize for NamesPlane {
     /// The same fields as the file.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let texts = |all: &[SocketAddr]| match all {
@@ -63,7 +63,7 @@ impl Serialize for Names {
 ///
 /// # Errors
 /// When it says something invalid.
-pub(super) fn read(section: &Section<'_>) -> Result<Names, ConfigError> {
+pub(super) fn read(section: &Section<'_>) -> Result<NamesPlane, ConfigError> {
     let listen = match section.get("listen") {
         Some(entry) => read_addresses(&entry, "\"127.0.0.54:53\"")?,
         None => Vec::new(),
@@ -80,7 +80,7 @@ pub(super) fn read(section: &Section<'_>) -> Result<Names, ConfigError> {
         }
         None => NameServers::System,
     };
-    Ok(Names { listen, upstream })
+    Ok(NamesPlane { listen, upstream })
 }
 
 /// One address, or a list; an empty text is none.
@@ -130,7 +130,7 @@ mod tests {
         let shown = to_toml(&config).unwrap();
         assert_eq!(read(&shown).unwrap().names, config.names);
         let off = read("[names]\nlisten = \"\"\n").unwrap();
-        assert_eq!(off.names, super::Names::default());
+        assert_eq!(off.names, super::NamesPlane::default());
         for (text, message) in [
             (
                 "[names]\nlisten = \"127.0.0.54\"",

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Aliases, Config, Names, Origin, TIMEOUT_KEYS, seconds, topology::Topology};
+use super::{Aliases, Config, NamesPlane, Origin, TIMEOUT_KEYS, seconds, topology::Topology};
 use crate::name::Authority;
 
 #[derive(Serialize)]
@@ -21,7 +21,7 @@ struct Shown<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     frontend: Option<Frontend>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    names: Option<&'a Names>,
+    names: Option<&'a NamesPlane>,
 }
 
 #[derive(Serialize)]
@@ -144,7 +144,7 @@ impl<'a> Shown<'a> {
             frontend: (!config.frontend.addresses.is_empty()).then(|| Frontend {
                 addresses: config.frontend.texts(),
             }),
-            names: (config.names != Names::default()).then_some(&config.names),
+            names: (config.names != NamesPlane::default()).then_some(&config.names),
         }
     }
 }
@@ -220,7 +220,7 @@ pub fn to_toml(config: &Config) -> Result<String, toml::ser::Error> {
         };
         add(&service.origin, derived)?;
     }
-    for sentence in &config.left_to_hand {
+    for sentence in &config.not_derived {
         text += &format!("\n# {sentence}\n");
     }
     Ok(text)

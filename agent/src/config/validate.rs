@@ -44,7 +44,7 @@ impl Config {
             relay,
             frontend,
             names,
-            left_to_hand: Vec::new(),
+            not_derived: Vec::new(),
             file: path,
         })
     }

@@ -18,9 +18,9 @@ use tokio::{
 use super::{
     Counters, Zone, count,
     upstream::{ask, servers},
-    zone::{Decision, Transport, failure, is_negative},
+    zone::{Decision, failure, is_negative},
 };
-use crate::config::NameServers;
+use crate::config::{NameServers, Transport};
 
 /// Questions that wait for other name servers at a time.
 const WAITING_MAX: usize = 512;

@@ -14,8 +14,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::zone::Transport;
-use crate::config::NameServers;
+use crate::config::{NameServers, Transport};
 
 /// How long one server may take.
 const ANSWER: Duration = Duration::from_secs(2);

@@ -14,6 +14,7 @@ use hickory_resolver::proto::{
 };
 
 use crate::{
+    config::Transport,
     name::Authority,
     topology::{Topology, literal, locate},
 };
@@ -39,15 +40,6 @@ pub struct Zone {
     names: BTreeMap<IpAddr, BTreeSet<String>>,
     /// What stands behind the first labels of the hosts.
     domains: BTreeSet<String>,
-}
-
-/// How a question came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transport {
-    /// In a datagram.
-    Udp,
-    /// In a connection.
-    Tcp,
 }
 
 /// What is done with a question.

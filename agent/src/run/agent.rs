@@ -194,7 +194,7 @@ impl Agent {
                     .filter(|it| it.origin.is_derived())
                     .count()
             );
-            for sentence in &next.left_to_hand {
+            for sentence in &next.not_derived {
                 log::info!("{sentence}");
             }
             return self.change(&current, next).await;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    config::{Config, Derivation, Told},
+    config::{Config, Derivation, KnownPort},
     name::Authority,
     plan::CanonicalNames,
     topology::{Kind, Known, Moment, SourceId, Topology, literal},
@@ -69,7 +69,7 @@ impl Deriver {
         }
         let told = |port, source: &SourceId| {
             let source = source.to_string();
-            Some(Told { port, source })
+            Some(KnownPort { port, source })
         };
         if let Some(rest) = &topology.leader_rest {
             let port = rest.value.address.authority().port();

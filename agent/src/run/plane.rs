@@ -13,7 +13,7 @@ use super::{
     retry::{Problem, Retry},
 };
 use crate::{
-    config::Names,
+    config::NamesPlane,
     dns::{Counters, Server, Zone},
     topology::Snapshot,
 };
@@ -25,7 +25,7 @@ pub struct Plane {
     zone: watch::Sender<Arc<Zone>>,
     counters: Arc<Counters>,
     /// What is served, and by whom; none while sockets cannot be bound.
-    serving: Option<(Names, Server)>,
+    serving: Option<(NamesPlane, Server)>,
     retry: Retry,
     /// The generation of the topology that the zone was made from, and when.
     followed: Option<(u64, Instant)>,
@@ -94,7 +94,7 @@ impl Plane {
         });
     }
 
-    async fn serve(&mut self, wanted: Names) {
+    async fn serve(&mut self, wanted: NamesPlane) {
         let is_served = self
             .serving
             .as_ref()
