@@ -83,11 +83,8 @@ fn node(input: &mut Unstructured<'_>, texts: &mut impl Texts, depth: u32) -> Res
         3 => Node::Again(input.int_in_range(0..=9)?),
         4 => Node::Numbers(input.int_in_range(0..=300)?),
         5 => Node::Bytes(bytes(input)?),
-        6 => *input
-            .choose(&[0, 1])?
-            .eq(&0)
-            .then_some(Box::new(Node::Constant))
-            .unwrap_or(Box::new(Node::Class)),
+        6 if *input.choose(&[true, false])? => Node::Constant,
+        6 => Node::Class,
         7 => Node::Blob(texts.host(input)?),
         8 => Node::Reference(texts.reference(input)?),
         9 => Node::Object(vec![node(input, texts, depth + 1)?]),

@@ -343,14 +343,13 @@ impl Oracle {
                     self.reference(&mut watch.watcher);
                 }
                 self.payload(&mut message.cause);
-                for watched in [
+                let watched = [
                     &mut message.supervise,
                     &mut message.failed,
                     &mut message.notification,
-                ] {
-                    if let Some(watched) = watched {
-                        self.reference(&mut watched.actor);
-                    }
+                ];
+                for watched in watched.into_iter().flatten() {
+                    self.reference(&mut watched.actor);
                 }
             }),
             _ => {}
