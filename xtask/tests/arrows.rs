@@ -32,7 +32,9 @@ const KNOWN: &[(&str, &[&str], &str)] = &[
     ),
     (
         "agent/src/config",
-        &["file", "ha", "service", "topology"],
+        &[
+            "cluster", "file", "frontend", "ha", "names", "service", "topology",
+        ],
         "what reads a path or a name is in `file` and `topology`, and belongs to `reader`",
     ),
     (
@@ -64,6 +66,11 @@ const KNOWN: &[(&str, &[&str], &str)] = &[
         "common/src/wire",
         &["flow", "frame", "pattern", "stream"],
         "`flow` names the steps of the engine, and `frame` the recipients of a flow",
+    ),
+    (
+        "common/src/wire/relay",
+        &["java", "message"],
+        "messages have objects of Java inside, and those have messages inside",
     ),
     (
         "common/src/wire/stream",

@@ -17,7 +17,6 @@ use std::{
 
 pub use changes::{Changed, Changes};
 pub use filter::{Filter, Side, Slot};
-pub use ipsec::{Flow, IpsecPolicies, IpsecPolicy};
 pub use request::{NetlinkError, Requests};
 pub use select::{Wanted, check_named, select};
 use truename_common::layout::{Link, link_flags};

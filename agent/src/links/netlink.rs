@@ -16,9 +16,7 @@ use netlink_packet_route::{
     rule::{RuleAttribute, RuleMessage},
 };
 
-use super::{
-    Framing, Interface, Inventory, IpsecPolicies, NetlinkError, Requests, Routes, Side, Unanswered,
-};
+use super::{Framing, Interface, Inventory, NetlinkError, Requests, Routes, Side, Unanswered};
 use crate::{
     plan::{Facts, Roles},
     sysctl,
@@ -111,7 +109,7 @@ impl Requests {
             roles,
             names: Arc::default(),
             sources,
-            policies: IpsecPolicies::read()?,
+            policies: super::ipsec::policies()?,
         })
     }
 

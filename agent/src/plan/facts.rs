@@ -15,8 +15,9 @@ use truename_common::{
     nat,
 };
 
+use super::policy::IpsecPolicies;
 use super::{Roles, roles};
-use crate::{config::Config, links::IpsecPolicies, name::Authority};
+use crate::{config::Config, name::Authority};
 
 /// The canonical name of an endpoint at an address and a port.
 pub type CanonicalNames = BTreeMap<(IpAddr, u16), Authority>;

@@ -4,13 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::{
     Facts,
+    policy::{Flow, IpsecPolicy},
     roles::{self, Wanted},
-    services::shown,
 };
-use crate::{
-    config::{Config, Netfilter, Service, Snat},
-    links::{Flow, IpsecPolicy},
-};
+use crate::config::{Config, Netfilter, Service, Snat};
 
 impl Facts {
     /// The policy that covers a service's packets to a target; `source` is the address that they get, if it is another than
@@ -46,7 +43,7 @@ pub(super) fn refusal(
     Some(format!(
         "the service \"{}\" leaves out its target {}: the IPsec policy {policy} covers it, and packets that truename forwards are not encrypted; with netfilter = \"honour\" the stack encrypts what other hosts send",
         service.name,
-        shown(target)
+        roles::shown(target)
     ))
 }
 

@@ -2,6 +2,7 @@
 
 mod facts;
 mod ipsec;
+pub mod policy;
 #[cfg(test)]
 mod role_tests;
 pub mod roles;

@@ -61,3 +61,11 @@ pub fn sockets(config: &Config, roles: &Roles) -> impl Iterator<Item = SocketAdd
             .map(|wanted| wanted.socket)
     })
 }
+
+/// A target for people: `10.0.0.1:8081`, or `leader:rest (10.0.0.1:8081)`.
+pub(super) fn shown(wanted: &Wanted<'_>) -> String {
+    match wanted.role {
+        Some(role) => format!("{role} ({})", wanted.socket),
+        None => wanted.socket.to_string(),
+    }
+}

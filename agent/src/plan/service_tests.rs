@@ -5,11 +5,9 @@ use std::{path::Path, sync::Arc};
 
 use truename_common::layout::{TCP, Target, target_flags};
 
+use super::policy::IpsecPolicy;
 use super::*;
-use crate::{
-    config::{File, Flags, Netfilter},
-    links::IpsecPolicy,
-};
+use crate::config::{File, Flags, Netfilter};
 
 fn config(services: &[&str]) -> Config {
     let flags = Flags {

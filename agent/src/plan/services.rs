@@ -140,7 +140,7 @@ impl<'a> Plan<'a> {
             };
             self.out.left_out.push(format!(
                 "the service \"{}\" leaves out its target {}: it is an alias of the service \"{name}\", and a packet is translated once; have the name resolve to the node's own address on this host",
-                service.name, shown(wanted)
+                service.name, roles::shown(wanted)
             ));
             false
         });
@@ -218,7 +218,7 @@ impl<'a> Plan<'a> {
                 None => self.out.left_out.push(format!(
                     "the service \"{}\" leaves out its target {}: this host has no route to it",
                     service.name,
-                    shown(wanted)
+                    roles::shown(wanted)
                 )),
             }
         }
@@ -480,14 +480,6 @@ fn socket_of(service: &config::Service, wanted: &Wanted<'_>) -> Socket {
         port: wanted.socket.port(),
         protocol: service.protocol.number(),
         pad: 0,
-    }
-}
-
-/// A target for people: `10.0.0.1:8081`, or `leader:rest (10.0.0.1:8081)`.
-pub(super) fn shown(wanted: &Wanted<'_>) -> String {
-    match wanted.role {
-        Some(role) => format!("{role} ({})", wanted.socket),
-        None => wanted.socket.to_string(),
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 use truename_common::layout::{Authority, Socket};
 
 use super::lock;
-use crate::config;
+use crate::{config, datapath::Steering};
 
 /// All relayed connections.
 #[derive(Debug, Default)]
@@ -215,4 +215,10 @@ impl Drop for Open {
     fn drop(&mut self) {
         lock(&self.relays.open).remove(&self.number);
     }
+}
+
+/// What a worker needs.
+pub(super) struct Context {
+    pub steering: Arc<Mutex<Steering>>,
+    pub relays: Arc<Relays>,
 }

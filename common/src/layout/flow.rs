@@ -1,6 +1,4 @@
-use crate::wire::eight;
-
-use super::{Authority, FiveTuple, LongText, Socket, System, Text, plain};
+use super::{Authority, FiveTuple, LongText, Socket, System, Text, eight, plain};
 
 /// Ranges that a direction can hold: the main one, and those beyond holes. A power of two, so that a
 /// mask bounds an index.

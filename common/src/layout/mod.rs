@@ -6,6 +6,7 @@
 
 mod conntrack;
 mod counter;
+pub mod eight;
 mod endpoint;
 mod event;
 mod flow;

@@ -14,7 +14,6 @@
 
 pub mod authority;
 pub mod chunk;
-pub mod eight;
 pub mod flow;
 pub mod frame;
 pub mod handshake;

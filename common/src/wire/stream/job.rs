@@ -2,12 +2,12 @@
 
 use super::super::{
     chunk::{CHUNK, Chunk},
-    eight, flow,
+    flow,
     seq::after,
 };
 use crate::layout::{
     Authority, Counter, Direction, Edit, FlowNames, LongText, Needle, Page, PageKey, Range,
-    RpcFlow, Walker,
+    RpcFlow, Walker, eight,
 };
 
 /// Bits of [`Direction::flags`].
