@@ -150,7 +150,6 @@ fn flags_add_endpoints_and_replace_interfaces() {
         ],
         control_socket: Some("/x.sock".into()),
         bpffs: None,
-        ..Flags::default()
     };
     let config = Config::new(File::default(), flags).unwrap();
     assert!(config.relay.enabled);
