@@ -150,9 +150,9 @@ fn flags_add_endpoints_and_replace_interfaces() {
         ],
         control_socket: Some("/x.sock".into()),
         bpffs: None,
-        ..Flags::default()
     };
     let config = Config::new(File::default(), flags).unwrap();
+    assert!(config.relay.enabled);
     let names: Vec<_> = config.endpoints.iter().map(|e| e.name.as_str()).collect();
     assert_eq!(names, ["pekko-6123", "pekko-6123-2"]);
     assert_eq!(

@@ -117,10 +117,14 @@ fn prepare(namespace: &Namespace) -> io::Result<(runtime::Runtime, Bound)> {
         .build()?;
     let mut bound = Vec::new();
     let v4 = TcpSocket::new_v4()?;
+    // Accepted sockets have the endpoint's port, and this from here. Otherwise they would keep an endpoint that is
+    // started again from its own port.
+    v4.set_reuseaddr(true)?;
     v4.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
     bound.push((false, v4));
     // A namespace may have no IPv6.
     if let Ok(v6) = TcpSocket::new_v6()
+        && v6.set_reuseaddr(true).is_ok()
         && v6.bind(SocketAddr::from((Ipv6Addr::LOCALHOST, 0))).is_ok()
     {
         bound.push((true, v6));
