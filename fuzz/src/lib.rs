@@ -6,6 +6,7 @@
 //! once, and a few hundred that cover it.
 
 mod play;
+pub mod relay;
 mod script;
 #[path = "../../common/tests/support/mod.rs"]
 pub mod support;

@@ -14,10 +14,14 @@ const FRAMES: usize = 24;
 const NAMES: [(&str, &str, &str); 8] = [
     ("jobmanager", "alias", "taskmanager"),
     ("jobmanager", "a", "taskmanager"),
-    ("jobmanager", "alias-longer-than-that", "taskmanager"),
+    (
+        "jobmanager.example.org",
+        "alias-longer-than-that",
+        "taskmanager",
+    ),
     ("j.example.org", "10.0.0.1", "worker"),
     ("jobmanager", "jm", "jobmanager2"),
-    ("jobmanager", "jobmanager-alias", "jobmanager"),
+    ("jobmanager-alias", "jobmanager", "jobmanager"),
     ("localhost", "loc", "localhost"),
     ("jobmanager", "jobmanager", "taskmanager"),
 ];

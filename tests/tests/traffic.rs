@@ -64,7 +64,7 @@ fn aliases_may_be_shorter_equal_and_longer() {
     for (number, names) in [
         short_alias(),
         Names::flink(CANONICAL, "taskmaster"),
-        // Longer: inbound is translated, outbound has no room and stays as it is.
+        // Longer: the connection is left alone.
         Names::flink(CANONICAL, "jobmanager.alias.example.internal"),
         Names::flink(CANONICAL, "10.99.0.1"),
         // No alias at all.

@@ -1,6 +1,6 @@
-//! `cargo xtask fuzz`: searches for inputs that the stream engine fails on, guided by its coverage.
+//! `cargo xtask fuzz`: searches for inputs that the stream engine, or the relay's recoder, fails on, guided by its coverage.
 //!
-//! The target is libFuzzer's, in the layout of cargo-fuzz, and built by cargo alone: LLVM's coverage counters are a pass
+//! The targets are libFuzzer's, in the layout of cargo-fuzz, and built by cargo alone: LLVM's coverage counters are a pass
 //! that the stable compiler has. Besides Rust it needs a C++ compiler, for libFuzzer itself.
 
 use std::{
@@ -33,6 +33,35 @@ const SEED: u32 = 1;
 /// Seconds after which an input is taken for one that does not end.
 const PATIENCE: u32 = 20;
 
+/// What is searched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Fuzzed {
+    /// The stream engine
+    Stream,
+    /// The relay's recoder
+    Relay,
+}
+
+impl Fuzzed {
+    const ALL: [Self; 2] = [Self::Stream, Self::Relay];
+
+    /// The name of the program, and of the directories of its inputs.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Stream => "stream",
+            Self::Relay => "relay",
+        }
+    }
+
+    /// Inputs that are found.
+    fn found_corpus(self) -> PathBuf {
+        match self {
+            Self::Stream => target_directory().join("fuzz/corpus"),
+            Self::Relay => target_directory().join("fuzz/corpus-relay"),
+        }
+    }
+}
+
 /// When a search ends.
 #[derive(Clone, Copy)]
 enum Until {
@@ -42,6 +71,9 @@ enum Until {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
+    /// What is searched
+    #[arg(long, value_enum, default_value = "stream")]
+    target: Fuzzed,
     /// How long it searches
     #[arg(long, value_name = "M", default_value_t = 10)]
     minutes: u64,
@@ -61,7 +93,7 @@ pub(crate) struct Arguments {
 
 /// Searches, or plays one input.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let target = Target::build()?;
+    let target = Target::build(arguments.target)?;
     if let Some(input) = &arguments.show {
         let mut show = command(&target.binary, &[]);
         show.arg(fs::canonicalize(input).with_context(|| format!("find {}", input.display()))?)
@@ -71,7 +103,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     let corpus = match &arguments.corpus {
         Some(corpus) => corpus.clone(),
-        None => target_directory().join("fuzz/corpus"),
+        None => arguments.target.found_corpus(),
     };
     if arguments.update {
         return target.update(&corpus).map(|()| ExitCode::SUCCESS);
@@ -85,30 +117,45 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     })
 }
 
-/// The short search that is part of the suite.
+/// The short searches that are part of the suite.
 pub(crate) fn short() -> Result<(Count, Vec<String>)> {
+    let mut count = Count::default();
+    let mut broken = Vec::new();
+    for fuzzed in Fuzzed::ALL {
+        let (passed, failed) = short_of(fuzzed)?;
+        count.add(passed);
+        broken.extend(failed);
+    }
+    Ok((count, broken))
+}
+
+fn short_of(fuzzed: Fuzzed) -> Result<(Count, Vec<String>)> {
     let start = Instant::now();
     // What an earlier search has found is not begun with: every run of the suite does the same.
     let corpus = target_directory().join("fuzz/suite");
     if corpus.exists() {
         fs::remove_dir_all(&corpus).with_context(|| format!("remove {}", corpus.display()))?;
     }
-    let searched = Target::build()?.search(&corpus, Some(SEED), Until::Inputs(SHORT))?;
+    let searched = Target::build(fuzzed)?.search(&corpus, Some(SEED), Until::Inputs(SHORT))?;
     let mut count = Count::default();
     let mut broken = Vec::new();
     if searched.is_good {
         count.passed += 1;
     } else {
         count.failed += 1;
-        broken.push("fuzzing".to_owned());
+        broken.push(format!("fuzzing {}", fuzzed.name()));
     }
     println!("           {}", searched.text);
-    line(start.elapsed(), &format!("fuzzing: {count}"));
+    line(
+        start.elapsed(),
+        &format!("fuzzing {}: {count}", fuzzed.name()),
+    );
     Ok((count, broken))
 }
 
 /// The program that plays inputs.
 struct Target {
+    fuzzed: Fuzzed,
     binary: PathBuf,
 }
 
@@ -119,7 +166,7 @@ struct Searched {
 }
 
 impl Target {
-    fn build() -> Result<Self> {
+    fn build(fuzzed: Fuzzed) -> Result<Self> {
         let host = host()?;
         let mut build = cargo(&[
             "build",
@@ -129,7 +176,7 @@ impl Target {
             "--package",
             "truename-fuzz",
             "--bin",
-            "stream",
+            fuzzed.name(),
             "--target",
             &host,
         ]);
@@ -139,7 +186,8 @@ impl Target {
         command::run(build).context("build the fuzz target")?;
         let directory = target_directory();
         Ok(Self {
-            binary: directory.join(host).join("fuzz/stream"),
+            fuzzed,
+            binary: directory.join(host).join("fuzz").join(fuzzed.name()),
         })
     }
 
@@ -155,7 +203,7 @@ impl Target {
         let mut search = command(&self.binary, &[]);
         search
             .arg(corpus)
-            .arg(committed())
+            .arg(self.committed())
             .arg(match until {
                 Until::Inputs(inputs) => format!("-runs={inputs}"),
                 Until::Minutes(minutes) => format!("-max_total_time={}", minutes * 60),
@@ -187,14 +235,20 @@ impl Target {
                 .find_map(|line| Some(line.split_once(written)?.1.to_owned()))
                 .unwrap_or_else(|| found.display().to_string());
             format!(
-                "{}\n{progress}\nto see what the input does: cargo xtask fuzz --show {input}",
-                failure(&output)
+                "{}\n{progress}\nto see what the input does: cargo xtask fuzz --target {} --show {input}",
+                failure(&output),
+                self.fuzzed.name()
             )
         };
         Ok(Searched {
             is_good: status.success(),
             text,
         })
+    }
+
+    /// The inputs in the repository.
+    fn committed(&self) -> PathBuf {
+        root().join("fuzz/corpus").join(self.fuzzed.name())
     }
 
     /// Replaces the inputs in the repository.
@@ -205,9 +259,9 @@ impl Target {
         }
         fs::create_dir_all(&fewest).with_context(|| format!("create {}", fewest.display()))?;
         let mut merge = command(&self.binary, &["-merge=1", "-use_counters=0"]);
-        merge.arg(&fewest).arg(committed()).arg(corpus);
+        merge.arg(&fewest).arg(self.committed()).arg(corpus);
         command::run_quietly(merge).context("look for the fewest inputs")?;
-        let to = committed();
+        let to = self.committed();
         fs::remove_dir_all(&to).with_context(|| format!("remove {}", to.display()))?;
         fs::create_dir_all(&to).with_context(|| format!("create {}", to.display()))?;
         let mut count = 0;
@@ -219,11 +273,6 @@ impl Target {
         println!("{count} inputs are in {}", to.display());
         Ok(())
     }
-}
-
-/// The inputs in the repository.
-fn committed() -> PathBuf {
-    root().join("fuzz/corpus/stream")
 }
 
 /// The platform that programs are built for: with it, flags are not those of build scripts, too.

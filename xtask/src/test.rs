@@ -13,11 +13,12 @@ use crate::{
 };
 
 /// The tests of what the agent has a feature for, which is built for them alone.
+const KUBERNETES: &str = "topology_kubernetes";
 const NEEDS_KUBERNETES: [&str; 4] = [
     "--features",
     "truename-tests/kubernetes",
     "--test",
-    "topology_kubernetes",
+    KUBERNETES,
 ];
 
 #[derive(Debug, clap::Args)]
@@ -47,9 +48,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let scratch = Scratch::new("suite")?;
     let measured = scratch.path().join("measured");
     let mut ran = 0;
-    for (name, more) in [
-        ("the tests", &[][..]),
-        ("the tests of Kubernetes", &NEEDS_KUBERNETES),
+    let topics = topics(&root())?;
+    let kubernetes = [KUBERNETES.to_owned()];
+    for (name, more, suites) in [
+        ("the tests", &[][..], &*topics),
+        (
+            "the tests of Kubernetes",
+            &NEEDS_KUBERNETES,
+            &kubernetes[..],
+        ),
     ] {
         let mut chosen: Vec<String> = PACKAGES
             .iter()
@@ -60,15 +67,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         nextest::build(&chosen)?;
         line(build.elapsed(), &format!("building {name}"));
         if let Some(filter) = &arguments.filter {
-            // nextest refuses a name that no suite has.
-            let is_suite = topics(&root())?.iter().any(|topic| topic.contains(filter));
-            let suite = if is_suite {
-                format!(" | binary(~{filter})")
-            } else {
-                String::new()
-            };
             chosen.push("--filterset".to_owned());
-            chosen.push(format!("test(~{filter}){suite}"));
+            // nextest refuses a name that no suite has.
+            chosen.push(match suites.iter().any(|suite| suite.contains(filter)) {
+                true => format!("test(~{filter}) | binary(~{filter})"),
+                false => format!("test(~{filter})"),
+            });
         }
         let run = Instant::now();
         let environment = [

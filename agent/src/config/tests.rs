@@ -142,6 +142,7 @@ fn flags_add_endpoints_and_replace_interfaces() {
     let flags = Flags {
         clusters: Vec::new(),
         interfaces: vec!["eth0".parse().unwrap()],
+        relay: true,
         services: Vec::new(),
         endpoints: vec![
             "pekko=10.0.0.1:6123=jm:6123".parse().unwrap(),

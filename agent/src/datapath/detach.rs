@@ -2,7 +2,13 @@
 
 use truename_common::layout::VERSION;
 
-use super::{Direction, Lock, Mode, Pins, bpffs::remove_empty, clsact, error::DatapathError, sys};
+use super::{
+    Direction, Lock, Mode, Pins,
+    bpffs::{list, remove_empty},
+    clsact,
+    error::DatapathError,
+    sys,
+};
 use crate::{
     links::{Inventory, Requests},
     sysctl,
@@ -49,6 +55,10 @@ pub fn detach(
     for link in pins.links()? {
         // Fails for a link whose interface is gone, which needs no detaching.
         let _ = sys::detach_link(&link.path);
+    }
+    for path in list(&pins.relays())? {
+        // Fails for a namespace that is gone, and for what is no link of ours.
+        let _ = sys::detach_link(&path);
     }
     let switches = pins.switches()?;
     let versions = pins.versions()?;

@@ -1,8 +1,9 @@
 //! The relay: translates connections whose alias is longer than the canonical name, which cannot be done in place.
 //!
-//! The kernel program notices such an alias, resets the connection, and has the client's next one steered to a
-//! socket of the agent in the network namespace of the endpoint ([`Steering`]). A thread in that namespace
-//! ([`worker`]) accepts it, connects to the endpoint, and translates what passes ([`connection`]).
+//! The kernel program gives new connections to a socket of the agent in the network namespace of the endpoint
+//! ([`Steering`]), unless the client's aliases are known to fit. A thread in that namespace ([`worker`]) accepts them,
+//! connects to the endpoint, and translates what passes ([`connection`]). It learns the alias, and tells the kernel program
+//! whether the client's next connection needs the relay.
 
 mod connection;
 mod namespace;
@@ -203,9 +204,7 @@ fn follow(
         relays.serve(served.clone());
         if present.get(endpoint) != Some(&number) {
             steering.serve(*endpoint, number)?;
-            log::info!(
-                "Relaying for {listen}: clients whose alias is longer than its canonical name"
-            );
+            log::info!("Relaying for {listen}");
         }
     }
     let alive: BTreeSet<_> = workers.keys().copied().collect();

@@ -98,9 +98,9 @@ fn canonical_steps(flink: &Flink, scratch: &Scratch, timeline: &Timeline) -> Res
     finishes_a_job(&cluster, &jar, timeline)?;
     shows_metrics(&cluster, timeline)?;
     has_one_connection(&cluster, timeline)?;
-    survives_pause(&cluster, timeline)?;
+    survives_pause(&cluster, 1, timeline)?;
     finishes_a_job(&cluster, &jar, timeline)?;
-    survives_restart(&mut cluster, timeline)?;
+    survives_restart(&mut cluster, 1, timeline)?;
     finishes_a_job(&cluster, &jar, timeline)
 }
 
@@ -141,12 +141,12 @@ fn steps(flink: &Flink, options: &Options, scratch: &Scratch, timeline: &Timelin
     has_one_connection(&cluster, timeline)?;
 
     timeline.heading("JobManager paused for longer than heartbeat.timeout");
-    survives_pause(&cluster, timeline)?;
+    survives_pause(&cluster, 1, timeline)?;
     finishes_a_job(&cluster, &jar, timeline)?;
     has_one_connection(&cluster, timeline)?;
 
     timeline.heading("JobManager killed and replaced");
-    survives_restart(&mut cluster, timeline)?;
+    survives_restart(&mut cluster, 1, timeline)?;
     finishes_a_job(&cluster, &jar, timeline)?;
     has_one_connection(&cluster, timeline)?;
 
@@ -216,14 +216,12 @@ fn relay_steps(
     has_connections(&cluster, workers, timeline)?;
 
     timeline.heading("JobManager paused for longer than heartbeat.timeout");
-    survives_pause(&cluster, timeline)?;
-    cluster.rest().wait_task_managers(workers, 2 * RECOVERY)?;
+    survives_pause(&cluster, workers, timeline)?;
     finishes_a_job(&cluster, jar, timeline)?;
     has_connections(&cluster, workers, timeline)?;
 
     timeline.heading("JobManager killed and replaced");
-    survives_restart(&mut cluster, timeline)?;
-    cluster.rest().wait_task_managers(workers, 2 * RECOVERY)?;
+    survives_restart(&mut cluster, workers, timeline)?;
     finishes_a_job(&cluster, jar, timeline)?;
     has_connections(&cluster, workers, timeline)?;
 
@@ -316,7 +314,7 @@ fn has_connections(cluster: &Cluster, count: usize, timeline: &Timeline) -> Resu
     Ok(())
 }
 
-fn survives_pause(cluster: &Cluster, timeline: &Timeline) -> Result<()> {
+fn survives_pause(cluster: &Cluster, workers: usize, timeline: &Timeline) -> Result<()> {
     let (job, task) = (cluster.job_manager()?, cluster.task_manager(0)?);
     let mark = task.mark();
     let paused = Instant::now();
@@ -341,7 +339,7 @@ fn survives_pause(cluster: &Cluster, timeline: &Timeline) -> Result<()> {
     ));
     task.wait_line(mark, &[REGISTERED], RECOVERY)
         .context("the TaskManager did not come back")?;
-    cluster.rest().wait_task_managers(1, RECOVERY)?;
+    cluster.rest().wait_task_managers(workers, 2 * RECOVERY)?;
     timeline.say(&format!(
         "TaskManager is back after {:.1} s",
         resumed.elapsed().as_secs_f64()
@@ -349,7 +347,7 @@ fn survives_pause(cluster: &Cluster, timeline: &Timeline) -> Result<()> {
     Ok(())
 }
 
-fn survives_restart(cluster: &mut Cluster, timeline: &Timeline) -> Result<()> {
+fn survives_restart(cluster: &mut Cluster, workers: usize, timeline: &Timeline) -> Result<()> {
     let mark = cluster.task_manager(0)?.mark();
     cluster.kill_job_manager();
     timeline.say("JobManager killed (SIGKILL)");
@@ -360,7 +358,7 @@ fn survives_restart(cluster: &mut Cluster, timeline: &Timeline) -> Result<()> {
         .task_manager(0)?
         .wait_line(mark, &[REGISTERED], cluster::JVM)
         .context("the TaskManager did not come back")?;
-    cluster.rest().wait_task_managers(1, RECOVERY)?;
+    cluster.rest().wait_task_managers(workers, 2 * RECOVERY)?;
     timeline.say(&format!(
         "TaskManager is back after {:.1} s",
         up.elapsed().as_secs_f64()

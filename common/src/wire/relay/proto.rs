@@ -50,6 +50,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The next field, `None` at the end of the message.
+    #[inline]
     pub(super) fn next(&mut self) -> Result<Option<Field>, Stop> {
         if self.at >= self.end {
             return Ok(None);
@@ -92,7 +93,16 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
+    #[inline]
     fn varint(&mut self) -> Result<u64, Stop> {
+        // Tags, and most lengths, are one byte.
+        if self.at < self.end
+            && let Some(byte) = self.bytes.get(self.at)
+            && *byte < 0x80
+        {
+            self.at += 1;
+            return Ok(u64::from(*byte));
+        }
         let (value, len) = varint(self.bytes, self.at, self.end)?;
         self.at += len;
         Ok(value)
