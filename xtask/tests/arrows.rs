@@ -31,13 +31,6 @@ const KNOWN: &[(&str, &[&str], &str)] = &[
         "a service's row has a sum of flows, the status has sums of services: rows get a file each",
     ),
     (
-        "agent/src/config",
-        &[
-            "cluster", "file", "frontend", "ha", "names", "service", "topology",
-        ],
-        "what reads a path or a name is in `file` and `topology`, and belongs to `reader`",
-    ),
-    (
         "agent/src/datapath",
         &["access", "pins", "services", "tables", "xdp"],
         "`pins` knows which tables and links are pinned: the list belongs into a file of its own",

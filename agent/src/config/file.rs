@@ -9,7 +9,7 @@ use std::{
 use super::{
     Agent, Aliases, ConfigError, Datapath, Endpoint, Frontend, Interface, NamesPlane, Relay,
     Selector, Service, TIMEOUT_KEYS, Timeouts, frontend, names,
-    reader::{Entry, Section, Source},
+    reader::{Entry, Section, Source, check_name, read_path},
     relay, service,
     topology::{self, Topology},
 };
@@ -195,14 +195,6 @@ fn read(path: &Path) -> io::Result<String> {
     fs::read_to_string(path)
 }
 
-pub(super) fn read_path(entry: &Entry<'_>) -> Result<PathBuf, ConfigError> {
-    let text = entry.string()?;
-    if !text.starts_with('/') {
-        return Err(entry.bad(text, "the path must be absolute"));
-    }
-    Ok(PathBuf::from(text))
-}
-
 fn read_level(entry: &Entry<'_>) -> Result<log::LevelFilter, ConfigError> {
     let text = entry.string()?;
     text.parse()
@@ -269,13 +261,4 @@ fn read_aliases(entry: &Entry<'_>) -> Result<Aliases, ConfigError> {
         aliases.push(alias);
     }
     Ok(Aliases::Listed(aliases))
-}
-
-/// The rule for names of endpoints and services: they are metric labels and words of the command line.
-pub(super) fn check_name(name: &str) -> Result<(), &'static str> {
-    let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    if !(1..=63).contains(&name.len()) || !name.bytes().all(good) {
-        return Err("a name has 1 to 63 letters, digits, hyphens, underscores or dots");
-    }
-    Ok(())
 }

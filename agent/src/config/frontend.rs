@@ -2,7 +2,10 @@
 
 use std::net::IpAddr;
 
-use super::{ConfigError, Listen, Origin, reader::Section, topology::bad};
+use super::{
+    ConfigError, Listen, Origin,
+    reader::{Section, bad},
+};
 
 /// The keys of the section.
 pub(super) const KEYS: &[&str] = &["addresses"];

@@ -6,8 +6,7 @@ use serde::{Serialize, Serializer, ser::SerializeStruct as _};
 
 use super::{
     ConfigError,
-    reader::{Entry, Section},
-    topology::bad,
+    reader::{Entry, Section, bad},
 };
 
 /// The keys of the section.

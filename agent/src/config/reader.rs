@@ -1,6 +1,6 @@
 //! A section of a TOML file that knows which keys were asked for, and on which line they are.
 
-use std::{ops::Range, path::PathBuf, sync::Arc};
+use std::{fmt::Display, ops::Range, path::PathBuf, str::FromStr, sync::Arc};
 
 use toml::{
     Spanned,
@@ -8,6 +8,9 @@ use toml::{
 };
 
 use super::{ConfigError, Origin};
+
+/// Servers that can be named in one list.
+const SERVERS_MAX: usize = 16;
 
 /// A file, to turn byte offsets into lines.
 pub struct Source<'a> {
@@ -266,6 +269,62 @@ impl<'a> Entry<'a> {
             found: self.value.type_str(),
         }
     }
+}
+
+/// The error for a value that means nothing there.
+pub fn bad(origin: Origin, what: &str, value: &str, reason: &str) -> ConfigError {
+    ConfigError::BadValue {
+        origin,
+        what: what.to_owned(),
+        value: value.to_owned(),
+        reason: reason.to_owned(),
+    }
+}
+
+/// Reads servers, each once; `what` they are, one and many.
+pub fn read_list<T>(
+    entry: &Entry<'_>,
+    what: [&str; 2],
+    example: &str,
+) -> Result<Vec<T>, ConfigError>
+where
+    T: FromStr<Err: Display> + PartialEq,
+{
+    let [one, many] = what;
+    let mut list = Vec::new();
+    for (text, origin) in entry.strings()? {
+        let item = text
+            .parse()
+            .map_err(|error: T::Err| bad(origin.clone(), one, &text, &error.to_string()))?;
+        if list.contains(&item) {
+            let reason = "it is there already; leave one out";
+            return Err(bad(origin, one, &text, reason));
+        }
+        list.push(item);
+    }
+    if !(1..=SERVERS_MAX).contains(&list.len()) {
+        let reason = format!("name 1 to {SERVERS_MAX} {many}, e.g. {example}");
+        return Err(entry.bad(&format!("{} {many}", list.len()), &reason));
+    }
+    Ok(list)
+}
+
+/// An absolute path.
+pub fn read_path(entry: &Entry<'_>) -> Result<PathBuf, ConfigError> {
+    let text = entry.string()?;
+    if !text.starts_with('/') {
+        return Err(entry.bad(text, "the path must be absolute"));
+    }
+    Ok(PathBuf::from(text))
+}
+
+/// The rule for names of endpoints and services: they are metric labels and words of the command line.
+pub fn check_name(name: &str) -> Result<(), &'static str> {
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if !(1..=63).contains(&name.len()) || !name.bytes().all(good) {
+        return Err("a name has 1 to 63 letters, digits, hyphens, underscores or dots");
+    }
+    Ok(())
 }
 
 /// The nearest valid name, or all of them.

@@ -8,9 +8,7 @@ use std::{
 
 use truename_common::layout::{SLOTS_PER_SERVICE, Socket, TCP, UDP};
 
-use super::{
-    ConfigError, Listen, ListenError, Origin, Role, RoleError, file::check_name, reader::*,
-};
+use super::{ConfigError, Listen, ListenError, Origin, Role, RoleError, reader::*};
 use crate::name::AuthorityError;
 
 /// The keys of a service.

@@ -1,13 +1,13 @@
 //! `[topology]`: where the agent learns what the cluster looks like.
 
-use std::{fmt::Display, path::PathBuf, str::FromStr, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use serde::{Serialize, Serializer, ser::SerializeStruct as _};
 
 use super::{
-    Cluster, ConfigError, Origin, Role,
+    Cluster, ConfigError, Role,
     ha::{self, Ha},
-    reader::{Entry, Section},
+    reader::{Entry, Section, bad, read_list, read_path},
 };
 use crate::name::Url;
 
@@ -27,8 +27,6 @@ pub const POLL: Duration = Duration::from_secs(2);
 /// Bounds of `poll`: more often is no use, as an election takes seconds; less often is not following.
 const POLL_MIN: Duration = Duration::from_millis(100);
 const POLL_MAX: Duration = Duration::from_secs(3600);
-/// Servers that can be named in one list.
-const SERVERS_MAX: usize = 16;
 
 /// `[topology]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -178,7 +176,7 @@ fn read_source(section: &Section<'_>) -> Result<Source, ConfigError> {
         "none" => (Source::None, &[]),
         "file" => {
             let path = section.need("path", "\"/etc/truename/topology.toml\"")?;
-            let path = super::file::read_path(&path)?;
+            let path = read_path(&path)?;
             (Source::File { path }, &["path"])
         }
         "flink" => (
@@ -209,50 +207,12 @@ fn refuse_others(section: &Section<'_>, source: &str, used: &[&str]) -> Result<(
     Ok(())
 }
 
-/// The error for a value that means nothing there.
-pub(super) fn bad(origin: Origin, what: &str, value: &str, reason: &str) -> ConfigError {
-    ConfigError::BadValue {
-        origin,
-        what: what.to_owned(),
-        value: value.to_owned(),
-        reason: reason.to_owned(),
-    }
-}
-
 fn read_servers(section: &Section<'_>, example: &'static str) -> Result<Servers, ConfigError> {
     let urls = read_list(&section.need("urls", example)?, ["url", "URLs"], example)?;
     let poll = section
         .get("poll")
         .map_or(Ok(POLL), |entry| read_poll(&entry))?;
     Ok(Servers { urls, poll })
-}
-
-/// Reads servers, each once; `what` they are, one and many.
-pub(super) fn read_list<T>(
-    entry: &Entry<'_>,
-    what: [&str; 2],
-    example: &str,
-) -> Result<Vec<T>, ConfigError>
-where
-    T: FromStr<Err: Display> + PartialEq,
-{
-    let [one, many] = what;
-    let mut list = Vec::new();
-    for (text, origin) in entry.strings()? {
-        let item = text
-            .parse()
-            .map_err(|error: T::Err| bad(origin.clone(), one, &text, &error.to_string()))?;
-        if list.contains(&item) {
-            let reason = "it is there already; leave one out";
-            return Err(bad(origin, one, &text, reason));
-        }
-        list.push(item);
-    }
-    if !(1..=SERVERS_MAX).contains(&list.len()) {
-        let reason = format!("name 1 to {SERVERS_MAX} {many}, e.g. {example}");
-        return Err(entry.bad(&format!("{} {many}", list.len()), &reason));
-    }
-    Ok(list)
 }
 
 fn read_poll(entry: &Entry<'_>) -> Result<Duration, ConfigError> {

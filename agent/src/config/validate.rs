@@ -4,10 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     Aliases, Config, ConfigError, Endpoint, File, Flags, Frontend, MAX_ALIASES, MAX_ENDPOINTS,
-    Netfilter, Service, Snat,
-    error::Overlap,
-    services,
-    topology::{Topology, bad},
+    Netfilter, Service, Snat, error::Overlap, reader::bad, services, topology::Topology,
 };
 
 impl Config {

@@ -7,7 +7,10 @@ use std::{
 
 use serde::Serialize;
 
-use crate::config::{ConfigError, file::read_path, reader::Section};
+use crate::config::{
+    ConfigError,
+    reader::{Section, read_path},
+};
 
 /// The keys of the section.
 pub const KEYS: &[&str] = &["cluster_id", "namespace", "kubeconfig"];

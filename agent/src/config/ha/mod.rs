@@ -4,7 +4,10 @@
 pub mod kubernetes;
 pub mod zookeeper;
 
-use super::{ConfigError, reader::Section, topology::bad};
+use super::{
+    ConfigError,
+    reader::{Section, bad},
+};
 
 /// The store, and where a cluster's records are in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

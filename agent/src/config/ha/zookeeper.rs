@@ -7,8 +7,7 @@ use serde::Serialize;
 use crate::{
     config::{
         ConfigError,
-        reader::Section,
-        topology::{bad, read_list},
+        reader::{Section, bad, read_list},
     },
     name::Authority,
 };
