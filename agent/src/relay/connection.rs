@@ -25,8 +25,7 @@ use truename_common::{
 
 use super::{
     lock,
-    shared::{Connection, Open, Served, Way},
-    worker::Context,
+    shared::{Connection, Context, Open, Served, Way},
 };
 use crate::{decode, plan::bytes};
 

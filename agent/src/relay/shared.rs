@@ -12,7 +12,13 @@ use std::{
 use truename_common::layout::{Authority, Socket};
 
 use super::lock;
-use crate::config;
+use crate::{config, datapath::Steering};
+
+/// What a worker needs.
+pub(super) struct Context {
+    pub steering: Arc<Mutex<Steering>>,
+    pub relays: Arc<Relays>,
+}
 
 /// All relayed connections.
 #[derive(Debug, Default)]

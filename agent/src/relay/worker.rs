@@ -17,19 +17,17 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Namespace, Relays, connection};
+use super::{
+    connection,
+    namespace::Namespace,
+    shared::{Context, Relays},
+};
 use crate::datapath::Steering;
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
 /// How long is waited when nothing can be accepted, for example for lack of descriptors.
 const PAUSE: Duration = Duration::from_millis(50);
-
-/// What a worker needs.
-pub(super) struct Context {
-    pub steering: Arc<Mutex<Steering>>,
-    pub relays: Arc<Relays>,
-}
 
 /// A thread at work. It ends when this is dropped.
 pub struct Worker {
