@@ -14,6 +14,12 @@ use truename_common::layout::{Authority, Socket};
 use super::lock;
 use crate::{config, datapath::Steering};
 
+/// What a worker needs.
+pub(super) struct Context {
+    pub steering: Arc<Mutex<Steering>>,
+    pub relays: Arc<Relays>,
+}
+
 /// All relayed connections.
 #[derive(Debug, Default)]
 pub struct Relays {
@@ -215,10 +221,4 @@ impl Drop for Open {
     fn drop(&mut self) {
         lock(&self.relays.open).remove(&self.number);
     }
-}
-
-/// What a worker needs.
-pub(super) struct Context {
-    pub steering: Arc<Mutex<Steering>>,
-    pub relays: Arc<Relays>,
 }

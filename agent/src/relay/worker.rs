@@ -17,7 +17,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Namespace, Relays, connection, shared::Context};
+use super::{
+    connection,
+    namespace::Namespace,
+    shared::{Context, Relays},
+};
 use crate::datapath::Steering;
 
 /// Connections that wait to be accepted.

@@ -322,7 +322,7 @@ impl Oracle {
                     *bytes = after.clone();
                 }
             }
-            3 => self.decoded(bytes, |message: &mut Daemon| {
+            3 => Self::decoded(bytes, |message: &mut Daemon| {
                 let deploy = &mut message.deploy;
                 if let (Some(scope), Some(serializer)) = (&mut deploy.scope, deploy.serializer) {
                     let manifest = deploy.manifest.as_deref().unwrap_or_default();
@@ -331,13 +331,13 @@ impl Oracle {
                 self.path(&mut message.path);
                 self.reference(&mut message.supervisor);
             }),
-            6 => self.decoded(bytes, |message: &mut Selection| {
+            6 => Self::decoded(bytes, |message: &mut Selection| {
                 let manifest = message.manifest.as_deref().unwrap_or_default();
                 self.object(&mut message.bytes, message.serializer, manifest);
             }),
             16 => self.miscellaneous(bytes, manifest),
             20 if self.direction == Direction::Outbound => self.path(bytes),
-            22 => self.decoded(bytes, |message: &mut System| {
+            22 => Self::decoded(bytes, |message: &mut System| {
                 if let Some(watch) = &mut message.watch {
                     self.reference(&mut watch.watchee);
                     self.reference(&mut watch.watcher);
@@ -358,31 +358,31 @@ impl Oracle {
 
     fn miscellaneous(&self, bytes: &mut Vec<u8>, manifest: &[u8]) {
         match manifest {
-            b"A" | b"C" | b"H" => self.decoded(bytes, |message: &mut Identity| {
+            b"A" | b"C" | b"H" => Self::decoded(bytes, |message: &mut Identity| {
                 self.payload(&mut message.correlation);
             }),
-            b"B" => self.decoded(bytes, |message: &mut Identity| {
+            b"B" => Self::decoded(bytes, |message: &mut Identity| {
                 self.payload(&mut message.correlation);
                 if let Some(reference) = &mut message.reference {
                     self.reference(reference);
                 }
             }),
-            b"D" | b"E" | b"S" | b"SE" => self.decoded(bytes, |message: &mut Payload| {
+            b"D" | b"E" | b"S" | b"SE" => Self::decoded(bytes, |message: &mut Payload| {
                 let manifest = message.manifest.as_deref().unwrap_or_default();
                 self.object(&mut message.bytes, message.serializer, manifest);
             }),
-            b"G" => self.decoded(bytes, |message: &mut Ref| self.reference(message)),
-            b"AD" => self.decoded(bytes, |message: &mut Address| self.address(message)),
-            b"RS" => self.decoded(bytes, |message: &mut Scope| {
+            b"G" => Self::decoded(bytes, |message: &mut Ref| self.reference(message)),
+            b"AD" => Self::decoded(bytes, |message: &mut Address| self.address(message)),
+            b"RS" => Self::decoded(bytes, |message: &mut Scope| {
                 self.address(&mut message.address)
             }),
-            b"RORRC" => self.decoded(bytes, |message: &mut Router| {
+            b"RORRC" => Self::decoded(bytes, |message: &mut Router| {
                 self.payload(&mut message.pool);
                 for target in &mut message.targets {
                     self.address(target);
                 }
             }),
-            b"AIEX" => self.decoded(bytes, |message: &mut Failed| {
+            b"AIEX" => Self::decoded(bytes, |message: &mut Failed| {
                 if let Some(actor) = &mut message.actor {
                     self.reference(actor);
                 }
@@ -393,7 +393,7 @@ impl Oracle {
     }
 
     /// Changes a message, if it is one.
-    fn decoded<M: Message + Default>(&self, bytes: &mut Vec<u8>, change: impl FnOnce(&mut M)) {
+    fn decoded<M: Message + Default>(bytes: &mut Vec<u8>, change: impl FnOnce(&mut M)) {
         if let Ok(mut message) = M::decode(&bytes[..]) {
             change(&mut message);
             *bytes = message.encode_to_vec();

@@ -365,15 +365,15 @@ impl Script {
 
     /// A path of the endpoint's own, by the name that is replaced.
     fn own(&self, input: &mut Unstructured<'_>) -> Result<String> {
-        self.path_at(input, self.pair().0.to_owned())
+        Self::path_at(input, self.pair().0.to_owned())
     }
 
     fn path(&self, input: &mut Unstructured<'_>) -> Result<String> {
         let authority = self.authority(input)?;
-        self.path_at(input, authority)
+        Self::path_at(input, authority)
     }
 
-    fn path_at(&self, input: &mut Unstructured<'_>, authority: String) -> Result<String> {
+    fn path_at(input: &mut Unstructured<'_>, authority: String) -> Result<String> {
         let scheme =
             *input.choose(&["pekko.tcp", "pekko.tcp", "akka.tcp", "pekko.ssl.tcp", "x"])?;
         let system = *input.choose(&["flink", "flink", "flink-metrics", "a_1"])?;
@@ -390,7 +390,7 @@ impl Script {
             4 => return Ok("pekko://flink/user/a".to_owned()),
             _ => self.alias.clone(),
         };
-        self.path_at(input, authority)
+        Self::path_at(input, authority)
     }
 
     /// Names, and what only looks like one.
