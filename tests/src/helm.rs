@@ -144,8 +144,8 @@ pub fn install() -> Result<()> {
             // An archive of this kind has no modes.
             fs::set_permissions(&to, fs::Permissions::from_mode(0o755))?;
         }
-        let target = ["install", "--root-user-action=ignore", "--target"];
-        python(&[&pip[..], &target, &["made/python", VALIDATE]].concat())?;
+        let install = ["install", "--target", "made/python", VALIDATE];
+        python(&[&pip[..], &install].concat())?;
         // It brings the schemas of all versions, 110 MB.
         let schemas = made.join("python/kubernetes_validate/kubernetes-json-schema");
         for entry in fs::read_dir(&schemas).context("list the schemas")? {
