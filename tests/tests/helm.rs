@@ -118,6 +118,16 @@ fn helm_finds_nothing_to_complain_about() -> Result<()> {
 }
 
 #[test]
+fn the_chart_has_the_version_of_the_program() -> Result<()> {
+    let text = fs::read_to_string(chart().join("Chart.yaml"))?;
+    let chart: Value = serde_saphyr::from_str(&text)?;
+    for key in ["version", "appVersion"] {
+        ensure!(chart[key] == env!("CARGO_PKG_VERSION"), "{key}: {chart}");
+    }
+    Ok(())
+}
+
+#[test]
 fn the_manifests_are_what_the_chart_renders() -> Result<()> {
     for manifest in MANIFESTS {
         let path = deploy().join("kubernetes").join(manifest.name);

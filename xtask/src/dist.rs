@@ -1,4 +1,4 @@
-//! `cargo xtask dist`: the stripped program and a Debian package, with checksums and sizes.
+//! `cargo xtask dist`: the stripped program, a Debian package and the Helm chart, with checksums, sizes and bills of materials.
 
 use std::{
     fs,
@@ -7,13 +7,21 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
+use truename_tests::helm;
+
 use crate::{
-    command::{self, cargo, command, output, target_directory},
+    command::{self, cargo, command, output, root, target_directory},
     setup,
 };
 
-/// The version of cargo-deb that is used.
-const CARGO_DEB: &str = "3.8.0";
+/// The versions of cargo's verbs that are used.
+const CARGO_DEB: (&str, &str) = ("deb", "3.8.0");
+const CARGO_CYCLONEDX: (&str, &str) = ("cyclonedx", "0.5.9");
+/// Crates that are in the program, by directory, and the bill of materials of each: the agent, and the kernel program inside.
+const BILLS: [(&str, &str); 2] = [
+    ("agent", "truename.cdx.json"),
+    ("ebpf", "truename-ebpf.cdx.json"),
+];
 /// Names of completions, by shell.
 const COMPLETIONS: [(&str, &str); 3] = [
     ("bash", "truename.bash"),
@@ -40,10 +48,14 @@ pub(crate) fn run() -> Result<()> {
     let shipped = package.join("truename");
     fs::copy(&program, &shipped).with_context(|| format!("copy {}", program.display()))?;
 
-    install_cargo_deb()?;
+    install(CARGO_DEB)?;
     let mut deb = cargo(&["deb", "--no-build", "--package", "truename", "--output"]);
     deb.arg(&package).args(profile);
     command::run(deb).context("make the package")?;
+    let mut chart = helm::helm(&["package"])?;
+    chart.arg(helm::chart()).arg("--destination").arg(&package);
+    command::run(chart).context("make the chart")?;
+    write_bills(&package)?;
     summary(&package)
 }
 
@@ -63,14 +75,42 @@ fn write_documents(program: &Path, documents: &Path) -> Result<()> {
     Ok(())
 }
 
-fn install_cargo_deb() -> Result<()> {
-    if output(cargo(&["deb", "--version"]))
-        .is_ok_and(|version| version.split_whitespace().last() == Some(CARGO_DEB))
+/// Writes what the program is made of, in CycloneDX.
+fn write_bills(package: &Path) -> Result<()> {
+    install(CARGO_CYCLONEDX)?;
+    // It writes one beside each crate of the workspace.
+    let name = "truename-bill";
+    let mut bills = cargo(&["cyclonedx", "--quiet", "--format", "json"]);
+    bills
+        .args(["--spec-version", "1.5", "--no-build-deps"])
+        .args(["--override-filename", name]);
+    let made = command::run(bills).context("list what the program is made of");
+    // It names crates of the workspace by the directory that they were built in.
+    let here = format!("path+file://{}", root().display());
+    let take = |(directory, bill): (&str, &str)| -> Result<()> {
+        let path = root().join(directory).join(format!("{name}.json"));
+        let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        fs::write(package.join(bill), text.replace(&here, "path+file://"))
+            .with_context(|| format!("write {bill}"))
+    };
+    let taken = made.and_then(|()| BILLS.into_iter().try_for_each(take));
+    let entries = fs::read_dir(root()).context("list the crates")?;
+    for directory in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+        let _ = fs::remove_file(directory.join(format!("{name}.json")));
+    }
+    taken
+}
+
+/// Installs a verb of cargo, unless this version is there.
+fn install((verb, version): (&str, &str)) -> Result<()> {
+    if output(cargo(&[verb, "--version"]))
+        .is_ok_and(|said| said.split_whitespace().last() == Some(version))
     {
         return Ok(());
     }
-    println!("dist: cargo install cargo-deb {CARGO_DEB} (some minutes)");
-    let mut install = cargo(&["install", "cargo-deb", "--locked", "--version", CARGO_DEB]);
+    let name = format!("cargo-{verb}");
+    println!("dist: cargo install {name} {version} (some minutes)");
+    let mut install = cargo(&["install", &name, "--locked", "--version", version]);
     // It is not part of this project's build.
     install.env_remove("CARGO_TARGET_DIR");
     command::run(install)

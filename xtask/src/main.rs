@@ -48,7 +48,7 @@ enum Verb {
     Test(test::Arguments),
     /// Kill, pause, starve, storm and cut off an agent for a long time, with traffic going on
     Chaos(chaos::Arguments),
-    /// Make what is shipped: the stripped program and a Debian package, with checksums and sizes
+    /// Make what is shipped: the stripped program, a Debian package and the Helm chart, with checksums, sizes and bills of materials
     Dist,
     /// Write the manifests for Kubernetes: what the Helm chart renders (deploy/kubernetes)
     Manifests,
