@@ -3,9 +3,10 @@
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
+    process::Command,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 /// Where everything is kept.
 ///
@@ -50,4 +51,16 @@ pub fn entry(name: &str, make: impl FnOnce(&Path) -> Result<PathBuf>) -> Result<
         made.with_context(|| format!("fetch {name}"))?;
     }
     Ok(entry)
+}
+
+/// Runs a program in the directory of an entry that is being made.
+pub(crate) fn run(directory: &Path, program: &str, arguments: &[&str]) -> Result<()> {
+    let output = Command::new(program)
+        .args(arguments)
+        .current_dir(directory)
+        .output();
+    let output = output.with_context(|| format!("run {program}"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{program} {arguments:?}: {said}");
+    Ok(())
 }

@@ -7,6 +7,7 @@ pub mod budget;
 pub mod cache;
 pub mod cleanup;
 pub mod flink;
+pub mod helm;
 pub mod http;
 pub mod hub;
 pub mod kubernetes_mock;

@@ -3,7 +3,6 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::Command,
     time::Duration,
 };
 
@@ -30,23 +29,13 @@ pub struct Prometheus {
 /// The package cannot be fetched.
 pub fn programs() -> Result<PathBuf> {
     let unpacked = cache::entry("prometheus", |directory| {
-        let run = |program: &str, arguments: &[&str]| -> Result<()> {
-            let output = Command::new(program)
-                .args(arguments)
-                .current_dir(directory)
-                .output();
-            let output = output.with_context(|| format!("run {program}"))?;
-            let said = String::from_utf8_lossy(&output.stderr);
-            ensure!(output.status.success(), "{program} {arguments:?}: {said}");
-            Ok(())
-        };
-        run("apt-get", &["-qq", "download", "prometheus"])?;
+        cache::run(directory, "apt-get", &["-qq", "download", "prometheus"])?;
         let package = std::fs::read_dir(directory)?
             .filter_map(|entry| Some(entry.ok()?.path()))
             .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
             .context("apt-get brought no package")?;
         let package = package.to_string_lossy();
-        run("dpkg-deb", &["--extract", &package, "root"])?;
+        cache::run(directory, "dpkg-deb", &["--extract", &package, "root"])?;
         Ok(directory.join("root"))
     })?;
     Ok(unpacked.join("usr/bin"))

