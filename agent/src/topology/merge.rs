@@ -113,23 +113,11 @@ impl Topology {
                 };
                 let new = known(value, source, at);
                 let within = |leader: &Known<LeaderRpc>| leader.value.component as u8;
-                if self
-                    .leader_rpc
-                    .as_ref()
-                    .is_none_or(|old| rank(&new, within(&new)) < rank(old, within(old)))
-                {
-                    self.leader_rpc = Some(new);
-                }
+                keep_better_within(&mut self.leader_rpc, new, within);
             }
             Claim::LeaderRest { address, session } => {
                 let new = known(LeaderRest { address, session }, source, at);
-                if self
-                    .leader_rest
-                    .as_ref()
-                    .is_none_or(|old| rank(&new, 0) < rank(old, 0))
-                {
-                    self.leader_rest = Some(new);
-                }
+                keep_better_within(&mut self.leader_rest, new, |_| 0);
             }
             Claim::Worker(worker) => {
                 let id = worker.id.clone();
@@ -141,13 +129,7 @@ impl Topology {
             }
             Claim::Records(records) => {
                 let new = known(records, source, at);
-                if self
-                    .records
-                    .as_ref()
-                    .is_none_or(|old| rank(&new, 0) < rank(old, 0))
-                {
-                    self.records = Some(new);
-                }
+                keep_better_within(&mut self.records, new, |_| 0);
             }
             Claim::Ports(ports) => {
                 let name = ports.name.clone();
@@ -179,6 +161,20 @@ fn keep_better<K: Ord, T: Clone + Ord>(entry: Entry<'_, K, Known<T>>, new: Known
                 occupied.insert(new);
             }
         }
+    }
+}
+
+/// The same for what there is one of. `within` ranks what one kind of source says.
+fn keep_better_within<T: Clone + Ord>(
+    place: &mut Option<Known<T>>,
+    new: Known<T>,
+    within: impl Fn(&Known<T>) -> u8,
+) {
+    if place
+        .as_ref()
+        .is_none_or(|old| rank(&new, within(&new)) < rank(old, within(old)))
+    {
+        *place = Some(new);
     }
 }
 
