@@ -60,10 +60,10 @@ impl FlowNames {
         !self.alias.is_empty() && self.alias.len <= self.canonical.len
     }
 
-    /// Whether it is known that the alias does not fit.
+    /// Whether it is known that an alias cannot stand in for the canonical name in answers.
     #[inline(always)]
-    pub fn is_too_long(&self) -> bool {
-        !self.canonical.is_empty() && self.alias.len > self.canonical.len
+    pub fn is_too_long(&self, alias: &Authority) -> bool {
+        !self.canonical.is_empty() && alias.len > self.canonical.len
     }
 
     #[inline(always)]
@@ -314,5 +314,5 @@ pub fn learn_canonical(flow: &mut RpcFlow) -> bool {
         flow.names.system = flow.outbound.captured_system;
         flow.names.prepared = 0;
     }
-    flow.flags & state::NO_FIT == 0 && flow.names.is_too_long()
+    flow.flags & state::NO_FIT == 0 && flow.names.is_too_long(&flow.names.alias)
 }

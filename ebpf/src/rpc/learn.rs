@@ -178,7 +178,7 @@ pub fn alias(entry: &mut RpcFlow, scratch: &mut Scratch) {
     stat.seen_ns = stat.first_ns;
     stat.inbound = 0;
     stat.outbound = 0;
-    stat.no_fit = u8::from(entry.names.is_too_long());
+    stat.no_fit = u8::from(entry.names.is_too_long(&entry.names.alias));
     // BPF_NOEXIST: an alias that is known keeps its numbers.
     if ALIASES
         .insert(entry.alias_key(&scratch.found.key), &*stat, 1)

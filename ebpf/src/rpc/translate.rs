@@ -322,13 +322,11 @@ fn locked(ctx: &TcContext, flow: &mut RpcFlow, scratch: &mut Scratch) -> i32 {
         ruin(ctx, flow, scratch);
         return NEXT;
     }
-    match verdict {
-        Verdict::Drop(why) => {
-            count(why, 1);
-            lose(ctx)
-        }
-        _ => NEXT,
-    }
+    let Verdict::Drop(why) = verdict else {
+        return NEXT;
+    };
+    count(why, 1);
+    lose(ctx)
 }
 
 /// Resets the connection.

@@ -338,12 +338,6 @@ impl<P: Packet> Job<'_, P> {
         }
     }
 
-    /// Whether the captured authority cannot stand in for the canonical one in answers.
-    #[inline(always)]
-    fn is_too_long(&self) -> bool {
-        !self.names.canonical.is_empty() && self.direction.captured.len > self.names.canonical.len
-    }
-
     /// Decides what the recipient is translated to whose authority ends before `position`. False if the flow is left alone.
     #[inline(never)]
     fn recipient(&mut self, position: u32) -> bool {
@@ -398,7 +392,9 @@ impl<P: Packet> Job<'_, P> {
                     return true;
                 }
                 if self.names.alias.is_empty() {
-                    if self.is_too_long() && self.work.range as usize != MAIN {
+                    if self.names.is_too_long(&self.direction.captured)
+                        && self.work.range as usize != MAIN
+                    {
                         // The frames before it decide, which come again.
                         self.fail_local();
                         return true;
@@ -406,7 +402,7 @@ impl<P: Packet> Job<'_, P> {
                     self.names.alias = self.direction.captured;
                     self.names.prepared = 0;
                     self.work.found |= found::ALIAS;
-                    if self.is_too_long() {
+                    if self.names.is_too_long(&self.direction.captured) {
                         self.work.state |= state::LEFT_ALONE | state::NO_FIT;
                         self.fail_local();
                         return false;

@@ -29,10 +29,9 @@ pub(super) struct Front {
     is_read: u32,
 }
 
-/// Reads a front: the frame's length, as it stands there, and the sixteen bytes behind it. A call of its own, because
-/// the stack is small: of the callers, whose chain of calls is the deepest one.
+/// Reads a front: the frame's length, as it stands there, and the sixteen bytes behind it.
 ///
-/// Frames that follow one another often have the same front: it is read once.
+/// Frames that follow one another often have the same front: it is read once, and compared without a call.
 #[inline(always)]
 pub(super) fn read(len: u32, low: u64, high: u64, front: &mut Front) -> bool {
     if front.low == low && front.high == high && front.len == len.swap_bytes() {
@@ -41,6 +40,7 @@ pub(super) fn read(len: u32, low: u64, high: u64, front: &mut Front) -> bool {
     read_anew(len, low, high, front)
 }
 
+/// A call of its own, because the stack is small: of the callers, whose chain of calls is the deepest one.
 #[inline(never)]
 fn read_anew(len: u32, low: u64, high: u64, front: &mut Front) -> bool {
     front.low = low;

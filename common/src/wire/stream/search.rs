@@ -24,8 +24,8 @@ use crate::{
 pub(super) const CAREFUL: u32 = 16 << 10;
 /// The shortest pattern that is searched by words.
 const NEEDLE_MIN: u32 = 15;
-/// Places of the pattern that are looked at in a step.
-const PLACES: u32 = 32;
+/// Positions of the pattern that are looked at in a step.
+const POSITIONS: u32 = 32;
 /// Words that are looked at in a step.
 const SAMPLES: u32 = 32;
 
@@ -147,8 +147,8 @@ impl<P: Packet> Steps for Align<'_, P> {
         let job = &mut self.0;
         let (mut index, len) = (job.work.index, job.names.needle.len);
         let word = job.work.word;
-        let mut places = 0;
-        while places < PLACES {
+        let mut looked = 0;
+        while looked < POSITIONS {
             if index + 8 > len {
                 return false;
             }
@@ -156,10 +156,10 @@ impl<P: Packet> Steps for Align<'_, P> {
                 break;
             }
             index += 1;
-            places += 1;
+            looked += 1;
         }
         job.work.index = index + 1;
-        if places == PLACES {
+        if looked == POSITIONS {
             job.work.index = index;
             return true;
         }
