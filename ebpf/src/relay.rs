@@ -2,7 +2,7 @@
 //! and of clients of which nothing is known yet.
 
 use aya_ebpf::programs::SkLookupContext;
-use truename_common::layout::{Counter, FiveTuple, TCP, steered, v4_mapped};
+use truename_common::layout::{Counter, FiveTuple, TCP, relay_listener, steered, v4_mapped};
 
 use crate::maps::{RELAY_LISTENERS, RELAYS, STEERED, count};
 
@@ -50,7 +50,7 @@ pub fn steer(ctx: &SkLookupContext) -> u32 {
     if of_client == steered::IN_PLACE {
         return SK_PASS;
     }
-    let listener = 2 * number + u32::from(!is_v4);
+    let listener = relay_listener(number, !is_v4);
     if RELAY_LISTENERS
         .redirect_sk_lookup(ctx, listener, REPLACE)
         .is_ok()

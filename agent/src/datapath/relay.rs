@@ -9,7 +9,7 @@ use aya::{
     maps::{MapData, SockMap},
     programs::{SkLookup, links::FdLink},
 };
-use truename_common::layout::{FiveTuple, Names, Socket, map, steered};
+use truename_common::layout::{FiveTuple, Names, Socket, map, relay_listener, steered};
 
 use super::{
     PROGRAM_STEER, Pins,
@@ -105,7 +105,8 @@ impl Steering {
         is_v6: bool,
         socket: &impl AsRawFd,
     ) -> Result<(), DatapathError> {
-        let set = self.listeners.set(2 * number + u32::from(is_v6), socket, 0);
+        let at = relay_listener(number, is_v6);
+        let set = self.listeners.set(at, socket, 0);
         set.map_err(DatapathError::table("write", map::RELAY_LISTENERS))
     }
 

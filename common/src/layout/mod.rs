@@ -47,6 +47,12 @@ pub mod steered {
 /// Endpoints that can have a relay.
 pub const RELAYS_MAX: u32 = 1024;
 
+/// Where the listening socket of relay `number` stands in [`map::RELAY_LISTENERS`].
+#[inline(always)]
+pub const fn relay_listener(number: u32, is_v6: bool) -> u32 {
+    2 * number + is_v6 as u32
+}
+
 /// Version of every pinned table. It is part of the pin path.
 pub const VERSION: u32 = 3;
 
@@ -108,7 +114,7 @@ pub mod map {
     /// [`Socket`](super::Socket) of an endpoint → `u32` number of its relay: connections of the clients in [`STEERED`] go
     /// to it.
     pub const RELAYS: &str = "RELAYS";
-    /// Twice the number of a relay → its listening socket for IPv4; one more → for IPv6.
+    /// [`relay_listener`](super::relay_listener) → the listening socket.
     pub const RELAY_LISTENERS: &str = "RELAY_LISTENERS";
     /// [`FiveTuple`](super::FiveTuple) → a value of [`steered`](super::steered). Without the client's port it is about all new
     /// connections of the client, with it about one. Least recently used.
