@@ -1,8 +1,11 @@
 //! The recorded pair: what a TaskManager that knows only an alias and its JobManager wrote, and what
 //! each must receive.
 
+#[path = "support/same.rs"]
+mod same;
 mod support;
 
+use same::same;
 use support::Connection;
 use truename_common::wire::stream::Way;
 
@@ -31,22 +34,6 @@ fn golden() -> Golden {
 /// End of the stream's first frame: the Associate.
 fn associate_end(stream: &[u8]) -> usize {
     4 + u32::from_be_bytes(stream[..4].try_into().unwrap()) as usize
-}
-
-fn same(got: &[u8], expected: &[u8], what: &str) {
-    assert_eq!(got.len(), expected.len(), "{what}: length");
-    if let Some(at) = got.iter().zip(expected).position(|(a, b)| a != b) {
-        let around = |bytes: &[u8]| {
-            bytes[at.saturating_sub(40)..(at + 40).min(bytes.len())]
-                .escape_ascii()
-                .to_string()
-        };
-        panic!(
-            "{what} differs at {at}:\n{}\n{}",
-            around(got),
-            around(expected)
-        );
-    }
 }
 
 /// Sends both streams: the Associates, the client's first message, then all the rest, cut by `cut`.

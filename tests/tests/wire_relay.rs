@@ -1,6 +1,10 @@
 //! The relay's recoder on recorded streams: what a TaskManager that knows only an alias and its JobManager wrote,
 //! and what a relay must make of it.
 
+#[path = "../../common/tests/support/same.rs"]
+mod same;
+
+use same::same;
 use truename_common::{
     layout::Authority,
     wire::relay::{Counts, Direction, Limits, Names, Recoder},
@@ -61,22 +65,6 @@ fn recode<'a>(recoder: &mut Recoder, pieces: impl IntoIterator<Item = &'a [u8]>)
     recoder.finish(&mut output);
     assert_eq!(recoder.buffered(), 0);
     output
-}
-
-fn same(got: &[u8], expected: &[u8], what: &str) {
-    if let Some(at) = got.iter().zip(expected).position(|(a, b)| a != b) {
-        let around = |bytes: &[u8]| {
-            bytes[at.saturating_sub(60)..(at + 60).min(bytes.len())]
-                .escape_ascii()
-                .to_string()
-        };
-        panic!(
-            "{what} differs at {at}:\n{}\n{}",
-            around(got),
-            around(expected)
-        );
-    }
-    assert_eq!(got.len(), expected.len(), "{what}: length");
 }
 
 /// Both directions of a connection whose alias is learned from the first recipient.

@@ -201,8 +201,7 @@ impl Connection {
     /// # Errors
     /// It does not.
     pub fn reset(self) -> Result<()> {
-        sys::reset_on_close(&self.client).context("prepare the reset")?;
-        drop(self.client);
+        reset(self.client)?;
         self.server.set_read_timeout(Some(DEADLINE))?;
         loop {
             match (&self.server).read(&mut [0; 4096]) {
