@@ -181,7 +181,7 @@ fn endpoints_services_and_names_follow_from_a_url() {
         "{endpoints:?}"
     );
 
-    // Whoever shakes hands may claim a name, and it is not believed.
+    // A handshake may claim a name, and nobody believes it.
     let listener = place.container.run(|| TcpListener::bind("0.0.0.0:6123"));
     let listener = listener.unwrap().unwrap();
     let mut stream = place

@@ -90,8 +90,8 @@ pub struct Unanswered {
 }
 
 impl Unanswered {
-    /// The command by which this host answers. For IPv4 it does so for the addresses of any interface, for IPv6 for those of
-    /// the one that is asked; such an address is no source of the host's own connections.
+    /// The command that makes this host answer. For IPv4 an address of any interface does. For IPv6 the interface that gets
+    /// the question must have it. With this command the host's own connections do not use the address as their source.
     pub fn remedy(&self) -> String {
         let Self { address, interface } = self;
         match address {

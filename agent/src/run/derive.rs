@@ -292,7 +292,7 @@ mod tests {
             at("jm-2:6123", [10, 0, 0, 2]),
             at("other:6123", [10, 0, 0, 2]),
         ];
-        // Whoever shakes hands may claim anything.
+        // A handshake may claim anything.
         let seen = [
             at("jm-1:6123", [10, 0, 0, 66]),
             at("tm:6122", [10, 0, 0, 5]),

@@ -278,8 +278,8 @@ pub fn route(skb: *mut __sk_buff, scratch: &mut Scratch) -> Result<(), i32> {
         interface: nat.fib.interface,
     };
     // A packet that waits until its next hop is found needs a route: with it, the kernel tells the sender that the next hop
-    // is not there. One that comes in has none. One of the host's own has the route to the alias, by which it gets nowhere:
-    // it needs a new one. Only a SYN is sure to have borrowed its old one, which older kernels leak.
+    // is not there. A packet that comes in has none. The host's own packet has the route to the alias, which
+    // leads nowhere: it needs a new one. Only a SYN is sure to have borrowed its old one, which older kernels leak.
     // SAFETY: the context of the program.
     let comes_in = unsafe { (*skb).ingress_ifindex } == interface;
     let needs_route = comes_in || is_own && is_syn(headers);
