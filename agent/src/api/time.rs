@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
+
+use crate::topology::Moment;
 
 /// A point in time; RFC 3339 in JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,7 +21,7 @@ impl Clock {
     /// Reads both clocks.
     pub fn read() -> Self {
         Self {
-            monotonic_ns: monotonic_ns(),
+            monotonic_ns: Moment::now().ns(),
             now: jiff::Timestamp::now(),
         }
     }
@@ -73,13 +74,6 @@ impl Timestamp {
         text.split_once('T')
             .map_or(text.clone(), |(_, time)| time.to_owned())
     }
-}
-
-/// Nanoseconds since the host started, as the kernel program reads them.
-fn monotonic_ns() -> u64 {
-    let time = clock_gettime(ClockId::Monotonic);
-    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000
-        + u64::try_from(time.tv_nsec).unwrap_or(0)
 }
 
 impl fmt::Display for Timestamp {

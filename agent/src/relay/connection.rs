@@ -13,10 +13,7 @@ use std::{
     },
 };
 
-use rustix::{
-    net::{Shutdown, shutdown, sockopt},
-    time::{ClockId, clock_gettime},
-};
+use rustix::net::{Shutdown, shutdown, sockopt};
 use tokio::net::{TcpSocket, TcpStream};
 use truename_common::{
     layout::{self, Authority, FiveTuple, Socket, TCP},
@@ -27,7 +24,7 @@ use super::{
     lock,
     shared::{Connection, Context, Open, Served, Way},
 };
-use crate::{decode, plan::bytes};
+use crate::{decode, plan::bytes, topology::Moment};
 
 /// Bytes that are read at once.
 const READ: usize = 256 << 10;
@@ -35,13 +32,6 @@ const READ: usize = 256 << 10;
 thread_local! {
     /// What was read, and what it is translated to: all connections of a thread share it between two waits.
     static BUFFERS: RefCell<(Vec<u8>, Vec<u8>)> = RefCell::new((vec![0; READ], Vec::new()));
-}
-
-/// `CLOCK_MONOTONIC` nanoseconds.
-fn now_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    let whole = u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000;
-    whole + u64::try_from(now.tv_nsec).unwrap_or(0)
 }
 
 /// Relays an accepted connection until it ends.
@@ -61,12 +51,13 @@ fn reset(stream: &TcpStream) {
     let _ = stream.set_zero_linger();
 }
 
-fn canonical(at: SocketAddr) -> SocketAddr {
+/// An IPv4 address in the form of an IPv6 one becomes IPv4.
+fn unmapped(at: SocketAddr) -> SocketAddr {
     SocketAddr::new(at.ip().to_canonical(), at.port())
 }
 
 async fn serve(client: &TcpStream, from: SocketAddr, context: &Context) -> io::Result<()> {
-    let (from, to) = (canonical(from), canonical(client.local_addr()?));
+    let (from, to) = (unmapped(from), unmapped(client.local_addr()?));
     let endpoint = Socket {
         address: bytes(to.ip()),
         port: to.port(),
@@ -84,7 +75,7 @@ async fn serve(client: &TcpStream, from: SocketAddr, context: &Context) -> io::R
         .names(endpoint)
         .map_err(io::Error::other)?
         .unwrap_or_default();
-    let now = now_ns();
+    let now = Moment::now().ns();
     let open = context.relays.enter(Connection {
         client: from,
         endpoint: to,
@@ -233,7 +224,7 @@ impl Head<'_> {
         let length = u32::from_be_bytes(*self.bytes.first_chunk()?) as usize;
         let (system, authority) = decode::announced(self.bytes.get(4..length.checked_add(4)?)?)?;
         Some(layout::Names {
-            learned_ns: now_ns(),
+            learned_ns: Moment::now().ns(),
             canonical: Authority::new(authority.as_bytes())?,
             system: layout::System::new(system.as_bytes())?,
             ..layout::Names::default()
@@ -359,7 +350,10 @@ impl Pump<'_> {
     /// Tells what has happened, and the other direction the alias.
     fn count(&self, recoder: &Recoder) {
         let counts = recoder.counts();
-        self.open.connection.seen_ns.store(now_ns(), Relaxed);
+        self.open
+            .connection
+            .seen_ns
+            .store(Moment::now().ns(), Relaxed);
         self.way.frames.store(counts.frames, Relaxed);
         self.way.edits.store(counts.names, Relaxed);
         let unchanged = counts.uncertain + counts.too_long;
