@@ -4,6 +4,7 @@
 //! it came ([`upstream`]). [`server`] has the sockets. Everything is bounded: questions that wait, connections, times,
 //! lengths.
 
+mod framing;
 mod server;
 mod upstream;
 mod zone;

@@ -8,7 +8,6 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream, UdpSocket},
     sync::{Semaphore, watch},
     task::JoinSet,
@@ -16,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    Counters, Zone, count,
+    Counters, Zone, count, framing,
     upstream::{ask, servers},
     zone::{Decision, failure, is_negative},
 };
@@ -167,13 +166,7 @@ async fn connections(listener: TcpListener, shared: Arc<Shared>) {
 
 async fn connection(mut stream: TcpStream, client: SocketAddr, shared: &Shared) -> io::Result<()> {
     loop {
-        let question = timeout(IDLE, async {
-            let len = stream.read_u16().await?;
-            let mut question = vec![0; usize::from(len)];
-            stream.read_exact(&mut question).await?;
-            io::Result::Ok(question)
-        })
-        .await??;
+        let question = timeout(IDLE, framing::read(&mut stream)).await??;
         let decision = {
             let zone = shared.zone.borrow();
             zone.decide(&question, client.ip(), Transport::Tcp)
@@ -186,9 +179,7 @@ async fn connection(mut stream: TcpStream, client: SocketAddr, shared: &Shared) 
                 None => return Ok(()),
             },
         };
-        let len = u16::try_from(answer.len()).map_err(|_| ErrorKind::InvalidData)?;
-        let message = [&len.to_be_bytes(), &answer[..]].concat();
-        timeout(IDLE, stream.write_all(&message)).await??;
+        timeout(IDLE, framing::write(&mut stream, &answer)).await??;
     }
 }
 

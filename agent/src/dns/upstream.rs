@@ -9,11 +9,11 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpStream, UdpSocket},
     time::timeout,
 };
 
+use super::framing;
 use crate::config::{NameServers, Transport};
 
 /// How long one server may take.
@@ -106,12 +106,8 @@ async fn ask_udp(server: SocketAddr, question: &[u8]) -> io::Result<Vec<u8>> {
 
 async fn ask_tcp(server: SocketAddr, question: &[u8]) -> io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(server).await?;
-    let len = u16::try_from(question.len()).map_err(|_| ErrorKind::InvalidInput)?;
-    let message = [&len.to_be_bytes(), question].concat();
-    stream.write_all(&message).await?;
-    let len = stream.read_u16().await?;
-    let mut answer = vec![0; usize::from(len)];
-    stream.read_exact(&mut answer).await?;
+    framing::write(&mut stream, question).await?;
+    let answer = framing::read(&mut stream).await?;
     match is_answer(&answer, question) {
         true => Ok(answer),
         false => Err(ErrorKind::InvalidData.into()),
