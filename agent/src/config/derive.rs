@@ -1,4 +1,4 @@
-//! Endpoints and services that follow from what is known of a cluster. Pure.
+//! Endpoints and services that follow from what is known of a cluster. Pure, but for the file that keeps what is known.
 //!
 //! What the configuration says by hand wins: a port that an endpoint or a service has already gets no other one.
 
