@@ -315,7 +315,10 @@ fn the_names_plane_answers_and_forwards() {
             let question = [&[high, low], &question[..]].concat();
             socket.send_to(&question, (HOST, 53))?;
         }
-        assert_eq!(resolve(&place.client, &["jm-node-1"])?, own);
+        // A resolver asks again: the kernel may drop a datagram while the agent has no processor.
+        // `dig` prints a line for each time that it heard nothing.
+        let patient = resolve(&place.client, &["+tries=4", "+time=2", "jm-node-1"])?;
+        assert_eq!(patient.lines().last(), Some(own.as_str()));
         ensure!(counted("overflow") > 0);
         Ok(())
     })

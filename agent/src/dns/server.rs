@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::net::sockopt;
 use tokio::{
     net::{TcpListener, TcpStream, UdpSocket},
     sync::{Semaphore, watch},
@@ -31,6 +32,9 @@ const IDLE: Duration = Duration::from_secs(10);
 const HOLD: Duration = Duration::from_millis(300);
 /// How long the servers that were read count.
 const FRESH: Duration = Duration::from_secs(1);
+/// Room for datagrams that wait while the agent has no processor, in bytes.
+/// The kernel counts about 800 for a question, so its default of 208 KiB overflows at 270 of them.
+const RECEIVE_BUFFER: usize = 4 << 20;
 /// Largest datagram that is read, in bytes: no question has more.
 const QUESTION_MAX: usize = 4096;
 
@@ -80,7 +84,12 @@ impl Server {
                 ),
                 _ => format!("cannot listen on {at}: {error}"),
             };
-            let udp = Arc::new(UdpSocket::bind(at).await.map_err(failed)?);
+            let udp = UdpSocket::bind(at).await.map_err(failed)?;
+            // It stays as it is where the capability CAP_NET_ADMIN is missing.
+            if let Err(error) = sockopt::set_socket_recv_buffer_size_force(&udp, RECEIVE_BUFFER) {
+                log::debug!("names: {at} keeps its receive buffer: {error}");
+            }
+            let udp = Arc::new(udp);
             let tcp = TcpListener::bind(at).await.map_err(failed)?;
             tasks.spawn(datagrams(udp, Arc::clone(&shared)));
             tasks.spawn(connections(tcp, Arc::clone(&shared)));
