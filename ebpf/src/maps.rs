@@ -7,15 +7,16 @@ use aya_ebpf::{
 };
 use truename_common::{
     layout::{
-        AliasKey, AliasStat, Conntrack, Counter, Endpoint, FiveTuple, Handshake, Link, ListedAlias,
-        Names, Page, PageKey, Peer, PeerKey, RELAYS_MAX, RpcFlow, SERVICES_MAX, SLOTS_MAX, Service,
-        Settings, Socket, TARGETS_MAX, Target,
+        AliasKey, AliasStat, CapturedName, CapturedRecords, Conntrack, Counter, Endpoint,
+        FiveTuple, Handshake, Link, ListedAlias, Names, Page, PageKey, Peer, PeerKey, RELAYS_MAX,
+        RpcFlow, SERVICES_MAX, SLOTS_MAX, Service, Settings, Socket, TARGETS_MAX, Target,
     },
     nat::{TRIED_WRITTEN, TRIES as TRIES_MAX, Tables},
     wire::stream::Work,
 };
 
 use crate::{
+    capture::Message,
     nat::Nat,
     packet::{FragmentKey, Headers, payload::Buffers},
     rpc::{Found, Options},
@@ -106,6 +107,14 @@ pub static RELAY_LISTENERS: SockMap = SockMap::pinned(2 * RELAYS_MAX, 0);
 #[map]
 pub static STEERED: LruHashMap<FiveTuple, u64> = LruHashMap::pinned(32768, 0);
 
+/// Not preallocated: most hosts have a few names.
+#[map]
+pub static CAPTURED: HashMap<CapturedName, CapturedRecords> =
+    HashMap::pinned(4096, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static CAPTURED_UNTIL: Array<u64> = Array::pinned(1, 0);
+
 #[map]
 pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::pinned(64, 0);
 
@@ -136,6 +145,10 @@ static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 /// Working memory too: what is looked up in [`LISTED`].
 #[map]
 static LISTED_KEY: PerCpuArray<ListedAlias> = PerCpuArray::with_max_entries(1, 0);
+
+/// Working memory of [`crate::capture`].
+#[map]
+static MESSAGE: PerCpuArray<Message> = PerCpuArray::with_max_entries(1, 0);
 
 /// See [`SCRATCH`].
 #[repr(C)]
@@ -175,6 +188,17 @@ pub unsafe fn scratch() -> Option<&'static mut Scratch> {
 #[inline(always)]
 pub fn listed_key() -> Option<*mut ListedAlias> {
     LISTED_KEY.get_ptr_mut(0)
+}
+
+/// The working memory of [`crate::capture`] on this CPU.
+///
+/// # Safety
+/// As [`scratch`].
+#[inline(always)]
+pub unsafe fn message() -> Option<&'static mut Message> {
+    let message = MESSAGE.get_ptr_mut(0)?;
+    // SAFETY: as in `scratch`.
+    Some(unsafe { &mut *message })
 }
 
 /// The value that a new flow begins with.

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Every pinned table, in the order of the catalogue.
-pub const PINNED: [&str; 28] = [
+pub const PINNED: [&str; 30] = [
     map::PORTS,
     map::ENDPOINTS,
     map::NAMES,
@@ -48,6 +48,8 @@ pub const PINNED: [&str; 28] = [
     map::RELAYS,
     map::RELAY_LISTENERS,
     map::STEERED,
+    map::CAPTURED,
+    map::CAPTURED_UNTIL,
     map::COUNTERS,
     map::EVENTS,
 ];
