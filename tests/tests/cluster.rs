@@ -500,7 +500,7 @@ fn questions_of_containers_are_answered_whatever_server_they_go_to() {
         &["+noedns", "jm-node-1"],
         &["+bufsize=4096", "+nsid", "+subnet=10.0.0.0/8", "jm-node-1"],
         &["+norec", "+cd", "jm-node-1"],
-        &["jm-node-1", "any"],
+        &["+notcp", "jm-node-1", "any"],
         &["+nocookie", &six_server, "jm-node-1"],
         &[&host, "jm-node-1"],
     ] {

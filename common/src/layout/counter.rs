@@ -143,6 +143,6 @@ counters! {
     NamesPassed = "names_passed",
     /// DNS questions of containers passed unchanged because no agent runs.
     NamesAway = "names_away",
-    /// Answers to DNS questions that could not be written (out of memory): the question is dropped.
+    /// Answers to DNS questions that could not be written (out of memory): the question passes or is dropped.
     NamesStore = "names_store",
 }
