@@ -8,6 +8,8 @@ use aya_ebpf::{
         bpf_ktime_get_ns,
         generated::{bpf_redirect, bpf_skb_change_tail},
     },
+    macros::map,
+    maps::PerCpuArray,
 };
 use truename_common::{
     layout::{
@@ -18,7 +20,7 @@ use truename_common::{
 };
 
 use crate::{
-    maps::{CAPTURED, CAPTURED_UNTIL, LINKS, count, message, scratch},
+    maps::{CAPTURED, CAPTURED_UNTIL, LINKS, count, scratch},
     packet::{
         Buffer, DROP, Headers, NEXT, fragment,
         helper::{csum_diff, length, opaque, skb_load_bytes, skb_store_bytes},
@@ -55,9 +57,13 @@ const IPV4: u32 = 20;
 const IPV6: u32 = 40;
 const UDP_HEADER: u32 = 8;
 
+/// Programs of a CPU do not interrupt one another: tc runs with bottom halves disabled.
+#[map]
+static MESSAGE: PerCpuArray<Message> = PerCpuArray::with_max_entries(1, 0);
+
 /// Working memory.
 #[repr(C)]
-pub struct Message {
+struct Message {
     /// The question, later the answer; as much again for the verifier, which does not see where a name ends.
     bytes: [u8; 2 * MESSAGE_MAX],
     name: CapturedName,
@@ -132,9 +138,11 @@ impl Steps for Name<'_> {
 #[inline(never)]
 pub extern "C" fn tn_capture(skb: *mut __sk_buff) -> i32 {
     // SAFETY: the caller has read the headers, and lends the working memory.
-    let (Some(scratch), Some(message)) = (unsafe { scratch() }, unsafe { message() }) else {
+    let (Some(scratch), Some(message)) = (unsafe { scratch() }, MESSAGE.get_ptr_mut(0)) else {
         return NEXT;
     };
+    // SAFETY: the pointer is to this CPU's value, which nothing else uses.
+    let message = unsafe { &mut *message };
     let headers = &scratch.headers;
     if !is_plain(skb, headers) {
         return NEXT;

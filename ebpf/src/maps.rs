@@ -16,7 +16,6 @@ use truename_common::{
 };
 
 use crate::{
-    capture::Message,
     nat::Nat,
     packet::{FragmentKey, Headers, payload::Buffers},
     rpc::{Found, Options},
@@ -146,10 +145,6 @@ static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static LISTED_KEY: PerCpuArray<ListedAlias> = PerCpuArray::with_max_entries(1, 0);
 
-/// Working memory of [`crate::capture`].
-#[map]
-static MESSAGE: PerCpuArray<Message> = PerCpuArray::with_max_entries(1, 0);
-
 /// See [`SCRATCH`].
 #[repr(C)]
 pub struct Scratch {
@@ -188,17 +183,6 @@ pub unsafe fn scratch() -> Option<&'static mut Scratch> {
 #[inline(always)]
 pub fn listed_key() -> Option<*mut ListedAlias> {
     LISTED_KEY.get_ptr_mut(0)
-}
-
-/// The working memory of [`crate::capture`] on this CPU.
-///
-/// # Safety
-/// As [`scratch`].
-#[inline(always)]
-pub unsafe fn message() -> Option<&'static mut Message> {
-    let message = MESSAGE.get_ptr_mut(0)?;
-    // SAFETY: as in `scratch`.
-    Some(unsafe { &mut *message })
 }
 
 /// The value that a new flow begins with.
