@@ -245,7 +245,7 @@ fn the_names_plane_answers_and_forwards() {
     let truename = place
         .agent(
             &scratch,
-            &format!("[names]\nlisten = \"{HOST}:53\"\nupstream = \"{at}:53\"\n"),
+            &format!("[names]\nlisten = \"{HOST}:53\"\nupstream = \"{at}:53\"\ncapture = false\n"),
         )
         .unwrap();
     let ask = |words: &[&str]| resolve(&place.client, words).unwrap();
