@@ -4,6 +4,7 @@ use aya_ebpf::programs::TcContext;
 use truename_common::layout::{Counter, TCP};
 
 use crate::{
+    capture,
     maps::{CHAIN, count, scratch},
     nat::{self, Route, wanted},
     packet::{Link, NEXT, fragment, stages},
@@ -32,6 +33,12 @@ pub fn classify(ctx: &TcContext, link: Link) -> i32 {
         return NEXT;
     }
     let mut wanted = parsed as u32;
+    if wanted & wanted::CAPTURE != 0 {
+        let verdict = capture::tn_capture(skb);
+        if verdict != NEXT {
+            return verdict;
+        }
+    }
     scratch.nat.route = Route::NEXT;
     if wanted & wanted::NAT != 0 {
         if scratch.headers.fragment != fragment::WHOLE {

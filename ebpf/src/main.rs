@@ -15,6 +15,7 @@ use aya_ebpf::{
     programs::{SkLookupContext, TcContext, XdpContext},
 };
 
+mod capture;
 mod classify;
 mod events;
 mod maps;

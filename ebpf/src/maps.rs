@@ -7,9 +7,9 @@ use aya_ebpf::{
 };
 use truename_common::{
     layout::{
-        AliasKey, AliasStat, Conntrack, Counter, Endpoint, FiveTuple, Handshake, Link, ListedAlias,
-        Names, Page, PageKey, Peer, PeerKey, RELAYS_MAX, RpcFlow, SERVICES_MAX, SLOTS_MAX, Service,
-        Settings, Socket, TARGETS_MAX, Target,
+        AliasKey, AliasStat, CapturedName, CapturedRecords, Conntrack, Counter, Endpoint,
+        FiveTuple, Handshake, Link, ListedAlias, Names, Page, PageKey, Peer, PeerKey, RELAYS_MAX,
+        RpcFlow, SERVICES_MAX, SLOTS_MAX, Service, Settings, Socket, TARGETS_MAX, Target,
     },
     nat::{TRIED_WRITTEN, TRIES as TRIES_MAX, Tables},
     wire::stream::Work,
@@ -105,6 +105,14 @@ pub static RELAY_LISTENERS: SockMap = SockMap::pinned(2 * RELAYS_MAX, 0);
 
 #[map]
 pub static STEERED: LruHashMap<FiveTuple, u64> = LruHashMap::pinned(32768, 0);
+
+/// Not preallocated: most hosts have a few names.
+#[map]
+pub static CAPTURED: HashMap<CapturedName, CapturedRecords> =
+    HashMap::pinned(4096, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static CAPTURED_UNTIL: Array<u64> = Array::pinned(1, 0);
 
 #[map]
 pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::pinned(64, 0);

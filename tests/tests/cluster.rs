@@ -245,7 +245,7 @@ fn the_names_plane_answers_and_forwards() {
     let truename = place
         .agent(
             &scratch,
-            &format!("[names]\nlisten = \"{HOST}:53\"\nupstream = \"{at}:53\"\n"),
+            &format!("[names]\nlisten = \"{HOST}:53\"\nupstream = \"{at}:53\"\ncapture = false\n"),
         )
         .unwrap();
     let ask = |words: &[&str]| resolve(&place.client, words).unwrap();
@@ -460,4 +460,152 @@ fn connections_that_are_older_than_the_agent_tell_where_workers_are() {
     let row = row.unwrap();
     assert_eq!(row["addresses"], json!([at.to_string()]), "{row}");
     assert_eq!(row["how"], "seen", "{row}");
+}
+
+#[test]
+fn questions_of_containers_are_answered_whatever_server_they_go_to() {
+    let scratch = Scratch::new("capture").unwrap();
+    let place = Place::new().unwrap();
+    let other = Namespace::new("dns").unwrap();
+    let at = Ipv4Addr::new(10, 61, 40, 53);
+    place.hub.connect(&other, "eth0", &[at]).unwrap();
+    let six = "fd00:61::53";
+    for (space, address) in [(&other, six), (&place.client, "fd00:61::50")] {
+        space
+            .ip(&format!("address add {address}/64 dev eth0 nodad"))
+            .unwrap();
+    }
+    // It says something else of the cluster's name, which tells who answers.
+    let mut servers = Vec::new();
+    for space in [&other, place.hub.space()] {
+        let known = [
+            "--address=/www.example.org/10.9.9.9",
+            "--address=/jm-node-1/10.9.9.8",
+        ];
+        servers.push(dnsmasq(space, &scratch, &known).unwrap());
+    }
+    let mut truename = place.agent(&scratch, "").unwrap();
+    let server = format!("@{at}");
+    let ask = |words: &[&str]| {
+        let words = [&[server.as_str(), "+short"][..], words].concat();
+        dig(&place.client, &words).unwrap()
+    };
+    let own = JOB_MANAGER.to_string();
+    wait_until(SOON, "the name", || {
+        ensure!(ask(&["jm-node-1"]) == own);
+        Ok(())
+    })
+    .unwrap();
+    // Mixed case, with and without EDNS and its options, over IPv6, to a server on the host.
+    let (six_server, host) = (format!("@{six}"), format!("@{HOST}"));
+    for words in [
+        &["JM-Node-1"][..],
+        &["+noedns", "jm-node-1"],
+        &["+bufsize=4096", "+nsid", "+subnet=10.0.0.0/8", "jm-node-1"],
+        &["+norec", "+cd", "jm-node-1"],
+        &["+notcp", "jm-node-1", "any"],
+        &["+nocookie", &six_server, "jm-node-1"],
+        &[&host, "jm-node-1"],
+    ] {
+        assert_eq!(ask(words), own, "{words:?}");
+    }
+    let full = dig(&place.client, &[&server, "jm-NODE-1", "aaaa"]).unwrap();
+    for part in ["status: NOERROR", "ANSWER: 0", ";jm-NODE-1.", "udp: 1232"] {
+        assert!(full.contains(part), "{part}\n{full}");
+    }
+    assert!(!full.contains("WARNING"), "{full}");
+    // Other names, and this one over TCP, are the other server's.
+    assert_eq!(ask(&["www.example.org"]), "10.9.9.9");
+    assert_eq!(ask(&["jm-node-1.www.example.org"]), "10.9.9.9");
+    assert_eq!(ask(&["+tcp", "jm-node-1"]), "10.9.9.8");
+    // What does not come from a container is none of truename's.
+    let from_host = dig(place.hub.space(), &[&server, "+short", "jm-node-1"]).unwrap();
+    assert_eq!(from_host, "10.9.9.8");
+    assert!(truename.counter("names_captured").unwrap() >= 9);
+    assert!(truename.counter("names_passed").unwrap() >= 2);
+
+    // What is no plain question reaches the other server byte for byte.
+    let echo = Namespace::new("echo").unwrap();
+    let echo_at = Ipv4Addr::new(10, 61, 40, 54);
+    place.hub.connect(&echo, "eth0", &[echo_at]).unwrap();
+    let socket = |space: &Namespace, port: u16| {
+        let socket = space.run(|| std::net::UdpSocket::bind(("0.0.0.0", port)));
+        let socket = socket.unwrap().unwrap();
+        socket.set_read_timeout(Some(SOON)).unwrap();
+        socket
+    };
+    let (receiver, sender) = (socket(&echo, 53), socket(&place.client, 0));
+    let header = |bytes: [u8; 12]| bytes.to_vec();
+    let plain = [0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    let name = b"\x09jm-node-1\0\0\x01\0\x01";
+    let with = |at: usize, value: u8| {
+        let mut bytes = plain;
+        bytes[at] = value;
+        [&header(bytes)[..], name].concat()
+    };
+    let behind = |bytes: &[u8]| [&plain[..], bytes].concat();
+    let labels = |len: usize| [&[len as u8][..], &vec![b'a'; len], b"\0\0\x01\0\x01"].concat();
+    let long = [&[63][..], &[b'a'; 63]].concat().repeat(4);
+    let whole = behind(name);
+    let passed = [
+        with(2, 0x81),
+        with(2, 0x11),
+        with(2, 0x03),
+        with(3, 0x40),
+        with(5, 0),
+        with(5, 2),
+        with(7, 1),
+        with(9, 1),
+        with(11, 1),
+        behind(&labels(63)),
+        behind(&labels(64)),
+        behind(&[&long[..], b"\0\0\x01\0\x01"].concat()),
+        behind(&long),
+        behind(b"\xc0\x0c\0\x01\0\x01"),
+        behind(b"\x09jm-node-1\xc0\x0c\0\x01\0\x01"),
+        behind(b"\x09jm-node-1\0\0\x01\0\x03"),
+        behind(b"\0\0\x01\0\x01"),
+        whole[..whole.len() - 1].to_vec(),
+        whole[..14].to_vec(),
+        plain[..7].to_vec(),
+        Vec::new(),
+        [&whole[..], b"x"].concat(),
+        [&whole[..], &[0; 600]].concat(),
+    ];
+    for bytes in &passed {
+        sender.send_to(bytes, (echo_at, 53)).unwrap();
+        let mut buffer = [0; 2048];
+        let (len, from) = receiver.recv_from(&mut buffer).unwrap();
+        assert_eq!((&buffer[..len], from.ip()), (&bytes[..], CLIENT.into()));
+    }
+    // The plain one does not; its answer comes from where it went, whatever the client asks with.
+    sender.send_to(&whole, (echo_at, 53)).unwrap();
+    let mut buffer = [0; 2048];
+    let (len, from) = sender.recv_from(&mut buffer).unwrap();
+    assert_eq!(from, SocketAddr::new(echo_at.into(), 53));
+    let [a, b, c, d] = JOB_MANAGER.octets();
+    let record = [0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 5, 0, 4, a, b, c, d];
+    let wanted = [
+        &[0, 7, 0x85, 0x80, 0, 1, 0, 1, 0, 0, 0, 0][..],
+        name,
+        &record,
+    ]
+    .concat();
+    assert_eq!(buffer[..len], wanted);
+
+    // Without an agent nothing is answered, soon after it was killed.
+    truename.kill_agent();
+    wait_until(SOON, "the other server's answer", || {
+        ensure!(ask(&["jm-node-1"]) == "10.9.9.8");
+        Ok(())
+    })
+    .unwrap();
+    truename.start_agent().unwrap();
+    wait_until(SOON, "the name again", || {
+        ensure!(ask(&["jm-node-1"]) == own);
+        Ok(())
+    })
+    .unwrap();
+    truename.stop_agent().unwrap();
+    assert_eq!(ask(&["jm-node-1"]), "10.9.9.8");
 }

@@ -91,6 +91,12 @@ pub struct Config {
 }
 
 impl Config {
+    /// Whether DNS questions of containers for names of the cluster are answered, whatever server they were sent to.
+    pub fn captures_names(&self) -> bool {
+        let follows_cluster = !self.topology.cluster.is_empty();
+        self.names.capture.unwrap_or(follows_cluster)
+    }
+
     /// The addresses of services, but for those that stand for all of the host's.
     pub fn aliases(&self) -> impl Iterator<Item = IpAddr> {
         self.services

@@ -10,7 +10,7 @@ use super::{
 };
 
 /// The keys of the section.
-pub(super) const KEYS: &[&str] = &["listen", "upstream"];
+pub(super) const KEYS: &[&str] = &["listen", "upstream", "capture"];
 /// Addresses that can be named in one list.
 const ADDRESSES_MAX: usize = 16;
 
@@ -21,6 +21,8 @@ pub struct NamesPlane {
     pub listen: Vec<SocketAddr>,
     /// Who answers other questions.
     pub upstream: NameServers,
+    /// Whether questions of containers are answered whatever server they were sent to, if that is configured.
+    pub capture: Option<bool>,
 }
 
 /// Name servers.
@@ -54,6 +56,9 @@ impl Serialize for NamesPlane {
             NameServers::System => shown.serialize_field("upstream", "system")?,
             NameServers::These(servers) => shown.serialize_field("upstream", &texts(servers))?,
         }
+        if let Some(capture) = self.capture {
+            shown.serialize_field("capture", &capture)?;
+        }
         shown.end()
     }
 }
@@ -79,7 +84,15 @@ pub(super) fn read(section: &Section<'_>) -> Result<NamesPlane, ConfigError> {
         }
         None => NameServers::System,
     };
-    Ok(NamesPlane { listen, upstream })
+    let capture = match section.get("capture") {
+        Some(entry) => Some(entry.boolean()?),
+        None => None,
+    };
+    Ok(NamesPlane {
+        listen,
+        upstream,
+        capture,
+    })
 }
 
 /// One address, or a list; an empty text is none.
@@ -128,6 +141,11 @@ mod tests {
         assert_eq!(servers.len(), 2);
         let shown = to_toml(&config).unwrap();
         assert_eq!(read(&shown).unwrap().names, config.names);
+        let captures = |text| read(text).unwrap().captures_names();
+        assert!(!captures("") && captures("[names]\ncapture = true\n"));
+        let cluster = "[topology]\ncluster = [\"http://10.0.0.1:8081\"]\n";
+        assert!(captures(cluster));
+        assert!(!captures(&format!("{cluster}[names]\ncapture = false\n")));
         let off = read("[names]\nlisten = \"\"\n").unwrap();
         assert_eq!(off.names, super::NamesPlane::default());
         for (text, message) in [

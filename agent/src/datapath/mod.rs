@@ -10,6 +10,7 @@ mod access;
 mod attach;
 mod batch;
 mod bpffs;
+mod capture;
 mod clsact;
 mod detach;
 mod error;
@@ -23,6 +24,7 @@ mod tables;
 mod xdp;
 
 pub use attach::{Attached, Drift, Mode, Programs};
+pub use capture::Capture;
 pub use detach::{Detached, detach, remove_old_versions, undo};
 pub use error::DatapathError;
 pub use load::{OBJECT, Object};

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use aya::maps::{Array, MapData, PerCpuArray, RingBuf, SockMap};
 use truename_common::layout::{
-    AliasKey, AliasStat, Conntrack, Counter, Endpoint, FiveTuple, Handshake, Link, ListedAlias,
-    Names, Page, PageKey, Peer, PeerKey, RpcFlow, Service, Settings, Slots, Socket, Target, map,
+    AliasKey, AliasStat, CapturedName, CapturedRecords, Conntrack, Counter, Endpoint, FiveTuple,
+    Handshake, Link, ListedAlias, Names, Page, PageKey, Peer, PeerKey, RpcFlow, Service, Settings,
+    Slots, Socket, Target, map,
 };
 
 use super::{
@@ -21,7 +22,7 @@ use crate::{
 };
 
 /// Every pinned table, in the order of the catalogue.
-pub const PINNED: [&str; 28] = [
+pub const PINNED: [&str; 30] = [
     map::PORTS,
     map::ENDPOINTS,
     map::NAMES,
@@ -48,6 +49,8 @@ pub const PINNED: [&str; 28] = [
     map::RELAYS,
     map::RELAY_LISTENERS,
     map::STEERED,
+    map::CAPTURED,
+    map::CAPTURED_UNTIL,
     map::COUNTERS,
     map::EVENTS,
 ];
@@ -482,6 +485,10 @@ pub(super) fn check_pinned(pins: &Pins) -> Result<(), DatapathError> {
             map::XDP_DEVICES => drop(open::<Table<u32, u8>>(pins, name)?),
             map::RELAYS => drop(open::<Table<Socket, u32>>(pins, name)?),
             map::RELAY_LISTENERS => drop(open::<SockMap<MapData>>(pins, name)?),
+            map::CAPTURED => {
+                drop(open::<Table<CapturedName, CapturedRecords>>(pins, name)?);
+            }
+            map::CAPTURED_UNTIL => drop(open::<Array<MapData, u64>>(pins, name)?),
             map::ASKED | map::STEERED => drop(open::<Table<FiveTuple, u64>>(pins, name)?),
             map::ADDRESSES => drop(open::<Table<[u8; 16], u8>>(pins, name)?),
             map::LINKS => drop(open::<Table<u32, Link>>(pins, name)?),

@@ -15,7 +15,7 @@ use std::{
 };
 
 pub use server::Server;
-pub use zone::Zone;
+pub use zone::{TTL, Zone};
 
 /// Counts questions.
 #[derive(Debug, Default)]

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// How long an answer counts, in seconds: a leader that moves keeps its name.
-const TTL: u32 = 5;
+pub const TTL: u32 = 5;
 /// The largest answer over UDP that a path is trusted with, in bytes.
 const UDP_MAX: u16 = 1232;
 /// What a client without EDNS can take, in bytes.
@@ -90,6 +90,14 @@ impl Zone {
         }
         self.domains.insert(domain(&host).to_owned());
         self.hosts.insert(host, addresses);
+    }
+
+    /// The hosts and what others reach of their addresses, for answers in the kernel.
+    pub fn hosts(&self) -> impl Iterator<Item = (&str, impl Iterator<Item = IpAddr>)> {
+        self.hosts.iter().map(|(host, addresses)| {
+            let addresses = addresses.iter().copied();
+            (host.as_str(), addresses.filter(|it| !it.is_loopback()))
+        })
     }
 
     /// Whether a question may be for a host of the cluster that is not known yet: such hosts have names beside those of the

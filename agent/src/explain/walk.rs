@@ -103,6 +103,7 @@ impl<S: Source> Walk<'_, S> {
             (port_flags::ENDPOINT, "endpoint"),
             (port_flags::SERVICE, "service"),
             (port_flags::TARGET, "target"),
+            (port_flags::CAPTURE, "capture"),
         ];
         let set = names.iter().filter(|(flag, _)| flags & flag != 0);
         self.steps.push(Step::Port {

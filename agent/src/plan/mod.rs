@@ -43,6 +43,8 @@ pub struct Tables {
 
 /// Entries of `NAMES` that are configured or confirmed; the others are for names that are learned.
 const CONFIRMED_MAX: usize = 2048;
+/// The port of DNS.
+const DNS: u16 = 53;
 /// Entries of `ADDRESSES`.
 const ADDRESSES_MAX: usize = 4096;
 
@@ -100,6 +102,9 @@ pub fn plan(
         ..Tables::default()
     };
     let mut flag = |port, flag| *tables.ports.entry(port).or_default() |= flag;
+    if config.captures_names() {
+        flag(DNS, port_flags::CAPTURE);
+    }
     for alias in tables.services.services.keys() {
         flag(alias.port, port_flags::SERVICE);
     }

@@ -5,7 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{MissedTickBehavior, interval},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -14,8 +17,9 @@ use super::{
 };
 use crate::{
     config::NamesPlane,
-    dns::{Counters, Server, Zone},
-    topology::Snapshot,
+    datapath::{Capture, DatapathError, Pins},
+    dns::{Counters, Server, TTL, Zone},
+    topology::{Moment, Snapshot},
 };
 
 /// Serves names.
@@ -27,16 +31,23 @@ pub struct Plane {
     /// What is served, and by whom; none while sockets cannot be bound.
     serving: Option<(NamesPlane, Server)>,
     retry: Retry,
+    pins: Pins,
+    /// What the kernel program answers; none where it answers nothing, or its tables cannot be written.
+    capture: Option<Capture>,
+    capturing: Retry,
     /// The generation of the topology that the zone was made from, and when.
     followed: Option<(u64, Instant)>,
 }
 
 /// Of several addresses of a name, the one that was confirmed last counts after this time.
 const REFRESH: Duration = Duration::from_secs(5);
+/// How often the kernel program is told that the agent is there, and how long it counts as such.
+const BEAT: Duration = Duration::from_secs(1);
+const ALIVE: Duration = Duration::from_secs(3);
 
 impl Plane {
     /// Nothing is served yet.
-    pub fn new(config: Current, topology: watch::Receiver<Snapshot>) -> Self {
+    pub fn new(config: Current, topology: watch::Receiver<Snapshot>, pins: Pins) -> Self {
         Self {
             config,
             topology,
@@ -44,6 +55,9 @@ impl Plane {
             counters: Arc::default(),
             serving: None,
             retry: Retry::new("names are not served"),
+            pins,
+            capture: None,
+            capturing: Retry::new("questions of containers are not answered"),
             followed: None,
         }
     }
@@ -54,23 +68,56 @@ impl Plane {
     }
 
     /// Where it is told what fails.
-    pub fn problem(&self) -> Problem {
-        self.retry.problem()
+    pub fn problems(&self) -> [Problem; 2] {
+        [self.retry.problem(), self.capturing.problem()]
     }
 
     /// Serves until it is told to stop.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), RunError> {
+        let mut beats = interval(BEAT);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let wanted = self.config.borrow_and_update().names.clone();
-            self.serve(wanted).await;
+            let config = Arc::clone(&self.config.borrow_and_update());
+            self.serve(config.names.clone()).await;
             self.follow();
+            self.answer(config.captures_names());
             tokio::select! {
-                () = stop.cancelled() => return Ok(()),
+                () = stop.cancelled() => {
+                    // What fails here ends by itself.
+                    self.answer(false);
+                    return Ok(());
+                }
+                _ = beats.tick() => {}
+                () = self.capturing.due() => {}
                 Ok(()) = self.topology.changed() => {}
                 Ok(()) = self.config.changed() => {}
                 () = self.retry.due() => {}
             }
         }
+    }
+
+    /// Has the kernel program answer for the zone, for a while; or not.
+    fn answer(&mut self, is_wanted: bool) {
+        let done = match (is_wanted, self.capture.take()) {
+            (true, capture) => self.go_on(capture),
+            (false, Some(mut capture)) => capture.until(Moment::default()),
+            (false, None) => Ok(()),
+        };
+        match done {
+            Ok(()) => self.capturing.succeeded(),
+            Err(error) => self.capturing.failed(Some(error.to_string())),
+        }
+    }
+
+    fn go_on(&mut self, capture: Option<Capture>) -> Result<(), DatapathError> {
+        let mut capture = match capture {
+            Some(capture) => capture,
+            None => Capture::open(&self.pins)?,
+        };
+        capture.follow(self.zone.borrow().hosts(), TTL)?;
+        capture.until(Moment::now().after(ALIVE))?;
+        self.capture = Some(capture);
+        Ok(())
     }
 
     /// Brings the zone to what is known. That a source confirms what it said brings nothing new for a while.

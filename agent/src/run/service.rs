@@ -66,7 +66,7 @@ pub struct Watched {
     /// Connections that were refused, by service.
     pub refused: Arc<Mutex<BTreeMap<String, u64>>>,
     /// What is tried again.
-    pub retried: [Problem; 4],
+    pub retried: [Problem; 5],
     /// Questions for names.
     pub questions: Arc<Counters>,
     /// Entries of tables that somebody else changed and that were repaired.

@@ -106,7 +106,8 @@ pub async fn start(
     configured.facts(topology::configured::facts(&current.borrow()), None);
     let resolver = Resolver::new(current.clone(), follower.subscribe(), deriver);
     let standing = resolver.subscribe();
-    let plane = Plane::new(current.clone(), follower.subscribe());
+    let plane = Plane::new(current.clone(), follower.subscribe(), pins.clone());
+    let [served, captured] = plane.problems();
     let reattached = Arc::clone(&attachment.repaired);
     let attachment = Arc::new(Mutex::new(attachment));
     let more = Arc::new(Notify::new());
@@ -121,8 +122,9 @@ pub async fn start(
             retried: [
                 retry.problem(),
                 checker.retry.problem(),
-                plane.problem(),
                 unserved,
+                served,
+                captured,
             ],
             questions: plane.counters(),
             repaired: Arc::clone(&checker.repaired),

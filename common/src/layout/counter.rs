@@ -137,4 +137,12 @@ counters! {
     RelaySteered = "relay_steered",
     /// New connections refused because no agent runs the relay.
     RelayRefused = "relay_refused",
+    /// DNS questions of containers over UDP for names of the cluster, answered by the kernel program.
+    NamesCaptured = "names_captured",
+    /// DNS questions of containers for other names, and what is no plain question, passed unchanged.
+    NamesPassed = "names_passed",
+    /// DNS questions of containers passed unchanged because no agent runs.
+    NamesAway = "names_away",
+    /// Answers to DNS questions that could not be written (out of memory): the question passes or is dropped.
+    NamesStore = "names_store",
 }

@@ -11,6 +11,7 @@ mod endpoint;
 mod event;
 mod flow;
 mod link;
+mod names;
 mod service;
 mod socket;
 mod text;
@@ -25,6 +26,7 @@ pub use flow::{
     Range, RpcFlow, Walker, word,
 };
 pub use link::{Link, link_flags};
+pub use names::{A_RECORD, AAAA_RECORD, ADDRESSES_TOLD, CapturedName, CapturedRecords, NAME_MAX};
 pub use service::{
     SERVICES_MAX, SLOTS_MAX, SLOTS_PER_SERVICE, Service, Settings, Slots, TARGETS_MAX, Target,
     service_flags, settings_flags, target_flags,
@@ -119,6 +121,11 @@ pub mod map {
     /// [`FiveTuple`](super::FiveTuple) → a value of [`steered`](super::steered). Without the client's port it is about all new
     /// connections of the client, with it about one. Least recently used.
     pub const STEERED: &str = "STEERED";
+    /// [`CapturedName`](super::CapturedName) → [`CapturedRecords`](super::CapturedRecords): questions of containers for these
+    /// names are answered.
+    pub const CAPTURED: &str = "CAPTURED";
+    /// 0 → `u64` `CLOCK_MONOTONIC` nanoseconds: until then [`CAPTURED`] counts. The agent goes on putting it off.
+    pub const CAPTURED_UNTIL: &str = "CAPTURED_UNTIL";
     /// [`Counter`](super::Counter) → `u64` per CPU.
     pub const COUNTERS: &str = "COUNTERS";
     /// Ring buffer of [`Event`](super::Event).
@@ -133,6 +140,8 @@ pub mod port_flags {
     pub const SERVICE: u8 = 2;
     /// A target of a service has this port.
     pub const TARGET: u8 = 4;
+    /// Questions of containers to this port are answered, if they are about the cluster.
+    pub const CAPTURE: u8 = 8;
 }
 
 /// Asserts sizes at compile time and, for user space, marks the types as plain data.

@@ -47,6 +47,8 @@ pub mod wanted {
     pub const ASKS: u32 = 16;
     /// Of a fragment without ports: the first one of its packet has them.
     pub const PORTS: u32 = 32;
+    /// Of UDP, to a port whose questions are captured.
+    pub const CAPTURE: u32 = 64;
     /// Any but [`RPC`].
     pub const NAT: u32 = SERVICE | TARGET | DIRECT | ASKS | PORTS;
 }
@@ -103,7 +105,7 @@ pub fn wanted(protocol: u8, is_icmp: bool, source: u16, destination: u16) -> u32
     let own = if protocol == TCP {
         bit(from | to, port_flags::ENDPOINT, wanted::RPC)
     } else {
-        bit(from, port_flags::SERVICE, wanted::ASKS)
+        bit(from, port_flags::SERVICE, wanted::ASKS) | bit(to, port_flags::CAPTURE, wanted::CAPTURE)
     };
     own | bit(to, port_flags::SERVICE, wanted::SERVICE)
         | bit(from, port_flags::TARGET, wanted::TARGET)

@@ -6,7 +6,7 @@ mod buffer;
 pub mod fragment;
 mod frame;
 mod headers;
-mod helper;
+pub mod helper;
 mod lose;
 pub mod payload;
 pub mod rewrite;

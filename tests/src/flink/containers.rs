@@ -105,7 +105,7 @@ impl Containers {
         SocketAddr::new(IpAddr::V4(OUTSIDE), config::REST_PORT)
     }
 
-    /// What names the cluster to truename, and where containers ask for names.
+    /// What names the cluster to truename. No name server listens where containers ask: truename answers their questions.
     pub fn configuration(&self) -> String {
         let urls: Vec<_> = (0..self.managers.len())
             .map(|number| {
@@ -115,7 +115,7 @@ impl Containers {
             .collect();
         format!(
             "[topology]\ncluster = [{}]\n\
-             [frontend]\naddresses = [\"*\"]\n[names]\nlisten = \"{HOST}:53\"\n",
+             [frontend]\naddresses = [\"*\"]\n",
             urls.join(", ")
         )
     }
@@ -248,7 +248,7 @@ fn configure(scratch: &Scratch, flink: &Flink, name: &str) -> Result<PathBuf> {
     config::write_more(scratch, flink, name, name, &more)
 }
 
-/// What a container engine gives a container: its own name, and a name server.
+/// What a container engine gives a container: its own name, and a name server that knows nothing of the cluster.
 fn files(scratch: &Scratch, name: &str, address: Ipv4Addr) -> Result<Vec<(PathBuf, PathBuf)>> {
     let machine =
         std::fs::read_to_string("/proc/sys/kernel/hostname").context("read the machine's name")?;
