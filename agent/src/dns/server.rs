@@ -3,10 +3,11 @@
 use std::{
     io::{self, ErrorKind},
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use rustix::net::sockopt;
 use tokio::{
     net::{TcpListener, TcpStream, UdpSocket},
@@ -201,7 +202,7 @@ enum Answer {
 impl Shared {
     /// The servers to ask; their file is read once a second at the most.
     fn servers(&self) -> Vec<SocketAddr> {
-        let mut known = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.servers.lock();
         match &*known {
             Some((at, servers)) if at.elapsed() < FRESH => servers.clone(),
             _ => {

@@ -13,6 +13,7 @@ use std::{
     },
 };
 
+use parking_lot::Mutex;
 use rustix::net::{Shutdown, shutdown, sockopt};
 use tokio::net::{TcpSocket, TcpStream};
 use truename_common::{
@@ -20,10 +21,7 @@ use truename_common::{
     wire::relay::{Direction, Limits, Names, Recoder},
 };
 
-use super::{
-    lock,
-    shared::{Connection, Context, Open, Served, Way},
-};
+use super::shared::{Connection, Context, Open, Served, Way};
 use crate::{decode, plan::bytes, topology::Moment};
 
 /// Bytes that are read at once.
@@ -71,7 +69,9 @@ async fn serve(client: &TcpStream, from: SocketAddr, context: &Context) -> io::R
         key: tuple(from, to),
         context,
     };
-    let names = lock(&context.steering)
+    let names = context
+        .steering
+        .lock()
         .names(endpoint)
         .map_err(io::Error::other)?
         .unwrap_or_default();
@@ -79,10 +79,10 @@ async fn serve(client: &TcpStream, from: SocketAddr, context: &Context) -> io::R
     let open = context.relays.enter(Connection {
         client: from,
         endpoint: to,
-        canonical: std::sync::Mutex::new(names.canonical),
+        canonical: Mutex::new(names.canonical),
         created_ns: now,
         seen_ns: AtomicU64::new(now),
-        alias: std::sync::Mutex::new(None),
+        alias: Mutex::new(None),
         inbound: Way::default(),
         outbound: Way::default(),
     });
@@ -173,7 +173,7 @@ struct Marked<'a> {
 impl Drop for Marked<'_> {
     fn drop(&mut self) {
         // The entry makes room for others if it stays.
-        if let Err(error) = lock(&self.context.steering).forget(&self.key) {
+        if let Err(error) = self.context.steering.lock().forget(&self.key) {
             log::debug!("{error}");
         }
     }
@@ -187,7 +187,7 @@ async fn connect(to: SocketAddr, context: &Context) -> io::Result<(TcpStream, Ma
     };
     socket.bind(SocketAddr::new(to.ip(), 0))?;
     let key = tuple(socket.local_addr()?, to);
-    let own = lock(&context.steering).own(&key);
+    let own = context.steering.lock().own(&key);
     own.map_err(io::Error::other)?;
     let marked = Marked { key, context };
     Ok((socket.connect(to).await?, marked))
@@ -313,14 +313,14 @@ impl Pump<'_> {
             return;
         }
         if let Some(announced) = head.announced() {
-            if let Err(error) = lock(&self.context.steering).learn(head.endpoint, announced) {
+            if let Err(error) = self.context.steering.lock().learn(head.endpoint, announced) {
                 log::debug!("{error}");
             }
             let canonical = match head.names.configured {
                 1 => head.names.canonical,
                 _ => announced.canonical,
             };
-            *lock(&self.open.connection.canonical) = canonical;
+            *self.open.connection.canonical.lock() = canonical;
             let alias = head.inbound.borrow().alias().copied();
             if canonical != head.names.canonical && alias.is_none() {
                 // The client has said nothing but its own name.
@@ -370,10 +370,10 @@ impl Pump<'_> {
             && let Some(alias) = recoder.alias()
         {
             other.set_alias(*alias);
-            *lock(&self.open.connection.alias) = Some(*alias);
-            let fits = alias.len <= lock(&self.open.connection.canonical).len;
+            *self.open.connection.alias.lock() = Some(*alias);
+            let fits = alias.len <= self.open.connection.canonical.lock().len;
             // If it is not noted, the next connection is relayed as this one.
-            if let Err(error) = lock(&self.context.steering).note(&self.accepted.key, fits) {
+            if let Err(error) = self.context.steering.lock().note(&self.accepted.key, fits) {
                 log::debug!("{error}");
             }
         }

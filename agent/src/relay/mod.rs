@@ -13,10 +13,11 @@ mod worker;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv6Addr},
-    sync::{Arc, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::{
     sync::{
         broadcast::{self, error::RecvError},
@@ -161,7 +162,7 @@ fn follow(
         for inode in steering.attached()? {
             steering.detach(inode)?;
         }
-        relays.serve(BTreeMap::new());
+        relays.keep_only(&BTreeSet::new());
         return Ok(Vec::new());
     }
     let wanted = wanted(config, &steering, &present)?;
@@ -171,7 +172,7 @@ fn follow(
     workers.retain(|_, worker| worker.is_alive());
     let mut requests = Requests::open()?;
     let inventory = requests.inventory()?;
-    let (mut missing, mut served) = (Vec::new(), BTreeMap::new());
+    let (mut missing, mut served) = (Vec::new(), BTreeSet::new());
     for endpoint in &wanted {
         let address = IpAddr::from(Ipv6Addr::from(endpoint.address)).to_canonical();
         let listen = Listen {
@@ -200,8 +201,9 @@ fn follow(
         let served_now = Served {
             admitted: admitted(config, *endpoint),
         };
-        served.insert(*endpoint, served_now);
-        relays.serve(served.clone());
+        // Before connections come.
+        relays.serve(*endpoint, served_now);
+        served.insert(*endpoint);
         if present.get(endpoint) != Some(&number) {
             steering.serve(*endpoint, number)?;
             log::info!("Relaying for {listen}");
@@ -213,7 +215,7 @@ fn follow(
             steering.detach(inode)?;
         }
     }
-    relays.serve(served);
+    relays.keep_only(&served);
     Ok(missing)
 }
 
@@ -264,7 +266,7 @@ fn start(
 ) -> Result<Worker, RelayError> {
     let inode = namespace.inode;
     let refused = |source| RelayError::Namespace { inode, source };
-    let own = Arc::new(std::sync::Mutex::new(Steering::open(pins)?));
+    let own = Arc::new(Mutex::new(Steering::open(pins)?));
     let link = namespace.file.try_clone().map_err(refused)?;
     let (worker, listeners) =
         Worker::start(namespace, number, own, Arc::clone(relays)).map_err(refused)?;
@@ -273,9 +275,4 @@ fn start(
     }
     steering.attach(link, inode)?;
     Ok(worker)
-}
-
-/// Locks, whatever a thread that panicked left.
-fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

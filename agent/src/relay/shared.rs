@@ -1,17 +1,17 @@
 //! What is relayed now, for the control API and the metrics.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
 };
 
+use parking_lot::Mutex;
 use truename_common::layout::{Authority, Socket};
 
-use super::lock;
 use crate::{config, datapath::Steering};
 
 /// What a worker needs.
@@ -117,12 +117,12 @@ pub struct Row {
 impl Relays {
     /// The connections that are open.
     pub fn rows(&self) -> Vec<Row> {
-        let open = lock(&self.open);
+        let open = self.open.lock();
         let row = |connection: &Arc<Connection>| Row {
             client: connection.client,
             endpoint: connection.endpoint,
-            alias: *lock(&connection.alias),
-            canonical: *lock(&connection.canonical),
+            alias: *connection.alias.lock(),
+            canonical: *connection.canonical.lock(),
             frames: [&connection.inbound, &connection.outbound].map(|way| way.frames.load(Relaxed)),
             edits: [&connection.inbound, &connection.outbound].map(|way| way.edits.load(Relaxed)),
             created_ns: connection.created_ns,
@@ -134,7 +134,7 @@ impl Relays {
     /// What was counted.
     pub fn totals(&self) -> Totals {
         Totals {
-            open: lock(&self.open).len() as u64,
+            open: self.open.lock().len() as u64,
             limit: u64::from(self.limit.load(Relaxed)),
             accepted: self.totals.accepted.load(Relaxed),
             refused: self.totals.refused.load(Relaxed),
@@ -145,17 +145,17 @@ impl Relays {
 
     /// What keeps endpoints from being relayed, a sentence each.
     pub fn problems(&self) -> Vec<String> {
-        lock(&self.problems).clone()
+        self.problems.lock().clone()
     }
 
     /// Whether an endpoint has a relay.
     pub fn serves(&self, endpoint: Socket) -> bool {
-        lock(&self.served).contains_key(&endpoint)
+        self.served.lock().contains_key(&endpoint)
     }
 
     /// How many endpoints have a relay.
     pub fn endpoints(&self) -> usize {
-        lock(&self.served).len()
+        self.served.lock().len()
     }
 
     pub(super) fn counts(&self) -> &Counts {
@@ -180,20 +180,26 @@ impl Relays {
 
     /// What a relay has to know of an endpoint, if it has one.
     pub(super) fn of(&self, endpoint: Socket) -> Option<Served> {
-        lock(&self.served).get(&endpoint).cloned()
+        self.served.lock().get(&endpoint).cloned()
     }
 
-    pub(super) fn serve(&self, served: BTreeMap<Socket, Served>) {
-        *lock(&self.served) = served;
+    pub(super) fn serve(&self, endpoint: Socket, served: Served) {
+        self.served.lock().insert(endpoint, served);
+    }
+
+    /// All other endpoints have no relay.
+    pub(super) fn keep_only(&self, endpoints: &BTreeSet<Socket>) {
+        let mut served = self.served.lock();
+        served.retain(|endpoint, _| endpoints.contains(endpoint));
     }
 
     pub(super) fn tell(&self, followed: Result<Vec<String>, String>) {
-        *lock(&self.problems) = followed.unwrap_or_else(|error| vec![error]);
+        *self.problems.lock() = followed.unwrap_or_else(|error| vec![error]);
     }
 
     /// Adds a connection, which is there as long as what is returned. None if there are too many.
     pub(super) fn enter(self: &Arc<Self>, connection: Connection) -> Option<Open> {
-        let mut open = lock(&self.open);
+        let mut open = self.open.lock();
         if open.len() >= self.limit.load(Relaxed) as usize {
             self.totals.refused.fetch_add(1, Relaxed);
             return None;
@@ -219,6 +225,6 @@ pub(super) struct Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        lock(&self.relays.open).remove(&self.number);
+        self.relays.open.lock().remove(&self.number);
     }
 }
