@@ -457,3 +457,31 @@ fn a_bundle_has_all_that_helps_and_no_names_if_asked() -> Result<()> {
     ensure!(document["doctor"].is_array(), "{document}");
     Ok(())
 }
+
+#[test]
+fn explain_takes_names() -> Result<()> {
+    let place = Place::new(
+        "[datapath]\ninterfaces = [\"s0\"]\n\
+         [[endpoint]]\nname = \"jm\"\nprotocol = \"pekko\"\nlisten = \"10.99.0.1:6123\"\ncanonical = \"jobmanager:6123\"\n",
+    )?;
+    // The agent knows one name by its configuration, and the host knows the other.
+    let said = place
+        .truename
+        .words(&["explain", "10.99.0.2", "jobmanager:6123"])?;
+    for words in [
+        "jobmanager is 10.99.0.1 by the operator's files",
+        "tcp from 10.99.0.2:40000 to 10.99.0.1:6123",
+        "the endpoint jm listens on 10.99.0.1:6123",
+        "jobmanager:6123 is the endpoint's own name",
+    ] {
+        ensure!(said.contains(words), "{said}");
+    }
+    let said = place
+        .truename
+        .words(&["explain", "localhost", "localhost:6123"])?;
+    ensure!(
+        said.contains("localhost is 127.0.0.1 by this host's hosts file or DNS"),
+        "{said}"
+    );
+    Ok(())
+}

@@ -15,7 +15,7 @@ pub mod topology;
 
 use serde::{Deserialize, Serialize};
 
-use crate::explain::{Explanation, Question};
+use crate::explain::{Asked, Explanation};
 
 pub use client::{Client, ClientError, Events};
 pub use names::{Conflict, NameRow};
@@ -49,7 +49,7 @@ pub enum Request {
     /// Forget these flows.
     Flush(FlowFilter),
     /// What becomes of a packet.
-    Explain(Question),
+    Explain(Asked),
     /// The clients.
     Peers,
     /// What is known of the cluster.
@@ -70,7 +70,7 @@ impl Request {
         match self {
             Self::Flows(_) => FlowFilter::FIELDS,
             Self::Flush(_) => FlowFilter::FIELDS_OF_FLUSH,
-            Self::Explain(_) => Question::FIELDS,
+            Self::Explain(_) => Asked::FIELDS,
             Self::Status
             | Self::Endpoints
             | Self::Aliases

@@ -14,6 +14,7 @@ use truename_common::layout::{ConntrackState, EventKind};
 use crate::{
     api::FlowState,
     config::{Cluster, EndpointFlag, Selector, ServiceFlag, Transport},
+    explain::{Host, Party},
     name::Authority,
 };
 
@@ -233,10 +234,12 @@ pub struct Flush {
 #[derive(Debug, ClapArgs)]
 #[command(after_help = EXPLAIN_EXAMPLES)]
 pub struct Explain {
-    /// Who sends: an address, or address:port; without a port an example is taken
-    pub from: Sender,
-    /// To whom: address:port
-    pub to: SocketAddr,
+    /// Who sends: an address or a name, with :port or without; without a port an example is taken
+    #[arg(value_name = "FROM[:PORT]")]
+    pub from: Party,
+    /// To whom: address:port or name:port
+    #[arg(value_name = "TO:PORT", value_parser = with_port)]
+    pub to: Party,
     /// The transport protocol
     #[arg(long, value_name = "tcp|udp", default_value = "tcp")]
     pub protocol: Transport,
@@ -245,7 +248,20 @@ pub struct Explain {
 const EXPLAIN_EXAMPLES: &str = "Examples:
   truename explain 10.0.0.5 10.0.0.10:8081             a client, to an alias
   truename explain 10.0.0.1:8081 10.0.0.5:40000        the answer of a target
-  truename explain 10.0.0.5 10.0.0.10:53 --protocol udp";
+  truename explain 10.0.0.5 10.0.0.10:53 --protocol udp
+  truename explain 10.0.0.9 jobmanager:6123            by the name that a peer uses
+
+A name is what the agent knows of it (see truename names), else what this host's hosts file or DNS says.
+A peer on another host may resolve it to another address: then write the address.";
+
+/// What a packet is sent to has a port.
+fn with_port(text: &str) -> Result<Party, String> {
+    let party: Party = text.parse()?;
+    match party.port {
+        Some(_) => Ok(party),
+        None => Err("the port is missing; write e.g. 10.0.0.10:8081 or jobmanager:6123".to_owned()),
+    }
+}
 
 /// `address` or `address:port`; IPv6 addresses with a port in brackets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -267,22 +283,13 @@ impl FromStr for Sender {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let bare = text
-            .strip_prefix('[')
-            .and_then(|rest| rest.strip_suffix(']'));
-        if let Ok(address) = bare.unwrap_or(text).parse() {
-            return Ok(Self {
-                address,
-                port: None,
-            });
+        match text.parse() {
+            Ok(Party {
+                host: Host::Address(address),
+                port,
+            }) => Ok(Self { address, port }),
+            _ => Err("write an address, or address:port, e.g. 10.0.0.5 or [fd00::5]:40000"),
         }
-        let at: SocketAddr = text
-            .parse()
-            .map_err(|_| "write an address, or address:port, e.g. 10.0.0.5 or [fd00::5]:40000")?;
-        Ok(Self {
-            address: at.ip(),
-            port: Some(at.port()),
-        })
     }
 }
 
@@ -486,6 +493,9 @@ mod tests {
         assert!(parse(&["names", "--format", "bind"]).is_err());
         assert!(parse(&["explain", "fd00::1", "[fd00::2]:80"]).is_ok());
         assert!(parse(&["explain", "[fd00::1]:5", "[fd00::2]:80"]).is_ok());
+        assert!(parse(&["explain", "taskmanager", "jobmanager:6123"]).is_ok());
         assert!(parse(&["explain", "10.0.0.1", "10.0.0.2"]).is_err());
+        assert!(parse(&["explain", "10.0.0.1", "jobmanager"]).is_err());
+        assert!(parse(&["monitor", "--from", "jobmanager"]).is_err());
     }
 }

@@ -10,21 +10,21 @@ use super::{
 };
 use crate::{
     api::{ClientError, Request, Response},
-    explain::{Explanation, Outcome, Question},
+    explain::{Asked, Explanation, Outcome},
 };
 
 pub fn run(global: &Global, verb: Explain) -> anyhow::Result<Exit> {
-    let question = Question {
+    let asked = Asked {
         protocol: verb.protocol.name().to_owned(),
-        from: verb.from.address,
+        from: verb.from.host,
         from_port: verb.from.port,
         to: verb.to,
     };
-    if let Some(why) = question.impossible() {
+    if let Some(why) = asked.impossible() {
         eprintln!("truename: {why}");
         return Ok(Exit::Usage);
     }
-    let Response::Explanation(explanation) = ask(global, Request::Explain(question))? else {
+    let Response::Explanation(explanation) = ask(global, Request::Explain(asked))? else {
         return Err(ClientError::Unexpected.into());
     };
     Output::new(global).document(&explanation, || text(&explanation))?;

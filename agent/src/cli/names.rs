@@ -32,22 +32,11 @@ impl Row for NameRow {
                     .then(|| addresses.join(" "))
                     .as_deref(),
             ),
-            or_dash(self.how.map(word)),
+            or_dash(self.how.map(How::word)),
             or_dash(self.source.as_deref()),
             ago(self.last_seen),
             self.note.clone().unwrap_or_default(),
         ]
-    }
-}
-
-/// The word for people; that in JSON is the same.
-const fn word(how: How) -> &'static str {
-    match how {
-        How::Address => "address",
-        How::File => "file",
-        How::Said => "said",
-        How::Lookup => "lookup",
-        How::Seen => "seen",
     }
 }
 

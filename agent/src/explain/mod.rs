@@ -1,6 +1,7 @@
 //! What becomes of a packet, step by step, by the tables as they are: the same code over the same
 //! tables as in the kernel program ([`truename_common::nat`]), which changes nothing.
 
+mod asked;
 mod step;
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,7 @@ use truename_common::{
     nat,
 };
 
+pub use asked::{Asked, Found, Host, Party};
 pub use step::{Begins, Step};
 pub use walk::explain;
 
@@ -35,9 +37,6 @@ pub struct Question {
 }
 
 impl Question {
-    /// The fields of a question.
-    pub const FIELDS: &[&str] = &["protocol", "from", "from_port", "to"];
-
     /// Why there can be no such packet: one sentence. The tables would have an answer all the same, which would be
     /// taken for the truth.
     pub fn impossible(&self) -> Option<String> {
@@ -101,6 +100,26 @@ impl Explanation {
             Step::Service { name, .. } => name.as_deref(),
             _ => None,
         })
+    }
+
+    /// Tells by which names the packet was asked for, and what an endpoint does with the one that its client uses.
+    pub fn name(&mut self, names: Vec<Step>, alias: Option<&str>) {
+        let endpoint = self.steps.iter().find_map(|step| match step {
+            Step::Endpoint {
+                canonical, aliases, ..
+            } => Some((canonical.clone(), aliases.clone())),
+            _ => None,
+        });
+        if let (Some(alias), Some((canonical, aliases))) = (alias, endpoint) {
+            let is_admitted =
+                aliases.is_none_or(|all| all.iter().any(|admitted| admitted == alias));
+            self.steps.push(Step::Alias {
+                alias: alias.to_owned(),
+                canonical,
+                is_admitted,
+            });
+        }
+        self.steps.splice(0..0, names);
     }
 
     /// Tells by which interface the packet comes or leaves. Where nothing is attached nothing becomes of it.

@@ -1,6 +1,9 @@
 //! The steps of an explanation, as data and as sentences.
 
-use std::{fmt, net::SocketAddr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -8,6 +11,17 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "snake_case")]
 pub enum Step {
+    /// A name that was asked for.
+    Name {
+        /// It, without a port.
+        name: String,
+        /// The address that counts.
+        address: IpAddr,
+        /// How it was found, as `truename names` has it.
+        how: String,
+        /// The other addresses of the name.
+        others: Vec<IpAddr>,
+    },
     /// The first hook that could see the packet.
     Hook {
         /// The interface.
@@ -117,6 +131,15 @@ pub enum Step {
         /// The aliases that it answers to; all if absent.
         aliases: Option<Vec<String>>,
     },
+    /// The name that the client has for the endpoint.
+    Alias {
+        /// It.
+        alias: String,
+        /// The name by which the endpoint knows itself.
+        canonical: Option<String>,
+        /// Whether the endpoint answers to it.
+        is_admitted: bool,
+    },
 }
 
 /// Which packets to a service begin a connection if they have none.
@@ -135,6 +158,7 @@ impl Step {
     /// What is looked at, as a word.
     pub const fn heading(&self) -> &'static str {
         match self {
+            Self::Name { .. } => "name",
             Self::Hook { .. } => "hook",
             Self::Port { .. } => "port",
             Self::Service { .. } | Self::NoService { .. } => "service",
@@ -143,6 +167,7 @@ impl Step {
             Self::Candidate { .. } => "source port",
             Self::Local { .. } | Self::Forwarded { .. } => "way",
             Self::Endpoint { .. } => "endpoint",
+            Self::Alias { .. } => "alias",
         }
     }
 }
@@ -150,6 +175,26 @@ impl Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Name {
+                name,
+                address,
+                how,
+                others,
+            } => {
+                write!(f, "{name} is {address} ")?;
+                f.write_str(match how.as_str() {
+                    "file" => "by the operator's files",
+                    "said" => "by the server that answers there",
+                    "lookup" => "by this host's hosts file or DNS",
+                    "seen" => "by a handshake that came from there",
+                    _ => "by itself",
+                })?;
+                for (index, other) in others.iter().enumerate() {
+                    let before = if index == 0 { "; also" } else { "," };
+                    write!(f, "{before} {other}")?;
+                }
+                Ok(())
+            }
             Self::Hook {
                 interface,
                 leaves,
@@ -308,6 +353,28 @@ impl fmt::Display for Step {
                     Some(aliases) => write!(f, ", for the aliases {}", aliases.join(", ")),
                 }
             }
+            Self::Alias {
+                alias,
+                canonical,
+                is_admitted,
+            } => match canonical {
+                _ if !is_admitted => write!(
+                    f,
+                    "{alias} is not in the list of the endpoint: recipients with it are not translated"
+                ),
+                Some(canonical) if canonical == alias => {
+                    write!(f, "{alias} is the endpoint's own name: nothing to translate")
+                }
+                Some(canonical) if alias.len() > canonical.len() => write!(
+                    f,
+                    "{alias} becomes {canonical}, which is shorter: it has no room in answers, and needs the relay"
+                ),
+                Some(canonical) => write!(
+                    f,
+                    "{alias} becomes {canonical} in requests, and {canonical} becomes {alias} in answers"
+                ),
+                None => write!(f, "{alias} becomes a local recipient: the endpoint's own name is not known yet"),
+            },
         }
     }
 }

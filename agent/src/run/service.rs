@@ -37,12 +37,12 @@ use crate::{
     datapath::{DatapathError, Pins, ServiceTables, Steering, Tables},
     dns::Counters,
     doctor,
-    explain::{Explanation, Question, explain},
+    explain::{Asked, Explanation, Found, Host, Question, explain},
     links::Requests,
-    name::shown,
+    name::{Authority, shown},
     plan::{self, Facts},
     relay::Relays,
-    topology::{Snapshot, inquiry::Inquiry},
+    topology::{Snapshot, inquiry::Inquiry, locate},
 };
 
 /// What changes while the agent runs.
@@ -198,6 +198,55 @@ impl AgentService {
         Ok(Response::Names(names.rows(&found, &Clock::read())))
     }
 
+    /// Resolves the names of a question, and answers it.
+    async fn explain(&self, asked: Asked) -> Result<Response, String> {
+        let topology = Arc::clone(&self.inner.watched.topology.borrow().topology);
+        let sides = [
+            (&asked.from, asked.sender()?),
+            (&asked.to.host, asked.receiver()?),
+        ];
+        let mut hosts = Vec::new();
+        for name in sides.iter().filter_map(|(_, name)| name.as_ref()) {
+            // Only what is not known otherwise is looked up.
+            let _ = locate(name, &topology, |host| {
+                hosts.push(host.to_owned());
+                Err(String::new())
+            });
+        }
+        let answers = self.inquiry.all(hosts).await;
+        let find = |(host, name): &(&Host, Option<Authority>)| {
+            let name = match (host, name) {
+                (Host::Address(address), _) => {
+                    return Ok(Found {
+                        addresses: vec![*address],
+                        how: None,
+                    });
+                }
+                (Host::Name(_), None) => return Err("it is no name".to_owned()),
+                (Host::Name(_), Some(name)) => name,
+            };
+            let look_up = |host: &str| {
+                let open = || Err("it was not looked up".to_owned());
+                answers.get(host).cloned().unwrap_or_else(open)
+            };
+            let location = locate(name, &topology, look_up);
+            let location = location.map_err(|why| format!("{host} cannot be found: {why}"))?;
+            Ok(Found {
+                addresses: location.addresses,
+                how: Some(location.how.word().to_owned()),
+            })
+        };
+        let (question, names) = asked.question(&find(&sides[0])?, &find(&sides[1])?)?;
+        let [_, (_, alias)] = sides;
+        let read = move |inner: &Inner| {
+            let tables = Tables::open(&inner.watched.pins)?;
+            inner.explain(&tables, &question)
+        };
+        let mut explanation = self.blocking(read).await?;
+        explanation.name(names, alias.as_ref().map(Authority::as_str));
+        Ok(Response::Explanation(Box::new(explanation)))
+    }
+
     async fn detach(&self) -> Response {
         let (done, answer) = oneshot::channel();
         if self.commands.send(Command::Detach(done)).await.is_err() {
@@ -216,6 +265,7 @@ impl Service for AgentService {
         let answer = match request {
             Request::Detach => return self.detach().await,
             Request::Names => self.names().await,
+            Request::Explain(asked) => self.explain(asked).await,
             request => self.blocking(move |inner| inner.read(&request)).await,
         };
         answer.unwrap_or_else(Response::Error)
@@ -277,12 +327,6 @@ impl Inner {
                 Response::Flows(rows)
             }
             Request::Flush(filter) => Response::Flushed(self.flush(tables, filter)?),
-            Request::Explain(question) => {
-                if let Some(why) = question.impossible() {
-                    return Ok(Response::Error(why));
-                }
-                Response::Explanation(Box::new(self.explain(&tables, question)?))
-            }
             Request::Peers => {
                 let peers = tables.peers()?;
                 Response::Peers(view::peers(config, &clock, &self.behind()?, &peers))
@@ -295,7 +339,7 @@ impl Inner {
                 Ok(toml) => Response::Configuration(toml),
                 Err(error) => Response::Error(error.to_string()),
             },
-            Request::Names | Request::Monitor | Request::Detach => {
+            Request::Explain(_) | Request::Names | Request::Monitor | Request::Detach => {
                 Response::Error("this is no question about tables".to_owned())
             }
         })

@@ -37,6 +37,19 @@ pub enum How {
     Seen,
 }
 
+impl How {
+    /// The word for it, for people and in JSON.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Address => "address",
+            Self::File => "file",
+            Self::Said => "said",
+            Self::Lookup => "lookup",
+            Self::Seen => "seen",
+        }
+    }
+}
+
 /// Where the host of an announced name is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Location {
