@@ -108,6 +108,8 @@ fn dnsmasq(space: &Namespace, scratch: &Scratch, arguments: &[&str]) -> Result<P
         "--no-hosts",
         "--conf-file=/dev/null",
         "--log-facility=-",
+        // Two that start at once would both create the default one, and the second would end.
+        "--pid-file=",
     ]);
     command.args(arguments);
     let dnsmasq = Process::spawn("dnsmasq", command, scratch.path())?;
