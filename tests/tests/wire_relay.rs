@@ -442,6 +442,34 @@ fn an_alias_is_learned_from_the_first_recipient_that_is_not_canonical() {
 }
 
 #[test]
+fn another_canonical_name_counts_within_a_stream_that_is_cut_anywhere() {
+    let stream = [request(ALIAS, 20, b"a"), request(ALIAS, 20, b"b")].concat();
+    let first = stream.len() / 2;
+    let expected = |old: &str| [request(old, 20, b"a"), request(CANONICAL, 20, b"b")].concat();
+    for cut in 0..stream.len() {
+        let old = names("10.0.0.1:6123", None);
+        let mut recoder = Recoder::new(Direction::Inbound, old, Limits::default());
+        let mut output = Vec::new();
+        recoder.push(&stream[..cut], &mut output);
+        recoder.set_canonical(authority(CANONICAL));
+        recoder.push(&stream[cut..], &mut output);
+        let old = if cut < first {
+            CANONICAL
+        } else {
+            "10.0.0.1:6123"
+        };
+        same(&output, &expected(old), &format!("cut at {cut}"));
+    }
+    // Towards the client: the name that is replaced is another one, the alias stays.
+    let old = names("10.0.0.1:6123", Some(ALIAS));
+    let mut recoder = Recoder::new(Direction::Outbound, old, Limits::default());
+    recoder.set_canonical(authority(CANONICAL));
+    let (_, said, wanted) = java().swap_remove(0);
+    let output = recode(&mut recoder, [&answer(1, &said)[..]]);
+    same(&output, &answer(1, &wanted), "an answer");
+}
+
+#[test]
 fn a_name_that_is_not_admitted_stays() {
     let stream = [
         request("other:6123", 20, b"a"),

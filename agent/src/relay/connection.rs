@@ -108,7 +108,6 @@ async fn serve(client: &TcpStream, from: SocketAddr, context: &Context) -> io::R
         bytes: Vec::new(),
         names,
         endpoint,
-        served: &served,
         inbound: &inbound,
     }));
     let inwards = Pump {
@@ -199,7 +198,6 @@ struct Head<'a> {
     /// What was known before.
     names: layout::Names,
     endpoint: Socket,
-    served: &'a Served,
     inbound: &'a RefCell<Recoder>,
 }
 
@@ -260,6 +258,9 @@ impl Pump<'_> {
                 Err(error) => return Err(error),
             };
             self.write(&rest).await?;
+            drop(rest);
+            let kept = self.recoder.borrow().buffered();
+            self.keep(kept)?;
             if is_end {
                 shutdown(self.to, Shutdown::Write)?;
                 return Ok(());
@@ -277,19 +278,15 @@ impl Pump<'_> {
         } else {
             self.recoder.borrow_mut().push(read_bytes, output);
         }
-        {
+        let kept = {
             let mut recoder = self.recoder.borrow_mut();
             if read == 0 {
                 recoder.finish(output);
             }
             self.count(&recoder);
-            let kept = recoder.buffered();
-            if !self.context.relays.keep(self.kept.replace(kept), kept) {
-                self.context.relays.counts().refused.fetch_add(1, Relaxed);
-                let error = "frames need too much memory (memory of [relay])";
-                return Err(io::Error::other(error));
-            }
-        }
+            recoder.buffered()
+        };
+        self.keep(kept)?;
         let mut written = 0;
         while let Some(rest) = output.get(written..)
             && !rest.is_empty()
@@ -300,7 +297,20 @@ impl Pump<'_> {
                 Err(error) => return Err(error),
             }
         }
-        Ok((output.split_off(written), read == 0))
+        let rest = output.split_off(written);
+        // A frame that was complete waits for a slow reader.
+        self.keep(kept + rest.len().saturating_sub(READ))?;
+        Ok((rest, read == 0))
+    }
+
+    /// Counts the bytes that this direction keeps, besides what is read at once.
+    fn keep(&self, bytes: usize) -> io::Result<()> {
+        if self.context.relays.keep(self.kept.replace(bytes), bytes) {
+            return Ok(());
+        }
+        self.context.relays.counts().refused.fetch_add(1, Relaxed);
+        let error = "frames need too much memory (memory of [relay])";
+        Err(io::Error::other(error))
     }
 
     /// Takes the first bytes of the endpoint. Its name, which its first frame announces, counts before the client can
@@ -321,13 +331,10 @@ impl Pump<'_> {
                 _ => announced.canonical,
             };
             *self.open.connection.canonical.lock() = canonical;
-            let alias = head.inbound.borrow().alias().copied();
-            if canonical != head.names.canonical && alias.is_none() {
-                // The client has said nothing but its own name.
-                head.inbound
-                    .replace(recoder(Direction::Inbound, canonical, head.served));
-                self.recoder
-                    .replace(recoder(Direction::Outbound, canonical, head.served));
+            if canonical != head.names.canonical {
+                // The client may be within a frame.
+                head.inbound.borrow_mut().set_canonical(canonical);
+                self.recoder.borrow_mut().set_canonical(canonical);
             }
         }
         let bytes = std::mem::take(&mut head.bytes);

@@ -160,6 +160,13 @@ impl Recoder {
         self.names.set_alias(&alias);
     }
 
+    /// Takes the canonical name that the endpoint has announced.
+    ///
+    /// It counts from the next frame on, and for a frame that is kept back. Nothing else of the stream is forgotten.
+    pub fn set_canonical(&mut self, canonical: Authority) {
+        self.names.set_canonical(&canonical);
+    }
+
     /// Bytes that are kept back: never more than [`Limits::frame`] and a header.
     pub fn buffered(&self) -> usize {
         self.kept.len()

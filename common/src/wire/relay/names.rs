@@ -154,6 +154,14 @@ impl Translation {
         };
     }
 
+    /// Another canonical name counts from now on; the alias stays.
+    pub(super) fn set_canonical(&mut self, canonical: &Authority) {
+        self.canonical = Name::new(canonical);
+        if let Some(alias) = self.alias.as_ref().map(|alias| alias.text) {
+            self.set_alias(&alias);
+        }
+    }
+
     pub(super) fn admit(&mut self, aliases: Option<Vec<Authority>>) {
         self.admitted = aliases;
     }
