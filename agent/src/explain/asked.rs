@@ -82,11 +82,9 @@ impl Asked {
 
     /// The port of the receiver.
     pub fn to_port(&self) -> Result<u16, String> {
-        let port = self
-            .to
+        self.to
             .port
-            .ok_or_else(|| format!("{} has no port; write e.g. jobmanager:6123", self.to))?;
-        Ok(port)
+            .ok_or_else(|| format!("{} has no port; write e.g. jobmanager:6123", self.to))
     }
 
     /// The packet that is meant, and a step for each name. Of several addresses the first two of one family count.

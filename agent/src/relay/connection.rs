@@ -286,7 +286,6 @@ impl Pump<'_> {
             self.count(&recoder);
             recoder.buffered()
         };
-        self.keep(kept)?;
         let mut written = 0;
         while let Some(rest) = output.get(written..)
             && !rest.is_empty()
