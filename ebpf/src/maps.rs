@@ -34,7 +34,7 @@ pub static NAMES: HashMap<Socket, Names> = HashMap::pinned(4096, 0);
 #[map]
 pub static LISTED: HashMap<ListedAlias, u8> = HashMap::pinned(4096, 0);
 
-/// Not preallocated: an entry has 20 KiB, most hosts have few.
+/// Not preallocated: an entry has 22 KiB, most hosts have few.
 #[map]
 pub static RPC_FLOWS: HashMap<FiveTuple, RpcFlow> = HashMap::pinned(4096, BPF_F_NO_PREALLOC);
 

@@ -12,7 +12,7 @@ use super::{
     rest::hidden,
 };
 use crate::{
-    layout::{Counter, Edit, MAIN, RANGES},
+    layout::{Counter, Edit, MAIN, NEEDLE_WORDS, RANGES},
     wire::{
         chunk::{CHUNK, Chunk},
         frame,
@@ -124,16 +124,12 @@ impl<P: Packet> Job<'_, P> {
             return;
         }
         let room = CHUNK as u32 - known;
-        let key = self.head_key(index);
-        let Some(head) = self.packet.head(&key, false) else {
-            return;
-        };
-        let chunk = &self.work.chunk;
-        for (index, word) in head.words.iter_mut().enumerate() {
-            *word = chunk.appended(*word, index as u32, known);
-        }
-        let range = self.direction.range(index);
         range.head_len = (known + if len < room { len } else { room }) as u16;
+        self.work.cursor = index as u32;
+        self.work.bit = known;
+        self.work.index = known / 8;
+        let mut append = Append(self.again());
+        P::repeat(&mut append, NEEDLE_WORDS as u32);
     }
 
     /// Lets go the heads of the ranges, when none is beyond a hole any more.
@@ -252,6 +248,30 @@ pub fn begins_frame<P: Packet>(packet: &mut P, work: &mut Work, len: u32) -> boo
     let tag = work.chunk.byte(4);
     let is_cut = len < 12 && work.chunk.byte(0) == 0 && (len < 5 || tag == 0x0a || tag == 0x12);
     is_cut || frame::plausible(&work.chunk, len)
+}
+
+/// Appends the window to the kept bytes of range `work.cursor`, of which there are `work.bit`, a word a step.
+struct Append<'a, P>(Job<'a, P>);
+
+impl<P: Packet> Steps for Append<'_, P> {
+    #[inline(always)]
+    fn step(&mut self) -> bool {
+        let job = &mut self.0;
+        let (index, known) = (job.work.index, job.work.bit);
+        // Not `>=`: the compiler would drop the masks, and the verifier the bounds.
+        if index == NEEDLE_WORDS as u32 {
+            return false;
+        }
+        job.work.index = index + 1;
+        // Looked up for each word: a loop of the verifier's own over one head costs it 146,000 instructions more.
+        let key = job.head_key(job.work.cursor as usize);
+        let Some(head) = job.packet.head(&key, false) else {
+            return false;
+        };
+        let word = &mut head.words[index as usize & (NEEDLE_WORDS - 1)];
+        *word = job.work.chunk.appended(*word, index, known);
+        true
+    }
 }
 
 /// Lets go the head of range `work.index`, one a step.
