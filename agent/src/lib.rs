@@ -3,7 +3,7 @@
 //! Imports go down the floors that `CONTRIBUTING.md` lists: from [`cli`] over [`run`] and [`api`] to [`plan`],
 //! [`config`] and [`name`], which is what outsiders write.
 //! [`plan`] and [`config`] do no I/O beyond reading one file; [`datapath`] is the only module that
-//! speaks to BPF, [`links`] the only one that speaks netlink, `health` the only one that serves HTTP,
+//! speaks to BPF, [`netlink`] the only one that speaks netlink, `health` the only one that serves HTTP,
 //! `dns` the only one that answers DNS, `relay` the only one that carries connections,
 //! [`watch`] the only one that hears of files, and [`sysctl`] the only one that touches `/proc/sys`.
 #![cfg_attr(not(test), warn(unused_crate_dependencies))]
@@ -16,6 +16,7 @@
 pub mod api;
 mod backoff;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod datapath;
 pub mod decode;
@@ -23,9 +24,9 @@ mod dns;
 pub mod doctor;
 pub mod explain;
 mod health;
-pub mod links;
 mod logging;
 pub mod name;
+pub mod netlink;
 pub mod plan;
 pub mod reconcile;
 mod relay;

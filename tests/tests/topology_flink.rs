@@ -8,10 +8,10 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use tokio::sync::watch;
 use truename::{
+    clock::Moment,
     config::Role,
     topology::{
-        Follower, Snapshot, State, flink::Flink as Source, http::Tls, moment::Moment, poll::Polled,
-        resolve,
+        Follower, Snapshot, State, flink::Flink as Source, http::Tls, poll::Polled, resolve,
     },
 };
 use truename_tests::{

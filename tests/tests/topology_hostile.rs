@@ -77,7 +77,7 @@ fn flink(servers: &[&Server]) -> Flink {
 }
 
 fn topology(id: &SourceId, facts: &Facts) -> Topology {
-    merge([(id, truename::topology::Moment::now(), facts)])
+    merge([(id, truename::clock::Moment::now(), facts)])
 }
 
 fn leader(facts: &Facts) -> Option<String> {

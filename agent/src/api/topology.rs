@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::{Clock, Code, Finding, Timestamp};
-use crate::topology::{
-    Claim, Known, Moment, Report, Snapshot, SourceId, State, Topology, fact::CLAIMS_MAX,
+use crate::{
+    clock::Moment,
+    topology::{Claim, Known, Report, Snapshot, SourceId, State, Topology, fact::CLAIMS_MAX},
 };
 
 /// A fact, or a source. Field names are stable. The texts were validated or escaped.

@@ -261,7 +261,10 @@ mod tests {
     use hickory_resolver::proto::op::Query;
 
     use super::*;
-    use crate::topology::{Claim, Facts, Kind, Moment, SourceId, merge};
+    use crate::{
+        clock::Moment,
+        topology::{Claim, Facts, Kind, SourceId, merge},
+    };
 
     const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 9));
 

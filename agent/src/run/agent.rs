@@ -29,9 +29,8 @@ use super::{
 use crate::{
     config::{self, Config, ConfigError, Sources},
     datapath::{DatapathError, Lock, Pins},
-    doctor,
-    links::{self, Changes, Inventory, Requests, Routes, Wanted},
-    logging,
+    doctor, logging,
+    netlink::{self, Changes, Inventory, Requests, Routes, Wanted},
     plan::Facts,
     sysctl,
     topology::{Follower, Reporter, configured},
@@ -343,7 +342,7 @@ impl Agent {
             .filter(|wanted| !known.iter().any(|known| known.selector == wanted.selector))
             .cloned()
             .collect();
-        links::check_named(&inventory, &new)?;
+        netlink::check_named(&inventory, &new)?;
         let (inventory, next) = (Arc::new(inventory), Arc::new(next));
         let (wanted, present) = (Wanted::of(&next), Arc::clone(&inventory));
         self.attach(move |attachment| attachment.prepare(&wanted, &present))

@@ -13,7 +13,7 @@ use crate::{
     api::{InterfaceRow, ProgramRow},
     config,
     datapath::{DatapathError, Drift, Mode, Programs, XdpMode},
-    links::{Interface, Inventory, Wanted, select},
+    netlink::{Interface, Inventory, Wanted, select},
 };
 use truename_common::layout::Link;
 

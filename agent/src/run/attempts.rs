@@ -14,7 +14,7 @@ use super::{
 use crate::{
     api::{Clock, Code, Finding},
     config::{Config, Listen, Role, Service, Transport},
-    links::{NetlinkError, Requests},
+    netlink::{NetlinkError, Requests},
     plan::{Facts, roles},
 };
 

@@ -9,10 +9,11 @@ use std::{
 };
 
 use crate::{
+    clock::Moment,
     config::{Config, Derivation, KnownPort},
     name::Authority,
     plan::CanonicalNames,
-    topology::{Kind, Known, Moment, SourceId, Topology, literal},
+    topology::{Kind, Known, SourceId, Topology, literal},
 };
 
 /// A port of RPC that nobody tells any more keeps its endpoint for this long: workers are unknown while a leader is

@@ -47,7 +47,7 @@ use crate::{
     config::{Config, Sources},
     datapath::{self, Detached, Mode, Pins},
     doctor::Refusal,
-    links::Requests,
+    netlink::Requests,
 };
 use health::Health;
 use pulse::Pulses;

@@ -211,8 +211,8 @@ mod tests {
     use super::*;
     use crate::{
         api::{Aliases, CanonicalSource},
-        topology::{Claim, Component, Facts, Kind, Member, MemberStatus, Moment, SourceId},
-        topology::{Worker, merge},
+        clock::Moment,
+        topology::{Claim, Component, Facts, Kind, Member, MemberStatus, SourceId, Worker, merge},
     };
 
     fn topology(claims: impl IntoIterator<Item = Claim>, kind: Kind) -> Arc<Topology> {

@@ -16,10 +16,11 @@ use super::{
     retry::{Problem, Retry},
 };
 use crate::{
+    clock::Moment,
     config::NamesPlane,
     datapath::{Capture, DatapathError, Pins},
     dns::{Counters, Server, TTL, Zone},
-    topology::{Moment, Snapshot},
+    topology::Snapshot,
 };
 
 /// Serves names.

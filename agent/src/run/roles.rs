@@ -18,9 +18,10 @@ use super::{
     derive::{Deriver, canonical_names},
 };
 use crate::{
+    clock::Moment,
     config::{Config, Derivation, Role},
     plan::{CanonicalNames, Roles},
-    topology::{self, Kind, Moment, Snapshot, SourceId, Topology, lookup::Lookup},
+    topology::{self, Kind, Snapshot, SourceId, Topology, lookup::Lookup},
 };
 
 /// What is known of roles.
@@ -259,7 +260,7 @@ mod tests {
         };
         let mut facts = Facts::new();
         claims.iter().for_each(|claim| facts.add(claim.clone()));
-        merge([(&id, topology::Moment::from_ns(1), &facts)])
+        merge([(&id, Moment::from_ns(1), &facts)])
     }
 
     fn leader(host: &str) -> Claim {

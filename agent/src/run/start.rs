@@ -34,7 +34,7 @@ use crate::{
     config::{Config, Sources},
     datapath::{self, Mode, Object, Pins, Programs, ServiceTables, Tables},
     doctor,
-    links::{self, Changes, Inventory, Requests, Wanted},
+    netlink::{self, Changes, Inventory, Requests, Wanted},
     plan::Facts,
     relay::{Relay, Relays},
     topology::{self, Follower, learned},
@@ -243,7 +243,7 @@ fn attach(config: &Arc<Config>, pins: &Pins, mode: Mode) -> Result<Attached, Run
     let mut requests = Requests::open()?;
     let mut inventory = requests.inventory()?;
     inventory.routes = requests.routes()?;
-    links::check_named(&inventory, &config.datapath.interfaces)?;
+    netlink::check_named(&inventory, &config.datapath.interfaces)?;
     // Nothing is known of the cluster yet: services keep the targets that they have.
     let roles = Arc::default();
     let targets = translated_targets(config, &roles);

@@ -2,8 +2,10 @@
 
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
-use super::Moment;
-use crate::name::{Authority, Id, NameError, RpcAddress, Session, WebAddress, shown};
+use crate::{
+    clock::Moment,
+    name::{Authority, Id, NameError, RpcAddress, Session, WebAddress, shown},
+};
 
 /// The most claims that are taken from one source: as many as there can be targets. A cluster is smaller, a
 /// mistake or an attack is not.

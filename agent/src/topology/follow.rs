@@ -8,7 +8,7 @@ use tokio::{sync::watch, task::JoinSet};
 #[cfg(feature = "kubernetes")]
 use super::ha::kubernetes::Kubernetes;
 use super::{
-    Moment, Reporter, Snapshot, Source, SourceId,
+    Reporter, Snapshot, Source, SourceId,
     file::File,
     flink::{AtLeader, Flink},
     ha::{Told, zookeeper::Zookeeper},
@@ -17,7 +17,10 @@ use super::{
     poll::Polled,
     source::PATIENCE,
 };
-use crate::config::{ha::Ha, topology as config};
+use crate::{
+    clock::Moment,
+    config::{ha::Ha, topology as config},
+};
 
 /// Runs sources and publishes what they say. To drop it stops them.
 #[derive(Debug)]

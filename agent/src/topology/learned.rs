@@ -11,8 +11,8 @@ use truename_common::{
     wire::flow::state,
 };
 
-use super::{Claim, Facts, Kind, Moment, SourceId};
-use crate::name::Authority;
+use super::{Claim, Facts, Kind, SourceId};
+use crate::{clock::Moment, name::Authority};
 
 /// The source of these facts.
 pub fn id() -> SourceId {

@@ -6,8 +6,11 @@ use std::{
     net::IpAddr,
 };
 
-use super::{Claim, Component, Facts, Member, Moment, Ports, SourceId, Worker};
-use crate::name::{Authority, Id, RpcAddress, Session, WebAddress};
+use super::{Claim, Component, Facts, Member, Ports, SourceId, Worker};
+use crate::{
+    clock::Moment,
+    name::{Authority, Id, RpcAddress, Session, WebAddress},
+};
 
 /// Something known: by whom, and since when it has not been confirmed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -292,7 +292,10 @@ fn connectable(address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::topology::{Claim, Component, Facts, Moment, SourceId, Worker, merge::merge};
+    use crate::{
+        clock::Moment,
+        topology::{Claim, Component, Facts, SourceId, Worker, merge::merge},
+    };
 
     fn name(text: &str) -> Authority {
         text.parse().unwrap()

@@ -3,9 +3,10 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
-    Facts, Health, Moment, Report, SourceId, State, Topology, merge,
+    Facts, Health, Report, SourceId, State, Topology, merge,
     source::{HANGS, Waiting},
 };
+use crate::clock::Moment;
 
 /// What is known at one time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

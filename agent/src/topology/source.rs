@@ -4,8 +4,8 @@ use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 
-use super::{Facts, Moment, Snapshot};
-use crate::name::shown;
+use super::{Facts, Snapshot};
+use crate::{clock::Moment, name::shown};
 
 /// A source that has not succeeded for this long is [`State::Degraded`], unless it says another time.
 pub const PATIENCE: Duration = Duration::from_secs(15);

@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    netlink,
+    inventory,
     request::{NetlinkError, messages},
 };
 
@@ -59,7 +59,7 @@ impl Changed {
             | RouteNetlinkMessage::DelQueueDiscipline(_)
             | RouteNetlinkMessage::DelTrafficFilter(_) => self.any = true,
             RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route)
-                if netlink::concerns(route) =>
+                if inventory::concerns(route) =>
             {
                 *self = Self::ALL;
             }

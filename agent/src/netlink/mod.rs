@@ -5,8 +5,8 @@
 
 mod changes;
 mod filter;
+mod inventory;
 mod ipsec;
-mod netlink;
 mod request;
 mod select;
 

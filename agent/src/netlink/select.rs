@@ -137,7 +137,7 @@ fn is_host_side(inventory: &Inventory, veth: &Interface) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::Origin, links::Framing};
+    use crate::{config::Origin, netlink::Framing};
 
     fn interface(index: u32, name: &str) -> Interface {
         Interface {
