@@ -20,6 +20,7 @@ pub mod clock;
 pub mod config;
 pub mod datapath;
 pub mod decode;
+pub mod discovery;
 mod dns;
 pub mod doctor;
 pub mod explain;
@@ -32,5 +33,5 @@ pub mod reconcile;
 mod relay;
 pub mod run;
 pub mod sysctl;
-pub mod topology;
+
 mod watch;

@@ -10,8 +10,11 @@ use tokio::sync::watch;
 use truename::{
     clock::Moment,
     config::Role,
-    topology::{
-        Follower, Snapshot, State, flink::Flink as Source, http::Tls, poll::Polled, resolve,
+    discovery::{
+        Follower, Snapshot, State,
+        http::Tls,
+        resolve,
+        sources::{flink::Flink as Source, poll::Polled},
     },
 };
 use truename_tests::{

@@ -12,14 +12,15 @@ use std::{
 use serde_json::{Value, json};
 use truename::{
     api::{self, Clock},
-    topology::{
+    discovery::{
         Claim, Facts, Follower, Kind, Snapshot, SourceId, Topology,
-        flink::{AtLeader, Flink},
         http::Tls,
-        management::Management,
         merge,
-        poll::Poll,
-        poll::Polled,
+        sources::{
+            flink::{AtLeader, Flink},
+            management::Management,
+            poll::{Poll, Polled},
+        },
     },
 };
 use truename_tests::topology::{Reply, Request, Server};

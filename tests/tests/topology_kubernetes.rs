@@ -10,7 +10,7 @@ use tokio::{sync::watch, time::timeout};
 use truename::{
     clock::Moment,
     config::File,
-    topology::{Claim, Follower, Report, Snapshot, SourceId, State},
+    discovery::{Claim, Follower, Report, Snapshot, SourceId, State},
 };
 use truename_tests::{
     kubernetes_mock::{Answers, End, KubernetesMock},

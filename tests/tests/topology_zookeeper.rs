@@ -17,9 +17,9 @@ use tokio::{
 };
 use truename::{
     clock::Moment,
-    topology::{
+    discovery::{
         Claim, Follower, Report, Snapshot, Source as _, State,
-        ha::zookeeper::{Place, Zookeeper},
+        sources::ha::zookeeper::{Place, Zookeeper},
     },
 };
 use truename_tests::{

@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::{Clock, Code, Finding, Timestamp};
 use crate::{
     clock::Moment,
-    topology::{Claim, Known, Report, Snapshot, SourceId, State, Topology, fact::CLAIMS_MAX},
+    discovery::{
+        Claim, Known, Report, Snapshot, SourceId, State, Topology, model::fact::CLAIMS_MAX,
+    },
 };
 
 /// A fact, or a source. Field names are stable. The texts were validated or escaped.
@@ -326,7 +328,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::topology::{Component, Facts, Follower, Kind, merge};
+    use crate::discovery::{Component, Facts, Follower, Kind, merge};
 
     fn id(kind: Kind, place: &str) -> SourceId {
         SourceId {

@@ -15,8 +15,8 @@ use hickory_resolver::proto::{
 
 use crate::{
     config::Transport,
+    discovery::{Topology, literal, locate},
     name::Authority,
-    topology::{Topology, literal, locate},
 };
 
 /// How long an answer counts, in seconds: a leader that moves keeps its name.
@@ -263,7 +263,7 @@ mod tests {
     use super::*;
     use crate::{
         clock::Moment,
-        topology::{Claim, Facts, Kind, SourceId, merge},
+        discovery::{Claim, Facts, Kind, SourceId, merge},
     };
 
     const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 9));

@@ -29,11 +29,11 @@ use super::{
 use crate::{
     config::{self, Config, ConfigError, Sources},
     datapath::{DatapathError, Lock, Pins},
+    discovery::{Follower, Reporter, sources::configured},
     doctor, logging,
     netlink::{self, Changes, Inventory, Requests, Routes, Wanted},
     plan::Facts,
     sysctl,
-    topology::{Follower, Reporter, configured},
     watch::FileWatch,
 };
 

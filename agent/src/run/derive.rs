@@ -11,9 +11,9 @@ use std::{
 use crate::{
     clock::Moment,
     config::{Config, Derivation, KnownPort},
+    discovery::{Kind, Known, SourceId, Topology, literal},
     name::Authority,
     plan::CanonicalNames,
-    topology::{Kind, Known, SourceId, Topology, literal},
 };
 
 /// A port of RPC that nobody tells any more keeps its endpoint for this long: workers are unknown while a leader is
@@ -186,7 +186,7 @@ mod tests {
     use super::*;
     use crate::{
         config::{File, Flags},
-        topology::{Claim, Component, Facts, Ports, Worker, merge},
+        discovery::{Claim, Component, Facts, Ports, Worker, merge},
     };
 
     fn source(kind: Kind) -> SourceId {

@@ -16,8 +16,8 @@ use super::{RunError, pulse::Pulse};
 use crate::{
     api::EventRow,
     datapath::{DatapathError, Pins, Tables},
+    discovery::{Facts, Kind, Reporter, Snapshot, literal, sources::learned},
     name::Authority,
-    topology::{Facts, Kind, Reporter, Snapshot, learned, literal},
 };
 
 /// The tables are read at most this often, however many handshakes there are.

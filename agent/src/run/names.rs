@@ -13,8 +13,8 @@ use crate::{
     api::{Clock, Conflict, EndpointRow, NameRow, PeerRow},
     config::Config,
     datapath::{DatapathError, Pins, Tables},
+    discovery::{How, Known, Topology, locate, names::lookup::Found, ports},
     name::{Authority, Id},
-    topology::{How, Known, Topology, locate, lookup::Found, ports},
 };
 
 /// How many of the other addresses of a name are told.
@@ -212,7 +212,7 @@ mod tests {
     use crate::{
         api::{Aliases, CanonicalSource},
         clock::Moment,
-        topology::{Claim, Component, Facts, Kind, Member, MemberStatus, SourceId, Worker, merge},
+        discovery::{Claim, Component, Facts, Kind, Member, MemberStatus, SourceId, Worker, merge},
     };
 
     fn topology(claims: impl IntoIterator<Item = Claim>, kind: Kind) -> Arc<Topology> {

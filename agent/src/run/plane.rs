@@ -19,8 +19,8 @@ use crate::{
     clock::Moment,
     config::NamesPlane,
     datapath::{Capture, DatapathError, Pins},
+    discovery::Snapshot,
     dns::{Counters, Server, TTL, Zone},
-    topology::Snapshot,
 };
 
 /// Serves names.

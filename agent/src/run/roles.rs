@@ -20,8 +20,8 @@ use super::{
 use crate::{
     clock::Moment,
     config::{Config, Derivation, Role},
+    discovery::{self, Kind, Snapshot, SourceId, Topology, names::lookup::Lookup},
     plan::{CanonicalNames, Roles},
-    topology::{self, Kind, Snapshot, SourceId, Topology, lookup::Lookup},
 };
 
 /// What is known of roles.
@@ -98,11 +98,11 @@ impl Resolver {
                     }
                     Role::Workers(_) | Role::Worker(..) | Role::Host(_) => refresh,
                 };
-                let hosts = topology::hosts(role, &topology);
+                let hosts = discovery::hosts(role, &topology);
                 hosts.map(move |host| (host, max_age))
             });
             let sources = sources.iter().flat_map(SourceId::hosts);
-            let sources = sources.filter(|host| topology::literal(host).is_none());
+            let sources = sources.filter(|host| discovery::literal(host).is_none());
             let sources = sources.map(|host| (host, refresh));
             self.lookup.want(sources.chain(names));
             self.deriver.update(&config, &topology, Moment::now());
@@ -188,12 +188,12 @@ fn stand(
     let mut problems: Vec<_> = lookup.problems().collect();
     for role in wanted {
         let known = before.roles.get(role);
-        let is_open = topology::hosts(role, topology).any(|host| lookup.is_open(host));
+        let is_open = discovery::hosts(role, topology).any(|host| lookup.is_open(host));
         if is_open {
             roles.extend(known.map(|known| (role.clone(), known.clone())));
             continue;
         }
-        let found = topology::resolve(
+        let found = discovery::resolve(
             role,
             topology,
             |host| lookup.find(host),
@@ -231,7 +231,7 @@ fn stand(
 /// Whether all servers of a source are on this host.
 fn is_here(source: &SourceId, lookup: &Lookup) -> bool {
     let is_own = |address: IpAddr| UdpSocket::bind((address, 0)).is_ok();
-    let is_host_here = |host: &str| match topology::literal(host) {
+    let is_host_here = |host: &str| match discovery::literal(host) {
         Some(address) => is_own(address),
         None => lookup
             .find(host)
@@ -251,7 +251,7 @@ fn is_here(source: &SourceId, lookup: &Lookup) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::topology::{Claim, Component, Facts, Worker, merge};
+    use crate::discovery::{Claim, Component, Facts, Worker, merge};
 
     fn topology(claims: &[Claim]) -> Topology {
         let id = SourceId {

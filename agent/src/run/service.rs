@@ -35,6 +35,7 @@ use crate::{
     },
     config::{self, Config},
     datapath::{DatapathError, Pins, ServiceTables, Steering, Tables},
+    discovery::{Snapshot, locate, names::inquiry::Inquiry},
     dns::Counters,
     doctor,
     explain::{Asked, Explanation, Found, Host, Question, explain},
@@ -42,7 +43,6 @@ use crate::{
     netlink::Requests,
     plan::{self, Facts},
     relay::Relays,
-    topology::{Snapshot, inquiry::Inquiry, locate},
 };
 
 /// What changes while the agent runs.

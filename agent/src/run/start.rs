@@ -33,11 +33,11 @@ use crate::{
     api::Server,
     config::{Config, Sources},
     datapath::{self, Mode, Object, Pins, Programs, ServiceTables, Tables},
+    discovery::{self, Follower, sources::learned},
     doctor,
     netlink::{self, Changes, Inventory, Requests, Wanted},
     plan::Facts,
     relay::{Relay, Relays},
-    topology::{self, Follower, learned},
     watch::FileWatch,
 };
 
@@ -102,8 +102,11 @@ pub async fn start(
     };
     let check = Arc::clone(&checker.asked);
     let follower = Follower::configured(&current.borrow().topology);
-    let configured = follower.reporter(topology::configured::id());
-    configured.facts(topology::configured::facts(&current.borrow()), None);
+    let configured = follower.reporter(discovery::sources::configured::id());
+    configured.facts(
+        discovery::sources::configured::facts(&current.borrow()),
+        None,
+    );
     let resolver = Resolver::new(current.clone(), follower.subscribe(), deriver);
     let standing = resolver.subscribe();
     let plane = Plane::new(current.clone(), follower.subscribe(), pins.clone());
