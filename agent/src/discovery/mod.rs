@@ -23,4 +23,4 @@ pub use model::{
     snapshot::Snapshot,
     source::{Health, Kind, Report, Reporter, Source, SourceId, State},
 };
-pub use names::resolve::{How, Location, Resolution, hosts, literal, locate, ports, resolve};
+pub use names::resolve::{How, Location, Resolution, hosts, locate, ports, resolve};

@@ -15,8 +15,8 @@ use hickory_resolver::proto::{
 
 use crate::{
     config::Transport,
-    discovery::{Topology, literal, locate},
-    name::Authority,
+    discovery::{Topology, locate},
+    name::{Authority, literal},
 };
 
 /// How long an answer counts, in seconds: a leader that moves keeps its name.

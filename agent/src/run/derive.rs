@@ -11,8 +11,8 @@ use std::{
 use crate::{
     clock::Moment,
     config::{Config, Derivation, KnownPort},
-    discovery::{Kind, Known, SourceId, Topology, literal},
-    name::Authority,
+    discovery::{Kind, Known, SourceId, Topology},
+    name::{Authority, literal},
     plan::CanonicalNames,
 };
 

@@ -16,8 +16,8 @@ use super::{RunError, pulse::Pulse};
 use crate::{
     api::EventRow,
     datapath::{DatapathError, Pins, Tables},
-    discovery::{Facts, Kind, Reporter, Snapshot, literal, sources::learned},
-    name::Authority,
+    discovery::{Facts, Kind, Reporter, Snapshot, sources::learned},
+    name::{Authority, literal},
 };
 
 /// The tables are read at most this often, however many handshakes there are.

@@ -21,6 +21,7 @@ use crate::{
     clock::Moment,
     config::{Config, Derivation, Role},
     discovery::{self, Kind, Snapshot, SourceId, Topology, names::lookup::Lookup},
+    name::literal,
     plan::{CanonicalNames, Roles},
 };
 
@@ -102,7 +103,7 @@ impl Resolver {
                 hosts.map(move |host| (host, max_age))
             });
             let sources = sources.iter().flat_map(SourceId::hosts);
-            let sources = sources.filter(|host| discovery::literal(host).is_none());
+            let sources = sources.filter(|host| literal(host).is_none());
             let sources = sources.map(|host| (host, refresh));
             self.lookup.want(sources.chain(names));
             self.deriver.update(&config, &topology, Moment::now());
@@ -231,7 +232,7 @@ fn stand(
 /// Whether all servers of a source are on this host.
 fn is_here(source: &SourceId, lookup: &Lookup) -> bool {
     let is_own = |address: IpAddr| UdpSocket::bind((address, 0)).is_ok();
-    let is_host_here = |host: &str| match discovery::literal(host) {
+    let is_host_here = |host: &str| match literal(host) {
         Some(address) => is_own(address),
         None => lookup
             .find(host)

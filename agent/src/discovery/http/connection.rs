@@ -17,8 +17,8 @@ use tokio::{
 
 use super::{HttpError, Tls, Validator};
 use crate::{
-    discovery::{literal, names::dns::look_up},
-    name::Url,
+    discovery::names::dns::look_up,
+    name::{Url, literal},
 };
 
 /// The most that is buffered of an answer before its body, in bytes: headers may not be longer.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     config::Role,
     discovery::{Kind, Known, SourceId, Topology},
-    name::Authority,
+    name::{Authority, literal},
 };
 
 /// What a role is now.
@@ -180,11 +180,6 @@ fn names<'a>(role: &'a Role, topology: &'a Topology) -> Result<Vec<Said<'a>>, &'
         },
         Role::Host(name) => Ok(whole(name, &OPERATOR)),
     }
-}
-
-/// The address that a host is written as.
-pub fn literal(host: &str) -> Option<IpAddr> {
-    host.trim_matches(['[', ']']).parse().ok()
 }
 
 /// Finds the host of an announced name, which is, in this order: an address itself; what the operator

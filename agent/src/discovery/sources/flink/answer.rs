@@ -6,8 +6,8 @@ use serde::{Deserialize, Deserializer, de::IgnoredAny};
 
 use crate::{
     config::{Cluster, ClusterError},
-    discovery::{Claim, Facts, Ports, Worker, literal},
-    name::{Authority, RpcAddress, Scheme},
+    discovery::{Claim, Facts, Ports, Worker},
+    name::{Authority, RpcAddress, Scheme, literal},
 };
 
 /// The actor system of every Flink process.

@@ -12,11 +12,11 @@ use crate::{
     discovery::{
         Kind, Reporter, Snapshot, Source, SourceId,
         http::Tls,
-        literal, locate,
+        locate,
         names::dns::look_up,
         sources::poll::{Poll as _, jittered},
     },
-    name::{Url, WebAddress},
+    name::{Url, WebAddress, literal},
 };
 
 /// Asks the JobManager that leads now.

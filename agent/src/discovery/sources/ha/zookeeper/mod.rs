@@ -14,8 +14,8 @@ use zookeeper_client::{Client, Error, OneshotWatcher, SessionState};
 use super::{CONFIRM, retries};
 pub use crate::config::ha::zookeeper::{Place, PlaceError};
 use crate::{
-    discovery::{Kind, Reporter, Source, SourceId, literal, names::inquiry::Inquiry},
-    name::Authority,
+    discovery::{Kind, Reporter, Source, SourceId, names::inquiry::Inquiry},
+    name::{Authority, literal},
 };
 use layout::{Node, Nodes};
 
