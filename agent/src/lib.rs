@@ -1,6 +1,6 @@
 //! truename: the agent and its command line.
 //!
-//! Imports go down the floors that `CONTRIBUTING.md` lists: from [`cli`] over [`run`] and [`api`] to [`plan`],
+//! Imports go down the floors that `CONTRIBUTING.md` lists: from [`cli`] over [`daemon`] and [`api`] to [`plan`],
 //! [`config`] and [`name`], which is what outsiders write.
 //! [`plan`] and [`config`] do no I/O beyond reading one file; [`datapath`] is the only module that
 //! speaks to BPF, [`netlink`] the only one that speaks netlink, `health` the only one that serves HTTP,
@@ -18,6 +18,7 @@ mod backoff;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod daemon;
 pub mod datapath;
 pub mod decode;
 pub mod discovery;
@@ -31,7 +32,5 @@ pub mod netlink;
 pub mod plan;
 pub mod reconcile;
 mod relay;
-pub mod run;
 pub mod sysctl;
-
 mod watch;

@@ -41,8 +41,8 @@ const KNOWN: &[(&str, &[&str], &str)] = &[
         "the loaded programs are attached by a method of theirs",
     ),
     (
-        "agent/src/run",
-        &["attempts", "flows", "view"],
+        "agent/src/daemon/rows",
+        &["attempts", "flow", "view"],
         "rows, and what finds names for them, are built together: `api/rows` gets them",
     ),
     (

@@ -16,17 +16,21 @@ use truename_common::layout::{Conntrack, ConntrackState, Counter, FiveTuple, Rpc
 use super::{
     Command, Current,
     attachment::Attachment,
-    attempts::{self, Attempts},
-    flows,
-    names::Names,
     problems::{self, History},
     pulse::Pulses,
-    recent::Recent,
     retry::Problem,
-    roles::Standing,
-    sweep::{self, Sweeps},
+    rows::{
+        attempts::{self, Attempts},
+        flow,
+        name::Names,
+        view::{self, Behind},
+    },
     tables::KernelTables,
-    view::{self, Behind},
+    tasks::{
+        gc::{self, Sweeps},
+        recent::Recent,
+        resolve::Standing,
+    },
 };
 use crate::{
     api::{
@@ -320,8 +324,8 @@ impl Inner {
                 let services = ServiceTables::open(&self.watched.pins)?;
                 let connections = connections(&services)?;
                 let relayed = self.watched.relays.rows();
-                let mut rows = flows::flows(config, &clock, &connections, &tables.flows()?);
-                rows.splice(0..0, flows::relayed(config, &clock, &relayed));
+                let mut rows = flow::flows(config, &clock, &connections, &tables.flows()?);
+                rows.splice(0..0, flow::relayed(config, &clock, &relayed));
                 rows.retain(|row| filter.admits(row));
                 rows.truncate(filter.limit.unwrap_or(usize::MAX));
                 Response::Flows(rows)
@@ -370,7 +374,7 @@ impl Inner {
         for (key, entry) in &connections {
             attempts.note(key, entry);
         }
-        let known = flows::Known {
+        let known = flow::Known {
             services: &services.services()?,
             targets: &services.targets()?,
             connections: &connections,
@@ -378,7 +382,7 @@ impl Inner {
             refused: &refused,
             roles: &self.live().facts.roles.clone(),
         };
-        Ok(flows::services(config, &known))
+        Ok(flow::services(config, &known))
     }
 
     /// Forgets flows; how many there were.
@@ -386,9 +390,9 @@ impl Inner {
         let (config, clock) = (&*self.config(), Clock::read());
         let mut services = ServiceTables::open(&self.watched.pins)?;
         let connections = connections(&services)?;
-        let aliases = flows::Aliases::new(config);
+        let aliases = flow::Aliases::new(config);
         let is_meant = |key: &FiveTuple, entry: Option<&Conntrack>, flow: Option<&RpcFlow>| {
-            filter.admits(&flows::row(config, &aliases, &clock, key, entry, flow))
+            filter.admits(&flow::row(config, &aliases, &clock, key, entry, flow))
         };
         let mut count = 0;
         for key in tables.flow_keys()? {
@@ -403,7 +407,7 @@ impl Inner {
         for (key, entry) in &connections {
             let flow = tables.flow(key)?;
             if is_meant(key, Some(entry), flow.as_ref()) {
-                sweep::forget(&mut services, &mut tables, key)?;
+                gc::forget(&mut services, &mut tables, key)?;
                 count += 1;
             }
         }

@@ -11,13 +11,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Current, RunError,
-    retry::{Problem, Retry},
-};
 use crate::{
     clock::Moment,
     config::NamesPlane,
+    daemon::{
+        Current, RunError,
+        retry::{Problem, Retry},
+    },
     datapath::{Capture, DatapathError, Pins},
     discovery::Snapshot,
     dns::{Counters, Server, TTL, Zone},

@@ -12,7 +12,7 @@ use truename_common::layout::{
 
 use truename_common::wire::stream::reset;
 
-use super::flows;
+use super::flow;
 use crate::{
     api::{AliasRow, Aliases, CanonicalSource, Clock, EndpointRow, EventRow, PeerRow},
     config::{self, Config, Endpoint},
@@ -251,7 +251,7 @@ pub fn event(config: &Config, clock: &Clock, event: &Event) -> EventRow {
 
 /// The name of the service that has an alias there, or a dash.
 pub fn service_name(config: &Config, alias: Socket) -> String {
-    flows::find(config, alias).map_or_else(|| "-".to_owned(), |service| service.name.clone())
+    flow::find(config, alias).map_or_else(|| "-".to_owned(), |service| service.name.clone())
 }
 
 /// An event as a sentence for the log.

@@ -13,13 +13,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Current, RunError,
-    derive::{Deriver, canonical_names},
-};
+use super::derive::{Deriver, canonical_names};
 use crate::{
     clock::Moment,
     config::{Config, Derivation, Role},
+    daemon::{Current, RunError},
     discovery::{self, Kind, Snapshot, SourceId, Topology, names::lookup::Lookup},
     name::literal,
     plan::{CanonicalNames, Roles},

@@ -5,7 +5,7 @@ use truename_common::{
     nat,
 };
 
-use super::{flows, view};
+use super::rows::{flow, view};
 use crate::{
     api::Clock,
     config::Config,
@@ -76,7 +76,7 @@ impl Source for KernelTables<'_> {
     }
 
     fn service_name(&self, alias: &Socket) -> Option<String> {
-        flows::find(self.config, *alias).map(|service| service.name.clone())
+        flow::find(self.config, *alias).map(|service| service.name.clone())
     }
 
     fn endpoint_name(&self, at: &Socket) -> Option<String> {

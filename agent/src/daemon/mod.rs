@@ -6,32 +6,20 @@
 
 mod agent;
 mod attachment;
-mod attempts;
-mod check;
-mod collect;
-mod derive;
-mod events;
-mod flows;
 mod health;
-mod keeper;
-mod learn;
 mod limit;
-mod names;
+mod map_writer;
 mod notify;
-mod plane;
 mod problems;
 mod pulse;
-mod recent;
 mod retry;
-mod roles;
+mod rows;
 mod service;
 mod signals;
 mod start;
-mod sweep;
 mod tables;
+mod tasks;
 mod tell;
-mod tried;
-mod view;
 
 pub use tables::KernelTables;
 

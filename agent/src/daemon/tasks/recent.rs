@@ -10,8 +10,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use truename_common::layout::Counter;
 
-use super::RunError;
-use crate::datapath::{DatapathError, Pins, Tables};
+use crate::{
+    daemon::RunError,
+    datapath::{DatapathError, Pins, Tables},
+};
 
 /// How often the counters are read.
 const EVERY: Duration = Duration::from_secs(10);

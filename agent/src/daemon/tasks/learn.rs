@@ -12,9 +12,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use truename_common::layout::EventKind;
 
-use super::{RunError, pulse::Pulse};
 use crate::{
     api::EventRow,
+    daemon::{RunError, pulse::Pulse},
     datapath::{DatapathError, Pins, Tables},
     discovery::{Facts, Kind, Reporter, Snapshot, sources::learned},
     name::{Authority, literal},

@@ -14,12 +14,14 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use truename_common::layout::{Counter, Event, EventKind};
 
-use super::{
-    Current, RunError,
-    limit::{Admitted, Limit},
-    view,
+use crate::{
+    api::{Clock, EventRow},
+    daemon::{
+        Current, RunError,
+        limit::{Admitted, Limit},
+        rows::view,
+    },
 };
-use crate::api::{Clock, EventRow};
 
 /// Events that are logged in a second: clients cause them, and must not fill a disk.
 const LOGGED: u32 = 100;

@@ -17,10 +17,7 @@ use super::{
 use crate::{
     api::{Clock, FlowRow, FlowState, ServiceRow, TargetRow},
     config::{self, Config},
-    plan::{
-        Roles, bytes,
-        roles::{self},
-    },
+    plan::{Roles, bytes, roles},
     relay,
 };
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use truename_common::layout::{AliasKey, AliasStat, Counter};
 
-use super::recent::Counters;
+use super::tasks::recent::Counters;
 use crate::{
     api::{Code, Finding, InterfaceRow, ProblemRow, Timestamp},
     config::{Aliases, Config},

@@ -8,7 +8,7 @@ use std::{
 use truename_common::layout::{Conntrack, ConntrackState as State, FiveTuple, TCP, v4_mapped};
 
 use super::{
-    flows::Aliases,
+    flow::Aliases,
     view::{find, ip, socket},
 };
 use crate::{

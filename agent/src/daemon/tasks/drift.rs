@@ -15,7 +15,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{RunError, keeper::Keeper, pulse::Pulse, retry::Retry};
+use crate::daemon::{RunError, map_writer::Keeper, pulse::Pulse, retry::Retry};
 
 /// How often it is looked.
 const EVERY: Duration = Duration::from_secs(30);

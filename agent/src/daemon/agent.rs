@@ -17,14 +17,13 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Command, RunError,
     attachment::Attachment,
-    derive::listening_ports,
     detach,
-    keeper::{Keeper, translated_targets},
+    map_writer::{Keeper, translated_targets},
     notify,
     pulse::Pulse,
     retry::Retry,
-    roles::Standing,
     service::{AgentService, Live},
+    tasks::{derive::listening_ports, resolve::Standing},
 };
 use crate::{
     config::{self, Config, ConfigError, Sources},

@@ -1,5 +1,8 @@
 //! Looking through the tables of connections and flows, and forgetting what is over.
 
+mod policy;
+mod port_bitmap;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
@@ -12,20 +15,20 @@ use truename_common::layout::{
     Authority, Conntrack, Event, EventKind, FiveTuple, Socket, conntrack_flags,
 };
 
-use super::{
-    Current, RunError,
-    collect::{Evicted, Verdict, is_flow_over, is_handshake_over, verdict},
-    keeper::Keeper,
-    limit::{Admitted, Limit},
-    pulse::Pulse,
-    tried::{self, Needed},
-    view,
-};
 use crate::{
     api::{Clock, Code, EventRow, Finding, SweepRow, Timestamp},
     config::WhenFull,
+    daemon::{
+        Current, RunError,
+        limit::{Admitted, Limit},
+        map_writer::Keeper,
+        pulse::Pulse,
+        rows::view,
+    },
     datapath::{DatapathError, Pins, ServiceTables, Tables},
 };
+use policy::{Evicted, Verdict, is_flow_over, is_handshake_over, verdict};
+use port_bitmap::Needed;
 
 /// How often the tables are looked through. Never less often, whatever happens.
 const EVERY: Duration = Duration::from_secs(10);
@@ -170,7 +173,7 @@ impl Sweeper {
         if sweep.moved > 0 || keeper.is_untidy(&used.targets) {
             keeper.tidy().inspect_err(|_| self.check.notify_one())?;
         }
-        sweep.cleared = tried::clear(&mut services, &used.tried)?;
+        sweep.cleared = port_bitmap::clear(&mut services, &used.tried)?;
         sweep.took = began.elapsed();
         Ok(sweep)
     }
@@ -299,7 +302,7 @@ fn forget_connections(
 }
 
 /// Forgets a connection and its RPC flow, which have one life; how many RPC flows that were.
-pub(super) fn forget(
+pub(in crate::daemon) fn forget(
     services: &mut ServiceTables,
     tables: &mut Tables,
     key: &FiveTuple,
