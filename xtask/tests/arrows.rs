@@ -41,11 +41,6 @@ const KNOWN: &[(&str, &[&str], &str)] = &[
         "the loaded programs are attached by a method of theirs",
     ),
     (
-        "agent/src/daemon/rows",
-        &["attempts", "flow", "view"],
-        "rows, and what finds names for them, are built together: `api/rows` gets them",
-    ),
-    (
         "agent/src/discovery/names",
         &["dns", "lookup"],
         "two ways of looking up names become one",

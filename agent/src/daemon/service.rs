@@ -20,10 +20,12 @@ use super::{
     pulse::Pulses,
     retry::Problem,
     rows::{
+        alias,
         attempts::{self, Attempts},
-        flow,
+        behind::Behind,
+        endpoint, flow,
         name::Names,
-        view::{self, Behind},
+        peer, service,
     },
     tables::KernelTables,
     tasks::{
@@ -305,7 +307,7 @@ impl Inner {
         let clock = Clock::read();
         Ok(match request {
             Request::Status => Response::Status(Box::new(self.status(&tables, drift)?)),
-            Request::Endpoints => Response::Endpoints(view::endpoints(
+            Request::Endpoints => Response::Endpoints(endpoint::endpoints(
                 config,
                 &tables.names()?,
                 &tables.flow_keys()?,
@@ -315,8 +317,8 @@ impl Inner {
                 let steered = Steering::open(&self.watched.pins)?.clients()?;
                 let steered = steered.into_iter().collect();
                 let behind = self.behind()?;
-                let mut rows = view::relayed_aliases(config, &clock, &self.watched.relays.rows());
-                rows.extend(view::aliases(config, &clock, &behind, &aliases, &steered));
+                let mut rows = alias::relayed_aliases(config, &clock, &self.watched.relays.rows());
+                rows.extend(alias::aliases(config, &clock, &behind, &aliases, &steered));
                 Response::Aliases(rows)
             }
             Request::Services => Response::Services(self.services()?),
@@ -333,7 +335,7 @@ impl Inner {
             Request::Flush(filter) => Response::Flushed(self.flush(tables, filter)?),
             Request::Peers => {
                 let peers = tables.peers()?;
-                Response::Peers(view::peers(config, &clock, &self.behind()?, &peers))
+                Response::Peers(peer::peers(config, &clock, &self.behind()?, &peers))
             }
             Request::Topology => {
                 let snapshot = self.watched.topology.borrow().clone();
@@ -374,7 +376,7 @@ impl Inner {
         for (key, entry) in &connections {
             attempts.note(key, entry);
         }
-        let known = flow::Known {
+        let known = service::Known {
             services: &services.services()?,
             targets: &services.targets()?,
             connections: &connections,
@@ -382,7 +384,7 @@ impl Inner {
             refused: &refused,
             roles: &self.live().facts.roles.clone(),
         };
-        Ok(flow::services(config, &known))
+        Ok(service::services(config, &known))
     }
 
     /// Forgets flows; how many there were.
@@ -390,9 +392,9 @@ impl Inner {
         let (config, clock) = (&*self.config(), Clock::read());
         let mut services = ServiceTables::open(&self.watched.pins)?;
         let connections = connections(&services)?;
-        let aliases = flow::Aliases::new(config);
+        let by_frontend = config::index::Services::new(config);
         let is_meant = |key: &FiveTuple, entry: Option<&Conntrack>, flow: Option<&RpcFlow>| {
-            filter.admits(&flow::row(config, &aliases, &clock, key, entry, flow))
+            filter.admits(&flow::row(config, &by_frontend, &clock, key, entry, flow))
         };
         let mut count = 0;
         for key in tables.flow_keys()? {

@@ -5,10 +5,9 @@ use truename_common::{
     nat,
 };
 
-use super::rows::{flow, view};
 use crate::{
     api::Clock,
-    config::Config,
+    config::{Config, index},
     datapath::{ServiceTables, Tables},
     explain::Source,
     sysctl,
@@ -76,11 +75,11 @@ impl Source for KernelTables<'_> {
     }
 
     fn service_name(&self, alias: &Socket) -> Option<String> {
-        flow::find(self.config, *alias).map(|service| service.name.clone())
+        index::service(self.config, *alias).map(|service| service.name.clone())
     }
 
     fn endpoint_name(&self, at: &Socket) -> Option<String> {
-        view::find(self.config, *at).map(|endpoint| endpoint.name.clone())
+        index::endpoint(self.config, *at).map(|endpoint| endpoint.name.clone())
     }
 
     fn forwards(&self, v4: bool, own: bool) -> bool {

@@ -7,13 +7,10 @@ use std::{
 
 use truename_common::layout::{Conntrack, ConntrackState as State, FiveTuple, TCP, v4_mapped};
 
-use super::{
-    flow::Aliases,
-    view::{find, ip, socket},
-};
+use super::text::{ip, socket};
 use crate::{
     api::{Clock, Code, Finding},
-    config::{Config, Listen, Role, Service, Transport},
+    config::{Config, Listen, Role, Service, Transport, index},
     netlink::{NetlinkError, Requests},
     plan::{Facts, roles},
 };
@@ -47,7 +44,7 @@ type Target<'a> = (&'a str, [u8; 16], u16);
 
 /// What became of the connections that were begun lately.
 pub struct Attempts<'a> {
-    aliases: Aliases<'a>,
+    aliases: index::Services<'a>,
     now_s: u32,
     counts: BTreeMap<Target<'a>, Count>,
     /// The services that have connections.
@@ -58,7 +55,7 @@ impl<'a> Attempts<'a> {
     /// None are known yet.
     pub fn new(config: &'a Config, clock: &Clock) -> Self {
         Self {
-            aliases: Aliases::new(config),
+            aliases: index::Services::new(config),
             now_s: u32::try_from(clock.monotonic_ns() / 1_000_000_000).unwrap_or(u32::MAX),
             counts: BTreeMap::new(),
             used: BTreeSet::new(),
@@ -213,7 +210,7 @@ fn without_endpoint(config: &Config, service: &Service, facts: &Facts) -> Option
         address: Some(target.ip()),
         port: target.port(),
     };
-    if find(config, at.to_socket()).is_some() {
+    if index::endpoint(config, at.to_socket()).is_some() {
         return None;
     }
     let name = &service.name;

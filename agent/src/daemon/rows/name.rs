@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use super::view::{self, Behind};
+use super::{behind::Behind, endpoint, peer};
 use crate::{
     api::{Clock, Conflict, EndpointRow, NameRow, PeerRow},
     config::Config,
@@ -67,8 +67,8 @@ impl Names {
         topology: Arc<Topology>,
     ) -> Result<Self, DatapathError> {
         let tables = Tables::open(pins)?;
-        let endpoints = view::endpoints(config, &tables.names()?, &[]);
-        let peers = view::peers(config, &Clock::read(), &Behind::default(), &tables.peers()?);
+        let endpoints = endpoint::endpoints(config, &tables.names()?, &[]);
+        let peers = peer::peers(config, &Clock::read(), &Behind::default(), &tables.peers()?);
         Ok(Self::new(topology, &endpoints, &peers))
     }
 

@@ -19,7 +19,7 @@ use crate::{
     daemon::{
         Current, RunError,
         limit::{Admitted, Limit},
-        rows::view,
+        rows::event,
     },
 };
 
@@ -70,15 +70,15 @@ impl Drain {
                 log::warn!("An event of {} bytes is not of this version", item.len());
                 continue;
             };
-            let row = view::event(&config, &clock, &event);
+            let row = event::event(&config, &clock, &event);
             if event.kind == EventKind::Refused as u32 {
                 self.refused(&event, &row);
             }
             match limit.admit(Instant::now()) {
-                Admitted::Yes => log::info!("{}", view::sentence(&row)),
+                Admitted::Yes => log::info!("{}", event::sentence(&row)),
                 Admitted::After(unlogged) => {
                     log::warn!("{unlogged} event(s) were not logged: there were too many");
-                    log::info!("{}", view::sentence(&row));
+                    log::info!("{}", event::sentence(&row));
                 }
                 Admitted::No => {}
             }

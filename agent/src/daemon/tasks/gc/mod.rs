@@ -17,13 +17,13 @@ use truename_common::layout::{
 
 use crate::{
     api::{Clock, Code, EventRow, Finding, SweepRow, Timestamp},
-    config::WhenFull,
+    config::{WhenFull, index},
     daemon::{
         Current, RunError,
         limit::{Admitted, Limit},
         map_writer::Keeper,
         pulse::Pulse,
-        rows::view,
+        rows::{event, text::socket},
     },
     datapath::{DatapathError, Pins, ServiceTables, Tables},
 };
@@ -135,7 +135,7 @@ impl Sweeper {
         let mistaken = mistaken
             .iter()
             .filter_map(|(at, (configured, announced))| {
-                let endpoint = view::find(&config, *at)?;
+                let endpoint = index::endpoint(&config, *at)?;
                 endpoint.canonical.as_ref()?;
                 let name = &endpoint.name;
                 let sentence = format!(
@@ -216,7 +216,7 @@ impl Sweeper {
     /// Tells of an eviction as the kernel program tells of its events; the text is the alias.
     fn tell(&self, key: &FiveTuple, entry: &Conntrack, limit: &mut Limit) {
         let clock = Clock::read();
-        let alias = view::socket(entry.alias, entry.alias_port);
+        let alias = socket(entry.alias, entry.alias_port);
         let event = Event {
             time_ns: clock.monotonic_ns(),
             kind: EventKind::Evicted as u32,
@@ -227,11 +227,11 @@ impl Sweeper {
         };
         let config = Arc::clone(&self.config.borrow());
         let row = EventRow {
-            endpoint: view::service_name(&config, entry.alias(key.protocol)),
-            ..view::event(&config, &clock, &event)
+            endpoint: index::service_name(&config, entry.alias(key.protocol)),
+            ..event::event(&config, &clock, &event)
         };
         if limit.admit(Instant::now()) != Admitted::No {
-            log::info!("{}", view::sentence(&row));
+            log::info!("{}", event::sentence(&row));
         }
         // An error means that nobody monitors.
         let _ = self.events.send(row);
