@@ -58,6 +58,31 @@ fn translation_outlives_a_killed_agent_and_a_new_one_takes_over_without_a_gap() 
     exchange(&old, &Spec::mixed(&names(), 7, 20).continued(7), "after");
 }
 
+/// The flows of an agent that kept them in another layout are adopted at their next message, and its maps go.
+#[test]
+fn flows_of_another_layout_are_adopted() {
+    let lab = Lab::direct().unwrap();
+    let mut truename = lab.truename(Some(CANONICAL_AUTHORITY)).unwrap();
+    let connection = lab.connect(Dial::default()).unwrap();
+    exchange(&connection, &Spec::mixed(&names(), 0, 20), "before");
+    truename.kill_agent();
+    let maps = truename.bpffs().join("v3/maps");
+    let pins = ["RPC_FLOWS", "ONE_SIDED_FLOWS"].map(|name| {
+        let (now, before) = (maps.join(format!("{name}_2")), maps.join(name));
+        std::fs::rename(&now, &before).unwrap();
+        (now, before)
+    });
+    truename.start_agent().unwrap();
+    for (now, before) in pins {
+        assert!(now.exists(), "{}", now.display());
+        assert!(!before.exists(), "{}", before.display());
+    }
+    let next = Spec::mixed(&names(), 1, 20).continued(1);
+    exchange(&connection, &next, "after");
+    let (status, _) = truename.status().unwrap();
+    assert_eq!(status["counters"]["adopted"], 1, "{status}");
+}
+
 #[test]
 fn detach_removes_every_trace() {
     let lab = Lab::direct().unwrap();
