@@ -15,7 +15,7 @@ use aya::maps::{HashMap, Map, MapData};
 use truename::{
     clock::Moment,
     config::{Config, File, Flags},
-    datapath::{Object, Pins, TablesMut},
+    datapath::{Object, Pins, ServiceTables, TablesMut},
     discovery::{Claim, Facts as Said, Kind, SourceId, Topology, Worker, merge, resolve},
     plan::{self, Facts, Held, Roles},
     reconcile,
@@ -84,18 +84,16 @@ fn change(own: u32, others: u32) -> Result<f64> {
         applied?;
         times.push(time);
     }
-    let count = reconcile::Kernel::present(&kernel)?.held.connections.len();
-    anyhow::ensure!(
-        count == (own + others) as usize,
-        "{count} connections are left"
-    );
+    let mut count = 0;
+    ServiceTables::open(&tables.pins)?.visit_connections(|_, _| count += 1)?;
+    anyhow::ensure!(count == own + others, "{count} connections are left");
     times.sort_unstable();
     Ok(times[ROUNDS / 2].as_secs_f64() * 1000.0)
 }
 
 /// Gives a service connections, each with the target that it chooses.
 fn connect(pins: &Pins, kernel: &TablesMut, service: u8, count: u32) -> Result<()> {
-    let held = reconcile::Kernel::present(kernel)?.held;
+    let held = reconcile::Kernel::owned(kernel)?.held;
     let map = MapData::from_pin(pins.map(map::CONNTRACK)).context("open the connections")?;
     let mut table: HashMap<_, FiveTuple, Conntrack> = HashMap::try_from(Map::HashMap(map))?;
     let alias = v4_mapped([192, 0, 2, service]);
@@ -153,7 +151,7 @@ fn measure(nodes: u32) -> Result<Vec<f64>> {
         applied?;
 
         let moved = self::facts(self::roles(&config, &merged(&answers(nodes, 1))), nodes);
-        let present = reconcile::Kernel::present(&kernel)?;
+        let present = reconcile::Kernel::owned(&kernel)?;
         let numbers = present.numbers();
         let (_, planning_again) = timed(|| plan::plan(&config, &moved, &numbers, &present.held));
         let (applied, applying_again) = timed(|| apply(&mut kernel, &config, &moved));
@@ -286,7 +284,7 @@ fn facts(roles: Roles, nodes: u32) -> Facts {
 }
 
 fn apply(kernel: &mut TablesMut, config: &Config, facts: &Facts) -> Result<()> {
-    reconcile::reconcile(kernel, |present| {
+    reconcile::reconcile(kernel, config.datapath.snat_ports, |present| {
         plan::plan(config, facts, &present.numbers(), &present.held)
     })?;
     Ok(())

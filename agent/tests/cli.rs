@@ -154,6 +154,98 @@ fn mistakes_are_one_line_and_exit_code_2() {
     }
 }
 
+/// What is written where something else is wanted is told for what it is, and no password of it is shown.
+#[test]
+fn mistakes_are_told_for_what_they_are() {
+    const SERVICE: &str =
+        "[[service]]\nname = \"s\"\nprotocol = \"tcp\"\nlisten = \"127.0.0.1:80\"\n";
+    const ENDPOINT: &str =
+        "[[endpoint]]\nname = \"e\"\nprotocol = \"pekko\"\nlisten = \"127.0.0.1:6123\"\n";
+    const ZOOKEEPER: &str = "[topology]\nha = \"zookeeper\"\n[topology.zookeeper]\n";
+    const FLINK: &str = "[topology]\nsource = \"flink\"\n";
+    const ALONE: &str = "only its host:port is wanted";
+    const LIST: &str = "write a list of one each";
+    const USER: &str = "user names are not used";
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("truename.toml");
+    let path = file.to_str().unwrap();
+    for (section, line, said) in [
+        (SERVICE, "target = \"db.example.org:5432\"", None),
+        (SERVICE, "target = \"zk1:2181,zk2:2181\"", Some(LIST)),
+        (SERVICE, "target = \"http://u:secret@h:80\"", Some(ALONE)),
+        (SERVICE, "target = \"u:secret@h:80\"", Some(ALONE)),
+        (
+            ENDPOINT,
+            "canonical = \"pekko.tcp://flink@jm:6123\"",
+            Some(ALONE),
+        ),
+        (
+            ENDPOINT,
+            "canonical = \"jm1:6123,jm2:6123\"",
+            Some("these are several"),
+        ),
+        (
+            ENDPOINT,
+            "aliases = [\"akka.tcp://flink@jm:6123/user\"]",
+            Some(ALONE),
+        ),
+        (ZOOKEEPER, "quorum = [\"zk1:2181,zk2:2181\"]", Some(LIST)),
+        (ZOOKEEPER, "quorum = [\"u:secret@zk1:2181\"]", Some(ALONE)),
+        (FLINK, "urls = [\"http://u:secret@jm:8081\"]", Some(USER)),
+        (
+            FLINK,
+            "urls = [\"ftp://u:secret@jm:21\"]",
+            Some("must begin with http"),
+        ),
+        (
+            FLINK,
+            "urls = [\"http://u:secret@jm:8081\"",
+            Some("this is not TOML"),
+        ),
+        (
+            "[topology]\n",
+            "cluster = [\"http://u:secret@jm:8081\"]",
+            Some(USER),
+        ),
+        (
+            "[topology]\n",
+            "cluster = [\"zookeeper://u:secret@zk1:2181/flink\"]",
+            Some(ALONE),
+        ),
+    ] {
+        fs::write(&file, format!("{section}{line}\n")).unwrap();
+        let output = truename(&["config", "check", path]);
+        let message = stderr(&output);
+        assert_eq!(
+            output.status.code(),
+            Some(said.map_or(0, |_| 2)),
+            "{line}: {message}"
+        );
+        assert!(
+            message.contains(said.unwrap_or_default()),
+            "{line}: {message}"
+        );
+        assert!(!message.contains("secret"), "{line}: {message}");
+    }
+    for (flag, value, said) in [
+        ("--service", "tcp=10.0.0.10:80=http://u:secret@h:80", ALONE),
+        ("--service", "tcp=10.0.0.10:80=u:secret@h:80", ALONE),
+        (
+            "--endpoint",
+            "pekko=10.0.0.1:6123=pekko.tcp://flink@jm:6123",
+            ALONE,
+        ),
+        ("--cluster", "http://u:secret@jm:8081", USER),
+        ("--cluster", "zookeeper://u:secret@zk1:2181/flink", ALONE),
+    ] {
+        let output = truename(&["run", flag, value]);
+        let message = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{value}: {message}");
+        assert!(message.contains(said), "{value}: {message}");
+        assert!(!message.contains("secret"), "{value}: {message}");
+    }
+}
+
 #[test]
 fn services_that_contradict_each_other_are_refused() {
     let directory = tempfile::tempdir().unwrap();

@@ -102,10 +102,10 @@ fn read(file: &Path) -> Result<Config> {
 fn write_tables(pins: &Path, file: &Path) -> Result<(Present, plan::Tables)> {
     let config = read(file)?;
     let mut tables = TablesMut::open(&Pins::new(pins))?;
-    let done = reconcile::reconcile(&mut tables, |present| {
+    let done = reconcile::reconcile(&mut tables, config.datapath.snat_ports, |present| {
         plan::plan(&config, &facts(), &present.numbers(), &present.held)
     })?;
-    Ok((tables.present()?, done.wanted))
+    Ok((tables.owned()?, done.wanted))
 }
 
 /// The tables hold what is wanted, and nothing besides but what the kernel learned.

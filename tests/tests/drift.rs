@@ -70,9 +70,8 @@ impl Place {
 
     /// What the agent wrote.
     fn written(&self) -> Result<Present> {
-        let mut present = self.tables.present()?;
+        let mut present = self.tables.owned()?;
         present.names.clear();
-        present.held.connections.clear();
         Ok(present)
     }
 

@@ -26,11 +26,14 @@ mod watch;
 
 use std::{io, path::Path, process::ExitCode};
 
-use clap::Parser as _;
+use clap::{
+    Parser as _,
+    error::{ContextKind, ContextValue},
+};
 
 use crate::{
     api::{Client, ClientError, Request, Response},
-    config::{Config, ConfigError, File, Flags, Paths},
+    config::{Config, ConfigError, File, Flags, Paths, without_password},
     daemon::RunError,
     datapath::Pins,
     sysctl,
@@ -65,7 +68,8 @@ impl Exit {
 pub fn main() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
-        Err(error) => {
+        Err(mut error) => {
+            hide_passwords(&mut error);
             let exit = if error.use_stderr() {
                 Exit::Usage
             } else {
@@ -84,6 +88,16 @@ pub fn main() -> ExitCode {
             }
             eprintln!("truename: {}", describe(&error));
             exit_of(&error).code().into()
+        }
+    }
+}
+
+/// The command line is shown with an error about it, and a URL there may have a password.
+fn hide_passwords(error: &mut clap::Error) {
+    for kind in [ContextKind::InvalidValue, ContextKind::InvalidArg] {
+        if let Some(ContextValue::String(shown)) = error.get(kind) {
+            let shown = without_password(shown);
+            error.insert(kind, ContextValue::String(shown));
         }
     }
 }

@@ -189,17 +189,20 @@ pub struct Clash {
     pub second: Origin,
 }
 
-/// A text as it may be printed: what stands before the host of a URL may be a password. In the address of an actor it is
-/// the name of a system.
-fn without_password(text: &str) -> String {
-    let url = text.split_once("://");
-    let Some((scheme, rest)) = url.filter(|(scheme, _)| !scheme.ends_with(".tcp")) else {
-        return text.to_owned();
+/// A text as it may be printed: what stands before the host of a URL, or a user with a colon behind it, may be a password.
+/// In the address of an actor it is the name of a system.
+pub fn without_password(text: &str) -> String {
+    let (before, rest) = match text.split_once("://") {
+        Some((scheme, _)) if scheme.ends_with(".tcp") => return text.to_owned(),
+        Some((_, rest)) => text.split_at(text.len() - rest.len()),
+        None => ("", text),
     };
     let authority = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     match rest[..authority].rfind('@') {
-        Some(at) => format!("{scheme}://…{}", &rest[at..]),
-        None => text.to_owned(),
+        Some(at) if !before.is_empty() || rest[..at].contains(':') => {
+            format!("{before}…{}", &rest[at..])
+        }
+        _ => text.to_owned(),
     }
 }
 
@@ -214,6 +217,13 @@ mod tests {
             ("http://jm:8081/a@b", "http://jm:8081/a@b"),
             ("pekko.tcp://flink@jm:6123", "pekko.tcp://flink@jm:6123"),
             ("jm:8081", "jm:8081"),
+            ("user:secret@zk1:2181", "…@zk1:2181"),
+            ("flink@jm:6123", "flink@jm:6123"),
+            (
+                "tcp=10.0.0.10:80=http://user:secret@jm:80",
+                "tcp=10.0.0.10:80=http://…@jm:80",
+            ),
+            ("tcp=10.0.0.10:80=user:secret@jm:80", "…@jm:80"),
         ] {
             assert_eq!(without_password(text), shown);
         }

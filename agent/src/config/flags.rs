@@ -4,7 +4,7 @@ use std::{path::PathBuf, str::FromStr};
 
 use super::{
     Aliases, Cluster, Endpoint, File, Interface, Listen, OnChange, Origin, Place, Protocol,
-    Selector, Service, Snat, Target, TargetError, Transport,
+    Selector, Service, Snat, Target, TargetError, Transport, without_password,
 };
 use crate::name::Authority;
 
@@ -48,12 +48,14 @@ impl FromStr for EndpointFlag {
             protocol: protocol
                 .parse()
                 .map_err(|e: String| format!("\"{protocol}\": {e}"))?,
-            listen: listen.parse().map_err(|e| format!("\"{listen}\": {e}"))?,
+            listen: listen
+                .parse()
+                .map_err(|e| format!("\"{}\": {e}", without_password(listen)))?,
             canonical: parts
                 .next()
                 .map(|name| {
                     name.parse()
-                        .map_err(|e| format!("canonical \"{name}\": {e}"))
+                        .map_err(|e| format!("canonical \"{}\": {e}", without_password(name)))
                 })
                 .transpose()?,
             text: text.to_owned(),
@@ -84,13 +86,15 @@ impl FromStr for ServiceFlag {
             protocol: protocol
                 .parse()
                 .map_err(|e| format!("\"{protocol}\": {e}"))?,
-            listen: listen.parse().map_err(|e| format!("\"{listen}\": {e}"))?,
+            listen: listen
+                .parse()
+                .map_err(|e| format!("\"{}\": {e}", without_password(listen)))?,
             targets: targets
                 .split(',')
                 .map(|target| {
-                    target
-                        .parse()
-                        .map_err(|e: TargetError| format!("target \"{target}\": {e}"))
+                    target.parse().map_err(|e: TargetError| {
+                        format!("target \"{}\": {e}", without_password(target))
+                    })
                 })
                 .collect::<Result<_, _>>()?,
             text: text.to_owned(),

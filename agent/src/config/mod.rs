@@ -39,7 +39,7 @@ use crate::name::Authority;
 pub use cluster::{Cluster, ClusterError};
 pub use datapath::{Datapath, Netfilter, Ports, TIMEOUT_KEYS, Timeouts, WhenFull, Xdp, seconds};
 pub use derive::{Derivation, KnownPort};
-pub use error::ConfigError;
+pub use error::{ConfigError, without_password};
 pub use file::{DEFAULT_FILE, File};
 pub use flags::{EndpointFlag, Flags, ServiceFlag};
 pub use frontend::Frontend;

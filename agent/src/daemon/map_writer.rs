@@ -131,7 +131,7 @@ impl Keeper {
 
     fn bring(&mut self, facts: &Facts) -> Result<(), DatapathError> {
         let (config, tag) = (&self.config, self.tag);
-        let done = reconcile::reconcile(&mut self.tables, |present| {
+        let done = reconcile::reconcile(&mut self.tables, config.datapath.snat_ports, |present| {
             let mut held = Cow::Borrowed(&present.held);
             if held.settings.tag == 0 {
                 held.to_mut().settings.tag = tag;

@@ -1,6 +1,6 @@
 //! The tables of services and of their connections.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aya::maps::{Array, MapData, MapError, PerCpuArray};
 use truename_common::{
@@ -17,7 +17,11 @@ use super::{
     error::DatapathError,
     sys,
 };
-use crate::{plan::Held, reconcile::Change};
+use crate::{
+    config::Ports,
+    plan::{Connected, Held, Summary},
+    reconcile::Change,
+};
 
 /// The tables of services and of their connections. Reading them changes nothing.
 pub struct ServiceTables {
@@ -69,22 +73,29 @@ impl ServiceTables {
         Ok(held)
     }
 
-    /// The rest that a plan goes by, of connections those of some aliases.
-    pub(super) fn add_connections(
-        &self,
-        held: &mut Held,
-        is_wanted: impl Fn(&Socket) -> bool,
-    ) -> Result<(), DatapathError> {
+    /// What connections need.
+    pub(super) fn connected(&self, held: &Held, ports: Ports) -> Result<Connected, DatapathError> {
+        let mut summary = Summary::new(held, ports);
+        self.visit_connections(|key, entry| summary.add(&key, &entry))?;
+        batch::visit(&self.moved, map::MOVED, |original, target| {
+            summary.add_moved(&original, target);
+        })?;
+        Ok(summary.finish())
+    }
+
+    /// The same as [`Self::owned`] with the connections of some aliases, and where they stay.
+    pub(super) fn held(&self, aliases: &BTreeSet<Socket>) -> Result<Held, DatapathError> {
+        let mut held = self.owned()?;
         held.moved.extend(self.moved()?);
         // Sorted at once: they come in no order, and there may be many.
         let mut connections = Vec::new();
         self.visit_connections(|key, entry| {
-            if is_wanted(&entry.alias(key.protocol)) {
+            if aliases.contains(&entry.alias(key.protocol)) {
                 connections.push((key, entry));
             }
         })?;
         held.connections = connections.into_iter().collect();
-        Ok(())
+        Ok(held)
     }
 
     /// Makes a change; those of other tables are none of this.

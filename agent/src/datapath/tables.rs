@@ -17,7 +17,8 @@ use super::{
     sys,
 };
 use crate::{
-    plan::Held,
+    config::Ports,
+    plan::{Connected, Held},
     reconcile::{Change, Kernel, Present},
 };
 
@@ -340,17 +341,12 @@ impl TablesMut {
 impl Kernel for TablesMut {
     type Error = DatapathError;
 
-    fn present(&self) -> Result<Present, DatapathError> {
-        let mut present = self.owned()?;
-        self.services.add_connections(&mut present.held, |_| true)?;
-        Ok(present)
+    fn connected(&self, held: &Held, ports: Ports) -> Result<Connected, DatapathError> {
+        self.services.connected(held, ports)
     }
 
     fn held(&self, aliases: &BTreeSet<Socket>) -> Result<Held, DatapathError> {
-        let mut held = self.services.owned()?;
-        let services = &self.services;
-        services.add_connections(&mut held, |alias| aliases.contains(alias))?;
-        Ok(held)
+        self.services.held(aliases)
     }
 
     fn owned(&self) -> Result<Present, DatapathError> {

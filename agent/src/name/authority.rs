@@ -39,9 +39,11 @@ pub enum AuthorityError {
     )]
     BadHost,
     /// More than one, separated by commas.
-    #[error("these are several; write a list of one each, e.g. [\"zk1:2181\", \"zk2:2181\"]")]
+    #[error(
+        "these are several; where several may stand, write a list of one each, e.g. [\"zk1:2181\", \"zk2:2181\"]"
+    )]
     Several,
-    /// A URL or the address of an actor system.
+    /// A URL, the address of an actor system, or a user in front of the host.
     #[error("only its host:port is wanted, without what stands before and behind")]
     WithScheme,
     /// More bytes than the kernel tables hold.
@@ -112,7 +114,7 @@ impl FromStr for Authority {
 
 /// Splits `host:port` at the colon that separates them.
 pub fn split(text: &str) -> Result<(&str, &str), AuthorityError> {
-    if text.contains("://") {
+    if text.contains("://") || text.contains('@') {
         return Err(AuthorityError::WithScheme);
     }
     if text.contains(',') {
@@ -216,7 +218,7 @@ mod tests {
             ("jm-:6123", AuthorityError::BadHost),
             ("j m:6123", AuthorityError::BadHost),
             ("jm..x:6123", AuthorityError::BadHost),
-            ("j@m:6123", AuthorityError::BadHost),
+            ("j@m:6123", AuthorityError::WithScheme),
         ] {
             assert_eq!(text.parse::<Authority>(), Err(error), "{text}");
         }

@@ -148,7 +148,7 @@ mod tests {
             ("pekko.tcp://fl\u{1b}ink@a:1", NameError::System),
             ("pekko.tcp://flink@a", AuthorityError::NoPort.into()),
             ("pekko.tcp://flink@a\n:1", AuthorityError::BadHost.into()),
-            ("pekko.tcp://flink@b@a:1", AuthorityError::BadHost.into()),
+            ("pekko.tcp://flink@b@a:1", AuthorityError::WithScheme.into()),
         ] {
             assert_eq!(text.parse::<RpcAddress>(), Err(error), "{text}");
         }

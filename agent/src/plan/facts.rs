@@ -9,14 +9,13 @@ use std::{
 
 use truename_common::{
     layout::{
-        Conntrack, FiveTuple, Service, Settings, Slots, Socket, Target, conntrack_flags,
-        conntrack_marks, target_flags, v4_mapped,
+        Conntrack, FiveTuple, Service, Settings, Slots, Socket, Target, conntrack_marks,
+        target_flags, v4_mapped,
     },
     nat,
 };
 
-use super::policy::IpsecPolicies;
-use super::{Roles, roles};
+use super::{Connected, Roles, policy::IpsecPolicies, roles};
 use crate::{config::Config, name::Authority};
 
 /// The canonical name of an endpoint at an address and a port.
@@ -48,12 +47,14 @@ pub struct Held {
     pub slots: BTreeMap<Slots, Vec<u32>>,
     /// `TARGETS`: those that are in use.
     pub targets: BTreeMap<u32, Target>,
-    /// `MOVED`.
-    pub moved: BTreeMap<FiveTuple, u32>,
-    /// `CONNTRACK`.
-    pub connections: BTreeMap<FiveTuple, Conntrack>,
     /// `SETTINGS`.
     pub settings: Settings,
+    /// What connections need. Only a plan goes by it.
+    pub connected: Connected,
+    /// `MOVED`. Only what settles a change goes by it, and by the next.
+    pub moved: BTreeMap<FiveTuple, u32>,
+    /// `CONNTRACK`, of some services.
+    pub connections: BTreeMap<FiveTuple, Conntrack>,
 }
 
 impl Facts {
@@ -75,47 +76,14 @@ impl Facts {
 }
 
 impl Held {
-    /// The numbers of the targets that connections go to, by the key of the connection. A connection
-    /// whose target is unknown, or that uses none, has no number.
-    pub fn numbers<'a>(
-        &'a self,
-        settings: &'a Settings,
-    ) -> impl Iterator<Item = (&'a FiveTuple, u32)> {
-        let by_socket = self.by_socket();
-        let number = move |(key, entry)| Some((key, number(&by_socket, settings, key, entry)?));
-        self.connections.iter().filter_map(number)
-    }
-
     /// The targets with a socket, and their numbers.
-    fn by_socket(&self) -> BySocket {
+    pub(super) fn by_socket(&self) -> BySocket {
         let mut by_socket = BySocket::new();
         for (number, target) in &self.targets {
             let targets = by_socket.entry((target.address, target.port)).or_default();
             targets.push((*number, *target));
         }
         by_socket
-    }
-
-    /// Whether every connection has the same key with other settings.
-    pub fn keys_stay(&self, settings: &Settings) -> bool {
-        let ports = |settings: &Settings| (settings.first_port, settings.last_port);
-        if ports(settings) == ports(&self.settings) {
-            return true;
-        }
-        let direct = |(key, entry): (&FiveTuple, &Conntrack)| {
-            // It has no target of a service: only its port was replaced.
-            let target = Target {
-                address: key.endpoint,
-                port: key.endpoint_port,
-                ..Target::default()
-            };
-            let original = entry.original(key.protocol);
-            let (hash, tries) = (nat::hash(&original), u32::from(entry.tries));
-            entry.flags & conntrack_flags::DIRECT == 0
-                || nat::key(&original, &target, settings, hash, tries) == *key
-        };
-        self.connections.iter().all(direct)
-            && self.numbers(&self.settings).eq(self.numbers(settings))
     }
 
     /// The entries of `MOVED` without which connections of these aliases would not be found once
@@ -160,10 +128,10 @@ impl nat::Tables for Held {
 }
 
 /// Targets and their numbers, by address and port.
-type BySocket = BTreeMap<([u8; 16], u16), Vec<(u32, Target)>>;
+pub(super) type BySocket = BTreeMap<([u8; 16], u16), Vec<(u32, Target)>>;
 
 /// The number of the target that a connection goes to.
-fn number(
+pub(super) fn number(
     by_socket: &BySocket,
     settings: &Settings,
     key: &FiveTuple,

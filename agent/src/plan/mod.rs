@@ -1,5 +1,6 @@
 //! From the configuration to the contents of the kernel tables: a pure function.
 
+mod connected;
 mod facts;
 mod ipsec;
 pub mod policy;
@@ -17,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use truename_common::layout::{Endpoint, ListedAlias, Names, Policy, Socket, port_flags};
 
+pub use connected::{Connected, Summary};
 pub use facts::{CanonicalNames, Facts, Held, bytes};
 pub use ipsec::{refused, unencrypted};
 pub use roles::Roles;
@@ -112,8 +114,8 @@ pub fn plan(
         flag(target.port, port_flags::TARGET);
     }
     // The answers of a connection are translated for as long as it lives.
-    for key in held.connections.keys() {
-        flag(key.endpoint_port, port_flags::TARGET);
+    for (_, port) in &held.connected.targets {
+        flag(*port, port_flags::TARGET);
     }
     let mut next = numbers
         .values()

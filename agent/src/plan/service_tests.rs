@@ -271,7 +271,11 @@ fn the_port_range_waits_for_its_connections() {
     };
     let mut other = config.clone();
     other.datapath.snat_ports = "50000-50999".parse().unwrap();
-    let waiting = plan(&other, &facts(), &BTreeMap::new(), &held).services;
+    let planned = |held: &Held| {
+        let held = held.clone().summed_up(other.datapath.snat_ports);
+        plan(&other, &facts(), &BTreeMap::new(), &held).services
+    };
+    let waiting = planned(&held);
     assert_eq!(waiting.settings, first.settings);
     assert!(waiting.is_waiting);
     assert!(waiting.left_out[0].starts_with("the source ports 50000-50999 wait until"));
@@ -292,10 +296,10 @@ fn the_port_range_waits_for_its_connections() {
         ..connection
     };
     held.connections.insert(key, entry);
-    let waiting = plan(&other, &facts(), &BTreeMap::new(), &held).services;
+    let waiting = planned(&held);
     assert_eq!(waiting.settings, first.settings);
     assert_eq!(waiting.services[&alias("10.0.0.10:80")].id, 0);
     held.connections.clear();
-    let done = plan(&other, &facts(), &BTreeMap::new(), &held).services;
+    let done = planned(&held);
     assert_eq!(done.settings.first_port, 50_000);
 }

@@ -8,7 +8,7 @@ use std::{
 use truename_common::{
     layout::{
         SERVICES_MAX, SLOTS_PER_SERVICE, Service, Settings, Slots, Socket, TARGETS_MAX, Target,
-        conntrack_flags, service_flags, settings_flags, target_flags,
+        service_flags, settings_flags, target_flags,
     },
     nat::{self, Weighted},
 };
@@ -86,7 +86,6 @@ struct Plan<'a> {
     ids: BTreeSet<u32>,
     next_id: u32,
     space: Space,
-    aliases_moved: BTreeSet<Socket>,
     /// The services of which a target is left out because its packets have to be encrypted.
     secret: BTreeSet<(Transport, config::Listen)>,
     out: Services,
@@ -95,12 +94,7 @@ struct Plan<'a> {
 impl<'a> Plan<'a> {
     fn new(config: &'a Config, facts: &'a Facts, held: &'a Held) -> Self {
         let ids = held.services.values().map(|service| service.id);
-        let remembered = held
-            .connections
-            .values()
-            .filter(|entry| entry.flags & conntrack_flags::DIRECT == 0)
-            .map(|entry| entry.service);
-        let highest = ids.chain(remembered).max();
+        let highest = ids.chain(held.connected.service).max();
         let ranges = held.services.values().flat_map(|s| [&s.slots, &s.previous]);
         Self {
             config,
@@ -117,11 +111,6 @@ impl<'a> Plan<'a> {
             ids: BTreeSet::new(),
             next_id: highest.map_or(0, |highest| highest.wrapping_add(1)),
             space: Space::without(ranges),
-            aliases_moved: held
-                .moved
-                .keys()
-                .map(|original| original.endpoint())
-                .collect(),
             secret: BTreeSet::new(),
             out: Services {
                 settings: settings(config, facts, held),
@@ -347,7 +336,7 @@ impl<'a> Plan<'a> {
                 continue;
             }
             let mut flags = 0;
-            if self.aliases_moved.contains(alias) {
+            if self.held.connected.aliases_moved.contains(alias) {
                 flags |= service_flags::MOVED;
             }
             // Connections to a target whose packets have to be encrypted from now on must not go on.
@@ -460,13 +449,14 @@ impl<'a> Plan<'a> {
                 range.0, range.1
             ));
         }
-        let connected = self.held.numbers(&self.held.settings);
-        let connected: BTreeSet<u32> = connected.map(|(_, number)| number).collect();
-        let listed = self.held.slots.values().flatten().copied();
-        let moved = self.held.moved.values().copied();
-        for number in connected.into_iter().chain(listed).chain(moved) {
-            if let Some(target) = self.held.targets.get(&number) {
-                self.out.targets.insert(number, *target);
+        let connected = &self.held.connected;
+        let listed: BTreeSet<u32> = self.held.slots.values().flatten().copied().collect();
+        for (number, target) in &self.held.targets {
+            if connected.targets.contains(&(target.address, target.port))
+                || connected.targets_moved.contains(number)
+                || listed.contains(number)
+            {
+                self.out.targets.insert(*number, *target);
             }
         }
         self.out.left_out.sort();
@@ -497,10 +487,10 @@ fn flags(config: &Config, held: &Held) -> u8 {
         WhenFull::Evict => settings_flags::EVICT,
         WhenFull::Refuse => 0,
     };
-    let honour = if held.connections.is_empty() {
-        wanted_honour(config)
-    } else {
+    let honour = if held.connected.any {
         held.settings.flags & settings_flags::HONOUR
+    } else {
+        wanted_honour(config)
     };
     evict | honour
 }
@@ -518,7 +508,7 @@ fn settings(config: &Config, facts: &Facts, held: &Held) -> Settings {
         pad: 0,
     };
     let has_range = held.settings.last_port != 0;
-    if has_range && !held.keys_stay(&wanted) {
+    if has_range && held.connected.is_placed {
         return Settings {
             first_port: held.settings.first_port,
             last_port: held.settings.last_port,

@@ -42,28 +42,27 @@ impl Default for Model {
 impl Kernel for Model {
     type Error = Refused;
 
-    fn present(&self) -> Result<Present, Refused> {
-        let mut present = self.present.clone();
-        for service in self.present.held.services.values() {
-            for range in [service.slots, service.previous] {
-                if range.count > 0 {
-                    present.held.slots.insert(range, self.slots(range)?);
-                }
-            }
-        }
-        Ok(present)
-    }
-
     fn owned(&self) -> Result<Present, Refused> {
-        let mut present = self.present()?;
+        let mut present = self.shown();
         present.held.connections.clear();
         present.held.moved.clear();
         Ok(present)
     }
 
+    fn connected(&self, _: &Held, ports: Ports) -> Result<Connected, Refused> {
+        Ok(self.shown().held.summed_up(ports).connected)
+    }
+
+    fn held(&self, aliases: &BTreeSet<Socket>) -> Result<Held, Refused> {
+        let mut held = self.shown().held;
+        let is_wanted =
+            |key: &FiveTuple, entry: &mut Conntrack| aliases.contains(&entry.alias(key.protocol));
+        held.connections.retain(is_wanted);
+        Ok(held)
+    }
+
     fn slots(&self, range: Slots) -> Result<Vec<u32>, Refused> {
-        let positions = range.first..range.first + range.count;
-        Ok(positions.map(|position| self.slot(position)).collect())
+        Ok(self.read_slots(range))
     }
 
     fn apply(&mut self, change: &Change) -> Result<(), Refused> {
@@ -106,6 +105,24 @@ impl Kernel for Model {
 }
 
 impl Model {
+    /// Only the slots that services refer to are read.
+    fn shown(&self) -> Present {
+        let mut present = self.present.clone();
+        for service in self.present.held.services.values() {
+            for range in [service.slots, service.previous] {
+                if range.count > 0 {
+                    present.held.slots.insert(range, self.read_slots(range));
+                }
+            }
+        }
+        present
+    }
+
+    fn read_slots(&self, range: Slots) -> Vec<u32> {
+        let positions = range.first..range.first + range.count;
+        positions.map(|position| self.slot(position)).collect()
+    }
+
     /// An array holds 0 where nothing was written.
     fn set_slot(&mut self, position: u32, number: u32) {
         match number {
@@ -119,7 +136,7 @@ impl Model {
     }
 
     fn bring(&mut self, config: &Config, facts: &Facts) -> Result<Reconciled, Refused> {
-        reconcile(self, |present| {
+        reconcile(self, config.datapath.snat_ports, |present| {
             let mut held = present.held.clone();
             held.settings.tag = 7;
             plan::plan(config, facts, &present.numbers(), &held)
@@ -144,7 +161,7 @@ impl Model {
 
     /// Where new connections of some clients go, by alias and port.
     fn generation(&self) -> BTreeMap<(Socket, u16), Option<Target>> {
-        let held = self.present().unwrap().held;
+        let held = self.shown().held;
         let mut all = BTreeMap::new();
         for (alias, service) in &held.services {
             for client in 1..40 {
@@ -208,7 +225,7 @@ fn a_failure_before_the_first_service_changes_none_and_the_next_call_completes_i
         model.left = usize::MAX;
         let done = model.bring(&new, &facts(1)).unwrap();
         assert_eq!(model.generation(), whole.generation(), "{writes}");
-        let held = model.present().unwrap().held;
+        let held = model.shown().held;
         assert_eq!(held.services, done.wanted.services.services);
         assert_eq!(held.targets, done.wanted.services.targets);
         assert_eq!(model.present.ports, whole.present.ports);
@@ -345,7 +362,9 @@ fn a_service_that_resets_its_connections_does_not_for_what_somebody_else_wrote()
         }
         tables
     };
-    let wanted = reconcile(&mut model, plan).unwrap().wanted;
+    let wanted = reconcile(&mut model, config.datapath.snat_ports, plan)
+        .unwrap()
+        .wanted;
     let (alias, right) = service(&model, 1);
     for client in 1..20 {
         let original = original(client, alias);

@@ -24,7 +24,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use truename_common::layout::{Authority, Endpoint, Names, Slots, Socket};
 
-use crate::plan::{Held, Tables, listed_key};
+use crate::{
+    config::Ports,
+    plan::{Connected, Held, Tables, listed_key},
+};
 
 pub use change::{Change, Entry};
 
@@ -50,28 +53,23 @@ pub trait Kernel {
     /// Why a table cannot be read or written.
     type Error;
 
-    /// What the tables hold.
-    ///
-    /// # Errors
-    /// When one cannot be read.
-    fn present(&self) -> Result<Present, Self::Error>;
-
-    /// The same without connections and where they stay, which may be many.
+    /// What the tables hold beside connections and where they stay.
     ///
     /// # Errors
     /// When one cannot be read.
     fn owned(&self) -> Result<Present, Self::Error>;
 
+    /// What connections need of the tables, which hold `held` beside them, if this range of source ports is wanted.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    fn connected(&self, held: &Held, ports: Ports) -> Result<Connected, Self::Error>;
+
     /// What the tables of services hold, of connections only those of these aliases.
     ///
     /// # Errors
     /// When one cannot be read.
-    fn held(&self, aliases: &BTreeSet<Socket>) -> Result<Held, Self::Error> {
-        let mut held = self.present()?.held;
-        held.connections
-            .retain(|key, entry| aliases.contains(&entry.alias(key.protocol)));
-        Ok(held)
-    }
+    fn held(&self, aliases: &BTreeSet<Socket>) -> Result<Held, Self::Error>;
 
     /// What some slots hold, also such as no service refers to.
     ///
@@ -111,22 +109,24 @@ pub struct Reconciled {
     pub changed: BTreeSet<Entry>,
 }
 
-/// Brings the kernel tables to what `plan` wants, given what they hold.
+/// Brings the kernel tables to what `plan` wants, given what they hold. It wants this range of source ports.
 ///
 /// # Errors
 /// When a table cannot be read or written. What was done so far is a usable state, from which the
 /// next call goes on.
 pub fn reconcile<K: Kernel>(
     kernel: &mut K,
+    ports: Ports,
     plan: impl FnOnce(&Present) -> Tables,
 ) -> Result<Reconciled, K::Error> {
     let mut done = Reconciled::default();
-    let mut present = kernel.present()?;
+    let mut present = kernel.owned()?;
     let unsettled = services::unsettled(&present.held);
     if !unsettled.is_empty() {
         done.settle(kernel, &unsettled)?;
-        present = kernel.present()?;
+        present = kernel.owned()?;
     }
+    present.held.connected = kernel.connected(&present.held, ports)?;
     done.wanted = plan(&present);
     done.bring(kernel, &present)?;
     Ok(done)

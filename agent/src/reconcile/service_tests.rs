@@ -156,7 +156,9 @@ impl Fake {
             }
             tables
         };
-        reconcile(self, plan).unwrap().wanted
+        reconcile(self, config.datapath.snat_ports, plan)
+            .unwrap()
+            .wanted
     }
 
     /// Only a service that wants it so ends connections, and those of its targets go on.
@@ -169,7 +171,7 @@ impl Fake {
         assert!(!targets(&held, &alias).contains(&target), "{key:?}");
     }
 
-    fn held(&self) -> Held {
+    fn content(&self) -> Held {
         self.present.borrow().held.clone()
     }
 }
@@ -177,12 +179,23 @@ impl Fake {
 impl Kernel for Fake {
     type Error = Infallible;
 
-    fn present(&self) -> Result<Present, Infallible> {
-        Ok(self.shown())
+    fn owned(&self) -> Result<Present, Infallible> {
+        let mut present = self.shown();
+        present.held.connections.clear();
+        present.held.moved.clear();
+        Ok(present)
     }
 
-    fn owned(&self) -> Result<Present, Infallible> {
-        self.present()
+    fn connected(&self, _: &Held, ports: Ports) -> Result<Connected, Infallible> {
+        Ok(self.shown().held.summed_up(ports).connected)
+    }
+
+    fn held(&self, aliases: &BTreeSet<Socket>) -> Result<Held, Infallible> {
+        let mut held = self.shown().held;
+        let is_wanted =
+            |key: &FiveTuple, entry: &mut Conntrack| aliases.contains(&entry.alias(key.protocol));
+        held.connections.retain(is_wanted);
+        Ok(held)
     }
 
     fn slots(&self, range: Slots) -> Result<Vec<u32>, Infallible> {
@@ -217,7 +230,7 @@ impl Kernel for Fake {
             present.held.slots.insert(one, vec![number]);
             return Ok(());
         }
-        let mut before = found(&self.present()?.held);
+        let mut before = found(&self.shown().held);
         if let Change::Forget(key) = change {
             self.check_end(key);
             before.retain(|_, of| of != key);
@@ -245,7 +258,7 @@ impl Kernel for Fake {
                 ref other => panic!("no step for services: {other:?}"),
             }
         }
-        let held = self.present()?.held;
+        let held = self.shown().held;
         let after = found(&held);
         for (original, key) in &before {
             let is_gone = !held.services.contains_key(&original.endpoint());
@@ -353,11 +366,11 @@ proptest! {
         for (wanted, resets, source, reverse) in &plans {
             let config = config(wanted, *reverse);
             let facts = facts(*source);
-            let before = fake.held().services;
+            let before = fake.content().services;
             fake.resets.clone_from(resets);
             fake.bring(&config, &facts);
             assert_ended(&fake.shown().held, &before);
-            let aliases: Vec<_> = fake.held().services.keys().copied().collect();
+            let aliases: Vec<_> = fake.content().services.keys().copied().collect();
             prop_assert_eq!(aliases.len(), wanted.len());
             // Nothing is left to do but to free what connections used that are gone.
             let tables = fake.bring(&config, &facts);
@@ -390,7 +403,7 @@ proptest! {
         fake.present.borrow_mut().held.connections.clear();
         let tables = fake.bring(&config(&second, false), &facts(1));
         let used: BTreeSet<_> = tables.services.slots.values().flatten().copied().collect();
-        let held = fake.held();
+        let held = fake.content();
         let kept: BTreeSet<_> = held.targets.keys().copied().collect();
         prop_assert_eq!(kept, used);
         let flags = held.services.values().map(|service| service.flags);
@@ -412,7 +425,7 @@ fn a_removed_target_keeps_its_connections_and_gets_no_new_ones() {
     fake.bring(&config(&two, false), &facts(1));
     fake.connect(50, Choice::Current);
     let gone = "10.0.0.3";
-    let before = there(&fake.held(), gone).len();
+    let before = there(&fake.content(), gone).len();
     assert!(before > 10, "{before}");
 
     let one: Wanted = [(1, [(2, 1)].into())].into();
@@ -446,9 +459,9 @@ fn a_reset_ends_what_former_targets_kept() {
     fake.bring(&config(&service(&[2, 3]), false), &facts(1));
     fake.connect(50, Choice::Current);
     fake.bring(&config(&service(&[2]), false), &facts(1));
-    let kept = there(&fake.held(), "10.0.0.3").len();
+    let kept = there(&fake.content(), "10.0.0.3").len();
     assert!(kept > 10, "{kept}");
-    let flags = |fake: &Fake| fake.held().services.values().next().unwrap().flags;
+    let flags = |fake: &Fake| fake.content().services.values().next().unwrap().flags;
     assert_eq!(flags(&fake), service_flags::MOVED);
 
     // To be told so changes nothing for those that are there.
@@ -457,10 +470,10 @@ fn a_reset_ends_what_former_targets_kept() {
     fake.bring(&config(&service(&[2]), false), &facts(1));
     assert_eq!(fake.writes, writes + 1);
     assert_eq!(flags(&fake), service_flags::MOVED | service_flags::RESET);
-    assert_eq!(there(&fake.held(), "10.0.0.3").len(), kept);
+    assert_eq!(there(&fake.content(), "10.0.0.3").len(), kept);
 
     // Those of 10.0.0.2 go on, listed where 10.0.0.4 has their slot now.
-    let stays = there(&fake.held(), "10.0.0.2").len();
+    let stays = there(&fake.content(), "10.0.0.2").len();
     fake.bring(&config(&service(&[2, 4]), false), &facts(1));
     let held = fake.shown().held;
     assert!(there(&held, "10.0.0.3").is_empty());
@@ -471,7 +484,7 @@ fn a_reset_ends_what_former_targets_kept() {
 
     // With another target alone nothing is left to be listed.
     fake.bring(&config(&service(&[5]), false), &facts(1));
-    let held = fake.held();
+    let held = fake.content();
     let begun = there(&held, "10.0.0.5").len();
     assert_eq!(held.connections.len(), begun);
     assert_eq!(flags(&fake), service_flags::RESET);
@@ -480,7 +493,7 @@ fn a_reset_ends_what_former_targets_kept() {
     fake.resets.clear();
     fake.bring(&config(&service(&[5]), false), &facts(1));
     assert_eq!(flags(&fake), 0);
-    assert_eq!(there(&fake.held(), "10.0.0.5").len(), begun);
+    assert_eq!(there(&fake.content(), "10.0.0.5").len(), begun);
 }
 
 #[test]
