@@ -5,10 +5,11 @@ use truename_common::layout::{Counter, TCP};
 
 use crate::{
     capture,
-    maps::{CHAIN, count, scratch},
-    nat::{self, Route, wanted},
+    maps::{CHAIN, count},
+    nat,
     packet::{Link, NEXT, fragment, stages},
-    rpc,
+    ports, rpc,
+    scratch::{Route, scratch},
 };
 
 /// What every packet passes.
@@ -33,14 +34,14 @@ pub fn classify(ctx: &TcContext, link: Link) -> i32 {
         return NEXT;
     }
     let mut wanted = parsed as u32;
-    if wanted & wanted::CAPTURE != 0 {
+    if wanted & ports::wanted::CAPTURE != 0 {
         let verdict = capture::tn_capture(skb);
         if verdict != NEXT {
             return verdict;
         }
     }
     scratch.nat.route = Route::NEXT;
-    if wanted & wanted::NAT != 0 {
+    if wanted & ports::wanted::NAT != 0 {
         if scratch.headers.fragment != fragment::WHOLE {
             wanted = stages::tn_fragment(&raw mut scratch.headers, wanted) as u32;
             if wanted == 0 {
@@ -56,7 +57,7 @@ pub fn classify(ctx: &TcContext, link: Link) -> i32 {
         wanted = if headers.icmp != 0 {
             0
         } else {
-            nat::wanted(
+            ports::wanted(
                 headers.protocol,
                 false,
                 headers.source_port,
@@ -64,7 +65,7 @@ pub fn classify(ctx: &TcContext, link: Link) -> i32 {
             )
         };
     }
-    if wanted & wanted::RPC != 0 && scratch.headers.protocol == TCP {
+    if wanted & ports::wanted::RPC != 0 && scratch.headers.protocol == TCP {
         // SAFETY: the table holds programs of this type only; if it holds none, the way goes on here.
         unsafe { CHAIN.tail_call(ctx, 0) };
         count(Counter::RpcUnavailable, 1);

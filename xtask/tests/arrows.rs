@@ -71,11 +71,6 @@ const KNOWN: &[(&str, &[&str], &str)] = &[
         "parts of one walk, which goes back when a guess was wrong",
     ),
     (
-        "ebpf/src",
-        &["events", "maps", "nat", "packet", "rpc"],
-        "the scratch memory of `maps` has the structures of all stages",
-    ),
-    (
         "ebpf/src/nat",
         &[
             "allocate",

@@ -13,15 +13,15 @@ use truename_common::{
 };
 
 use super::{
-    Nat,
     conntrack::{Outcome, of_original, set_key},
     entry::now,
     forward,
     sockets::{End, has_socket},
 };
 use crate::{
-    maps::{CONNTRACK, Scratch, TRIED, count, count_tries},
-    packet::{or, payload::repeat},
+    bpf::{atomic, repeat::repeat},
+    maps::{CONNTRACK, TRIED, count, count_tries},
+    scratch::{Nat, Scratch},
 };
 
 /// A new connection to `nat.target`, with the first candidate source port that is free; `nat.outcome` says how it went.
@@ -139,7 +139,7 @@ impl Steps for Allocation<'_> {
         {
             // Before the entry exists, so that no packet can miss it.
             let is_direct = nat.entry.flags & conntrack_flags::DIRECT != 0;
-            or(bits, nat::tried_bits(index, is_direct));
+            atomic::or(bits, nat::tried_bits(index, is_direct));
         }
         match CONNTRACK.insert(&nat.key, &nat.entry, u64::from(BPF_NOEXIST)) {
             Ok(()) => nat.outcome = Outcome::Found as u32,

@@ -13,15 +13,17 @@ use truename_common::{
 };
 
 use super::{
-    Nat,
     entry::now,
     forward, receive, segment,
     sockets::{End, has_socket, is_first},
     stages,
 };
 use crate::{
-    maps::{ASKED, CONNTRACK, KernelTables, SERVICES, SETTINGS, Scratch, TRIED, count, target},
-    packet::{fragment, is_loopback_address, payload::repeat},
+    bpf::repeat::repeat,
+    maps::{ASKED, CONNTRACK, SERVICES, SETTINGS, TRIED, count},
+    nat::tables::{KernelTables, target},
+    packet::{fragment, is_loopback_address},
+    scratch::{Nat, Scratch},
 };
 
 /// How the search for a connection ended without one.

@@ -8,8 +8,9 @@ use truename_common::{
 
 use super::{segment, stages};
 use crate::{
-    maps::Scratch,
-    packet::{Headers, add, fragment},
+    bpf::atomic,
+    packet::fragment,
+    scratch::{Headers, Scratch},
 };
 
 /// Notes the numbers of the segment, and whether it resets the connection; see [`nat::note_segment`].
@@ -60,7 +61,7 @@ pub fn touch(entry: *mut Conntrack, scratch: &Scratch, from_client: bool) -> u8 
     } else {
         &raw mut connection.received
     };
-    add(bytes, u64::from(headers.network_len));
+    atomic::add(bytes, u64::from(headers.network_len));
     flags
 }
 

@@ -10,18 +10,10 @@ use truename_common::layout::{Counter, FiveTuple, Link, Settings, conntrack_flag
 
 use super::{icmp_error, stages};
 use crate::{
-    maps::{CONNTRACK, LINKS, SETTINGS, Scratch, count, is_own_address},
-    packet::{Buffer, DROP, Headers, NEXT, rewrite::Packet as _, tcp_flag},
+    maps::{CONNTRACK, LINKS, SETTINGS, count, is_own_address},
+    packet::{Buffer, DROP, NEXT, rewrite::Packet as _, tcp_flag},
+    scratch::{Fib, Headers, Neighbour, Route, Scratch},
 };
-
-/// Where the packet goes at the end of its way.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Route {
-    kind: u32,
-    /// Of a packet that is forwarded, the interface it leaves by; of one for the stack, that by which it comes in.
-    interface: u32,
-}
 
 impl Route {
     /// On as it came.
@@ -56,35 +48,10 @@ impl Route {
     }
 }
 
-/// `struct bpf_fib_lookup` (include/uapi/linux/bpf.h).
-#[repr(C)]
-pub struct Fib {
-    family: u8,
-    protocol: u8,
-    source_port: u16,
-    destination_port: u16,
-    /// In: bytes of the packet, checked against the route's MTU. Out: that MTU.
-    len: u16,
-    interface: u32,
-    flow: u32,
-    source: [u8; 16],
-    destination: [u8; 16],
-    ethernet: [u8; 16],
-}
-
-/// `struct bpf_redir_neigh`: the next hop.
-#[repr(C)]
-pub struct Neighbour {
-    family: u32,
-    address: [u8; 16],
-}
-
 impl Neighbour {
     /// The family of none: the kernel finds route and next hop.
     const UNKNOWN: u32 = 0;
 }
-
-const _: () = assert!(size_of::<Fib>() == 64 && size_of::<Neighbour>() == 20);
 
 impl Fib {
     /// Asks for the route of a packet from `to.client` to `to.endpoint` that came in by `interface`.

@@ -4,10 +4,11 @@
 use aya_ebpf::bindings::__sk_buff;
 use truename_common::layout::{Counter, FiveTuple, Settings, conntrack_flags};
 
-use super::{Route, forward, is_routed_by_stack, left_alone, stages, tag};
+use super::{forward, is_routed_by_stack, left_alone, stages, tag};
 use crate::{
-    maps::{CONNTRACK, SETTINGS, Scratch, count},
+    maps::{CONNTRACK, SETTINGS, count},
     packet::{Buffer, DROP, ICMP, ICMPV6, NEXT, rewrite},
+    scratch::{Route, Scratch},
 };
 
 /// From the client's side, about a packet from the alias: becomes one about a packet of the target.

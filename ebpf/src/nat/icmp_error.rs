@@ -13,8 +13,9 @@ use truename_common::layout::Counter;
 
 use super::{forward, tag};
 use crate::{
-    maps::{SETTINGS, Scratch, count},
+    maps::{SETTINGS, count},
     packet::{Buffer, DROP, fold, fragment, load, rewrite::Packet as _},
+    scratch::{QUOTE_MAX, Scratch},
 };
 
 /// What an error says: type and code of ICMP, then of ICMPv6 (RFC 792, RFC 4443).
@@ -34,20 +35,11 @@ pub const NO_HOST: u32 = 0x0301_0103;
 /// Nobody is behind the port.
 pub const NO_PORT: u32 = 0x0303_0104;
 
-/// Bytes of the packet that are quoted: enough for the headers, few enough to be no amplifier.
-const QUOTE: u32 = 128;
 /// Of each CPU: one error in so many nanoseconds, and so many at once after a pause (as Linux'
 /// `icmp_msgs_per_sec` and `icmp_msgs_burst`).
 const INTERVAL_NS: u64 = 1_000_000;
 const BURST: u64 = 50;
 const ETHERNET: u32 = 14;
-
-/// What is quoted, and when the last error was due, had they come one an interval.
-#[repr(C)]
-pub struct Quote {
-    words: [u32; QUOTE as usize / 4],
-    due_ns: u64,
-}
 
 /// Turns the packet in the working memory into an ICMP error about itself, and sends it back. Its
 /// source is whom the packet was sent to. Returns what is returned to the kernel.
@@ -72,8 +64,8 @@ pub fn answer(skb: *mut __sk_buff, scratch: &mut Scratch, what: u32) -> i32 {
         return DROP;
     };
     let mut quoted = headers.network_len & !3;
-    if quoted > QUOTE {
-        quoted = QUOTE;
+    if quoted > QUOTE_MAX {
+        quoted = QUOTE_MAX;
     }
     let room = if headers.version == 4 { 28 } else { 48 };
     // SAFETY: the helpers check lengths.

@@ -13,109 +13,27 @@ mod receive;
 mod room;
 mod sockets;
 pub mod stages;
+mod tables;
 pub mod xdp;
 
-pub use forward::{Route, finish};
+pub use forward::finish;
 
 use aya_ebpf::bindings::__sk_buff;
 use truename_common::{
     layout::{
-        Conntrack, Counter, EventKind, FiveTuple, Service, Settings, Socket, TCP, Target,
-        conntrack_flags, conntrack_marks, port_flags, service_flags, target_flags,
+        Conntrack, Counter, EventKind, FiveTuple, Service, Settings, Socket, Target,
+        conntrack_flags, conntrack_marks, service_flags, target_flags,
     },
     nat::{self, Segment},
 };
 
 use crate::{
     events::raise,
-    maps::{CONNTRACK, PORTS, SERVICES, SETTINGS, Scratch, blank_flow, count},
-    packet::{Buffer, DROP, Headers, NEXT, fragment, rewrite, tcp_flag},
+    maps::{CONNTRACK, SERVICES, SETTINGS, count},
+    packet::{Buffer, DROP, NEXT, fragment, rewrite, tcp_flag},
+    ports::wanted,
+    scratch::{Headers, Route, Scratch, blank_flow},
 };
-use forward::Fib;
-
-/// What a packet may be to this host, by its ports; bits of what [`wanted`] returns.
-pub mod wanted {
-    /// Of an RPC endpoint.
-    pub const RPC: u32 = 1;
-    /// To a service. Of an ICMP error: about a packet from one.
-    pub const SERVICE: u32 = 2;
-    /// From a target. Of an ICMP error: about a packet to one.
-    pub const TARGET: u32 = 4;
-    /// To a target, not by way of a service.
-    pub const DIRECT: u32 = 8;
-    /// Of UDP, from the port of a service.
-    pub const ASKS: u32 = 16;
-    /// Of a fragment without ports: the first one of its packet has them.
-    pub const PORTS: u32 = 32;
-    /// Of UDP, to a port whose questions are captured.
-    pub const CAPTURE: u32 = 64;
-    /// Any but [`RPC`].
-    pub const NAT: u32 = SERVICE | TARGET | DIRECT | ASKS | PORTS;
-}
-
-/// Working memory of the translation; see [`crate::maps::SCRATCH`].
-#[repr(C)]
-pub struct Nat {
-    /// The connection as the client sees it, and as the target sees it.
-    pub original: FiveTuple,
-    pub key: FiveTuple,
-    /// The addresses and ports that the packet shall have: `client` is its source.
-    pub to: FiveTuple,
-    pub entry: Conntrack,
-    pub service: Service,
-    pub target: Target,
-    pub change: rewrite::Change,
-    pub fib: Fib,
-    pub neighbour: forward::Neighbour,
-    pub route: Route,
-    /// Of a packet for the stack that comes in by another interface, that interface's link address.
-    pub entrance: [u8; 6],
-    pub pad_entrance: [u8; 2],
-    pub quote: icmp_error::Quote,
-    pub hash: u64,
-    pub now_ns: u64,
-    pub removal: room::Removal,
-    /// Candidate source ports: the next one, and how the search went.
-    pub index: u32,
-    pub outcome: u32,
-    pub tried: u32,
-    /// The [`nat::Choice`] by which the connection was found.
-    pub choice: u32,
-    pub pad: u32,
-    /// What becomes of a packet that the kernel would not forward; see [`forward::here`].
-    pub here: u32,
-    /// 1: the host's stack forwards the packet, if its target is elsewhere.
-    pub by_stack: u32,
-    /// 1: no candidate source port was free, and those of connections that are not answered count as free.
-    pub is_pressed: u32,
-    /// 1: the target has had time to answer, and did not.
-    pub is_overdue: u32,
-    pub pad_overdue: u32,
-}
-
-/// Two bytes of an array decide for nearly all packets.
-#[inline(always)]
-pub fn wanted(protocol: u8, is_icmp: bool, source: u16, destination: u16) -> u32 {
-    let flags = |port: u16| PORTS.get(u32::from(port)).map_or(0, |flags| *flags);
-    let (from, to) = (flags(source), flags(destination));
-    if is_icmp {
-        return bit(from, port_flags::SERVICE, wanted::SERVICE)
-            | bit(to, port_flags::TARGET, wanted::TARGET);
-    }
-    let own = if protocol == TCP {
-        bit(from | to, port_flags::ENDPOINT, wanted::RPC)
-    } else {
-        bit(from, port_flags::SERVICE, wanted::ASKS) | bit(to, port_flags::CAPTURE, wanted::CAPTURE)
-    };
-    own | bit(to, port_flags::SERVICE, wanted::SERVICE)
-        | bit(from, port_flags::TARGET, wanted::TARGET)
-        | bit(to, port_flags::TARGET, wanted::DIRECT)
-}
-
-#[inline(always)]
-fn bit(flags: u8, flag: u8, wanted: u32) -> u32 {
-    if flags & flag != 0 { wanted } else { 0 }
-}
 
 /// Translates the packet in the working memory, and decides where it goes: [`NEXT`] if the way goes
 /// on, by way of [`finish`] at its end, else what is returned to the kernel.

@@ -5,8 +5,9 @@ use truename_common::layout::{Link, Settings, link_flags};
 
 use super::forward;
 use crate::{
-    maps::{LINKS, Scratch},
-    packet::{Buffer, Frame, Headers, rewrite::Packet},
+    maps::LINKS,
+    packet::{Buffer, Frame, rewrite::Packet},
+    scratch::{Headers, Scratch},
 };
 
 /// `PACKET_HOST` (include/uapi/linux/if_packet.h).

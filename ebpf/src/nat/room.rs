@@ -9,19 +9,10 @@ use truename_common::{
 };
 
 use super::entry::now;
-use crate::maps::{CONNTRACK, SETTINGS, count, scratch};
-
-/// What [`make_room`] looks for.
-#[repr(C)]
-pub struct Removal {
-    now_ns: u64,
-    /// When it last found nothing. This outlives the packet.
-    in_vain_ns: u64,
-    /// A [`Spare`].
-    spare: u32,
-    /// How many more entries may be removed.
-    left: u32,
-}
+use crate::{
+    maps::{CONNTRACK, SETTINGS, count},
+    scratch::{Removal, scratch},
+};
 
 /// Removes entries that the agent would, of those that go first: it may be away, or slower than connections come.
 /// Whether there were any.

@@ -12,8 +12,10 @@ use truename_common::layout::Conntrack;
 
 use super::{allocate, conntrack, entry, forward, icmp, icmp_error, receive, room};
 use crate::{
-    maps::{CONNTRACK, SETTINGS, Scratch, scratch},
-    packet::{DROP, Headers, NEXT, changed},
+    bpf::helper::changed,
+    maps::{CONNTRACK, SETTINGS},
+    packet::{DROP, NEXT},
+    scratch::{Headers, Scratch, scratch},
 };
 
 /// What [`tn_route`] returns when the packet can go on; no verdict of the kernel's.

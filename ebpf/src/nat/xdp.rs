@@ -13,10 +13,16 @@ use truename_common::layout::{
     Conntrack, Counter, TCP, conntrack_flags, port_flags, service_flags, settings_flags,
 };
 
-use super::{Settings, conntrack, entry, is_to_service, receive, reply_of, wanted};
+use super::{Settings, conntrack, entry, is_to_service, receive, reply_of};
 use crate::{
-    maps::{PORTS, SETTINGS, Scratch, XDP_DEVICES, count},
-    packet::{Frame, rewrite, rewrite::Packet as _, stages, tcp_flag},
+    maps::{PORTS, SETTINGS, XDP_DEVICES, count},
+    packet::{
+        Frame,
+        rewrite::{self, Packet as _},
+        stages, tcp_flag,
+    },
+    ports::wanted,
+    scratch::Scratch,
 };
 
 const ETHERNET: u32 = 14;

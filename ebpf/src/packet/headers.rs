@@ -3,60 +3,14 @@ use core::{cell::Cell, mem::size_of};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use truename_common::layout::{Counter, FiveTuple, TCP, UDP, v4_mapped};
 
-use super::{fragment, helper::opaque};
-use crate::nat::wanted;
+use super::fragment;
+use crate::{bpf::helper::opaque, ports::wanted, scratch::Headers};
 
 /// What a device's packets begin with.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Link {
     Ethernet,
     None,
-}
-
-/// The headers of a packet. They live in working memory, not on the stack.
-///
-/// Addresses, ports and protocol of an ICMP error are those of the packet that it quotes.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Headers {
-    pub source: [u8; 16],
-    pub destination: [u8; 16],
-    pub source_port: u16,
-    pub destination_port: u16,
-    /// TCP only, as are `payload`, `payload_len` and `flags`.
-    pub seq: u32,
-    pub ack: u32,
-    /// The advertised window, not scaled.
-    pub window: u32,
-    /// Offset of the transport header.
-    pub transport: u32,
-    /// Offset and length of the payload.
-    pub payload: u32,
-    pub payload_len: u32,
-    /// Bits of [`tcp_flag`].
-    pub flags: u32,
-    /// Offset of the IP header, and bytes from there to the end of the IP packet.
-    pub network: u32,
-    pub network_len: u32,
-    /// 4 or 6.
-    pub version: u8,
-    /// [`TCP`] or [`UDP`].
-    pub protocol: u8,
-    /// TTL or hop limit.
-    pub hop_limit: u8,
-    /// See [`fragment`].
-    pub fragment: u8,
-    /// What the fragments of a packet have in common, beside addresses and protocol.
-    pub id: u32,
-    /// Offset of the ICMP header of an ICMP error, else 0.
-    pub icmp: u32,
-    /// Of an ICMP error, the addresses of its own header.
-    pub outer_source: [u8; 16],
-    pub outer_destination: [u8; 16],
-    /// Of an ICMP error, the offset of the quoted IP header.
-    pub quoted: u32,
-    /// DSCP and flow label, as `bpf_fib_lookup` takes them.
-    pub flow: u32,
 }
 
 /// Flags of a TCP header (RFC 9293 3.1).

@@ -8,27 +8,27 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 
-use super::{Headers, Linear, Link, fragment, parse as parse_headers};
-use crate::{maps::count, nat};
+use super::{Linear, Link, fragment, parse as parse_headers};
+use crate::{maps::count, ports::wanted, scratch::Headers};
 
 /// Bytes that the headers may take: those of an ICMP error over IPv6 and of what it quotes, and VLAN
 /// tags.
 const HEADERS: u32 = 128;
-/// [`super::parse`] for devices with an Ethernet header: bits of [`nat::wanted`].
+/// [`super::parse`] for devices with an Ethernet header: bits of [`wanted`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn tn_parse_ether(skb: *mut __sk_buff, headers: *mut Headers) -> i32 {
     parse(skb, headers, Link::Ethernet)
 }
 
-/// [`super::parse`] for devices without a link-layer header: bits of [`nat::wanted`].
+/// [`super::parse`] for devices without a link-layer header: bits of [`wanted`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn tn_parse_raw(skb: *mut __sk_buff, headers: *mut Headers) -> i32 {
     parse(skb, headers, Link::None)
 }
 
-/// [`super::parse`] in XDP: bits of [`nat::wanted`].
+/// [`super::parse`] in XDP: bits of [`wanted`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn tn_parse_xdp(ctx: *mut xdp_md, headers: *mut Headers) -> i32 {
@@ -38,7 +38,7 @@ pub extern "C" fn tn_parse_xdp(ctx: *mut xdp_md, headers: *mut Headers) -> i32 {
     // SAFETY: the caller lends its exclusive reference for the time of the call.
     let headers = unsafe { &mut *headers };
     // What cannot be read is counted in tc.
-    parse_headers(&XdpContext::new(ctx), Link::Ethernet, headers, nat::wanted).unwrap_or(0) as i32
+    parse_headers(&XdpContext::new(ctx), Link::Ethernet, headers, wanted).unwrap_or(0) as i32
 }
 
 #[inline(always)]
@@ -53,7 +53,7 @@ fn parse(skb: *mut __sk_buff, headers: *mut Headers, link: Link) -> i32 {
         ctx: &ctx,
         missed: Cell::new(false),
     };
-    match parse_headers(&view, link, headers, nat::wanted) {
+    match parse_headers(&view, link, headers, wanted) {
         Ok(wanted) if wanted != 0 => wanted as i32,
         // Stack and drivers leave headers in the linear part, nearly always: they are read where they are.
         // Only if one is missing, and there is more of the packet, it is fetched: that copies, and costs more
@@ -67,7 +67,7 @@ fn parse(skb: *mut __sk_buff, headers: *mut Headers, link: Link) -> i32 {
     }
 }
 
-/// [`fragment::note`] and [`fragment::look_up`], whichever the fragment needs; bits of [`nat::wanted`].
+/// [`fragment::note`] and [`fragment::look_up`], whichever the fragment needs; bits of [`wanted`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn tn_fragment(headers: *mut Headers, wanted: u32) -> i32 {

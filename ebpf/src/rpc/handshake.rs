@@ -10,8 +10,10 @@ use truename_common::{
 };
 
 use crate::{
-    maps::{HANDSHAKES, ONE_SIDED_FLOWS, RPC_FLOWS, Scratch},
-    packet::{atomic_or, load, payload::repeat, tcp_flag},
+    bpf::{atomic, repeat::repeat},
+    maps::{HANDSHAKES, ONE_SIDED_FLOWS, RPC_FLOWS},
+    packet::{load, tcp_flag},
+    scratch::Scratch,
 };
 
 /// Bytes of a TCP header without options.
@@ -48,7 +50,7 @@ pub fn take(ctx: &TcContext, scratch: &mut Scratch) -> i32 {
             }
             if let Some(flow) = RPC_FLOWS.get_ptr_mut(&key) {
                 // SAFETY: the pointer is to a map value, aligned.
-                atomic_or(unsafe { &raw mut (*flow).flags }, state::SUCCEEDED);
+                atomic::or(unsafe { &raw mut (*flow).flags }, state::SUCCEEDED);
             }
         }
         return 0;
@@ -94,10 +96,6 @@ fn window_scale(ctx: &TcContext, scratch: &mut Scratch) -> u32 {
     repeat(&mut search, 40);
     search.scale
 }
-
-/// The options of a TCP header.
-#[repr(C)]
-pub struct Options(pub [u32; 32]);
 
 /// Looks at one option a step.
 struct Search<'a> {

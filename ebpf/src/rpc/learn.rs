@@ -11,9 +11,10 @@ use truename_common::{
 };
 
 use crate::{
+    bpf::repeat::repeat,
     events::raise,
-    maps::{ALIASES, NAMES, PEERS, RELAYS, STEERED, Scratch, count},
-    packet::payload::repeat,
+    maps::{ALIASES, NAMES, PEERS, RELAYS, STEERED, count},
+    scratch::Scratch,
 };
 
 #[inline(always)]

@@ -4,8 +4,6 @@ mod direction;
 mod handshake;
 mod learn;
 mod lock;
+pub mod payload;
 pub mod stages;
 mod translate;
-
-pub use direction::Found;
-pub use handshake::Options;

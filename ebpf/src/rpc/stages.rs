@@ -11,13 +11,15 @@ use truename_common::{
     wire::stream::{self, Block, Stage, Work},
 };
 
-use super::{direction, handshake, learn, translate};
+use super::{
+    direction, handshake, learn,
+    payload::{Pages, Payload},
+    translate,
+};
 use crate::{
-    maps::{Scratch, scratch},
-    packet::{
-        NEXT, changed,
-        payload::{Buffers, Pages, Payload},
-    },
+    bpf::helper::changed,
+    packet::NEXT,
+    scratch::{Buffers, Scratch, scratch},
 };
 
 /// A stage that reads or writes the packet.

@@ -10,11 +10,12 @@ use truename_common::{
     },
 };
 
-use super::{direction, learn, lock, stages};
+use super::{direction, learn, lock, payload::Payload, stages};
 use crate::{
     events::raise,
-    maps::{HANDSHAKES, ONE_SIDED_FLOWS, RPC_FLOWS, STEERED, Scratch, blank_flow, count},
-    packet::{Headers, NEXT, lose, payload::Payload, tcp_flag},
+    maps::{HANDSHAKES, ONE_SIDED_FLOWS, RPC_FLOWS, STEERED, count},
+    packet::{NEXT, lose, tcp_flag},
+    scratch::{Headers, Scratch, blank_flow},
 };
 
 /// How often the endpoint of a flow is looked up again: it may have been removed.

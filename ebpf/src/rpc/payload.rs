@@ -4,7 +4,7 @@ use core::{ffi::c_void, ptr};
 
 use aya_ebpf::{
     bindings::__sk_buff,
-    helpers::generated::{bpf_l4_csum_replace, bpf_loop, bpf_skb_pull_data},
+    helpers::generated::{bpf_l4_csum_replace, bpf_skb_pull_data},
 };
 use truename_common::{
     layout::{Authority, LongText, Needle, Page, PageKey, RpcFlow},
@@ -14,37 +14,21 @@ use truename_common::{
     },
 };
 
-use super::{
-    helper::{csum_diff, length, opaque, skb_load_bytes, skb_store_bytes},
-    tcp_flag,
-};
+use super::stages;
 use crate::{
-    maps::{LISTED, PAGES, READY_PAGES, blank_page, listed_key},
-    rpc::stages,
+    bpf::{
+        helper::{csum_diff, length, opaque, skb_load_bytes, skb_store_bytes},
+        repeat::repeat,
+    },
+    maps::{LISTED, PAGES, READY_PAGES},
+    packet::{fold, tcp_flag},
+    scratch::{Buffers, Bytes, blank_page, listed_key},
 };
 
 /// Longest edit: the longest text.
 const EDIT_MAX: u64 = 334;
 /// Offset of the checksum in a TCP header.
 const CHECKSUM: u32 = 16;
-
-/// Where the payload is, and working memory to edit it.
-#[repr(C)]
-pub struct Buffers {
-    /// Offsets of the TCP header and of the payload.
-    pub transport: u32,
-    pub payload: u32,
-    /// The number of the endpoint.
-    pub endpoint: u32,
-    /// What the stores so far have changed in the checksum.
-    sum: u32,
-    before: Bytes,
-    after: Bytes,
-}
-
-/// Bytes of a packet, aligned for the checksum helper.
-#[repr(C, align(8))]
-struct Bytes([u32; 84]);
 
 /// See [`Packet`].
 pub struct Payload<'a> {
@@ -103,18 +87,6 @@ impl Payload<'_> {
     }
 }
 
-/// Copies `len` bytes at `at` of the packet to the front of `words`, and zeros what is behind them.
-/// `len` is a multiple of four.
-#[inline(always)]
-pub fn load(skb: *mut __sk_buff, at: u32, len: u32, words: &mut [u32; 32]) -> bool {
-    *words = [0; 32];
-    let Some(len) = length(u64::from(len), 128) else {
-        return false;
-    };
-    // SAFETY: `words` has 128 bytes; the helper checks the packet's bounds.
-    unsafe { skb_load_bytes(skb.cast(), u64::from(at), words.as_mut_ptr().cast(), len) == 0 }
-}
-
 /// Copies `len` bytes at `at` of the packet, and zeros up to a multiple of four.
 #[inline(always)]
 fn load_padded(skb: *mut c_void, at: u64, len: u64, to: &mut Bytes) -> bool {
@@ -127,15 +99,6 @@ fn load_padded(skb: *mut c_void, at: u64, len: u64, to: &mut Bytes) -> bool {
     };
     // SAFETY: `to` has 336 bytes, `len` is at most 334; the helper checks the packet's bounds.
     unsafe { skb_load_bytes(skb, at, to.0.as_mut_ptr().cast(), len) == 0 }
-}
-
-/// The ones-complement sum of a difference, folded to 16 bits.
-#[inline(always)]
-pub fn fold(sum: i64) -> u16 {
-    let mut sum = sum as u32;
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum as u16
 }
 
 impl Packet for Payload<'_> {
@@ -382,20 +345,6 @@ impl Packet for Pages {
     fn stage(&mut self, _: Stage, _: &mut RpcFlow, _: &mut Work) {}
 }
 
-/// Calls `state.step()` until it returns false, at most `times` times.
-#[inline(always)]
-pub fn repeat<S: Steps>(state: &mut S, times: u32) {
-    // SAFETY: the callback has the type that the helper calls, and `state` outlives the call.
-    unsafe {
-        bpf_loop(
-            times,
-            callback::<S> as *mut c_void,
-            ptr::from_mut(state).cast(),
-            0,
-        );
-    }
-}
-
 /// Copies a text and clears what is behind it, a byte a step; `to.len` counts the steps.
 struct CopyText<'a> {
     to: &'a mut Authority,
@@ -418,19 +367,4 @@ impl Steps for CopyText<'_> {
         self.to.len += 1;
         true
     }
-}
-
-/// The callback of `bpf_loop` (Linux 5.17): 1 ends the loop.
-#[inline(never)]
-unsafe extern "C" fn callback<S: Steps>(_index: u32, state: *mut c_void) -> i64 {
-    // SAFETY: `state` is the reference that `repeat` gave to the helper.
-    let state = unsafe { &mut *state.cast::<S>() };
-    let mut steps = 0;
-    while steps < S::AT_ONCE {
-        if !state.step() {
-            return 1;
-        }
-        steps += 1;
-    }
-    0
 }

@@ -1,0 +1,5 @@
+//! What BPF has and `core` does not: helpers, loops and atomic changes.
+
+pub mod atomic;
+pub mod helper;
+pub mod repeat;
