@@ -7,7 +7,7 @@ use crate::{
     capture,
     maps::{CHAIN, count},
     nat,
-    packet::{Link, NEXT, fragment, stages},
+    packet::{Link, NEXT, fragment, headers},
     ports, rpc,
     scratch::{Route, scratch},
 };
@@ -22,12 +22,12 @@ pub fn classify(ctx: &TcContext, link: Link) -> i32 {
     };
     let (skb, headers) = (ctx.skb.skb, &raw mut scratch.headers);
     let parse = || match link {
-        Link::Ethernet => stages::tn_parse_ether(skb, headers),
-        Link::None => stages::tn_parse_raw(skb, headers),
+        Link::Ethernet => headers::global::tn_parse_ether(skb, headers),
+        Link::None => headers::global::tn_parse_raw(skb, headers),
     };
     let mut parsed = parse();
-    if parsed == stages::MISSED {
-        stages::tn_fetch_headers(skb);
+    if parsed == headers::global::MISSED {
+        headers::global::tn_fetch_headers(skb);
         parsed = parse();
     }
     if parsed <= 0 {
@@ -43,7 +43,7 @@ pub fn classify(ctx: &TcContext, link: Link) -> i32 {
     scratch.nat.route = Route::NEXT;
     if wanted & ports::wanted::NAT != 0 {
         if scratch.headers.fragment != fragment::WHOLE {
-            wanted = stages::tn_fragment(&raw mut scratch.headers, wanted) as u32;
+            wanted = headers::global::tn_fragment(&raw mut scratch.headers, wanted) as u32;
             if wanted == 0 {
                 return NEXT;
             }
@@ -80,7 +80,7 @@ pub fn rpc(ctx: &TcContext) -> i32 {
     let Some(scratch) = (unsafe { scratch() }) else {
         return NEXT;
     };
-    match rpc::stages::translate(ctx.skb.skb, scratch) {
+    match rpc::translate::global::translate(ctx.skb.skb, scratch) {
         NEXT => nat::finish(ctx.skb.skb, scratch),
         verdict => verdict,
     }

@@ -49,7 +49,7 @@ pub fn tn_rpc(ctx: TcContext) -> i32 {
 /// Forwards packets of services between other hosts, on devices with an Ethernet header.
 #[xdp]
 pub fn tn_xdp(ctx: XdpContext) -> u32 {
-    nat::stages::xdp(&ctx)
+    nat::xdp::enter(&ctx)
 }
 
 /// Gives new connections to the relay. It is attached to the network namespaces of endpoints that have one.

@@ -70,28 +70,6 @@ const KNOWN: &[(&str, &[&str], &str)] = &[
         &["head", "place", "rest"],
         "parts of one walk, which goes back when a guess was wrong",
     ),
-    (
-        "ebpf/src/nat",
-        &[
-            "allocate",
-            "conntrack",
-            "entry",
-            "forward",
-            "icmp",
-            "icmp_error",
-            "receive",
-            "room",
-            "stages",
-            "xdp",
-        ],
-        "`stages` has the global functions of all: each belongs beside what it wraps",
-    ),
-    (
-        "ebpf/src/packet",
-        &["fragment", "headers"],
-        "a fragment is looked up while headers are read, and has some of them",
-    ),
-    ("ebpf/src/rpc", &["stages", "translate"], "as in `nat`"),
 ];
 
 /// A module: the names from the crate's root.

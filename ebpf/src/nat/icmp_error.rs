@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 use truename_common::layout::Counter;
 
-use super::{forward, tag};
+use super::{route, tag};
 use crate::{
     maps::{SETTINGS, count},
     packet::{Buffer, DROP, fold, fragment, load, rewrite::Packet as _},
@@ -79,7 +79,7 @@ pub fn answer(skb: *mut __sk_buff, scratch: &mut Scratch, what: u32) -> i32 {
         return DROP;
     }
     tag(skb, settings);
-    let back = !forward::is_own(skb);
+    let back = !route::is_own(skb);
     // SAFETY: the context of the program; the helper checks the interface.
     unsafe {
         if back {
@@ -100,7 +100,7 @@ fn write(skb: *mut __sk_buff, scratch: &Scratch, what: u32, quoted: u32, room: u
         return false;
     }
     let [a, b, c, d, e, f, g, h, i, j, k, l, m, n] = ethernet;
-    let ethernet = if forward::is_own(skb) {
+    let ethernet = if route::is_own(skb) {
         // To the loopback interface.
         [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, m, n]
     } else {
@@ -188,5 +188,31 @@ fn sum(words: &[u32], seed: i64) -> i64 {
             len,
             seed as u32,
         )
+    }
+}
+
+/// What the verifier checks once; see [`crate::bpf::global`].
+pub mod global {
+    use aya_ebpf::bindings::__sk_buff;
+
+    use crate::{
+        packet::DROP,
+        scratch::{Scratch, scratch},
+    };
+
+    /// [`super::answer`].
+    #[inline(always)]
+    pub fn answer(skb: *mut __sk_buff, _: &mut Scratch, what: u32) -> i32 {
+        tn_answer(skb, what)
+    }
+
+    #[unsafe(no_mangle)]
+    #[inline(never)]
+    extern "C" fn tn_answer(skb: *mut __sk_buff, what: u32) -> i32 {
+        // SAFETY: `answer`, the only caller, lends it.
+        let Some(scratch) = (unsafe { scratch() }) else {
+            return DROP;
+        };
+        super::answer(skb, scratch, what)
     }
 }

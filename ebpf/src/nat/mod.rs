@@ -4,6 +4,7 @@
 //! next hook leaves it alone.
 
 mod allocate;
+mod candidate;
 mod conntrack;
 mod entry;
 mod forward;
@@ -11,8 +12,8 @@ mod icmp;
 mod icmp_error;
 mod receive;
 mod room;
+mod route;
 mod sockets;
-pub mod stages;
 mod tables;
 pub mod xdp;
 
@@ -61,9 +62,9 @@ pub fn translate(skb: *mut __sk_buff, scratch: &mut Scratch, wanted: u32) -> i32
             return NEXT;
         }
         return if icmp {
-            stages::icmp_from_client(skb, scratch)
+            icmp::global::from_client(skb, scratch)
         } else {
-            stages::from_client(skb, scratch)
+            global::from_client(skb, scratch)
         };
     }
     if wanted & wanted::TARGET != 0 {
@@ -73,13 +74,14 @@ pub fn translate(skb: *mut __sk_buff, scratch: &mut Scratch, wanted: u32) -> i32
             if marks & conntrack_marks::TWIN != 0 && receive::was_seen(skb, settings) {
                 return NEXT;
             }
-            if marks & conntrack_marks::BY_STACK != 0 && stages::leaves(skb, scratch) == 0 {
+            if marks & conntrack_marks::BY_STACK != 0 && receive::global::leaves(skb, scratch) == 0
+            {
                 return NEXT;
             }
             return if icmp {
-                stages::icmp_to_client(skb, scratch)
+                icmp::global::to_client(skb, scratch)
             } else {
-                stages::to_client(skb, scratch)
+                global::to_client(skb, scratch)
             };
         }
         if icmp {
@@ -87,10 +89,10 @@ pub fn translate(skb: *mut __sk_buff, scratch: &mut Scratch, wanted: u32) -> i32
         }
     }
     if wanted & wanted::ASKS != 0 {
-        stages::note_asked(skb, scratch);
+        conntrack::global::note_asked(skb, scratch);
     }
     if wanted & wanted::DIRECT != 0 {
-        return stages::direct(skb, scratch);
+        return global::direct(skb, scratch);
     }
     NEXT
 }
@@ -144,16 +146,16 @@ pub fn from_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     scratch.nat.is_overdue = 0;
     // SAFETY: the pointer is to a map value, valid until the program ends.
     if entry::is_unanswered(unsafe { &*entry }) {
-        scratch.nat.is_overdue = stages::is_overdue(entry);
+        scratch.nat.is_overdue = entry::global::is_overdue(entry);
     }
     let flags = entry::touch(entry, scratch, true);
     scratch.nat.to = scratch.nat.key;
-    scratch.nat.here = forward::here::NOWHERE;
+    scratch.nat.here = route::here::NOWHERE;
     if flags & (conntrack_flags::LOCAL | conntrack_flags::DIRECT) != 0 {
         forward::deliver(skb, scratch, flags);
     } else if scratch.nat.by_stack != 0 {
         scratch.nat.route = Route::NEXT;
-    } else if let Err(verdict) = stages::route(skb, scratch) {
+    } else if let Err(verdict) = forward::global::route(skb, scratch) {
         return verdict;
     }
     if !write(skb, scratch, settings) {
@@ -172,12 +174,12 @@ pub fn from_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
 /// A packet to a service that has no connection, and gets none.
 #[inline(always)]
 fn refused(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
-    match conntrack::Outcome::from_number(scratch.nat.outcome) {
-        conntrack::Outcome::NotBeginning => {
+    match candidate::Outcome::from_number(scratch.nat.outcome) {
+        candidate::Outcome::NotBeginning => {
             count(Counter::NatNoConnection, 1);
             left_alone(&scratch.nat.service)
         }
-        conntrack::Outcome::Elsewhere => NEXT,
+        candidate::Outcome::Elsewhere => NEXT,
         outcome => {
             let why = outcome.counter();
             count(why, 1);
@@ -186,8 +188,8 @@ fn refused(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
                 raise(EventKind::Refused, detail, &scratch.nat.original, text);
             }
             // Room and ports may be there when the client tries again.
-            if outcome == conntrack::Outcome::NoTarget {
-                stages::answer(skb, scratch, icmp_error::NO_PORT)
+            if outcome == candidate::Outcome::NoTarget {
+                icmp_error::global::answer(skb, scratch, icmp_error::NO_PORT)
             } else {
                 DROP
             }
@@ -218,16 +220,16 @@ pub fn to_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     let flags = unsafe { (*entry).flags };
     let is_local = is_routed_by_stack(entry);
     // The VLAN's own interface translates it, and notes it.
-    if !is_local && forward::is_vlan(skb, &scratch.headers) {
+    if !is_local && route::is_vlan(skb, &scratch.headers) {
         return NEXT;
     }
     scratch.nat.is_overdue = 0;
     entry::touch(entry, scratch, false);
     entry::towards_client(entry, &mut scratch.nat.to, scratch.headers.protocol);
-    scratch.nat.here = forward::here::of(flags);
+    scratch.nat.here = route::here::of(flags);
     if is_local {
         scratch.nat.route = Route::after_stack(skb, settings);
-    } else if let Err(verdict) = stages::route(skb, scratch) {
+    } else if let Err(verdict) = forward::global::route(skb, scratch) {
         return verdict;
     }
     if !write(skb, scratch, settings) {
@@ -281,7 +283,7 @@ pub fn direct(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
 #[inline(always)]
 fn write(skb: *mut __sk_buff, scratch: &mut Scratch, settings: &Settings) -> bool {
     let Scratch { headers, nat, .. } = scratch;
-    let hops = nat.route.is_forward() && !forward::is_own(skb);
+    let hops = nat.route.is_forward() && !route::is_own(skb);
     let done = (!hops || rewrite::hop(Buffer(skb), headers))
         && rewrite::transport(Buffer(skb), headers, &nat.to, &mut nat.change);
     tag(skb, settings);
@@ -311,4 +313,22 @@ fn segment(headers: &Headers) -> Segment {
         fin: flags & tcp_flag::FIN != 0,
         rst: flags & tcp_flag::RST != 0,
     }
+}
+
+/// What the verifier checks once; see [`crate::bpf::global`].
+pub mod global {
+    use crate::bpf::global::part;
+
+    part!(
+        /// [`super::from_client`].
+        from_client, tn_from_client, super::from_client
+    );
+    part!(
+        /// [`super::to_client`].
+        to_client, tn_to_client, super::to_client
+    );
+    part!(
+        /// [`super::direct`].
+        direct, tn_direct, super::direct
+    );
 }

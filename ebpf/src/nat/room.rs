@@ -87,3 +87,28 @@ unsafe extern "C" fn remove(
     }
     i64::from(removal.left == 0)
 }
+
+/// What the verifier checks once; see [`crate::bpf::global`].
+pub mod global {
+    use crate::{
+        maps::SETTINGS,
+        scratch::{Scratch, scratch},
+    };
+
+    /// [`super::make_room`].
+    #[inline(always)]
+    pub fn make_room(_: &mut Scratch) -> bool {
+        tn_make_room() != 0
+    }
+
+    #[unsafe(no_mangle)]
+    #[inline(never)]
+    extern "C" fn tn_make_room() -> i32 {
+        // SAFETY: `make_room`, the only caller, lends it.
+        let (Some(scratch), Some(settings)) = (unsafe { scratch() }, SETTINGS.get(0)) else {
+            return 0;
+        };
+        // SAFETY: it is that of the working memory.
+        i32::from(unsafe { super::make_room(&raw mut scratch.nat.removal, settings) })
+    }
+}

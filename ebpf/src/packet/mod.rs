@@ -5,16 +5,15 @@ mod buffer;
 mod checksum;
 pub mod fragment;
 mod frame;
-mod headers;
+pub mod headers;
 mod lose;
 pub mod rewrite;
-pub mod stages;
 
 pub use address::is_loopback_address;
 pub use buffer::{Buffer, load};
 pub use checksum::fold;
 pub use frame::Frame;
-pub use headers::{ICMP, ICMPV6, Linear, Link, parse, tcp_flag};
+pub use headers::{ICMP, ICMPV6, Link, tcp_flag};
 pub use lose::lose;
 
 /// The next program or filter decides: `TCX_NEXT`, and `TC_ACT_UNSPEC` of clsact.

@@ -89,3 +89,15 @@ fn is_behind(found: &Found) -> bool {
     // SAFETY: links are replaced whole, by user space; one integer is read.
     unsafe { LINKS.get(&interface) }.is_some_and(|link| link.flags & link_flags::BEHIND != 0)
 }
+
+/// What the verifier checks once; see [`crate::bpf::global`].
+pub mod global {
+    use crate::bpf::global::question;
+
+    question!(
+        /// [`super::find`].
+        find, tn_find = super::find;
+        /// [`super::check`].
+        check, tn_check = super::check;
+    );
+}

@@ -137,3 +137,13 @@ impl Steps for Search<'_> {
         len >= 2
     }
 }
+
+/// What the verifier checks once; see [`crate::bpf::global`].
+pub mod global {
+    use crate::bpf::global::packet_part;
+
+    packet_part!(
+        /// [`super::take`].
+        take, tn_syn = super::take, 0;
+    );
+}

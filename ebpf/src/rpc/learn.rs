@@ -283,3 +283,17 @@ fn hash(text: &Authority, scratch: &mut Scratch) -> u64 {
     );
     scratch.hash | 1
 }
+
+/// What the verifier checks once; see [`crate::bpf::global`].
+pub mod global {
+    use crate::bpf::global::flow_part;
+
+    flow_part!(
+        /// [`super::names`].
+        names, tn_names = super::names;
+        /// [`super::report`].
+        report, tn_report = super::report;
+        /// [`super::relay`].
+        relay, tn_relay = super::relay;
+    );
+}

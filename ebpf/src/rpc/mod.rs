@@ -5,5 +5,4 @@ mod handshake;
 mod learn;
 mod lock;
 pub mod payload;
-pub mod stages;
-mod translate;
+pub mod translate;

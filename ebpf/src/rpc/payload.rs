@@ -14,7 +14,6 @@ use truename_common::{
     },
 };
 
-use super::stages;
 use crate::{
     bpf::{
         helper::{csum_diff, length, opaque, skb_load_bytes, skb_store_bytes},
@@ -230,7 +229,7 @@ impl Packet for Payload<'_> {
 
     #[inline(always)]
     fn equal(window: &Block, at: u32, text: &Needle, from: u32, len: u32) -> u32 {
-        stages::tn_equal(window, text, at, from, len)
+        global::tn_equal(window, text, at, from, len)
     }
 
     #[inline(always)]
@@ -242,23 +241,23 @@ impl Packet for Payload<'_> {
     fn stage(&mut self, stage: Stage, flow: &mut RpcFlow, work: &mut Work) {
         let (skb, buffers) = (self.skb, &raw mut *self.buffers);
         match stage {
-            Stage::Walk => stages::tn_walk(skb, flow, work, buffers),
-            Stage::Head => stages::tn_head(skb, flow, work, buffers),
-            Stage::Rest => stages::tn_rest(skb, flow, work, buffers),
-            Stage::Open => stages::tn_open(skb, flow, work, buffers),
-            Stage::Frames => stages::tn_frames(skb, flow, work, buffers),
-            Stage::Search => stages::tn_search(skb, flow, work, buffers),
-            Stage::Apply => stages::tn_apply(skb, flow, work, buffers),
-            Stage::Prepare => stages::tn_prepare(flow, work),
-            Stage::Keep => stages::tn_keep(flow, work),
-            Stage::Place => stages::tn_place(flow, work),
-            Stage::Arrive => stages::tn_arrive(skb, flow, work, buffers),
-            Stage::Join => stages::tn_join(flow, work),
-            Stage::Settle => stages::tn_settle(flow, work),
-            Stage::Make => stages::tn_make(flow, work),
-            Stage::Mark => stages::tn_mark(flow, work),
-            Stage::Sweep => stages::tn_sweep(flow, work),
-            Stage::Recall => stages::tn_recall(flow, work),
+            Stage::Walk => global::tn_walk(skb, flow, work, buffers),
+            Stage::Head => global::tn_head(skb, flow, work, buffers),
+            Stage::Rest => global::tn_rest(skb, flow, work, buffers),
+            Stage::Open => global::tn_open(skb, flow, work, buffers),
+            Stage::Frames => global::tn_frames(skb, flow, work, buffers),
+            Stage::Search => global::tn_search(skb, flow, work, buffers),
+            Stage::Apply => global::tn_apply(skb, flow, work, buffers),
+            Stage::Prepare => global::tn_prepare(flow, work),
+            Stage::Keep => global::tn_keep(flow, work),
+            Stage::Place => global::tn_place(flow, work),
+            Stage::Arrive => global::tn_arrive(skb, flow, work, buffers),
+            Stage::Join => global::tn_join(flow, work),
+            Stage::Settle => global::tn_settle(flow, work),
+            Stage::Make => global::tn_make(flow, work),
+            Stage::Mark => global::tn_mark(flow, work),
+            Stage::Sweep => global::tn_sweep(flow, work),
+            Stage::Recall => global::tn_recall(flow, work),
         };
     }
 }
@@ -366,5 +365,99 @@ impl Steps for CopyText<'_> {
         self.to.set(index, byte);
         self.to.len += 1;
         true
+    }
+}
+
+/// The stages of the stream engine. The verifier checks each once; see [`crate::bpf::global`].
+mod global {
+    use aya_ebpf::bindings::__sk_buff;
+    use truename_common::{
+        layout::{Needle, RpcFlow},
+        wire::stream::{self, Block, Stage, Work},
+    };
+
+    use super::{Pages, Payload};
+    use crate::scratch::Buffers;
+
+    /// A stage that reads or writes the packet.
+    macro_rules! packet_stage {
+        ($($name:ident = $stage:ident),+ $(,)?) => { $(
+            #[doc = concat!("[`Stage::", stringify!($stage), "`].")]
+            #[unsafe(no_mangle)]
+            #[inline(never)]
+            pub extern "C" fn $name(
+                skb: *mut __sk_buff,
+                flow: *mut RpcFlow,
+                work: *mut Work,
+                buffers: *mut Buffers,
+            ) -> i32 {
+                if flow.is_null() || work.is_null() || buffers.is_null() {
+                    return 0;
+                }
+                // SAFETY: the caller lends its exclusive references for the time of the call.
+                let (flow, work, buffers) = unsafe { (&mut *flow, &mut *work, &mut *buffers) };
+                stream::run(Stage::$stage, &mut Payload { skb, buffers }, flow, work);
+                0
+            }
+        )+ };
+    }
+
+    /// A stage that works on the flow and its pages alone.
+    macro_rules! flow_stage {
+        ($($name:ident = $stage:ident),+ $(,)?) => { $(
+            #[doc = concat!("[`Stage::", stringify!($stage), "`].")]
+            #[unsafe(no_mangle)]
+            #[inline(never)]
+            pub extern "C" fn $name(flow: *mut RpcFlow, work: *mut Work) -> i32 {
+                if flow.is_null() || work.is_null() {
+                    return 0;
+                }
+                // SAFETY: the caller lends its exclusive references for the time of the call.
+                let (flow, work) = unsafe { (&mut *flow, &mut *work) };
+                stream::run(Stage::$stage, &mut Pages, flow, work);
+                0
+            }
+        )+ };
+    }
+
+    packet_stage!(
+        tn_walk = Walk,
+        tn_head = Head,
+        tn_rest = Rest,
+        tn_open = Open,
+        tn_frames = Frames,
+        tn_search = Search,
+        tn_arrive = Arrive,
+        tn_apply = Apply,
+    );
+
+    flow_stage!(
+        tn_prepare = Prepare,
+        tn_keep = Keep,
+        tn_place = Place,
+        tn_join = Join,
+        tn_settle = Settle,
+        tn_make = Make,
+        tn_mark = Mark,
+        tn_sweep = Sweep,
+        tn_recall = Recall,
+    );
+
+    /// [`stream::equal`].
+    #[unsafe(no_mangle)]
+    #[inline(never)]
+    pub extern "C" fn tn_equal(
+        window: *const Block,
+        text: *const Needle,
+        at: u32,
+        from: u32,
+        len: u32,
+    ) -> u32 {
+        if window.is_null() || text.is_null() {
+            return 0;
+        }
+        // SAFETY: the caller lends its references for the time of the call.
+        let (window, text) = unsafe { (&*window, &*text) };
+        stream::equal(window, at, text, from, len)
     }
 }
