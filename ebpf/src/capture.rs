@@ -16,7 +16,7 @@ use truename_common::{
         A_RECORD, AAAA_RECORD, ADDRESSES_TOLD, CapturedName, CapturedRecords, Counter, NAME_MAX,
         UDP, link_flags,
     },
-    wire::stream::Steps,
+    wire::steps::Steps,
 };
 
 use crate::{

@@ -50,26 +50,6 @@ const KNOWN: &[(&str, &[&str], &str)] = &[
         &["merge", "snapshot", "source"],
         "a source writes into the snapshot that is made of its reports",
     ),
-    (
-        "common/src/wire",
-        &["flow", "frame", "pattern", "stream"],
-        "`flow` names the steps of the engine, and `frame` the recipients of a flow",
-    ),
-    (
-        "common/src/wire/relay",
-        &["java", "message"],
-        "messages have objects of Java inside, and those have messages inside",
-    ),
-    (
-        "common/src/wire/stream",
-        &["front", "job", "undo"],
-        "a job calls its parts, which have the job as an argument",
-    ),
-    (
-        "common/src/wire/stream",
-        &["head", "place", "rest"],
-        "parts of one walk, which goes back when a guess was wrong",
-    ),
 ];
 
 /// A module: the names from the crate's root.

@@ -3,7 +3,7 @@
 use core::{ffi::c_void, ptr};
 
 use aya_ebpf::helpers::generated::bpf_loop;
-use truename_common::wire::stream::Steps;
+use truename_common::wire::steps::Steps;
 
 /// Calls `state.step()` until it returns false, at most `times` times.
 #[inline(always)]

@@ -9,7 +9,7 @@ use truename_common::{
         target_flags,
     },
     nat::{self, TRIES},
-    wire::stream::Steps,
+    wire::steps::Steps,
 };
 
 use super::{

@@ -9,7 +9,7 @@ use truename_common::{
         conntrack_marks, service_flags, settings_flags, target_flags,
     },
     nat::{self, Choice, TRIES},
-    wire::stream::Steps,
+    wire::steps::Steps,
 };
 
 use super::{

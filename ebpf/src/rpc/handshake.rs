@@ -3,10 +3,7 @@
 use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::TcContext};
 use truename_common::{
     layout::{Direction, Handshake},
-    wire::{
-        flow::state,
-        stream::{Steps, Way},
-    },
+    wire::{flow::state, steps::Steps, stream::Way},
 };
 
 use crate::{

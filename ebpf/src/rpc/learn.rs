@@ -6,7 +6,8 @@ use truename_common::{
     wire::{
         authority,
         flow::{self, state},
-        stream::{Steps, Way, reset},
+        steps::Steps,
+        stream::{Way, reset},
     },
 };
 

@@ -3,7 +3,7 @@
 //! `bpf_spin_lock` allows no helper calls, and the work needs them. The holder runs with bottom halves
 //! disabled and never waits, so waiting for it is short; a program is never cancelled half-way.
 
-use truename_common::{layout::RpcFlow, wire::stream::Steps};
+use truename_common::{layout::RpcFlow, wire::steps::Steps};
 
 use crate::bpf::{atomic::swap, repeat::repeat};
 

@@ -10,7 +10,8 @@ use truename_common::{
     layout::{Authority, LongText, Needle, Page, PageKey, RpcFlow},
     wire::{
         chunk::{CHUNK, Chunk},
-        stream::{BLOCK, Block, Packet, Stage, Steps, Work},
+        steps::Steps,
+        stream::{BLOCK, Block, Packet, Stage, Work},
     },
 };
 
