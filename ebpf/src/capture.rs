@@ -16,17 +16,20 @@ use truename_common::{
         A_RECORD, AAAA_RECORD, ADDRESSES_TOLD, CapturedName, CapturedRecords, Counter, NAME_MAX,
         UDP, link_flags,
     },
-    wire::stream::Steps,
+    wire::steps::Steps,
 };
 
 use crate::{
-    maps::{CAPTURED, CAPTURED_UNTIL, LINKS, count, scratch},
-    packet::{
-        Buffer, DROP, Headers, NEXT, fragment,
+    bpf::{
         helper::{csum_diff, length, opaque, skb_load_bytes, skb_store_bytes},
-        payload::repeat,
+        repeat::repeat,
+    },
+    maps::{CAPTURED, CAPTURED_UNTIL, LINKS, count},
+    packet::{
+        Buffer, DROP, NEXT, fragment,
         rewrite::{Packet as _, Sum},
     },
+    scratch::{Headers, scratch},
 };
 
 /// Longest question and longest answer, in bytes. No answer is longer than what a client without EDNS can take.

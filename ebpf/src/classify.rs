@@ -5,10 +5,11 @@ use truename_common::layout::{Counter, TCP};
 
 use crate::{
     capture,
-    maps::{CHAIN, count, scratch},
-    nat::{self, Route, wanted},
-    packet::{Link, NEXT, fragment, stages},
-    rpc,
+    maps::{CHAIN, count},
+    nat,
+    packet::{Link, NEXT, fragment, headers},
+    ports, rpc,
+    scratch::{Route, scratch},
 };
 
 /// What every packet passes.
@@ -21,28 +22,28 @@ pub fn classify(ctx: &TcContext, link: Link) -> i32 {
     };
     let (skb, headers) = (ctx.skb.skb, &raw mut scratch.headers);
     let parse = || match link {
-        Link::Ethernet => stages::tn_parse_ether(skb, headers),
-        Link::None => stages::tn_parse_raw(skb, headers),
+        Link::Ethernet => headers::global::tn_parse_ether(skb, headers),
+        Link::None => headers::global::tn_parse_raw(skb, headers),
     };
     let mut parsed = parse();
-    if parsed == stages::MISSED {
-        stages::tn_fetch_headers(skb);
+    if parsed == headers::global::MISSED {
+        headers::global::tn_fetch_headers(skb);
         parsed = parse();
     }
     if parsed <= 0 {
         return NEXT;
     }
     let mut wanted = parsed as u32;
-    if wanted & wanted::CAPTURE != 0 {
+    if wanted & ports::wanted::CAPTURE != 0 {
         let verdict = capture::tn_capture(skb);
         if verdict != NEXT {
             return verdict;
         }
     }
     scratch.nat.route = Route::NEXT;
-    if wanted & wanted::NAT != 0 {
+    if wanted & ports::wanted::NAT != 0 {
         if scratch.headers.fragment != fragment::WHOLE {
-            wanted = stages::tn_fragment(&raw mut scratch.headers, wanted) as u32;
+            wanted = headers::global::tn_fragment(&raw mut scratch.headers, wanted) as u32;
             if wanted == 0 {
                 return NEXT;
             }
@@ -56,7 +57,7 @@ pub fn classify(ctx: &TcContext, link: Link) -> i32 {
         wanted = if headers.icmp != 0 {
             0
         } else {
-            nat::wanted(
+            ports::wanted(
                 headers.protocol,
                 false,
                 headers.source_port,
@@ -64,7 +65,7 @@ pub fn classify(ctx: &TcContext, link: Link) -> i32 {
             )
         };
     }
-    if wanted & wanted::RPC != 0 && scratch.headers.protocol == TCP {
+    if wanted & ports::wanted::RPC != 0 && scratch.headers.protocol == TCP {
         // SAFETY: the table holds programs of this type only; if it holds none, the way goes on here.
         unsafe { CHAIN.tail_call(ctx, 0) };
         count(Counter::RpcUnavailable, 1);
@@ -79,7 +80,7 @@ pub fn rpc(ctx: &TcContext) -> i32 {
     let Some(scratch) = (unsafe { scratch() }) else {
         return NEXT;
     };
-    match rpc::stages::translate(ctx.skb.skb, scratch) {
+    match rpc::translate::global::translate(ctx.skb.skb, scratch) {
         NEXT => nat::finish(ctx.skb.skb, scratch),
         verdict => verdict,
     }

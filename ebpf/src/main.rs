@@ -3,7 +3,7 @@
 //! The same program hangs on ingress and egress; the direction is looked up, never assumed
 //! ([`nat::translate`], [`rpc::direction`]). A packet may pass it more than once.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
-// The atomic swap of `rpc::lock` is written in assembly.
+// The atomic changes of `bpf::atomic` are written in assembly.
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![allow(
     clippy::needless_borrows_for_generic_args,
@@ -15,14 +15,17 @@ use aya_ebpf::{
     programs::{SkLookupContext, TcContext, XdpContext},
 };
 
+mod bpf;
 mod capture;
 mod classify;
 mod events;
 mod maps;
 mod nat;
 mod packet;
+mod ports;
 mod relay;
 mod rpc;
+mod scratch;
 
 /// For devices with an Ethernet header, which includes loopback and veth.
 #[classifier]
@@ -46,7 +49,7 @@ pub fn tn_rpc(ctx: TcContext) -> i32 {
 /// Forwards packets of services between other hosts, on devices with an Ethernet header.
 #[xdp]
 pub fn tn_xdp(ctx: XdpContext) -> u32 {
-    nat::stages::xdp(&ctx)
+    nat::xdp::enter(&ctx)
 }
 
 /// Gives new connections to the relay. It is attached to the network namespaces of endpoints that have one.

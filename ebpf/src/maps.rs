@@ -12,14 +12,7 @@ use truename_common::{
         PeerKey, RELAYS_MAX, RpcFlow, SERVICES_MAX, SLOTS_MAX, Service, Settings, Socket,
         TARGETS_MAX, Target,
     },
-    nat::{TRIED_WRITTEN, TRIES as TRIES_MAX, Tables},
-    wire::stream::Work,
-};
-
-use crate::{
-    nat::Nat,
-    packet::{FragmentKey, Headers, payload::Buffers},
-    rpc::{Found, Options},
+    nat::{TRIED_WRITTEN, TRIES as TRIES_MAX},
 };
 
 #[map]
@@ -130,87 +123,20 @@ pub static EVENTS: RingBuf = RingBuf::pinned(256 << 10, 0);
 #[map]
 pub static CHAIN: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
+/// What the fragments of a packet have in common.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct FragmentKey {
+    pub source: [u8; 16],
+    pub destination: [u8; 16],
+    pub id: u32,
+    pub protocol: u32,
+}
+
 /// Ports of packets that come in fragments, of which the first one tells them. Not pinned: a packet in fragments does not
 /// outlive a load.
 #[map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, [u16; 2]> = LruHashMap::with_max_entries(8192, 0);
-
-/// The values that a new flow and a new page begin with: too large for the stack.
-#[map]
-static BLANK_FLOW: Array<RpcFlow> = Array::with_max_entries(1, 0);
-
-#[map]
-static BLANK_PAGE: Array<Page> = Array::with_max_entries(1, 0);
-
-#[map]
-static BLANK_HEAD: Array<Head> = Array::with_max_entries(1, 0);
-
-/// Working memory of one packet. Programs of a CPU do not interrupt one another: tc runs with
-/// bottom halves disabled.
-#[map]
-static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
-
-/// Working memory too: what is looked up in [`LISTED`].
-#[map]
-static LISTED_KEY: PerCpuArray<ListedAlias> = PerCpuArray::with_max_entries(1, 0);
-
-/// See [`SCRATCH`].
-#[repr(C)]
-pub struct Scratch {
-    pub headers: Headers,
-    pub nat: Nat,
-    pub found: Found,
-    pub handshake: Handshake,
-    pub options: Options,
-    pub work: Work,
-    pub buffers: Buffers,
-    pub names: Names,
-    pub peer: Peer,
-    pub alias: AliasStat,
-    pub hash: u64,
-    pub index: u32,
-    pub pad: u32,
-}
-
-/// The working memory of this CPU.
-///
-/// A global function that hands a part of it to a table, as key or value, calls this instead of taking
-/// an argument: the verifier of Linux 6.1 takes neither from memory behind an argument.
-///
-/// # Safety
-/// The caller is the first of the packet, or was lent the working memory by its caller, who does not
-/// use it meanwhile.
-#[inline(always)]
-pub unsafe fn scratch() -> Option<&'static mut Scratch> {
-    let scratch = SCRATCH.get_ptr_mut(0)?;
-    // SAFETY: the pointer is to this CPU's value, which no other program uses meanwhile (see
-    // SCRATCH), and this one does not either.
-    Some(unsafe { &mut *scratch })
-}
-
-/// What is looked up in [`LISTED`]: too large for the stack.
-#[inline(always)]
-pub fn listed_key() -> Option<*mut ListedAlias> {
-    LISTED_KEY.get_ptr_mut(0)
-}
-
-/// The value that a new flow begins with.
-#[inline(always)]
-pub fn blank_flow() -> Option<&'static RpcFlow> {
-    BLANK_FLOW.get(0)
-}
-
-/// The value that a new page begins with.
-#[inline(always)]
-pub fn blank_page() -> Option<&'static Page> {
-    BLANK_PAGE.get(0)
-}
-
-/// The value that a new head begins with.
-#[inline(always)]
-pub fn blank_head() -> Option<&'static Head> {
-    BLANK_HEAD.get(0)
-}
 
 /// Adds `n` to a counter.
 #[inline(always)]
@@ -230,36 +156,9 @@ pub fn count_tries(tries: u32) {
     }
 }
 
-/// The tables as [`truename_common::nat`] reads them.
-pub struct KernelTables;
-
-impl Tables for KernelTables {
-    #[inline(always)]
-    fn slot(&self, position: u32) -> Option<u32> {
-        SLOTS.get(position).copied()
-    }
-
-    #[inline(always)]
-    fn moved(&self, original: &FiveTuple) -> Option<u32> {
-        // SAFETY: the value is a number that never changes.
-        unsafe { MOVED.get(original) }.copied()
-    }
-
-    #[inline(always)]
-    fn target(&self, number: u32) -> Option<Target> {
-        target(number).copied()
-    }
-}
-
 /// Whether this host has an address.
 #[inline(always)]
 pub fn is_own_address(address: &[u8; 16]) -> bool {
     // SAFETY: the value is one byte that never changes.
     unsafe { ADDRESSES.get(address) }.is_some()
-}
-
-/// The target with a number, if it is in use.
-#[inline(always)]
-pub fn target(number: u32) -> Option<&'static Target> {
-    TARGETS.get(number).filter(|target| target.port != 0)
 }

@@ -22,83 +22,6 @@ const CRATES: [(&str, &str); 5] = [
     ("xtask", "main.rs"),
 ];
 
-/// Circles that are there still: the folder, the units in it, and why. It must get shorter: a circle that is open is to be
-/// removed from it.
-const KNOWN: &[(&str, &[&str], &str)] = &[
-    (
-        "agent/src/api",
-        &["rows", "services"],
-        "a service's row has a sum of flows, the status has sums of services: rows get a file each",
-    ),
-    (
-        "agent/src/datapath",
-        &["access", "pins", "services", "tables", "xdp"],
-        "`pins` knows which tables and links are pinned: the list belongs into a file of its own",
-    ),
-    (
-        "agent/src/datapath",
-        &["attach", "load"],
-        "the loaded programs are attached by a method of theirs",
-    ),
-    (
-        "agent/src/discovery/names",
-        &["dns", "lookup"],
-        "two ways of looking up names become one",
-    ),
-    (
-        "agent/src/discovery/model",
-        &["merge", "snapshot", "source"],
-        "a source writes into the snapshot that is made of its reports",
-    ),
-    (
-        "common/src/wire",
-        &["flow", "frame", "pattern", "stream"],
-        "`flow` names the steps of the engine, and `frame` the recipients of a flow",
-    ),
-    (
-        "common/src/wire/relay",
-        &["java", "message"],
-        "messages have objects of Java inside, and those have messages inside",
-    ),
-    (
-        "common/src/wire/stream",
-        &["front", "job", "undo"],
-        "a job calls its parts, which have the job as an argument",
-    ),
-    (
-        "common/src/wire/stream",
-        &["head", "place", "rest"],
-        "parts of one walk, which goes back when a guess was wrong",
-    ),
-    (
-        "ebpf/src",
-        &["events", "maps", "nat", "packet", "rpc"],
-        "the scratch memory of `maps` has the structures of all stages",
-    ),
-    (
-        "ebpf/src/nat",
-        &[
-            "allocate",
-            "conntrack",
-            "entry",
-            "forward",
-            "icmp",
-            "icmp_error",
-            "receive",
-            "room",
-            "stages",
-            "xdp",
-        ],
-        "`stages` has the global functions of all: each belongs beside what it wraps",
-    ),
-    (
-        "ebpf/src/packet",
-        &["fragment", "headers"],
-        "a fragment is looked up while headers are read, and has some of them",
-    ),
-    ("ebpf/src/rpc", &["stages", "translate"], "as in `nat`"),
-];
-
 /// A module: the names from the crate's root.
 type Module = Vec<String>;
 
@@ -334,33 +257,17 @@ fn quoted(text: &str) -> BTreeSet<String> {
 #[test]
 fn no_imports_go_in_a_circle() {
     let mut wrong = Vec::new();
-    let mut open: BTreeSet<usize> = (0..KNOWN.len()).collect();
     for (name, file) in CRATES {
         for (folder, graph) in Crate::read(name, file).folders() {
             let folder = [&[format!("{name}/src")], folder.as_slice()]
                 .concat()
                 .join("/");
             for circle in circles(&graph) {
-                let known = KNOWN.iter().position(|(known, units, _)| {
-                    *known == folder && circle.iter().all(|unit| units.contains(unit))
-                });
-                match known {
-                    Some(known) => drop(open.remove(&known)),
-                    None => {
-                        wrong.push(format!("{folder}: {circle:?} import each other: {graph:?}"))
-                    }
-                }
+                wrong.push(format!("{folder}: {circle:?} import each other: {graph:?}"));
             }
         }
     }
-    for known in open {
-        let (folder, units, _) = KNOWN[known];
-        wrong.push(format!(
-            "{folder}: {units:?} is no circle any more: remove it from KNOWN"
-        ));
-    }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert!(KNOWN.iter().all(|(_, _, reason)| !reason.is_empty()));
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! carry the version of the API. Field names are stable.
 
 mod client;
+mod flows;
 mod names;
 mod problem;
 mod rows;
@@ -18,14 +19,15 @@ use serde::{Deserialize, Serialize};
 use crate::explain::{Asked, Explanation};
 
 pub use client::{Client, ClientError, Events};
+pub use flows::{FlowFilter, FlowRow, FlowState};
 pub use names::{Conflict, NameRow};
 pub use problem::{Code, Finding, ProblemRow};
 pub use rows::{
-    AliasRow, Aliases, CanonicalSource, EndpointRow, EventRow, FlowRow, FlowState, InterfaceRow,
-    PeerRow, ProgramRow, RelayRow, State, Status,
+    AliasRow, Aliases, CanonicalSource, EndpointRow, EventRow, InterfaceRow, PeerRow, ProgramRow,
+    RelayRow, State, Status,
 };
 pub use server::{Server, ServerError, Service};
-pub use services::{FlowFilter, ServiceRow, SweepRow, TargetRow};
+pub use services::{ServiceRow, SweepRow, TargetRow};
 pub use time::{Clock, Timestamp};
 pub use topology::{ClusterRow, LeaderRow, SourceRow, TopologyRow};
 

@@ -1,13 +1,10 @@
-//! What the control API tells of services, and how flows are chosen. Field names are stable.
+//! What the control API tells of services. Field names are stable.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
-};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{FlowRow, Timestamp};
+use super::Timestamp;
 
 /// A service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,33 +56,6 @@ pub struct TargetRow {
     pub reset: usize,
 }
 
-/// Which flows are meant; nothing stands for all.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct FlowFilter {
-    /// Those of this service or endpoint.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub service: Option<String>,
-    /// Those of this client.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub client: Option<IpAddr>,
-    /// Those in this state: of the connection, or of its translation.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub state: Option<String>,
-    /// Those to this target or endpoint.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub target: Option<IpAddr>,
-    /// Those to this port: the one that the client addresses, or the target's.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub port: Option<u16>,
-    /// Those whose client names the endpoint so.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub alias: Option<String>,
-    /// So many of them at the most, the latest. Only to be shown.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub limit: Option<usize>,
-}
-
 /// What a sweep for connections that are over did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SweepRow {
@@ -97,36 +67,4 @@ pub struct SweepRow {
     pub removed: usize,
     /// How long it took, in microseconds.
     pub took_us: u64,
-}
-
-impl FlowFilter {
-    /// The fields of a filter.
-    pub const FIELDS: &[&str] = &[
-        "service", "client", "state", "target", "port", "alias", "limit",
-    ];
-    /// Those of a filter of what is forgotten.
-    pub const FIELDS_OF_FLUSH: &[&str] = &["service", "client", "state", "target", "port", "alias"];
-
-    /// Whether a flow is meant.
-    pub fn admits(&self, row: &FlowRow) -> bool {
-        let is_of = |name: &String| row.service.as_ref() == Some(name) || row.endpoint == *name;
-        let at = |text: &str| text.parse::<SocketAddr>().ok();
-        let has = |text: &str, wanted: &IpAddr| {
-            at(text).is_some_and(|at| at.ip() == wanted.to_canonical())
-        };
-        let addressed = [Some(&row.address), row.via.as_ref()];
-        let is_at = |port: &u16| {
-            let mut addressed = addressed.iter().flatten();
-            addressed.any(|text| at(text).is_some_and(|at| at.port() == *port))
-        };
-        let is_called = |alias: &String| row.alias.as_ref() == Some(alias);
-        let is_in =
-            |state: &String| row.connection.as_ref() == Some(state) || row.state.label() == state;
-        self.service.as_ref().is_none_or(is_of)
-            && self.client.is_none_or(|client| has(&row.client, &client))
-            && self.target.is_none_or(|target| has(&row.address, &target))
-            && self.port.as_ref().is_none_or(is_at)
-            && self.alias.as_ref().is_none_or(is_called)
-            && self.state.as_ref().is_none_or(is_in)
-    }
 }

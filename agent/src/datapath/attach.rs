@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt, fs,
+    fs,
     os::fd::AsFd as _,
     path::{Path, PathBuf},
 };
@@ -18,13 +18,14 @@ use aya::{
 use truename_common::layout::{Link, map};
 
 use super::{
-    CHAIN, Direction, Object, PROGRAM_ETHER, PROGRAM_RAW, PROGRAM_XDP, PinnedLink, Pins,
+    CHAIN, Direction, Object, PROGRAM_ETHER, PROGRAM_RAW, PROGRAM_XDP, PinnedLink, Pins, XdpMode,
     bpffs::remove_file,
     clsact,
+    drift::Drift,
     error::{Cause, DatapathError},
     sys,
     tables::{has_xdp_devices, links_of, set_links, set_xdp_devices},
-    xdp::{self, Mode as XdpMode},
+    xdp,
 };
 use crate::{
     config,
@@ -67,46 +68,6 @@ pub struct Attached {
     pub program: &'static str,
     /// Whether the links were there before this agent, so that there was no gap.
     pub adopted: bool,
-}
-
-/// Something of ours that somebody else took away or replaced.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Drift {
-    /// What hangs on a side of an interface.
-    Program {
-        /// Its number.
-        ifindex: u32,
-        /// Its name.
-        interface: String,
-        /// `ingress`, `egress` or `xdp`.
-        side: &'static str,
-    },
-    /// A pin.
-    Pin(PathBuf),
-    /// Entries of a table.
-    Table(&'static str),
-}
-
-impl Drift {
-    /// The interface that it is about.
-    const fn ifindex(&self) -> Option<u32> {
-        match self {
-            Self::Program { ifindex, .. } => Some(*ifindex),
-            Self::Pin(_) | Self::Table(_) => None,
-        }
-    }
-}
-
-impl fmt::Display for Drift {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Program {
-                interface, side, ..
-            } => write!(f, "the program on {interface} ({side})"),
-            Self::Pin(path) => write!(f, "the pin {}", path.display()),
-            Self::Table(name) => write!(f, "entries of the table {name}"),
-        }
-    }
 }
 
 impl Mode {

@@ -10,11 +10,8 @@ use aya::{
 use truename_common::layout::map;
 
 use super::{
-    CHAIN, Drift, PROGRAM_RPC, PROGRAM_STEER, PROGRAM_XDP, PROGRAMS, Pins,
-    bpffs::remove_file,
-    error::DatapathError,
-    sys,
-    tables::{PINNED, check_pinned},
+    CHAIN, Drift, PROGRAM_RPC, PROGRAM_STEER, PROGRAM_XDP, PROGRAMS, Pins, bpffs::remove_file,
+    error::DatapathError, pinned::PINNED, sys, tables::check_tables,
 };
 use crate::config::Datapath;
 
@@ -64,7 +61,7 @@ impl Object {
         if OBJECT.is_empty() {
             return Err(DatapathError::NoObject);
         }
-        check_pinned(pins)?;
+        check_tables(pins)?;
         let mut loader = EbpfLoader::new();
         for name in PINNED {
             if let Some(entries) = configured_entries(name, sizes) {

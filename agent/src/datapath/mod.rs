@@ -13,27 +13,31 @@ mod bpffs;
 mod capture;
 mod clsact;
 mod detach;
+mod drift;
 mod error;
 mod load;
 mod migrate;
+mod pinned;
 mod pins;
 mod relay;
 mod services;
 mod sys;
 mod tables;
 mod xdp;
+mod xdp_mode;
 
-pub use attach::{Attached, Drift, Mode, Programs};
+pub use attach::{Attached, Mode, Programs};
 pub use capture::Capture;
 pub use detach::{Detached, detach, remove_old_versions, undo};
+pub use drift::Drift;
 pub use error::DatapathError;
 pub use load::{OBJECT, Object};
 pub use migrate::{copy_connections, copy_tables, migrate};
 pub use pins::{Lock, PinnedLink, Pins};
 pub use relay::Steering;
 pub use services::ServiceTables;
-pub use tables::{Tables, TablesMut};
-pub use xdp::Mode as XdpMode;
+pub use tables::{Tables, TablesMut, check_tables};
+pub use xdp_mode::Mode as XdpMode;
 
 /// The side of an interface that a program hangs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

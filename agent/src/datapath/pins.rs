@@ -34,9 +34,8 @@ use super::{
         remove_empty, remove_file,
     },
     error::DatapathError,
-    sys,
-    tables::{PINNED, check_pinned},
-    xdp,
+    pinned::PINNED,
+    sys, xdp_mode,
 };
 use crate::sysctl;
 
@@ -50,7 +49,7 @@ type IsOurs = fn(&str) -> bool;
 const CONTENTS: [(&str, IsOurs); 8] = [
     ("links", |name| parse_link(name).is_some()),
     ("relays", is_number),
-    ("xdp", |name| xdp::parse(name).is_some()),
+    ("xdp", |name| xdp_mode::parse(name).is_some()),
     ("programs", is_program),
     ("chains", is_number),
     ("maps", is_map),
@@ -235,14 +234,6 @@ impl Pins {
             return self.lock().map(drop);
         }
         Ok(())
-    }
-
-    /// That the tables that are pinned already fit this version.
-    ///
-    /// # Errors
-    /// When one does not.
-    pub fn check_tables(&self) -> Result<(), DatapathError> {
-        check_pinned(self)
     }
 
     /// That existing pins are on a BPF file system; whether there are any.

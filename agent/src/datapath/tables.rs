@@ -14,6 +14,7 @@ use super::{
     access::{Table, capacity, entries, get, insert, open, remove},
     batch,
     error::DatapathError,
+    pinned::PINNED,
     sys,
 };
 use crate::{
@@ -21,41 +22,6 @@ use crate::{
     plan::{Connected, Held},
     reconcile::{Change, Kernel, Present},
 };
-
-/// Every pinned table, in the order of the catalogue.
-pub const PINNED: [&str; 31] = [
-    map::PORTS,
-    map::ENDPOINTS,
-    map::NAMES,
-    map::LISTED,
-    map::RPC_FLOWS,
-    map::ONE_SIDED_FLOWS,
-    map::HANDSHAKES,
-    map::READY_PAGES,
-    map::PAGES,
-    map::HEADS,
-    map::PEERS,
-    map::ALIASES,
-    map::SERVICES,
-    map::SLOTS,
-    map::TARGETS,
-    map::CONNTRACK,
-    map::MOVED,
-    map::TRIED,
-    map::SETTINGS,
-    map::TRIES,
-    map::XDP_DEVICES,
-    map::LINKS,
-    map::ADDRESSES,
-    map::ASKED,
-    map::RELAYS,
-    map::RELAY_LISTENERS,
-    map::STEERED,
-    map::CAPTURED,
-    map::CAPTURED_UNTIL,
-    map::COUNTERS,
-    map::EVENTS,
-];
 
 /// How many pages of marks are listed at once.
 const PAGE_WALK: usize = 1 << 16;
@@ -472,7 +438,7 @@ pub(super) fn links_of(pins: &Pins) -> Result<BTreeMap<u32, Link>, DatapathError
 ///
 /// # Errors
 /// Names the first that does not.
-pub(super) fn check_pinned(pins: &Pins) -> Result<(), DatapathError> {
+pub fn check_tables(pins: &Pins) -> Result<(), DatapathError> {
     let pinned = |name| pins.map(name).exists();
     for name in PINNED {
         if !pinned(name) {

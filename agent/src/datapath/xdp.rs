@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use aya::programs::{
-    Xdp, XdpMode,
+    Xdp,
     links::{FdLink, PinnedLink},
     xdp::XdpLink,
 };
@@ -16,6 +16,7 @@ use super::{
     bpffs::{list, make_directory, remove_file},
     error::{Cause, DatapathError},
     sys,
+    xdp_mode::{Mode, parse},
 };
 use crate::{
     config,
@@ -24,32 +25,6 @@ use crate::{
 
 /// The word in messages for where the program hangs.
 pub(super) const SIDE: &str = "xdp";
-
-/// How the program is attached to an interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Mode {
-    /// By the driver.
-    Native,
-    /// By the stack, after a socket buffer was made.
-    Generic,
-}
-
-impl Mode {
-    /// The word in pins, messages and `status`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Native => "native",
-            Self::Generic => "generic",
-        }
-    }
-
-    const fn flags(self) -> XdpMode {
-        match self {
-            Self::Native => XdpMode::Driver,
-            Self::Generic => XdpMode::Skb,
-        }
-    }
-}
 
 /// The modes to try on an interface, in their order.
 ///
@@ -166,14 +141,6 @@ fn pinned(pins: &Pins) -> Result<Vec<Pinned>, DatapathError> {
         })
     };
     Ok(list(&pins.xdp())?.into_iter().filter_map(read).collect())
-}
-
-/// Splits `<ifindex>-<mode>`.
-pub(super) fn parse(name: &str) -> Option<(u32, Mode)> {
-    let (ifindex, mode) = name.split_once('-')?;
-    let modes = [Mode::Native, Mode::Generic];
-    let mode = modes.into_iter().find(|known| known.name() == mode)?;
-    Some((ifindex.parse().ok()?, mode))
 }
 
 fn attach_new(

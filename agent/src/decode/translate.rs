@@ -8,7 +8,8 @@ use truename_common::{
         chunk::Chunk,
         flow::{self, state},
         frame::plausible,
-        stream::{self, Block, Packet, Stage, Steps, Verdict, Work, found},
+        steps::Steps,
+        stream::{self, Block, Packet, Stage, Verdict, Work, found},
     },
 };
 

@@ -20,7 +20,8 @@ pub use follow::Follower;
 pub use model::{
     fact::{Claim, Component, Facts, Member, MemberStatus, Ports, Refused, Worker},
     merge::{Known, Topology, merge},
+    reporter::{Reporter, Source},
     snapshot::Snapshot,
-    source::{Health, Kind, Report, Reporter, Source, SourceId, State},
+    source::{Health, Kind, Report, SourceId, State},
 };
 pub use names::resolve::{How, Location, Resolution, hosts, locate, ports, resolve};

@@ -3,7 +3,7 @@
 use crate::{
     api::{Server, ServerError},
     config::{Config, ConfigError},
-    datapath::{DatapathError, Pins},
+    datapath::{self, DatapathError, Pins},
     netlink::{self, NetlinkError, Requests},
 };
 
@@ -49,7 +49,9 @@ pub fn refusals(config: &Config) -> Vec<Refusal> {
     let pins = Pins::new(&config.agent.bpffs);
     let required = require();
     // Who may not look is told so already.
-    let tables = required.as_ref().map_or(Ok(()), |()| pins.check_tables());
+    let tables = required
+        .as_ref()
+        .map_or(Ok(()), |()| datapath::check_tables(&pins));
     let looks: [Result<(), Refusal>; 7] = [
         config.check_runnable().map_err(Refusal::from),
         interfaces(config),

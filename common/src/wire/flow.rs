@@ -1,9 +1,7 @@
 //! The names of a flow, and the texts that are prepared from them.
 
-use super::authority;
-use crate::layout::{
-    Authority, EditKind, FlowNames, NEEDLE_WORDS, Needle, Policy, RpcFlow, System,
-};
+use super::{authority, frame::Recipients};
+use crate::layout::{Authority, EditKind, FlowNames, NEEDLE_WORDS, Needle, Policy, RpcFlow};
 
 /// Bits of [`crate::layout::RpcFlow::flags`].
 pub mod state {
@@ -34,13 +32,6 @@ pub mod state {
     pub const fn is_closed(flags: u32) -> bool {
         flags & RESET != 0 || flags & (FIN_INBOUND | FIN_OUTBOUND) == FIN_INBOUND | FIN_OUTBOUND
     }
-}
-
-/// The names that a recipient is compared with.
-pub struct Recipients<'a> {
-    pub canonical: &'a Authority,
-    pub alias: &'a Authority,
-    pub system: &'a System,
 }
 
 impl FlowNames {
@@ -118,7 +109,7 @@ pub struct Progress {
     peer_port: u32,
 }
 
-/// Fills the prepared texts of a flow, one byte of each a step. See [`super::stream::Steps`].
+/// Fills the prepared texts of a flow, one byte of each a step. See [`super::steps::Steps`].
 pub struct Prepare<'a> {
     names: &'a mut FlowNames,
     progress: &'a mut Progress,
@@ -212,7 +203,7 @@ const fn change(index: usize, before: u8, after: u8) -> u32 {
     ((after as u32) << shift) + (0xffff - ((before as u32) << shift))
 }
 
-impl super::stream::Steps for Prepare<'_> {
+impl super::steps::Steps for Prepare<'_> {
     #[inline(always)]
     fn step(&mut self) -> bool {
         let index = self.progress.index as usize;
@@ -278,7 +269,7 @@ impl<'a> Filter<'a> {
     }
 }
 
-impl super::stream::Steps for Filter<'_> {
+impl super::steps::Steps for Filter<'_> {
     #[inline(always)]
     fn step(&mut self) -> bool {
         let index = self.progress.index;

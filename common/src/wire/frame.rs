@@ -9,8 +9,15 @@
 //! length prefix. Encoders write fields in ascending order; any order is understood, unknown fields
 //! are skipped, lengths need not be minimal. What lies behind the recipient is never looked at.
 
-use super::{chunk::Chunk, flow::Recipients, varint::varint};
+use super::{chunk::Chunk, varint::varint};
 use crate::layout::{AUTHORITY_MAX, Authority, SYSTEM_MAX, System, Walker};
+
+/// The names that a recipient is compared with.
+pub struct Recipients<'a> {
+    pub canonical: &'a Authority,
+    pub alias: &'a Authority,
+    pub system: &'a System,
+}
 
 /// Longest frame that is believed: Flink's default maximum is 10 MiB, and a TLS record read as a
 /// length is at least 352 MiB.

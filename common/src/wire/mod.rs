@@ -21,5 +21,6 @@ pub mod pattern;
 #[cfg(feature = "user")]
 pub mod relay;
 pub mod seq;
+pub mod steps;
 pub mod stream;
 pub mod varint;

@@ -13,7 +13,8 @@ use truename_common::{
     wire::{
         chunk::Chunk,
         flow,
-        stream::{self, Block, Packet, Stage, Steps, Verdict, Way, Work, found},
+        steps::Steps,
+        stream::{self, Block, Packet, Stage, Verdict, Way, Work, found},
     },
 };
 

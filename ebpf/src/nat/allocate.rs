@@ -9,19 +9,19 @@ use truename_common::{
         target_flags,
     },
     nat::{self, TRIES},
-    wire::stream::Steps,
+    wire::steps::Steps,
 };
 
 use super::{
-    Nat,
-    conntrack::{Outcome, of_original, set_key},
+    candidate::{Outcome, of_original, set_key},
     entry::now,
-    forward,
+    route,
     sockets::{End, has_socket},
 };
 use crate::{
-    maps::{CONNTRACK, Scratch, TRIED, count, count_tries},
-    packet::{or, payload::repeat},
+    bpf::{atomic, repeat::repeat},
+    maps::{CONNTRACK, TRIED, count, count_tries},
+    scratch::{Nat, Scratch},
 };
 
 /// A new connection to `nat.target`, with the first candidate source port that is free; `nat.outcome` says how it went.
@@ -29,14 +29,14 @@ use crate::{
 pub fn allocate(skb: *mut __sk_buff, scratch: &mut Scratch, settings: &Settings, flags: u8) {
     let now_ns = now();
     let protocol = scratch.headers.protocol;
-    let is_own = forward::is_own(skb);
+    let is_own = route::is_own(skb);
     let Scratch { nat, .. } = &mut *scratch;
     let is_local = nat.target.flags & target_flags::LOCAL != 0;
     let mut flags = flags;
     if is_local {
         flags |= conntrack_flags::LOCAL;
     }
-    if is_own && forward::is_loopback(skb, settings) {
+    if is_own && route::is_loopback(skb, settings) {
         flags |= conntrack_flags::LOOPBACK;
     }
     let by_stack = (nat.by_stack as u8 & u8::from(!is_local)) * conntrack_marks::BY_STACK;
@@ -139,7 +139,7 @@ impl Steps for Allocation<'_> {
         {
             // Before the entry exists, so that no packet can miss it.
             let is_direct = nat.entry.flags & conntrack_flags::DIRECT != 0;
-            or(bits, nat::tried_bits(index, is_direct));
+            atomic::or(bits, nat::tried_bits(index, is_direct));
         }
         match CONNTRACK.insert(&nat.key, &nat.entry, u64::from(BPF_NOEXIST)) {
             Ok(()) => nat.outcome = Outcome::Found as u32,
@@ -174,4 +174,32 @@ fn taken(nat: &mut Nat, settings: &Settings) -> bool {
         nat.index -= 1;
     }
     true
+}
+
+/// What the verifier checks once; see [`crate::bpf::global`].
+pub mod global {
+    use aya_ebpf::bindings::__sk_buff;
+
+    use crate::{
+        maps::SETTINGS,
+        scratch::{Scratch, scratch},
+    };
+
+    /// [`super::allocate`]. Returns a [`super::Outcome`]: the compiler may think that the working memory is as it was
+    /// before the call.
+    #[inline(always)]
+    pub fn create(skb: *mut __sk_buff, _: &mut Scratch, flags: u32) -> u32 {
+        tn_create(skb, flags) as u32
+    }
+
+    #[unsafe(no_mangle)]
+    #[inline(never)]
+    extern "C" fn tn_create(skb: *mut __sk_buff, flags: u32) -> i32 {
+        // SAFETY: `create`, the only caller, lends it.
+        let (Some(scratch), Some(settings)) = (unsafe { scratch() }, SETTINGS.get(0)) else {
+            return 0;
+        };
+        super::allocate(skb, scratch, settings, flags as u8);
+        scratch.nat.outcome as i32
+    }
 }

@@ -9,66 +9,23 @@ use truename_common::{
         conntrack_marks, service_flags, settings_flags, target_flags,
     },
     nat::{self, Choice, TRIES},
-    wire::stream::Steps,
+    wire::steps::Steps,
 };
 
 use super::{
-    Nat,
+    allocate,
+    candidate::{Outcome, of_original, set_key},
     entry::now,
-    forward, receive, segment,
+    forward, receive, room, route, segment,
     sockets::{End, has_socket, is_first},
-    stages,
 };
 use crate::{
-    maps::{ASKED, CONNTRACK, KernelTables, SERVICES, SETTINGS, Scratch, TRIED, count, target},
-    packet::{fragment, is_loopback_address, payload::repeat},
+    bpf::repeat::repeat,
+    maps::{ASKED, CONNTRACK, SERVICES, SETTINGS, TRIED, count},
+    nat::tables::{KernelTables, target},
+    packet::{fragment, is_loopback_address},
+    scratch::{Nat, Scratch},
 };
-
-/// How the search for a connection ended without one.
-#[repr(u32)]
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// The packet begins none.
-    NotBeginning = 0,
-    /// The service has no target.
-    NoTarget = 1,
-    /// The table is full.
-    TableFull = 2,
-    /// No candidate source port is free.
-    Exhausted = 3,
-    /// Another hook has to translate this packet.
-    Elsewhere = 4,
-    /// There is one.
-    Found = 5,
-    /// The table could not be written: another CPU has it.
-    Busy = 6,
-}
-
-impl Outcome {
-    #[inline(always)]
-    pub fn from_number(number: u32) -> Self {
-        match number {
-            1 => Self::NoTarget,
-            2 => Self::TableFull,
-            3 => Self::Exhausted,
-            4 => Self::Elsewhere,
-            5 => Self::Found,
-            6 => Self::Busy,
-            _ => Self::NotBeginning,
-        }
-    }
-
-    /// What counts connections refused for this.
-    #[inline(always)]
-    pub fn counter(self) -> Counter {
-        match self {
-            Self::NoTarget => Counter::NatNoTarget,
-            Self::TableFull => Counter::NatTableFull,
-            Self::Busy => Counter::NatStore,
-            _ => Counter::NatPortsExhausted,
-        }
-    }
-}
 
 /// The connection of a packet from a client to `nat.service`, a new one if it begins one. `nat.key`
 /// becomes its key.
@@ -80,7 +37,7 @@ pub fn of_client(
 ) -> Option<*mut Conntrack> {
     scratch.nat.by_stack = 0;
     if settings.flags & settings_flags::HONOUR != 0 {
-        stages::set_by_stack(skb, scratch);
+        global::set_by_stack(skb, scratch);
     }
     let headers = &scratch.headers;
     let begins = headers.fragment != fragment::LATER
@@ -95,12 +52,13 @@ pub fn of_client(
             scratch.nat.outcome = Outcome::Elsewhere as u32;
             return None;
         }
-        if receive::is_from_outside(skb, settings) && stages::is_spoofed(skb, scratch) != 0 {
+        if receive::is_from_outside(skb, settings) && forward::global::is_spoofed(skb, scratch) != 0
+        {
             count(Counter::NatStrangers, 1);
             scratch.nat.outcome = Outcome::Elsewhere as u32;
             return None;
         }
-        if stages::is_for_own_program(skb, scratch) != 0 {
+        if global::is_for_own_program(skb, scratch) != 0 {
             scratch.nat.outcome = Outcome::Elsewhere as u32;
             return None;
         }
@@ -109,7 +67,7 @@ pub fn of_client(
             nat.outcome = Outcome::NoTarget as u32;
             return None;
         }
-        if nat.target.flags & target_flags::LOCAL == 0 && forward::is_vlan(skb, &scratch.headers) {
+        if nat.target.flags & target_flags::LOCAL == 0 && route::is_vlan(skb, &scratch.headers) {
             scratch.nat.outcome = Outcome::Elsewhere as u32;
             return None;
         }
@@ -117,7 +75,7 @@ pub fn of_client(
     };
     // SAFETY: the pointer is to a map value, valid until the program ends.
     let is_local = unsafe { (*entry).flags } & conntrack_flags::LOCAL != 0;
-    if !is_local && forward::is_vlan(skb, &scratch.headers) {
+    if !is_local && route::is_vlan(skb, &scratch.headers) {
         scratch.nat.outcome = Outcome::Elsewhere as u32;
         return None;
     }
@@ -140,7 +98,7 @@ pub fn set_by_stack(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
 pub fn note_asked(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     /// How old a note may become before it is written again.
     const STALE_NS: u64 = 1 << 30;
-    if !forward::is_own(skb) {
+    if !route::is_own(skb) {
         return 0;
     }
     // A translated answer of a service has the alias' port, too.
@@ -235,7 +193,7 @@ pub fn find(scratch: &mut Scratch, settings: &Settings) -> Option<*mut Conntrack
 /// The client's connection to `nat.target`, if it has another source port than the first candidate.
 #[inline(always)]
 fn others(scratch: &mut Scratch) -> Option<*mut Conntrack> {
-    if tried(scratch.nat.hash) <= nat::TRIED_DIRECT || !stages::has_others(scratch) {
+    if tried(scratch.nat.hash) <= nat::TRIED_DIRECT || !global::has_others(scratch) {
         return None;
     }
     CONNTRACK.get_ptr_mut(&scratch.nat.key)
@@ -320,33 +278,6 @@ pub fn has_others(nat: &mut Nat, settings: &Settings) -> bool {
     nat.outcome == Outcome::Found as u32
 }
 
-/// Makes `nat.key` that of the `index`-th candidate.
-#[inline(always)]
-pub fn set_key(nat: &mut Nat, settings: &Settings, index: u32) {
-    let Nat {
-        key,
-        original,
-        target,
-        ..
-    } = nat;
-    nat::set_key(key, original, target, settings, nat.hash, index);
-}
-
-/// The entry at `nat.key`, if it is the client's.
-#[inline(always)]
-pub fn of_original(nat: &Nat) -> Option<*mut Conntrack> {
-    let entry = CONNTRACK.get_ptr_mut(&nat.key)?;
-    // SAFETY: the pointer is to a map value, valid until the program ends; these fields never change
-    // while it is in use, and a reused entry has others.
-    let entry_ref = unsafe { &*entry };
-    let original = &nat.original;
-    let same = entry_ref.client == original.client
-        && entry_ref.alias == original.endpoint
-        && entry_ref.client_port == original.client_port
-        && entry_ref.alias_port == original.endpoint_port;
-    same.then_some(entry)
-}
-
 /// A step of [`has_others`].
 struct Search<'a> {
     nat: *mut Nat,
@@ -375,9 +306,9 @@ impl Steps for Search<'_> {
 /// A new connection to `nat.target`, with the first candidate source port that is free.
 #[inline(always)]
 fn create(skb: *mut __sk_buff, scratch: &mut Scratch, flags: u8) -> Option<*mut Conntrack> {
-    let mut outcome = stages::create(skb, scratch, u32::from(flags));
-    if outcome == Outcome::TableFull as u32 && stages::make_room(scratch) {
-        outcome = stages::create(skb, scratch, u32::from(flags));
+    let mut outcome = allocate::global::create(skb, scratch, u32::from(flags));
+    if outcome == Outcome::TableFull as u32 && room::global::make_room(scratch) {
+        outcome = allocate::global::create(skb, scratch, u32::from(flags));
     }
     let nat = &mut scratch.nat;
     nat.outcome = outcome;
@@ -385,4 +316,70 @@ fn create(skb: *mut __sk_buff, scratch: &mut Scratch, flags: u8) -> Option<*mut 
         return None;
     }
     CONNTRACK.get_ptr_mut(&nat.key)
+}
+
+/// What the verifier checks once; see [`crate::bpf::global`].
+pub mod global {
+    use truename_common::layout::Conntrack;
+
+    use crate::{
+        bpf::{global::part, helper::changed},
+        maps::{CONNTRACK, SETTINGS},
+        scratch::{Scratch, scratch},
+    };
+
+    part!(
+        /// [`super::note_asked`].
+        note_asked, tn_note_asked, super::note_asked
+    );
+    part!(
+        /// [`super::is_for_own_program`].
+        is_for_own_program, tn_is_for_own_program, super::is_for_own_program
+    );
+    part!(
+        /// [`super::set_by_stack`].
+        set_by_stack, tn_set_by_stack, super::set_by_stack
+    );
+
+    /// [`super::find`]; `nat.key` is the connection's key.
+    #[inline(always)]
+    pub fn find(scratch: &mut Scratch) -> Option<*mut Conntrack> {
+        changed(&mut scratch.nat);
+        let is_found = tn_find_connection() != 0;
+        changed(&mut scratch.nat);
+        if is_found {
+            CONNTRACK.get_ptr_mut(&scratch.nat.key)
+        } else {
+            None
+        }
+    }
+
+    #[unsafe(no_mangle)]
+    #[inline(never)]
+    extern "C" fn tn_find_connection() -> i32 {
+        // SAFETY: `find`, the only caller, lends it.
+        let (Some(scratch), Some(settings)) = (unsafe { scratch() }, SETTINGS.get(0)) else {
+            return 0;
+        };
+        i32::from(super::find(scratch, settings).is_some())
+    }
+
+    /// [`super::has_others`].
+    #[inline(always)]
+    pub fn has_others(scratch: &mut Scratch) -> bool {
+        changed(&mut scratch.nat);
+        let has_others = tn_has_others() != 0;
+        changed(&mut scratch.nat);
+        has_others
+    }
+
+    #[unsafe(no_mangle)]
+    #[inline(never)]
+    extern "C" fn tn_has_others() -> i32 {
+        // SAFETY: `has_others`, the only caller, lends it.
+        let (Some(scratch), Some(settings)) = (unsafe { scratch() }, SETTINGS.get(0)) else {
+            return 0;
+        };
+        i32::from(super::has_others(&mut scratch.nat, settings))
+    }
 }

@@ -6,10 +6,11 @@ use truename_common::{
     nat::{self, Numbers},
 };
 
-use super::{segment, stages};
+use super::segment;
 use crate::{
-    maps::Scratch,
-    packet::{Headers, add, fragment},
+    bpf::atomic,
+    packet::fragment,
+    scratch::{Headers, Scratch},
 };
 
 /// Notes the numbers of the segment, and whether it resets the connection; see [`nat::note_segment`].
@@ -34,7 +35,7 @@ pub fn touch(entry: *mut Conntrack, scratch: &Scratch, from_client: bool) -> u8 
     let headers = &scratch.headers;
     if headers.protocol == TCP
         && headers.fragment != fragment::LATER
-        && !stages::note_segment(connection, headers, from_client)
+        && !global::note_segment(connection, headers, from_client)
     {
         return connection.flags;
     }
@@ -60,7 +61,7 @@ pub fn touch(entry: *mut Conntrack, scratch: &Scratch, from_client: bool) -> u8 
     } else {
         &raw mut connection.received
     };
-    add(bytes, u64::from(headers.network_len));
+    atomic::add(bytes, u64::from(headers.network_len));
     flags
 }
 
@@ -110,4 +111,49 @@ pub fn towards_client(entry: *const Conntrack, to: &mut FiveTuple, protocol: u8)
 pub fn now() -> u64 {
     // SAFETY: the helper only reads the clock.
     unsafe { bpf_ktime_get_coarse_ns() }
+}
+
+/// What the verifier checks once; see [`crate::bpf::global`].
+pub mod global {
+    use truename_common::layout::Conntrack;
+
+    use crate::scratch::Headers;
+
+    /// [`super::note_segment`].
+    #[inline(always)]
+    pub fn note_segment(connection: &mut Conntrack, headers: &Headers, from_client: bool) -> bool {
+        let connection = &raw mut *connection;
+        tn_note_segment(connection, &raw const *headers, u32::from(from_client)) != 0
+    }
+
+    #[unsafe(no_mangle)]
+    #[inline(never)]
+    extern "C" fn tn_note_segment(
+        connection: *mut Conntrack,
+        headers: *const Headers,
+        from_client: u32,
+    ) -> i32 {
+        if connection.is_null() || headers.is_null() {
+            return 1;
+        }
+        // SAFETY: `note_segment`, the only caller, lends both.
+        let (connection, headers) = unsafe { (&mut *connection, &*headers) };
+        i32::from(super::note_segment(connection, headers, from_client != 0))
+    }
+
+    /// [`super::is_overdue`].
+    #[inline(always)]
+    pub fn is_overdue(connection: *const Conntrack) -> u32 {
+        tn_is_overdue(connection) as u32
+    }
+
+    #[unsafe(no_mangle)]
+    #[inline(never)]
+    extern "C" fn tn_is_overdue(connection: *const Conntrack) -> i32 {
+        if connection.is_null() {
+            return 0;
+        }
+        // SAFETY: `is_overdue`, the only caller, lends it.
+        i32::from(super::is_overdue(unsafe { &*connection }))
+    }
 }

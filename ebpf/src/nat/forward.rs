@@ -1,166 +1,23 @@
 //! Where a translated packet goes: to the host's stack, or on to the next hop.
 
-use core::{mem, ptr};
+use core::ptr;
 
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_INGRESS},
-    helpers::generated::{bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head},
+    helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head},
 };
-use truename_common::layout::{Counter, FiveTuple, Link, Settings, conntrack_flags, link_flags};
+use truename_common::layout::{Counter, Link, conntrack_flags, link_flags};
 
-use super::{icmp_error, stages};
+use super::{
+    icmp_error,
+    route::{here, is_own},
+};
 use crate::{
-    maps::{CONNTRACK, LINKS, SETTINGS, Scratch, count, is_own_address},
-    packet::{Buffer, DROP, Headers, NEXT, rewrite::Packet as _, tcp_flag},
+    maps::{CONNTRACK, LINKS, SETTINGS, count, is_own_address},
+    packet::{Buffer, DROP, NEXT, rewrite::Packet as _, tcp_flag},
+    scratch::{Headers, Neighbour, Route, Scratch},
 };
 
-/// Where the packet goes at the end of its way.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Route {
-    kind: u32,
-    /// Of a packet that is forwarded, the interface it leaves by; of one for the stack, that by which it comes in.
-    interface: u32,
-}
-
-impl Route {
-    /// On as it came.
-    pub const NEXT: Self = Self {
-        kind: 0,
-        interface: 0,
-    };
-    /// To the host's stack, by way of the loopback interface.
-    const LOOPBACK: Self = Self {
-        kind: 1,
-        interface: 0,
-    };
-    const FORWARD: u32 = 2;
-    /// To the host's stack, as if it had come in by another interface.
-    const INGRESS: u32 = 3;
-
-    /// Of a packet that the stack has sent on its way to the client. On the loopback interface that is a program of this
-    /// host, whose connection netfilter knows by other addresses than the packet was bound to.
-    #[inline(always)]
-    pub fn after_stack(skb: *mut __sk_buff, settings: &Settings) -> Self {
-        if is_own(skb) && is_loopback(skb, settings) {
-            Self::LOOPBACK
-        } else {
-            Self::NEXT
-        }
-    }
-
-    /// Whether it leaves by another interface, or by the one it came from.
-    #[inline(always)]
-    pub fn is_forward(self) -> bool {
-        self.kind == Self::FORWARD
-    }
-}
-
-/// `struct bpf_fib_lookup` (include/uapi/linux/bpf.h).
-#[repr(C)]
-pub struct Fib {
-    family: u8,
-    protocol: u8,
-    source_port: u16,
-    destination_port: u16,
-    /// In: bytes of the packet, checked against the route's MTU. Out: that MTU.
-    len: u16,
-    interface: u32,
-    flow: u32,
-    source: [u8; 16],
-    destination: [u8; 16],
-    ethernet: [u8; 16],
-}
-
-/// `struct bpf_redir_neigh`: the next hop.
-#[repr(C)]
-pub struct Neighbour {
-    family: u32,
-    address: [u8; 16],
-}
-
-impl Neighbour {
-    /// The family of none: the kernel finds route and next hop.
-    const UNKNOWN: u32 = 0;
-}
-
-const _: () = assert!(size_of::<Fib>() == 64 && size_of::<Neighbour>() == 20);
-
-impl Fib {
-    /// Asks for the route of a packet from `to.client` to `to.endpoint` that came in by `interface`.
-    #[inline(always)]
-    pub fn set(&mut self, to: &FiveTuple, headers: &Headers, interface: u32, len: u16) {
-        let is_v4 = headers.version == 4;
-        self.family = if is_v4 { AF_INET } else { AF_INET6 };
-        self.protocol = to.protocol;
-        self.source_port = to.client_port.to_be();
-        self.destination_port = to.endpoint_port.to_be();
-        self.len = len;
-        self.interface = interface;
-        self.flow = headers.flow;
-        set_address(&mut self.source, &to.client, is_v4);
-        set_address(&mut self.destination, &to.endpoint, is_v4);
-    }
-
-    /// Looks for the route. The result is one of `BPF_FIB_LKUP_RET_*`.
-    #[inline(always)]
-    fn look_up(&mut self, skb: *mut __sk_buff) -> i64 {
-        // SAFETY: the structure is the helper's, and has 64 bytes.
-        unsafe { bpf_fib_lookup(skb.cast(), (&raw mut *self).cast(), 64, 0) }
-    }
-
-    /// Asks for the route from `to.endpoint` to `to.client`, as the host itself would.
-    #[inline(always)]
-    fn set_back(&mut self, to: &FiveTuple, headers: &Headers, loopback: u32) {
-        self.set(to, headers, loopback, 0);
-        mem::swap(&mut self.source, &mut self.destination);
-        mem::swap(&mut self.source_port, &mut self.destination_port);
-    }
-
-    /// The interface of the route that was found.
-    #[inline(always)]
-    pub fn interface(&self) -> u32 {
-        self.interface
-    }
-
-    /// The Ethernet addresses of the route that was found, as a header begins: destination, source.
-    #[inline(always)]
-    pub fn ethernet(&self) -> [u8; 12] {
-        let [_, _, _, _, s0, s1, s2, s3, s4, s5, d0, d1, d2, d3, d4, d5] = self.ethernet;
-        [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5]
-    }
-
-    /// The MTU of the route that was found.
-    #[inline(always)]
-    pub fn mtu(&self) -> u16 {
-        self.len
-    }
-}
-
-/// What becomes of a packet that the kernel would not forward, which may be one for this host.
-pub mod here {
-    use truename_common::layout::conntrack_flags;
-
-    /// It is for another host, to which there is no route.
-    pub const NOWHERE: u32 = 0;
-    /// It is for the host's stack, as it came.
-    pub const NEXT: u32 = 1;
-    /// It is for the host's stack, by way of the loopback interface.
-    pub const LOOPBACK: u32 = 2;
-
-    /// What becomes of packets to the client of a connection with these flags.
-    #[inline(always)]
-    pub fn of(flags: u8) -> u32 {
-        if flags & conntrack_flags::LOOPBACK == 0 {
-            NEXT
-        } else {
-            LOOPBACK
-        }
-    }
-}
-
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
 /// Results of `bpf_fib_lookup`.
 const SUCCESS: i64 = 0;
 const UNREACHABLE: i64 = 2;
@@ -170,32 +27,10 @@ const FORWARDING_OFF: i64 = 5;
 const NO_NEIGHBOUR: i64 = 7;
 const FRAGMENTATION_NEEDED: i64 = 8;
 
-/// Whether the packet comes from this host.
-#[inline(always)]
-pub fn is_own(skb: *mut __sk_buff) -> bool {
-    // SAFETY: the context of the program.
-    unsafe { (*skb).ingress_ifindex == 0 }
-}
-
 /// Whether the packet is the first of a TCP connection.
 #[inline(always)]
 fn is_syn(headers: &Headers) -> bool {
     headers.has(tcp_flag::SYN) && !headers.has(tcp_flag::ACK)
-}
-
-/// Whether the packet is on the loopback interface.
-#[inline(always)]
-pub fn is_loopback(skb: *mut __sk_buff, settings: &Settings) -> bool {
-    // SAFETY: the context of the program.
-    unsafe { (*skb).ifindex == settings.loopback }
-}
-
-/// Whether the packet has a VLAN tag: then it is routed by the VLAN's own interface, and only what
-/// stays on the host can be translated here.
-#[inline(always)]
-pub fn is_vlan(skb: *mut __sk_buff, headers: &Headers) -> bool {
-    // SAFETY: the context of the program.
-    headers.network > 14 || unsafe { (*skb).vlan_present } != 0
 }
 
 /// A packet to a target of this host goes on as it came, but one of the host itself that is about to leave
@@ -253,14 +88,18 @@ pub fn route(skb: *mut __sk_buff, scratch: &mut Scratch) -> Result<(), i32> {
             if is_own || nat.here == here::LOOPBACK {
                 nat.route = Route::LOOPBACK;
             } else {
-                stages::enter(skb, scratch);
+                global::enter(skb, scratch);
             }
             return Ok(());
         }
         FORWARDING_OFF => return Err(drop(Counter::NatForwardingOff)),
         FRAGMENTATION_NEEDED => {
             count(Counter::NatTooBig, 1);
-            return Err(stages::answer(skb, scratch, icmp_error::TOO_BIG));
+            return Err(icmp_error::global::answer(
+                skb,
+                scratch,
+                icmp_error::TOO_BIG,
+            ));
         }
         _ => return Err(no_route(skb, scratch, result)),
     }
@@ -271,7 +110,11 @@ pub fn route(skb: *mut __sk_buff, scratch: &mut Scratch) -> Result<(), i32> {
     }
     if headers.hop_limit <= 1 && !is_own {
         count(Counter::NatHopLimit, 1);
-        return Err(stages::answer(skb, scratch, icmp_error::HOP_LIMIT));
+        return Err(icmp_error::global::answer(
+            skb,
+            scratch,
+            icmp_error::HOP_LIMIT,
+        ));
     }
     nat.route = Route {
         kind: Route::FORWARD,
@@ -375,7 +218,7 @@ fn no_route(skb: *mut __sk_buff, scratch: &mut Scratch, result: i64) -> i32 {
         PROHIBITED => icmp_error::PROHIBITED,
         _ => return DROP,
     };
-    stages::answer(skb, scratch, what)
+    icmp_error::global::answer(skb, scratch, what)
 }
 
 #[inline(always)]
@@ -397,15 +240,6 @@ fn segment_len(skb: *mut __sk_buff, headers: &Headers) -> u16 {
         headers.transport.wrapping_sub(headers.network) + 8 + segment
     };
     if len > 0xffff { 0xffff } else { len as u16 }
-}
-
-#[inline(always)]
-fn set_address(to: &mut [u8; 16], from: &[u8; 16], is_v4: bool) {
-    if is_v4 {
-        [to[0], to[1], to[2], to[3]] = [from[12], from[13], from[14], from[15]];
-    } else {
-        *to = *from;
-    }
 }
 
 /// The end of a packet's way.
@@ -452,5 +286,53 @@ fn add_ethernet(skb: *mut __sk_buff, version: u8) -> bool {
     // SAFETY: the helper checks the length.
     unsafe {
         bpf_skb_change_head(skb, 14, 0) == 0 && Buffer(skb).store(12, &ethertype.to_be(), false)
+    }
+}
+
+/// What the verifier checks once; see [`crate::bpf::global`].
+pub mod global {
+    use aya_ebpf::bindings::__sk_buff;
+
+    use crate::{
+        bpf::global::part,
+        packet::DROP,
+        scratch::{Scratch, scratch},
+    };
+
+    part!(
+        /// [`super::enter`].
+        enter, tn_enter, super::enter
+    );
+    part!(
+        /// [`super::is_spoofed`].
+        is_spoofed, tn_is_spoofed, super::is_spoofed
+    );
+
+    /// What [`tn_route`] returns when the packet can go on; no verdict of the kernel's.
+    const GO_ON: i32 = i32::MIN;
+
+    /// [`super::route`].
+    ///
+    /// # Errors
+    /// What is returned to the kernel instead.
+    #[inline(always)]
+    pub fn route(skb: *mut __sk_buff, _: &mut Scratch) -> Result<(), i32> {
+        match tn_route(skb) {
+            GO_ON => Ok(()),
+            verdict => Err(verdict),
+        }
+    }
+
+    #[unsafe(no_mangle)]
+    #[inline(never)]
+    extern "C" fn tn_route(skb: *mut __sk_buff) -> i32 {
+        // SAFETY: `route`, the only caller, lends it.
+        let Some(scratch) = (unsafe { scratch() }) else {
+            return DROP;
+        };
+        match super::route(skb, scratch) {
+            Ok(()) => GO_ON,
+            Err(verdict) => verdict,
+        }
     }
 }

@@ -4,10 +4,11 @@
 use aya_ebpf::bindings::__sk_buff;
 use truename_common::layout::{Counter, FiveTuple, Settings, conntrack_flags};
 
-use super::{Route, forward, is_routed_by_stack, left_alone, stages, tag};
+use super::{conntrack, forward, is_routed_by_stack, left_alone, route, tag};
 use crate::{
-    maps::{CONNTRACK, SETTINGS, Scratch, count},
+    maps::{CONNTRACK, SETTINGS, count},
     packet::{Buffer, DROP, ICMP, ICMPV6, NEXT, rewrite},
+    scratch::{Route, Scratch},
 };
 
 /// From the client's side, about a packet from the alias: becomes one about a packet of the target.
@@ -16,14 +17,14 @@ pub fn from_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     let Some(settings) = SETTINGS.get(0) else {
         return NEXT;
     };
-    stages::set_by_stack(skb, scratch);
-    let Some(entry) = stages::find(scratch) else {
+    conntrack::global::set_by_stack(skb, scratch);
+    let Some(entry) = conntrack::global::find(scratch) else {
         count(Counter::NatIcmpUnknown, 1);
         return left_alone(&scratch.nat.service);
     };
     // SAFETY: the pointer is to a map value, valid until the program ends.
     let flags = unsafe { (*entry).flags };
-    if flags & conntrack_flags::LOCAL == 0 && forward::is_vlan(skb, &scratch.headers) {
+    if flags & conntrack_flags::LOCAL == 0 && route::is_vlan(skb, &scratch.headers) {
         return NEXT;
     }
     let Scratch { headers, nat, .. } = &mut *scratch;
@@ -33,13 +34,13 @@ pub fn from_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     }
     nat.to.endpoint = nat.key.endpoint;
     set_protocol(&mut nat.to, headers.version);
-    nat.here = forward::here::NOWHERE;
+    nat.here = route::here::NOWHERE;
     nat.is_overdue = 0;
     if flags & conntrack_flags::LOCAL != 0 {
         forward::deliver(skb, scratch, flags);
     } else if nat.by_stack != 0 {
         nat.route = Route::NEXT;
-    } else if let Err(verdict) = stages::route(skb, scratch) {
+    } else if let Err(verdict) = forward::global::route(skb, scratch) {
         return verdict;
     }
     // The quoted packet came from the target: the key, turned round.
@@ -65,7 +66,7 @@ pub fn to_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     // SAFETY: the pointer is to a map value, valid until the program ends.
     let entry = unsafe { &*entry };
     let is_local = is_routed_by_stack(entry);
-    if !is_local && forward::is_vlan(skb, &scratch.headers) {
+    if !is_local && route::is_vlan(skb, &scratch.headers) {
         return NEXT;
     }
     let Scratch { headers, nat, .. } = &mut *scratch;
@@ -80,11 +81,11 @@ pub fn to_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     }
     nat.to.endpoint = entry.client;
     set_protocol(&mut nat.to, headers.version);
-    nat.here = forward::here::of(entry.flags);
+    nat.here = route::here::of(entry.flags);
     nat.is_overdue = 0;
     if is_local {
         nat.route = Route::after_stack(skb, settings);
-    } else if let Err(verdict) = stages::route(skb, scratch) {
+    } else if let Err(verdict) = forward::global::route(skb, scratch) {
         return verdict;
     }
     write(skb, scratch, settings)
@@ -102,7 +103,7 @@ fn set_protocol(to: &mut FiveTuple, version: u8) {
 #[inline(always)]
 fn write(skb: *mut __sk_buff, scratch: &mut Scratch, settings: &Settings) -> i32 {
     let Scratch { headers, nat, .. } = scratch;
-    let hops = nat.route.is_forward() && !forward::is_own(skb);
+    let hops = nat.route.is_forward() && !route::is_own(skb);
     let done = (!hops || rewrite::hop(Buffer(skb), headers))
         && rewrite::icmp(
             Buffer(skb),
@@ -119,4 +120,18 @@ fn write(skb: *mut __sk_buff, scratch: &mut Scratch, settings: &Settings) -> i32
     }
     count(Counter::NatIcmp, 1);
     NEXT
+}
+
+/// What the verifier checks once; see [`crate::bpf::global`].
+pub mod global {
+    use crate::bpf::global::part;
+
+    part!(
+        /// [`super::from_client`].
+        from_client, tn_icmp_from_client, super::from_client
+    );
+    part!(
+        /// [`super::to_client`].
+        to_client, tn_icmp_to_client, super::to_client
+    );
 }

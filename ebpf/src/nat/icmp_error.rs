@@ -11,10 +11,11 @@ use aya_ebpf::{
 };
 use truename_common::layout::Counter;
 
-use super::{forward, tag};
+use super::{route, tag};
 use crate::{
-    maps::{SETTINGS, Scratch, count},
+    maps::{SETTINGS, count},
     packet::{Buffer, DROP, fold, fragment, load, rewrite::Packet as _},
+    scratch::{QUOTE_MAX, Scratch},
 };
 
 /// What an error says: type and code of ICMP, then of ICMPv6 (RFC 792, RFC 4443).
@@ -34,20 +35,11 @@ pub const NO_HOST: u32 = 0x0301_0103;
 /// Nobody is behind the port.
 pub const NO_PORT: u32 = 0x0303_0104;
 
-/// Bytes of the packet that are quoted: enough for the headers, few enough to be no amplifier.
-const QUOTE: u32 = 128;
 /// Of each CPU: one error in so many nanoseconds, and so many at once after a pause (as Linux'
 /// `icmp_msgs_per_sec` and `icmp_msgs_burst`).
 const INTERVAL_NS: u64 = 1_000_000;
 const BURST: u64 = 50;
 const ETHERNET: u32 = 14;
-
-/// What is quoted, and when the last error was due, had they come one an interval.
-#[repr(C)]
-pub struct Quote {
-    words: [u32; QUOTE as usize / 4],
-    due_ns: u64,
-}
 
 /// Turns the packet in the working memory into an ICMP error about itself, and sends it back. Its
 /// source is whom the packet was sent to. Returns what is returned to the kernel.
@@ -72,8 +64,8 @@ pub fn answer(skb: *mut __sk_buff, scratch: &mut Scratch, what: u32) -> i32 {
         return DROP;
     };
     let mut quoted = headers.network_len & !3;
-    if quoted > QUOTE {
-        quoted = QUOTE;
+    if quoted > QUOTE_MAX {
+        quoted = QUOTE_MAX;
     }
     let room = if headers.version == 4 { 28 } else { 48 };
     // SAFETY: the helpers check lengths.
@@ -87,7 +79,7 @@ pub fn answer(skb: *mut __sk_buff, scratch: &mut Scratch, what: u32) -> i32 {
         return DROP;
     }
     tag(skb, settings);
-    let back = !forward::is_own(skb);
+    let back = !route::is_own(skb);
     // SAFETY: the context of the program; the helper checks the interface.
     unsafe {
         if back {
@@ -108,7 +100,7 @@ fn write(skb: *mut __sk_buff, scratch: &Scratch, what: u32, quoted: u32, room: u
         return false;
     }
     let [a, b, c, d, e, f, g, h, i, j, k, l, m, n] = ethernet;
-    let ethernet = if forward::is_own(skb) {
+    let ethernet = if route::is_own(skb) {
         // To the loopback interface.
         [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, m, n]
     } else {
@@ -196,5 +188,31 @@ fn sum(words: &[u32], seed: i64) -> i64 {
             len,
             seed as u32,
         )
+    }
+}
+
+/// What the verifier checks once; see [`crate::bpf::global`].
+pub mod global {
+    use aya_ebpf::bindings::__sk_buff;
+
+    use crate::{
+        packet::DROP,
+        scratch::{Scratch, scratch},
+    };
+
+    /// [`super::answer`].
+    #[inline(always)]
+    pub fn answer(skb: *mut __sk_buff, _: &mut Scratch, what: u32) -> i32 {
+        tn_answer(skb, what)
+    }
+
+    #[unsafe(no_mangle)]
+    #[inline(never)]
+    extern "C" fn tn_answer(skb: *mut __sk_buff, what: u32) -> i32 {
+        // SAFETY: `answer`, the only caller, lends it.
+        let Some(scratch) = (unsafe { scratch() }) else {
+            return DROP;
+        };
+        super::answer(skb, scratch, what)
     }
 }

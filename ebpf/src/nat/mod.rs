@@ -4,6 +4,7 @@
 //! next hook leaves it alone.
 
 mod allocate;
+mod candidate;
 mod conntrack;
 mod entry;
 mod forward;
@@ -11,111 +12,29 @@ mod icmp;
 mod icmp_error;
 mod receive;
 mod room;
+mod route;
 mod sockets;
-pub mod stages;
+mod tables;
 pub mod xdp;
 
-pub use forward::{Route, finish};
+pub use forward::finish;
 
 use aya_ebpf::bindings::__sk_buff;
 use truename_common::{
     layout::{
-        Conntrack, Counter, EventKind, FiveTuple, Service, Settings, Socket, TCP, Target,
-        conntrack_flags, conntrack_marks, port_flags, service_flags, target_flags,
+        Conntrack, Counter, EventKind, FiveTuple, Service, Settings, Socket, Target,
+        conntrack_flags, conntrack_marks, service_flags, target_flags,
     },
     nat::{self, Segment},
 };
 
 use crate::{
     events::raise,
-    maps::{CONNTRACK, PORTS, SERVICES, SETTINGS, Scratch, blank_flow, count},
-    packet::{Buffer, DROP, Headers, NEXT, fragment, rewrite, tcp_flag},
+    maps::{CONNTRACK, SERVICES, SETTINGS, count},
+    packet::{Buffer, DROP, NEXT, fragment, rewrite, tcp_flag},
+    ports::wanted,
+    scratch::{Headers, Route, Scratch, blank_flow},
 };
-use forward::Fib;
-
-/// What a packet may be to this host, by its ports; bits of what [`wanted`] returns.
-pub mod wanted {
-    /// Of an RPC endpoint.
-    pub const RPC: u32 = 1;
-    /// To a service. Of an ICMP error: about a packet from one.
-    pub const SERVICE: u32 = 2;
-    /// From a target. Of an ICMP error: about a packet to one.
-    pub const TARGET: u32 = 4;
-    /// To a target, not by way of a service.
-    pub const DIRECT: u32 = 8;
-    /// Of UDP, from the port of a service.
-    pub const ASKS: u32 = 16;
-    /// Of a fragment without ports: the first one of its packet has them.
-    pub const PORTS: u32 = 32;
-    /// Of UDP, to a port whose questions are captured.
-    pub const CAPTURE: u32 = 64;
-    /// Any but [`RPC`].
-    pub const NAT: u32 = SERVICE | TARGET | DIRECT | ASKS | PORTS;
-}
-
-/// Working memory of the translation; see [`crate::maps::SCRATCH`].
-#[repr(C)]
-pub struct Nat {
-    /// The connection as the client sees it, and as the target sees it.
-    pub original: FiveTuple,
-    pub key: FiveTuple,
-    /// The addresses and ports that the packet shall have: `client` is its source.
-    pub to: FiveTuple,
-    pub entry: Conntrack,
-    pub service: Service,
-    pub target: Target,
-    pub change: rewrite::Change,
-    pub fib: Fib,
-    pub neighbour: forward::Neighbour,
-    pub route: Route,
-    /// Of a packet for the stack that comes in by another interface, that interface's link address.
-    pub entrance: [u8; 6],
-    pub pad_entrance: [u8; 2],
-    pub quote: icmp_error::Quote,
-    pub hash: u64,
-    pub now_ns: u64,
-    pub removal: room::Removal,
-    /// Candidate source ports: the next one, and how the search went.
-    pub index: u32,
-    pub outcome: u32,
-    pub tried: u32,
-    /// The [`nat::Choice`] by which the connection was found.
-    pub choice: u32,
-    pub pad: u32,
-    /// What becomes of a packet that the kernel would not forward; see [`forward::here`].
-    pub here: u32,
-    /// 1: the host's stack forwards the packet, if its target is elsewhere.
-    pub by_stack: u32,
-    /// 1: no candidate source port was free, and those of connections that are not answered count as free.
-    pub is_pressed: u32,
-    /// 1: the target has had time to answer, and did not.
-    pub is_overdue: u32,
-    pub pad_overdue: u32,
-}
-
-/// Two bytes of an array decide for nearly all packets.
-#[inline(always)]
-pub fn wanted(protocol: u8, is_icmp: bool, source: u16, destination: u16) -> u32 {
-    let flags = |port: u16| PORTS.get(u32::from(port)).map_or(0, |flags| *flags);
-    let (from, to) = (flags(source), flags(destination));
-    if is_icmp {
-        return bit(from, port_flags::SERVICE, wanted::SERVICE)
-            | bit(to, port_flags::TARGET, wanted::TARGET);
-    }
-    let own = if protocol == TCP {
-        bit(from | to, port_flags::ENDPOINT, wanted::RPC)
-    } else {
-        bit(from, port_flags::SERVICE, wanted::ASKS) | bit(to, port_flags::CAPTURE, wanted::CAPTURE)
-    };
-    own | bit(to, port_flags::SERVICE, wanted::SERVICE)
-        | bit(from, port_flags::TARGET, wanted::TARGET)
-        | bit(to, port_flags::TARGET, wanted::DIRECT)
-}
-
-#[inline(always)]
-fn bit(flags: u8, flag: u8, wanted: u32) -> u32 {
-    if flags & flag != 0 { wanted } else { 0 }
-}
 
 /// Translates the packet in the working memory, and decides where it goes: [`NEXT`] if the way goes
 /// on, by way of [`finish`] at its end, else what is returned to the kernel.
@@ -143,9 +62,9 @@ pub fn translate(skb: *mut __sk_buff, scratch: &mut Scratch, wanted: u32) -> i32
             return NEXT;
         }
         return if icmp {
-            stages::icmp_from_client(skb, scratch)
+            icmp::global::from_client(skb, scratch)
         } else {
-            stages::from_client(skb, scratch)
+            global::from_client(skb, scratch)
         };
     }
     if wanted & wanted::TARGET != 0 {
@@ -155,13 +74,14 @@ pub fn translate(skb: *mut __sk_buff, scratch: &mut Scratch, wanted: u32) -> i32
             if marks & conntrack_marks::TWIN != 0 && receive::was_seen(skb, settings) {
                 return NEXT;
             }
-            if marks & conntrack_marks::BY_STACK != 0 && stages::leaves(skb, scratch) == 0 {
+            if marks & conntrack_marks::BY_STACK != 0 && receive::global::leaves(skb, scratch) == 0
+            {
                 return NEXT;
             }
             return if icmp {
-                stages::icmp_to_client(skb, scratch)
+                icmp::global::to_client(skb, scratch)
             } else {
-                stages::to_client(skb, scratch)
+                global::to_client(skb, scratch)
             };
         }
         if icmp {
@@ -169,10 +89,10 @@ pub fn translate(skb: *mut __sk_buff, scratch: &mut Scratch, wanted: u32) -> i32
         }
     }
     if wanted & wanted::ASKS != 0 {
-        stages::note_asked(skb, scratch);
+        conntrack::global::note_asked(skb, scratch);
     }
     if wanted & wanted::DIRECT != 0 {
-        return stages::direct(skb, scratch);
+        return global::direct(skb, scratch);
     }
     NEXT
 }
@@ -226,16 +146,16 @@ pub fn from_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     scratch.nat.is_overdue = 0;
     // SAFETY: the pointer is to a map value, valid until the program ends.
     if entry::is_unanswered(unsafe { &*entry }) {
-        scratch.nat.is_overdue = stages::is_overdue(entry);
+        scratch.nat.is_overdue = entry::global::is_overdue(entry);
     }
     let flags = entry::touch(entry, scratch, true);
     scratch.nat.to = scratch.nat.key;
-    scratch.nat.here = forward::here::NOWHERE;
+    scratch.nat.here = route::here::NOWHERE;
     if flags & (conntrack_flags::LOCAL | conntrack_flags::DIRECT) != 0 {
         forward::deliver(skb, scratch, flags);
     } else if scratch.nat.by_stack != 0 {
         scratch.nat.route = Route::NEXT;
-    } else if let Err(verdict) = stages::route(skb, scratch) {
+    } else if let Err(verdict) = forward::global::route(skb, scratch) {
         return verdict;
     }
     if !write(skb, scratch, settings) {
@@ -254,12 +174,12 @@ pub fn from_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
 /// A packet to a service that has no connection, and gets none.
 #[inline(always)]
 fn refused(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
-    match conntrack::Outcome::from_number(scratch.nat.outcome) {
-        conntrack::Outcome::NotBeginning => {
+    match candidate::Outcome::from_number(scratch.nat.outcome) {
+        candidate::Outcome::NotBeginning => {
             count(Counter::NatNoConnection, 1);
             left_alone(&scratch.nat.service)
         }
-        conntrack::Outcome::Elsewhere => NEXT,
+        candidate::Outcome::Elsewhere => NEXT,
         outcome => {
             let why = outcome.counter();
             count(why, 1);
@@ -268,8 +188,8 @@ fn refused(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
                 raise(EventKind::Refused, detail, &scratch.nat.original, text);
             }
             // Room and ports may be there when the client tries again.
-            if outcome == conntrack::Outcome::NoTarget {
-                stages::answer(skb, scratch, icmp_error::NO_PORT)
+            if outcome == candidate::Outcome::NoTarget {
+                icmp_error::global::answer(skb, scratch, icmp_error::NO_PORT)
             } else {
                 DROP
             }
@@ -300,16 +220,16 @@ pub fn to_client(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     let flags = unsafe { (*entry).flags };
     let is_local = is_routed_by_stack(entry);
     // The VLAN's own interface translates it, and notes it.
-    if !is_local && forward::is_vlan(skb, &scratch.headers) {
+    if !is_local && route::is_vlan(skb, &scratch.headers) {
         return NEXT;
     }
     scratch.nat.is_overdue = 0;
     entry::touch(entry, scratch, false);
     entry::towards_client(entry, &mut scratch.nat.to, scratch.headers.protocol);
-    scratch.nat.here = forward::here::of(flags);
+    scratch.nat.here = route::here::of(flags);
     if is_local {
         scratch.nat.route = Route::after_stack(skb, settings);
-    } else if let Err(verdict) = stages::route(skb, scratch) {
+    } else if let Err(verdict) = forward::global::route(skb, scratch) {
         return verdict;
     }
     if !write(skb, scratch, settings) {
@@ -363,7 +283,7 @@ pub fn direct(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
 #[inline(always)]
 fn write(skb: *mut __sk_buff, scratch: &mut Scratch, settings: &Settings) -> bool {
     let Scratch { headers, nat, .. } = scratch;
-    let hops = nat.route.is_forward() && !forward::is_own(skb);
+    let hops = nat.route.is_forward() && !route::is_own(skb);
     let done = (!hops || rewrite::hop(Buffer(skb), headers))
         && rewrite::transport(Buffer(skb), headers, &nat.to, &mut nat.change);
     tag(skb, settings);
@@ -393,4 +313,22 @@ fn segment(headers: &Headers) -> Segment {
         fin: flags & tcp_flag::FIN != 0,
         rst: flags & tcp_flag::RST != 0,
     }
+}
+
+/// What the verifier checks once; see [`crate::bpf::global`].
+pub mod global {
+    use crate::bpf::global::part;
+
+    part!(
+        /// [`super::from_client`].
+        from_client, tn_from_client, super::from_client
+    );
+    part!(
+        /// [`super::to_client`].
+        to_client, tn_to_client, super::to_client
+    );
+    part!(
+        /// [`super::direct`].
+        direct, tn_direct, super::direct
+    );
 }

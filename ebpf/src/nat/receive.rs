@@ -3,10 +3,11 @@
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use truename_common::layout::{Link, Settings, link_flags};
 
-use super::forward;
+use super::route;
 use crate::{
-    maps::{LINKS, Scratch},
-    packet::{Buffer, Frame, Headers, rewrite::Packet},
+    maps::LINKS,
+    packet::{Buffer, Frame, rewrite::Packet},
+    scratch::{Headers, Scratch},
 };
 
 /// `PACKET_HOST` (include/uapi/linux/if_packet.h).
@@ -19,7 +20,7 @@ pub fn is_strangers(skb: *mut __sk_buff, headers: &Headers, settings: &Settings)
     // SAFETY: the context of the program.
     let (kind, interface) = unsafe { ((*skb).pkt_type, (*skb).ifindex) };
     // Without a link-layer header there is nobody else.
-    if kind == HOST || headers.network == 0 || forward::is_loopback(skb, settings) {
+    if kind == HOST || headers.network == 0 || route::is_loopback(skb, settings) {
         return false;
     }
     // What a bridge's port receives for the bridge has another address than the port's.
@@ -35,7 +36,7 @@ pub fn is_strangers(skb: *mut __sk_buff, headers: &Headers, settings: &Settings)
 /// Whether the packet came in from another host. (One that this host forwards is seen on its way out, too.)
 #[inline(always)]
 pub fn is_from_outside(skb: *mut __sk_buff, settings: &Settings) -> bool {
-    !forward::is_own(skb) && !forward::is_loopback(skb, settings)
+    !route::is_own(skb) && !route::is_loopback(skb, settings)
 }
 
 /// Whether another hook has seen the packet, by the way that it came. This is asked where its tag does not tell: filters
@@ -106,4 +107,14 @@ fn has_at(packet: impl Packet, at: u32, address: &[u8; 6]) -> bool {
     let [a, b, c, d, e, f] = *address;
     let is_there = |at, word: [u8; 2]| packet.load(at) == Some(u16::from_ne_bytes(word));
     is_there(at, [a, b]) && is_there(at + 2, [c, d]) && is_there(at + 4, [e, f])
+}
+
+/// What the verifier checks once; see [`crate::bpf::global`].
+pub mod global {
+    use crate::bpf::global::part;
+
+    part!(
+        /// [`super::leaves`].
+        leaves, tn_leaves, super::leaves
+    );
 }

@@ -9,19 +9,10 @@ use truename_common::{
 };
 
 use super::entry::now;
-use crate::maps::{CONNTRACK, SETTINGS, count, scratch};
-
-/// What [`make_room`] looks for.
-#[repr(C)]
-pub struct Removal {
-    now_ns: u64,
-    /// When it last found nothing. This outlives the packet.
-    in_vain_ns: u64,
-    /// A [`Spare`].
-    spare: u32,
-    /// How many more entries may be removed.
-    left: u32,
-}
+use crate::{
+    maps::{CONNTRACK, SETTINGS, count},
+    scratch::{Removal, scratch},
+};
 
 /// Removes entries that the agent would, of those that go first: it may be away, or slower than connections come.
 /// Whether there were any.
@@ -95,4 +86,29 @@ unsafe extern "C" fn remove(
         removal.left = removal.left.wrapping_sub(1);
     }
     i64::from(removal.left == 0)
+}
+
+/// What the verifier checks once; see [`crate::bpf::global`].
+pub mod global {
+    use crate::{
+        maps::SETTINGS,
+        scratch::{Scratch, scratch},
+    };
+
+    /// [`super::make_room`].
+    #[inline(always)]
+    pub fn make_room(_: &mut Scratch) -> bool {
+        tn_make_room() != 0
+    }
+
+    #[unsafe(no_mangle)]
+    #[inline(never)]
+    extern "C" fn tn_make_room() -> i32 {
+        // SAFETY: `make_room`, the only caller, lends it.
+        let (Some(scratch), Some(settings)) = (unsafe { scratch() }, SETTINGS.get(0)) else {
+            return 0;
+        };
+        // SAFETY: it is that of the working memory.
+        i32::from(unsafe { super::make_room(&raw mut scratch.nat.removal, settings) })
+    }
 }

@@ -10,7 +10,10 @@ use truename_common::{
 };
 
 use super::segment;
-use crate::packet::{Headers, fragment, tcp_flag};
+use crate::{
+    packet::{fragment, tcp_flag},
+    scratch::Headers,
+};
 
 /// Which end of a connection, as the target sees it, is this host's.
 #[derive(Clone, Copy, PartialEq, Eq)]

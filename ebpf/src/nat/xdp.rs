@@ -13,18 +13,34 @@ use truename_common::layout::{
     Conntrack, Counter, TCP, conntrack_flags, port_flags, service_flags, settings_flags,
 };
 
-use super::{Settings, conntrack, entry, is_to_service, receive, reply_of, wanted};
+use super::{Settings, conntrack, entry, is_to_service, receive, reply_of};
 use crate::{
-    maps::{PORTS, SETTINGS, Scratch, XDP_DEVICES, count},
-    packet::{Frame, rewrite, rewrite::Packet as _, stages, tcp_flag},
+    maps::{PORTS, SETTINGS, XDP_DEVICES, count},
+    packet::{
+        Frame, headers,
+        rewrite::{self, Packet as _},
+        tcp_flag,
+    },
+    ports::wanted,
+    scratch::{Scratch, scratch},
 };
 
 const ETHERNET: u32 = 14;
 
+/// What the program [`crate::tn_xdp`] does.
+#[inline(always)]
+pub fn enter(ctx: &XdpContext) -> u32 {
+    // SAFETY: no other call of this packet precedes.
+    match unsafe { scratch() } {
+        Some(scratch) => forward(ctx, scratch),
+        None => xdp_action::XDP_PASS,
+    }
+}
+
 /// Forwards the packet, or leaves it to tc.
 #[inline(always)]
-pub fn forward(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
-    let wanted = stages::tn_parse_xdp(ctx.ctx, &raw mut scratch.headers) as u32;
+fn forward(ctx: &XdpContext, scratch: &mut Scratch) -> u32 {
+    let wanted = headers::global::tn_parse_xdp(ctx.ctx, &raw mut scratch.headers) as u32;
     let Some(settings) = SETTINGS.get(0) else {
         return xdp_action::XDP_PASS;
     };

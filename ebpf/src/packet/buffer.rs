@@ -13,6 +13,7 @@ use aya_ebpf::{
 };
 
 use super::rewrite::{Packet, Sum};
+use crate::bpf::helper::{length, skb_load_bytes};
 
 /// The context of a tc program.
 #[derive(Clone, Copy)]
@@ -57,4 +58,16 @@ impl Packet for Buffer {
         // SAFETY: the helper checks the packet's bounds.
         unsafe { bpf_l4_csum_replace(self.0, at, 0, u64::from(difference), flags) == 0 }
     }
+}
+
+/// Copies `len` bytes at `at` of the packet to the front of `words`, and zeros what is behind them.
+/// `len` is a multiple of four.
+#[inline(always)]
+pub fn load(skb: *mut __sk_buff, at: u32, len: u32, words: &mut [u32; 32]) -> bool {
+    *words = [0; 32];
+    let Some(len) = length(u64::from(len), 128) else {
+        return false;
+    };
+    // SAFETY: `words` has 128 bytes; the helper checks the packet's bounds.
+    unsafe { skb_load_bytes(skb.cast(), u64::from(at), words.as_mut_ptr().cast(), len) == 0 }
 }

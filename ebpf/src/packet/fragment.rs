@@ -1,7 +1,10 @@
 //! Packets that come in fragments: only the first one has ports, which the others are looked up with.
 
-use super::Headers;
-use crate::{maps::FRAGMENTS, nat};
+use crate::{
+    maps::{FRAGMENTS, FragmentKey},
+    ports::wanted,
+    scratch::Headers,
+};
 
 /// Values of [`super::Headers::fragment`].
 ///
@@ -11,16 +14,6 @@ pub const WHOLE: u8 = 0;
 pub const FIRST: u8 = 1;
 /// Another one.
 pub const LATER: u8 = 2;
-
-/// What the fragments of a packet have in common.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct FragmentKey {
-    pub source: [u8; 16],
-    pub destination: [u8; 16],
-    pub id: u32,
-    pub protocol: u32,
-}
 
 impl FragmentKey {
     #[inline(always)]
@@ -42,7 +35,7 @@ pub fn note(headers: &Headers) {
     let _ = FRAGMENTS.insert(&FragmentKey::of(headers), &ports, 0);
 }
 
-/// Gives a later fragment the ports of its packet, if the first one was seen. Returns bits of [`nat::wanted`].
+/// Gives a later fragment the ports of its packet, if the first one was seen. Returns bits of [`wanted`].
 #[inline(always)]
 pub fn look_up(headers: &mut Headers) -> u32 {
     // SAFETY: the value is four bytes; one that is used again meanwhile is another packet's, with the same addresses and number.
@@ -52,5 +45,5 @@ pub fn look_up(headers: &mut Headers) -> u32 {
     };
     headers.source_port = source;
     headers.destination_port = destination;
-    nat::wanted(headers.protocol, false, source, destination)
+    wanted(headers.protocol, false, source, destination)
 }

@@ -3,60 +3,14 @@ use core::{cell::Cell, mem::size_of};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use truename_common::layout::{Counter, FiveTuple, TCP, UDP, v4_mapped};
 
-use super::{fragment, helper::opaque};
-use crate::nat::wanted;
+use super::fragment;
+use crate::{bpf::helper::opaque, ports::wanted, scratch::Headers};
 
 /// What a device's packets begin with.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Link {
     Ethernet,
     None,
-}
-
-/// The headers of a packet. They live in working memory, not on the stack.
-///
-/// Addresses, ports and protocol of an ICMP error are those of the packet that it quotes.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Headers {
-    pub source: [u8; 16],
-    pub destination: [u8; 16],
-    pub source_port: u16,
-    pub destination_port: u16,
-    /// TCP only, as are `payload`, `payload_len` and `flags`.
-    pub seq: u32,
-    pub ack: u32,
-    /// The advertised window, not scaled.
-    pub window: u32,
-    /// Offset of the transport header.
-    pub transport: u32,
-    /// Offset and length of the payload.
-    pub payload: u32,
-    pub payload_len: u32,
-    /// Bits of [`tcp_flag`].
-    pub flags: u32,
-    /// Offset of the IP header, and bytes from there to the end of the IP packet.
-    pub network: u32,
-    pub network_len: u32,
-    /// 4 or 6.
-    pub version: u8,
-    /// [`TCP`] or [`UDP`].
-    pub protocol: u8,
-    /// TTL or hop limit.
-    pub hop_limit: u8,
-    /// See [`fragment`].
-    pub fragment: u8,
-    /// What the fragments of a packet have in common, beside addresses and protocol.
-    pub id: u32,
-    /// Offset of the ICMP header of an ICMP error, else 0.
-    pub icmp: u32,
-    /// Of an ICMP error, the addresses of its own header.
-    pub outer_source: [u8; 16],
-    pub outer_destination: [u8; 16],
-    /// Of an ICMP error, the offset of the quoted IP header.
-    pub quoted: u32,
-    /// DSCP and flow label, as `bpf_fib_lookup` takes them.
-    pub flow: u32,
 }
 
 /// Flags of a TCP header (RFC 9293 3.1).
@@ -505,4 +459,103 @@ fn tcp(ctx: &impl View, network: &Network, headers: &mut Headers) -> Option<()> 
     headers.flags = u32::from(header[13]);
     headers.window = u32::from(u16::from_be_bytes([header[14], header[15]]));
     Some(())
+}
+
+/// What the verifier checks once; see [`crate::bpf::global`].
+pub mod global {
+    use core::cell::Cell;
+
+    use aya_ebpf::{
+        bindings::{__sk_buff, xdp_md},
+        helpers::generated::bpf_skb_pull_data,
+        programs::{TcContext, XdpContext},
+    };
+
+    use super::{Linear, Link, fragment, parse as parse_headers};
+    use crate::{maps::count, ports::wanted, scratch::Headers};
+
+    /// Bytes that the headers may take: those of an ICMP error over IPv6 and of what it quotes, and VLAN
+    /// tags.
+    const HEADERS: u32 = 128;
+    /// [`super::parse`] for devices with an Ethernet header: bits of [`wanted`].
+    #[unsafe(no_mangle)]
+    #[inline(never)]
+    pub extern "C" fn tn_parse_ether(skb: *mut __sk_buff, headers: *mut Headers) -> i32 {
+        parse(skb, headers, Link::Ethernet)
+    }
+
+    /// [`super::parse`] for devices without a link-layer header: bits of [`wanted`].
+    #[unsafe(no_mangle)]
+    #[inline(never)]
+    pub extern "C" fn tn_parse_raw(skb: *mut __sk_buff, headers: *mut Headers) -> i32 {
+        parse(skb, headers, Link::None)
+    }
+
+    /// [`super::parse`] in XDP: bits of [`wanted`].
+    #[unsafe(no_mangle)]
+    #[inline(never)]
+    pub extern "C" fn tn_parse_xdp(ctx: *mut xdp_md, headers: *mut Headers) -> i32 {
+        if headers.is_null() {
+            return 0;
+        }
+        // SAFETY: the caller lends its exclusive reference for the time of the call.
+        let headers = unsafe { &mut *headers };
+        // What cannot be read is counted in tc.
+        parse_headers(&XdpContext::new(ctx), Link::Ethernet, headers, wanted).unwrap_or(0) as i32
+    }
+
+    #[inline(always)]
+    fn parse(skb: *mut __sk_buff, headers: *mut Headers, link: Link) -> i32 {
+        if headers.is_null() {
+            return 0;
+        }
+        // SAFETY: the caller lends its exclusive reference for the time of the call.
+        let headers = unsafe { &mut *headers };
+        let ctx = TcContext::new(skb);
+        let view = Linear {
+            ctx: &ctx,
+            missed: Cell::new(false),
+        };
+        match parse_headers(&view, link, headers, wanted) {
+            Ok(wanted) if wanted != 0 => wanted as i32,
+            // Stack and drivers leave headers in the linear part, nearly always: they are read where they are.
+            // Only if one is missing, and there is more of the packet, it is fetched: that copies, and costs more
+            // than all the rest.
+            _ if view.missed.get() && ctx.data_end() - ctx.data() < ctx.len() as usize => MISSED,
+            Ok(_) => 0,
+            Err(why) => {
+                count(why, 1);
+                0
+            }
+        }
+    }
+
+    /// [`fragment::note`] and [`fragment::look_up`], whichever the fragment needs; bits of [`wanted`].
+    #[unsafe(no_mangle)]
+    #[inline(never)]
+    pub extern "C" fn tn_fragment(headers: *mut Headers, wanted: u32) -> i32 {
+        if headers.is_null() {
+            return 0;
+        }
+        // SAFETY: the caller lends its exclusive reference for the time of the call.
+        let headers = unsafe { &mut *headers };
+        if headers.fragment == fragment::LATER {
+            return fragment::look_up(headers) as i32;
+        }
+        fragment::note(headers);
+        wanted as i32
+    }
+
+    /// What [`tn_parse_ether`] and [`tn_parse_raw`] return if a header lies outside of the linear part.
+    pub const MISSED: i32 = -1;
+
+    /// Fetches headers into the linear part. A header that is not there afterwards is not read.
+    #[unsafe(no_mangle)]
+    #[inline(never)]
+    pub extern "C" fn tn_fetch_headers(skb: *mut __sk_buff) -> i32 {
+        let len = TcContext::new(skb).len();
+        // SAFETY: the context of the program.
+        unsafe { bpf_skb_pull_data(skb, HEADERS.min(len)) };
+        0
+    }
 }

@@ -1,26 +1,20 @@
 //! Headers of a packet: link, network and transport layer.
 
 mod address;
-mod atomic;
 mod buffer;
+mod checksum;
 pub mod fragment;
 mod frame;
-mod headers;
-pub mod helper;
+pub mod headers;
 mod lose;
-pub mod payload;
 pub mod rewrite;
-pub mod stages;
 
 pub use address::is_loopback_address;
-pub use atomic::{add, or, or as atomic_or};
-pub use buffer::Buffer;
-pub use fragment::FragmentKey;
+pub use buffer::{Buffer, load};
+pub use checksum::fold;
 pub use frame::Frame;
-pub use headers::{Headers, ICMP, ICMPV6, Linear, Link, parse, tcp_flag};
-pub use helper::changed;
+pub use headers::{ICMP, ICMPV6, Link, tcp_flag};
 pub use lose::lose;
-pub use payload::{fold, load};
 
 /// The next program or filter decides: `TCX_NEXT`, and `TC_ACT_UNSPEC` of clsact.
 pub const NEXT: i32 = -1;

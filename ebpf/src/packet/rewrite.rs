@@ -3,7 +3,9 @@
 use aya_ebpf::helpers::generated::bpf_csum_diff;
 use truename_common::layout::{FiveTuple, UDP};
 
-use super::{Headers, fragment, payload::fold};
+use super::{checksum::fold, fragment};
+
+use crate::scratch::{Addresses, Change, Headers};
 
 /// Offsets in the headers of IPv4, IPv6, TCP and UDP.
 const IPV4_TTL: u32 = 8;
@@ -55,18 +57,6 @@ impl Sum {
 pub fn changed(checksum: u16, difference: u32) -> u16 {
     let sum = u64::from(!checksum) + u64::from(difference);
     !fold(((sum & 0xffff) + (sum >> 16)) as i64)
-}
-
-/// Source and destination address, as they stand in a header; IPv4 uses the first two words.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Addresses([u32; 8]);
-
-/// Working memory: what stood there, and what shall.
-#[repr(C)]
-pub struct Change {
-    before: Addresses,
-    after: Addresses,
 }
 
 impl Addresses {

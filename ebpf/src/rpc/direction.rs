@@ -1,26 +1,15 @@
 //! Whether a packet goes to an endpoint or comes from one.
 
 use truename_common::{
-    layout::{Endpoint, FiveTuple, TCP, link_flags, port_flags},
+    layout::{Endpoint, TCP, link_flags, port_flags},
     wire::stream::Way,
 };
 
 use crate::{
     maps::{ENDPOINTS, LINKS, PORTS, is_own_address},
-    packet::{Headers, is_loopback_address},
+    packet::is_loopback_address,
+    scratch::{Found, Headers},
 };
-
-/// The flow that a packet belongs to. It lives in working memory, not on the stack.
-#[repr(C)]
-pub struct Found {
-    pub key: FiveTuple,
-    pub way: Way,
-    /// Set where the endpoint was looked up.
-    pub endpoint: Endpoint,
-    /// The interface at whose hook the packet is, and the one that it came in by; 0: none.
-    pub interface: u32,
-    pub came_by: u32,
-}
 
 /// Looks for the endpoint of the packet: by the destination, then by the source.
 #[inline(always)]
@@ -99,4 +88,16 @@ fn is_behind(found: &Found) -> bool {
     let interface = found.interface;
     // SAFETY: links are replaced whole, by user space; one integer is read.
     unsafe { LINKS.get(&interface) }.is_some_and(|link| link.flags & link_flags::BEHIND != 0)
+}
+
+/// What the verifier checks once; see [`crate::bpf::global`].
+pub mod global {
+    use crate::bpf::global::question;
+
+    question!(
+        /// [`super::find`].
+        find, tn_find = super::find;
+        /// [`super::check`].
+        check, tn_check = super::check;
+    );
 }

@@ -3,15 +3,14 @@
 use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::TcContext};
 use truename_common::{
     layout::{Direction, Handshake},
-    wire::{
-        flow::state,
-        stream::{Steps, Way},
-    },
+    wire::{flow::state, steps::Steps, stream::Way},
 };
 
 use crate::{
-    maps::{HANDSHAKES, ONE_SIDED_FLOWS, RPC_FLOWS, Scratch},
-    packet::{atomic_or, load, payload::repeat, tcp_flag},
+    bpf::{atomic, repeat::repeat},
+    maps::{HANDSHAKES, ONE_SIDED_FLOWS, RPC_FLOWS},
+    packet::{load, tcp_flag},
+    scratch::Scratch,
 };
 
 /// Bytes of a TCP header without options.
@@ -48,7 +47,7 @@ pub fn take(ctx: &TcContext, scratch: &mut Scratch) -> i32 {
             }
             if let Some(flow) = RPC_FLOWS.get_ptr_mut(&key) {
                 // SAFETY: the pointer is to a map value, aligned.
-                atomic_or(unsafe { &raw mut (*flow).flags }, state::SUCCEEDED);
+                atomic::or(unsafe { &raw mut (*flow).flags }, state::SUCCEEDED);
             }
         }
         return 0;
@@ -95,10 +94,6 @@ fn window_scale(ctx: &TcContext, scratch: &mut Scratch) -> u32 {
     search.scale
 }
 
-/// The options of a TCP header.
-#[repr(C)]
-pub struct Options(pub [u32; 32]);
-
 /// Looks at one option a step.
 struct Search<'a> {
     words: &'a [u32; 32],
@@ -138,4 +133,14 @@ impl Steps for Search<'_> {
         *self.index = index + len;
         len >= 2
     }
+}
+
+/// What the verifier checks once; see [`crate::bpf::global`].
+pub mod global {
+    use crate::bpf::global::packet_part;
+
+    packet_part!(
+        /// [`super::take`].
+        take, tn_syn = super::take, 0;
+    );
 }

@@ -6,14 +6,16 @@ use truename_common::{
     wire::{
         authority,
         flow::{self, state},
-        stream::{Steps, Way, reset},
+        steps::Steps,
+        stream::{Way, reset},
     },
 };
 
 use crate::{
+    bpf::repeat::repeat,
     events::raise,
-    maps::{ALIASES, NAMES, PEERS, RELAYS, STEERED, Scratch, count},
-    packet::payload::repeat,
+    maps::{ALIASES, NAMES, PEERS, RELAYS, STEERED, count},
+    scratch::Scratch,
 };
 
 #[inline(always)]
@@ -281,4 +283,18 @@ fn hash(text: &Authority, scratch: &mut Scratch) -> u64 {
         256,
     );
     scratch.hash | 1
+}
+
+/// What the verifier checks once; see [`crate::bpf::global`].
+pub mod global {
+    use crate::bpf::global::flow_part;
+
+    flow_part!(
+        /// [`super::names`].
+        names, tn_names = super::names;
+        /// [`super::report`].
+        report, tn_report = super::report;
+        /// [`super::relay`].
+        relay, tn_relay = super::relay;
+    );
 }

@@ -3,9 +3,9 @@
 //! `bpf_spin_lock` allows no helper calls, and the work needs them. The holder runs with bottom halves
 //! disabled and never waits, so waiting for it is short; a program is never cancelled half-way.
 
-use truename_common::{layout::RpcFlow, wire::stream::Steps};
+use truename_common::{layout::RpcFlow, wire::steps::Steps};
 
-use crate::packet::payload::repeat;
+use crate::bpf::{atomic::swap, repeat::repeat};
 
 /// Attempts before the packet is dropped: some 100 µs.
 const ATTEMPTS: u32 = 1 << 14;
@@ -21,31 +21,6 @@ impl Steps for Attempt {
         self.taken = swap(self.lock, 1) == 0;
         !self.taken
     }
-}
-
-/// Writes the lock and returns what it was, as one step and with a full barrier.
-///
-/// The target has the instruction (BPF_XCHG, Linux 5.12), but `core` offers no atomic swap for it.
-#[inline(always)]
-#[cfg(target_arch = "bpf")]
-fn swap(lock: *mut u64, mut value: u64) -> u64 {
-    // SAFETY: `lock` points into a map value, aligned, as the verifier checks too.
-    unsafe {
-        core::arch::asm!(
-            "{value} = xchg_64({lock} + 0, {value})",
-            lock = in(reg) lock,
-            value = inout(reg) value,
-        );
-    }
-    value
-}
-
-/// As above, where the program is only checked.
-#[cfg(not(target_arch = "bpf"))]
-fn swap(lock: *mut u64, value: u64) -> u64 {
-    // SAFETY: as above.
-    unsafe { core::sync::atomic::AtomicU64::from_ptr(lock) }
-        .swap(value, core::sync::atomic::Ordering::SeqCst)
 }
 
 #[inline(always)]

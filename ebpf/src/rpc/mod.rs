@@ -4,8 +4,5 @@ mod direction;
 mod handshake;
 mod learn;
 mod lock;
-pub mod stages;
-mod translate;
-
-pub use direction::Found;
-pub use handshake::Options;
+pub mod payload;
+pub mod translate;

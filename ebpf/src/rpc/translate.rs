@@ -10,11 +10,12 @@ use truename_common::{
     },
 };
 
-use super::{direction, learn, lock, stages};
+use super::{direction, handshake, learn, lock, payload::Payload};
 use crate::{
     events::raise,
-    maps::{HANDSHAKES, ONE_SIDED_FLOWS, RPC_FLOWS, STEERED, Scratch, blank_flow, count},
-    packet::{Headers, NEXT, lose, payload::Payload, tcp_flag},
+    maps::{HANDSHAKES, ONE_SIDED_FLOWS, RPC_FLOWS, STEERED, count},
+    packet::{NEXT, lose, tcp_flag},
+    scratch::{Headers, Scratch, blank_flow},
 };
 
 /// How often the endpoint of a flow is looked up again: it may have been removed.
@@ -76,12 +77,12 @@ fn flow_of(ctx: &TcContext, scratch: &mut Scratch) -> Option<*mut RpcFlow> {
             }
         }
     }
-    if !stages::find(scratch) {
+    if !direction::global::find(scratch) {
         return None;
     }
     count(Counter::RpcPackets, 1);
     if is_syn {
-        stages::syn(ctx.skb.skb, scratch);
+        handshake::global::take(ctx.skb.skb, scratch);
         if scratch.headers.payload_len == 0 {
             return None;
         }
@@ -93,7 +94,7 @@ fn flow_of(ctx: &TcContext, scratch: &mut Scratch) -> Option<*mut RpcFlow> {
     if scratch.headers.payload_len == 0 || scratch.headers.has(tcp_flag::RST) {
         return None;
     }
-    match stages::create(ctx.skb.skb, scratch) {
+    match global::create(ctx.skb.skb, scratch) {
         CONFIRMED => RPC_FLOWS.get_ptr_mut(&scratch.found.key),
         ONE_SIDED => ONE_SIDED_FLOWS.get_ptr_mut(&scratch.found.key),
         _ => None,
@@ -253,7 +254,7 @@ fn locked(ctx: &TcContext, flow: &mut RpcFlow, scratch: &mut Scratch) -> i32 {
     let way = scratch.found.way;
     let now_ns = now();
     if flow.created_ns == 0 || flow.flags & state::SUCCEEDED != 0 {
-        stages::begin(flow, scratch);
+        global::begin(flow, scratch);
     }
     if !is_of(flow, scratch, way) {
         count(Counter::NotAccepted, 1);
@@ -263,7 +264,7 @@ fn locked(ctx: &TcContext, flow: &mut RpcFlow, scratch: &mut Scratch) -> i32 {
     control(flow, &scratch.headers, way);
     flow.seen_ns = now_ns;
     if flow.flags & state::CONFIRMED == 0 {
-        stages::confirm(flow, scratch);
+        global::confirm(flow, scratch);
     }
     if scratch.headers.payload_len == 0 || scratch.headers.has(tcp_flag::RST) {
         return NEXT;
@@ -278,7 +279,7 @@ fn locked(ctx: &TcContext, flow: &mut RpcFlow, scratch: &mut Scratch) -> i32 {
             return NEXT;
         }
         scratch.work.reset = 0;
-        stages::relay(flow, scratch);
+        learn::global::relay(flow, scratch);
         if scratch.work.reset != 0 {
             ruin(ctx, flow, scratch);
         }
@@ -286,7 +287,7 @@ fn locked(ctx: &TcContext, flow: &mut RpcFlow, scratch: &mut Scratch) -> i32 {
     }
     if now_ns.wrapping_sub(flow.checked_ns) > CHECK_NS {
         flow.checked_ns = now_ns;
-        if !stages::check(scratch) {
+        if !direction::global::check(scratch) {
             // It is no endpoint any more.
             return NEXT;
         }
@@ -294,7 +295,7 @@ fn locked(ctx: &TcContext, flow: &mut RpcFlow, scratch: &mut Scratch) -> i32 {
         flow.policy = u32::from(scratch.found.endpoint.policy);
     }
     if flow.names.prepared == 0 || flow.names.alias.is_empty() {
-        stages::names(flow, scratch);
+        learn::global::names(flow, scratch);
     }
     let seq = first_byte(&scratch.headers);
     let Scratch {
@@ -315,7 +316,7 @@ fn locked(ctx: &TcContext, flow: &mut RpcFlow, scratch: &mut Scratch) -> i32 {
     }
     let verdict = stream::process(&mut payload, flow, work, way, seq, headers.payload_len);
     if scratch.work.found != 0 {
-        stages::account(flow, scratch);
+        global::account(flow, scratch);
     }
     counts(flow, scratch);
     if scratch.work.reset != 0 {
@@ -589,7 +590,7 @@ fn counts(flow: &mut RpcFlow, scratch: &mut Scratch) {
         }
     }
     if flow.seen_ns.wrapping_sub(flow.reported_ns) > REPORT_NS {
-        stages::report(flow, scratch);
+        learn::global::report(flow, scratch);
     }
 }
 
@@ -642,4 +643,28 @@ fn reasons(seen: u32, flow: &RpcFlow, scratch: &Scratch) {
         };
         raise(EventKind::LeftAlone, why as u32, key, alias);
     }
+}
+
+/// What the verifier checks once; see [`crate::bpf::global`].
+pub mod global {
+    use crate::{
+        bpf::global::{flow_part, packet_part},
+        packet::NEXT,
+    };
+
+    packet_part!(
+        /// [`super::segment`].
+        translate, tn_translate = super::segment, NEXT;
+        /// [`super::create`].
+        create, tn_new_flow = super::create, 0;
+    );
+
+    flow_part!(
+        /// [`super::begin`].
+        begin, tn_begin = super::begin;
+        /// [`super::confirm`].
+        confirm, tn_confirm = super::confirm;
+        /// [`super::account`].
+        account, tn_account = super::account;
+    );
 }

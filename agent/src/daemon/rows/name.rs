@@ -13,7 +13,7 @@ use crate::{
     api::{Clock, Conflict, EndpointRow, NameRow, PeerRow},
     config::Config,
     datapath::{DatapathError, Pins, Tables},
-    discovery::{How, Known, Topology, locate, names::lookup::Found, ports},
+    discovery::{How, Known, Topology, locate, names::dns::Found, ports},
     name::{Authority, Id},
 };
 

@@ -2,5 +2,6 @@
 
 pub mod fact;
 pub mod merge;
+pub mod reporter;
 pub mod snapshot;
 pub mod source;

@@ -24,7 +24,8 @@ use hickory_resolver::{
 };
 use tokio::{sync::Mutex, task::spawn_blocking, time::timeout};
 
-use super::lookup::Found;
+/// The addresses of a name, or why there are none.
+pub type Found = Result<Vec<IpAddr>, String>;
 
 const HOSTS: &str = "/etc/hosts";
 const SERVERS: &str = "/etc/resolv.conf";

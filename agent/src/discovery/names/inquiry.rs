@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use tokio::{sync::Semaphore, task::JoinSet, time::timeout};
 
 use super::{
-    dns::look_up,
-    lookup::{AT_ONCE, Answering, Found, PATIENCE},
+    dns::{Found, look_up},
+    lookup::{AT_ONCE, Answering, PATIENCE},
 };
 
 /// Looks names up, so many at a time, however many clients ask for them.

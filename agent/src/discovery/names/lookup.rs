@@ -13,7 +13,7 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use super::dns::look_up;
+use super::dns::{Found, look_up};
 
 /// Look-ups at a time.
 pub(super) const AT_ONCE: usize = 32;
@@ -26,8 +26,6 @@ const REFRESH: Duration = Duration::from_secs(10);
 /// no more than one in this time.
 const PACE: Duration = Duration::from_millis(10);
 
-/// The addresses of a name, or why there are none.
-pub type Found = Result<Vec<IpAddr>, String>;
 /// An answer that is awaited.
 pub(super) type Answering = Pin<Box<dyn Future<Output = Found> + Send>>;
 

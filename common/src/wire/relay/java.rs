@@ -8,9 +8,9 @@
 use core::ops::Range;
 
 use super::{
-    message::Walk,
     plan::{Form, Text},
     proto::Stop,
+    walk::Walk,
 };
 
 /// Objects in objects, at the most.

@@ -15,9 +15,10 @@ use core::ops::Range;
 
 use super::{
     java,
-    names::{Recipient, Translation, authority_of},
-    plan::{Form, Plan, Text},
+    names::{Recipient, authority_of},
+    plan::{Form, Text},
     proto::{Field, Reader, Stop},
+    walk::Walk,
 };
 
 /// Messages in messages, at the most.
@@ -82,27 +83,7 @@ const SYSTEM_MESSAGE: Schema = Schema(&[
     (7, Kind::Message(&REF_AT_1)),
 ]);
 
-/// What was seen on the way.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Seen {
-    /// The name may stand where it is not understood.
-    pub(super) uncertain: bool,
-    /// The recipient is neither the canonical name nor an alias.
-    pub(super) foreign: bool,
-}
-
-/// The walk through one frame.
-pub(super) struct Walk<'a> {
-    /// The frame from its length on.
-    pub(super) bytes: &'a [u8],
-    /// Whether all of it is there; else the walk ends behind the recipient.
-    pub(super) is_whole: bool,
-    pub(super) names: &'a mut Translation,
-    pub(super) plan: &'a mut Plan,
-    pub(super) seen: Seen,
-}
-
-impl<'a> Walk<'a> {
+impl Walk<'_> {
     /// Walks a frame whose body has `len` bytes.
     pub(super) fn frame(&mut self, len: usize) -> Result<(), Stop> {
         self.plan.clear();
@@ -415,25 +396,5 @@ impl<'a> Walk<'a> {
             walk.plan.replace(at, authority.len(), Text::Authority);
             Ok(())
         })
-    }
-
-    /// The bytes at `range`.
-    pub(super) fn text(&self, range: Range<usize>) -> Result<&'a [u8], Stop> {
-        let end = range.end;
-        self.bytes.get(range).ok_or(Stop::Need(end))
-    }
-
-    /// Whether the host that is replaced stands in `range`.
-    pub(super) fn occurs(&self, range: Range<usize>) -> bool {
-        self.bytes
-            .get(range)
-            .is_some_and(|bytes| self.names.occurs(bytes))
-    }
-
-    /// Whether the name that is replaced stands in `range`.
-    pub(super) fn is_named(&self, range: Range<usize>) -> bool {
-        self.bytes
-            .get(range)
-            .is_some_and(|bytes| self.names.is_named(bytes))
     }
 }

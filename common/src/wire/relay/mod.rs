@@ -33,14 +33,15 @@ mod message;
 mod names;
 mod plan;
 mod proto;
+mod walk;
 
 use super::frame::{FRAME_MAX, Fields};
 pub use super::stream::Way as Direction;
 use crate::layout::Authority;
-use message::{Seen, Walk};
 use names::Translation;
 use plan::Plan;
 use proto::Stop;
+use walk::{Seen, Walk};
 
 /// The names of the endpoint.
 #[derive(Clone, Copy, Debug)]

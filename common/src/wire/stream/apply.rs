@@ -1,9 +1,12 @@
 //! Writes edits into the packet.
 
-use super::{EDITS, Packet, Steps, job::Job};
+use super::{EDITS, Packet, job::Job};
 use crate::{
     layout::Counter,
-    wire::seq::{after, before, distance},
+    wire::{
+        seq::{after, before, distance},
+        steps::Steps,
+    },
 };
 
 impl<P: Packet> Job<'_, P> {

@@ -1,9 +1,11 @@
 //! Reads the frames of a walk, and decides what a recipient is translated to.
 
 use super::{
-    Packet, Steps, Way, flag, found,
+    Packet, Way,
+    block::BLOCK,
+    flag, found,
     front::{self, FRONT},
-    job::{BLOCK, Job, more, reset},
+    job::{Job, more, reset},
 };
 use crate::{
     layout::{Edit, EditKind, MAIN, RANGES},
@@ -12,6 +14,7 @@ use crate::{
         flow::state,
         frame::{Captured, Known, Step},
         seq::{after, before},
+        steps::Steps,
     },
 };
 

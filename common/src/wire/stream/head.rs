@@ -7,9 +7,8 @@
 //! before the frame is complete.
 
 use super::{
-    Packet, Steps,
-    job::{Job, Work, check, range_flag, reset, step},
-    rest::hidden,
+    Packet,
+    job::{Job, Work, check, hidden, range_flag, reset, step},
 };
 use crate::{
     layout::{Counter, Edit, MAIN, NEEDLE_WORDS, RANGES},
@@ -17,6 +16,7 @@ use crate::{
         chunk::{CHUNK, Chunk},
         frame,
         seq::{after, before},
+        steps::Steps,
     },
 };
 
@@ -368,4 +368,11 @@ impl<P: Packet> Job<'_, P> {
         }
         self.work.chunk.byte(0) == 0
     }
+}
+
+/// Whether a frame may begin at `at`: the first one of a range is at `first`, and `zeros` bytes before it are zero.
+#[inline(always)]
+pub(super) fn is_frame_at(at: u32, first: u32, zeros: u16) -> bool {
+    let ahead = first.wrapping_sub(at);
+    ahead & 3 == 0 && ahead <= u32::from(zeros)
 }

@@ -1,13 +1,20 @@
 //! The state of one segment's processing, and what it needs of a packet.
 
-use super::super::{
-    chunk::{CHUNK, Chunk},
-    flow,
-    seq::after,
+use super::{
+    block::{Block, equal},
+    front::Front,
 };
-use crate::layout::{
-    Authority, Counter, Direction, Edit, FlowNames, Head, HeadKey, LongText, Needle, Page, PageKey,
-    Range, RpcFlow, Walker, eight,
+use crate::{
+    layout::{
+        Authority, Counter, Direction, Edit, FlowNames, Head, HeadKey, LongText, Needle, Page,
+        PageKey, RANGES, Range, RpcFlow, Walker,
+    },
+    wire::{
+        chunk::{CHUNK, Chunk},
+        flow,
+        seq::{after, before},
+        steps::Steps,
+    },
 };
 
 /// Bits of [`Direction::flags`].
@@ -80,64 +87,6 @@ pub(super) mod more {
 /// Edits of a segment that are kept until they are applied; with more, the walk is done in rounds. A power
 /// of two.
 pub const EDITS: usize = 1024;
-/// Words of a [`Block`]. A power of two.
-const BLOCK_WORDS: usize = 128;
-/// Bytes of a [`Block`].
-pub const BLOCK: usize = 8 * BLOCK_WORDS;
-
-/// A larger window on a segment, for the search.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct Block {
-    words: [u64; BLOCK_WORDS],
-    /// Behind the last byte: what is read of it is of no text.
-    pad: u64,
-}
-
-// SAFETY: the words and the padding are `BLOCK + 8` bytes.
-unsafe impl eight::Window for Block {
-    const MASK: usize = BLOCK - 1;
-}
-
-impl Block {
-    pub const EMPTY: Self = Self {
-        words: [0; BLOCK_WORDS],
-        pad: 0,
-    };
-
-    /// The eight bytes from `index` on, the first one lowest; `index` is taken modulo [`BLOCK`].
-    #[inline(always)]
-    pub fn word(&self, index: u32) -> u64 {
-        eight::load(self, index as usize)
-    }
-
-    /// The memory that a packet is copied to.
-    #[inline(always)]
-    pub fn words_mut(&mut self) -> &mut [u64; BLOCK_WORDS] {
-        &mut self.words
-    }
-
-    /// Takes the first bytes of `bytes`; what is behind them is not changed.
-    pub fn fill(&mut self, bytes: &[u8]) {
-        for (word, eight) in self.words.iter_mut().zip(bytes.chunks(8)) {
-            let mut le = [0; 8];
-            for (to, from) in le.iter_mut().zip(eight) {
-                *to = *from;
-            }
-            *word = u64::from_le_bytes(le).to_le();
-        }
-    }
-}
-
-/// A computation that is repeated until it returns false.
-pub trait Steps {
-    /// How many steps the kernel program does in one call of its loop's callback: a call and its return cost it more
-    /// than a short step, and the verifier follows each of them.
-    const AT_ONCE: u32 = 1;
-
-    fn step(&mut self) -> bool;
-}
-
 /// The payload of one TCP segment, and the maps around it.
 pub trait Packet {
     /// Copies `len` bytes (1 to [`CHUNK`]) of the payload, from `offset`. False if that failed.
@@ -179,9 +128,9 @@ pub trait Packet {
     /// Whether the endpoint's list admits `alias`.
     fn admits(&mut self, alias: &Authority) -> bool;
 
-    /// [`super::equal`], which the kernel calls through a function of its own.
+    /// [`super::block::equal`], which the kernel calls through a function of its own.
     fn equal(window: &Block, at: u32, text: &Needle, from: u32, len: u32) -> u32 {
-        super::equal(window, at, text, from, len)
+        equal(window, at, text, from, len)
     }
 
     /// Calls `state.step()` until it returns false, at most `times` times.
@@ -276,6 +225,30 @@ pub mod found {
     pub const OUT_OF_WINDOW: u32 = 1 << 16;
 }
 
+/// The ranges before a round.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Before {
+    pub(super) ranges: [Range; RANGES],
+    /// Ranges beyond holes.
+    pub(super) islands: u32,
+    /// How many of `ranges` are kept: those behind them were unused.
+    pub(super) kept: u32,
+    /// Flags of the direction.
+    pub(super) flags: u32,
+}
+
+impl Default for Before {
+    fn default() -> Self {
+        Self {
+            ranges: [Range::default(); RANGES],
+            islands: 0,
+            kept: 0,
+            flags: 0,
+        }
+    }
+}
+
 /// The state of one segment's processing. It lives in a map in the kernel, where the verifier takes
 /// every scalar for unknown and so verifies a loop's body once.
 #[repr(C)]
@@ -283,12 +256,12 @@ pub mod found {
 pub struct Work {
     pub chunk: Chunk,
     pub(super) block: Block,
-    pub(super) before: super::undo::Before,
+    pub(super) before: Before,
     /// `CLOCK_MONOTONIC` nanoseconds, set by the caller.
     pub now_ns: u64,
     pub(super) walker: Walker,
     /// The front of the frame that is read.
-    pub(super) front: super::front::Front,
+    pub(super) front: Front,
     /// A word of the segment that may lie in a name.
     pub(super) word: u64,
     /// Payload offset and length of the bytes in `chunk`, and in `block`.
@@ -383,10 +356,10 @@ impl Default for Work {
         Self {
             chunk: Chunk::EMPTY,
             block: Block::EMPTY,
-            before: super::undo::Before::default(),
+            before: Before::default(),
             now_ns: 0,
             walker: Walker::default(),
-            front: super::front::Front::default(),
+            front: Front::default(),
             word: 0,
             chunk_offset: 0,
             chunk_len: 0,
@@ -673,5 +646,15 @@ impl<'a, P: Packet> Job<'a, P> {
     #[inline(always)]
     pub fn is_full(&self) -> bool {
         self.work.count >= EDITS as u32 - 4
+    }
+}
+
+/// Bytes of an edit before `at`, where its range begins.
+#[inline(always)]
+pub(super) const fn hidden(edit: &Edit, at: u32) -> u16 {
+    if before(edit.at, at) {
+        at.wrapping_sub(edit.at) as u16
+    } else {
+        0
     }
 }

@@ -7,17 +7,20 @@
 use core::hint::black_box;
 
 use super::{
-    EDITS, Packet, Steps, Work, found,
-    front::first_bit,
-    job::{Job, more::RECALL, reset},
-    rest::hidden,
+    EDITS, Packet, Work,
+    block::first_bit,
+    found,
+    job::{Job, hidden, more::RECALL, reset},
 };
 use crate::{
     layout::{
         Direction, Edit, EditKind, MAIN, PAGE_BITS, PAGE_BYTES, PAGE_WORDS, PAGES_KEPT, Page,
         PageKey, RpcFlow,
     },
-    wire::seq::{after, before, distance},
+    wire::{
+        seq::{after, before, distance},
+        steps::Steps,
+    },
 };
 
 /// Pages that a segment can touch: 512 KiB, the largest packet of BIG TCP, and one.

@@ -30,6 +30,7 @@
 //! `cargo xtask fuzz` searches for streams and segments that break one of them.
 
 mod apply;
+mod block;
 mod frames;
 mod front;
 mod guess;
@@ -42,9 +43,9 @@ mod search;
 mod undo;
 pub mod window;
 
-pub use front::equal;
+pub use block::{BLOCK, Block, equal};
 pub use head::begins_frame;
-pub use job::{BLOCK, Block, EDITS, Packet, Stage, Steps, Verdict, Way, Work, flag, found, reset};
+pub use job::{EDITS, Packet, Stage, Verdict, Way, Work, flag, found, reset};
 pub use window::acknowledge;
 
 use self::job::{Job, more, step};

@@ -1,7 +1,8 @@
 //! Finds where in the stream the bytes of a segment belong, and joins ranges as holes are filled.
 
 use super::{
-    Packet, Steps, Way, flag, found, head,
+    Packet, Way, flag, found,
+    head::{self, is_frame_at},
     job::{Job, range_flag, reset, step},
     search,
 };
@@ -12,6 +13,7 @@ use crate::{
         flow::state,
         frame::{self, FRAME_MAX},
         seq::{after, before},
+        steps::Steps,
     },
 };
 
@@ -652,13 +654,6 @@ impl<P: Packet> Steps for Scan<'_, P> {
         }
         true
     }
-}
-
-/// Whether a frame may begin at `at`: the first one of a range is at `first`, and `zeros` bytes before it are zero.
-#[inline(always)]
-pub(super) fn is_frame_at(at: u32, first: u32, zeros: u16) -> bool {
-    let ahead = first.wrapping_sub(at);
-    ahead & 3 == 0 && ahead <= u32::from(zeros)
 }
 
 /// A range that ends at `at`, and of which nothing is known.

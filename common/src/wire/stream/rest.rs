@@ -6,16 +6,17 @@
 //! segment waits until the hole is filled.
 
 use super::{
-    Packet, Steps,
-    head::{FRAMED, UNCLEAR},
-    job::{BLOCK, Job},
-    place::is_frame_at,
+    Packet,
+    block::BLOCK,
+    head::{FRAMED, UNCLEAR, is_frame_at},
+    job::{Job, hidden},
 };
 use crate::{
     layout::{Edit, EditKind},
     wire::{
         frame::{self, Fields},
         seq::before,
+        steps::Steps,
     },
 };
 
@@ -347,16 +348,6 @@ impl<P: Packet> Job<'_, P> {
     #[inline(always)]
     fn begin(&self, slash: u32, len: u32) -> u32 {
         self.work.at.wrapping_add(slash + 1).wrapping_sub(len)
-    }
-}
-
-/// Bytes of an edit before `at`, where its range begins.
-#[inline(always)]
-pub(super) const fn hidden(edit: &Edit, at: u32) -> u16 {
-    if before(edit.at, at) {
-        at.wrapping_sub(edit.at) as u16
-    } else {
-        0
     }
 }
 

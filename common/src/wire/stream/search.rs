@@ -5,9 +5,10 @@
 //! the filter lets through is compared. Names that a segment cuts are read byte by byte.
 
 use super::{
-    Packet, Steps,
+    Packet,
+    block::BLOCK,
     front::{self, FRONT},
-    job::{BLOCK, Job, more, reset},
+    job::{Job, more, reset},
 };
 use crate::{
     layout::{Edit, NEEDLE_WORDS, Walker},
@@ -16,6 +17,7 @@ use crate::{
         flow::filter_bit,
         pattern::{self, Match},
         seq::{after, before},
+        steps::Steps,
     },
 };
 

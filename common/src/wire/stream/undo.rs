@@ -1,31 +1,10 @@
 //! Takes back a round for whose marks there is no memory: the ranges are again what they were before.
 
-use super::{MEMORY_PATIENCE, Packet, Steps, job::Job, reset};
-use crate::layout::{Counter, MAIN, RANGES, Range};
-
-/// The ranges before a round.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct Before {
-    ranges: [Range; RANGES],
-    /// Ranges beyond holes.
-    islands: u32,
-    /// How many of `ranges` are kept: those behind them were unused.
-    kept: u32,
-    /// Flags of the direction.
-    flags: u32,
-}
-
-impl Default for Before {
-    fn default() -> Self {
-        Self {
-            ranges: [Range::default(); RANGES],
-            islands: 0,
-            kept: 0,
-            flags: 0,
-        }
-    }
-}
+use super::{MEMORY_PATIENCE, Packet, job::Job, reset};
+use crate::{
+    layout::{Counter, MAIN, RANGES},
+    wire::steps::Steps,
+};
 
 impl<P: Packet> Job<'_, P> {
     /// Keeps the ranges as they are.

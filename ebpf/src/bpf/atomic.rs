@@ -37,3 +37,28 @@ pub fn or(value: *mut u32, bits: u32) {
         *value |= bits;
     }
 }
+
+/// Writes a value and returns what it was, as one step and with a full barrier.
+///
+/// The target has the instruction (BPF_XCHG, Linux 5.12), but `core` offers no atomic swap for it.
+#[inline(always)]
+#[cfg(target_arch = "bpf")]
+pub fn swap(at: *mut u64, mut value: u64) -> u64 {
+    // SAFETY: `at` points into a map value, aligned, as the verifier checks too.
+    unsafe {
+        core::arch::asm!(
+            "{value} = xchg_64({at} + 0, {value})",
+            at = in(reg) at,
+            value = inout(reg) value,
+        );
+    }
+    value
+}
+
+/// As above, where the program is only checked.
+#[cfg(not(target_arch = "bpf"))]
+pub fn swap(at: *mut u64, value: u64) -> u64 {
+    // SAFETY: as above.
+    unsafe { core::sync::atomic::AtomicU64::from_ptr(at) }
+        .swap(value, core::sync::atomic::Ordering::SeqCst)
+}

@@ -4,47 +4,31 @@ use core::{ffi::c_void, ptr};
 
 use aya_ebpf::{
     bindings::__sk_buff,
-    helpers::generated::{bpf_l4_csum_replace, bpf_loop, bpf_skb_pull_data},
+    helpers::generated::{bpf_l4_csum_replace, bpf_skb_pull_data},
 };
 use truename_common::{
     layout::{Authority, Head, HeadKey, LongText, Needle, Page, PageKey, RpcFlow},
     wire::{
         chunk::{CHUNK, Chunk},
-        stream::{BLOCK, Block, Packet, Stage, Steps, Work},
+        steps::Steps,
+        stream::{BLOCK, Block, Packet, Stage, Work},
     },
 };
 
-use super::{
-    helper::{csum_diff, length, opaque, skb_load_bytes, skb_store_bytes},
-    tcp_flag,
-};
 use crate::{
-    maps::{HEADS, LISTED, PAGES, READY_PAGES, blank_head, blank_page, listed_key},
-    rpc::stages,
+    bpf::{
+        helper::{csum_diff, length, opaque, skb_load_bytes, skb_store_bytes},
+        repeat::repeat,
+    },
+    maps::{HEADS, LISTED, PAGES, READY_PAGES},
+    packet::{fold, tcp_flag},
+    scratch::{Buffers, Bytes, blank_head, blank_page, listed_key},
 };
 
 /// Longest edit: the longest text.
 const EDIT_MAX: u64 = 334;
 /// Offset of the checksum in a TCP header.
 const CHECKSUM: u32 = 16;
-
-/// Where the payload is, and working memory to edit it.
-#[repr(C)]
-pub struct Buffers {
-    /// Offsets of the TCP header and of the payload.
-    pub transport: u32,
-    pub payload: u32,
-    /// The number of the endpoint.
-    pub endpoint: u32,
-    /// What the stores so far have changed in the checksum.
-    sum: u32,
-    before: Bytes,
-    after: Bytes,
-}
-
-/// Bytes of a packet, aligned for the checksum helper.
-#[repr(C, align(8))]
-struct Bytes([u32; 84]);
 
 /// See [`Packet`].
 pub struct Payload<'a> {
@@ -103,18 +87,6 @@ impl Payload<'_> {
     }
 }
 
-/// Copies `len` bytes at `at` of the packet to the front of `words`, and zeros what is behind them.
-/// `len` is a multiple of four.
-#[inline(always)]
-pub fn load(skb: *mut __sk_buff, at: u32, len: u32, words: &mut [u32; 32]) -> bool {
-    *words = [0; 32];
-    let Some(len) = length(u64::from(len), 128) else {
-        return false;
-    };
-    // SAFETY: `words` has 128 bytes; the helper checks the packet's bounds.
-    unsafe { skb_load_bytes(skb.cast(), u64::from(at), words.as_mut_ptr().cast(), len) == 0 }
-}
-
 /// Copies `len` bytes at `at` of the packet, and zeros up to a multiple of four.
 #[inline(always)]
 fn load_padded(skb: *mut c_void, at: u64, len: u64, to: &mut Bytes) -> bool {
@@ -127,15 +99,6 @@ fn load_padded(skb: *mut c_void, at: u64, len: u64, to: &mut Bytes) -> bool {
     };
     // SAFETY: `to` has 336 bytes, `len` is at most 334; the helper checks the packet's bounds.
     unsafe { skb_load_bytes(skb, at, to.0.as_mut_ptr().cast(), len) == 0 }
-}
-
-/// The ones-complement sum of a difference, folded to 16 bits.
-#[inline(always)]
-pub fn fold(sum: i64) -> u16 {
-    let mut sum = sum as u32;
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum as u16
 }
 
 impl Packet for Payload<'_> {
@@ -277,7 +240,7 @@ impl Packet for Payload<'_> {
 
     #[inline(always)]
     fn equal(window: &Block, at: u32, text: &Needle, from: u32, len: u32) -> u32 {
-        stages::tn_equal(window, text, at, from, len)
+        global::tn_equal(window, text, at, from, len)
     }
 
     #[inline(always)]
@@ -289,23 +252,23 @@ impl Packet for Payload<'_> {
     fn stage(&mut self, stage: Stage, flow: &mut RpcFlow, work: &mut Work) {
         let (skb, buffers) = (self.skb, &raw mut *self.buffers);
         match stage {
-            Stage::Walk => stages::tn_walk(skb, flow, work, buffers),
-            Stage::Head => stages::tn_head(skb, flow, work, buffers),
-            Stage::Rest => stages::tn_rest(skb, flow, work, buffers),
-            Stage::Open => stages::tn_open(skb, flow, work, buffers),
-            Stage::Frames => stages::tn_frames(skb, flow, work, buffers),
-            Stage::Search => stages::tn_search(skb, flow, work, buffers),
-            Stage::Apply => stages::tn_apply(skb, flow, work, buffers),
-            Stage::Prepare => stages::tn_prepare(flow, work),
-            Stage::Keep => stages::tn_keep(flow, work),
-            Stage::Place => stages::tn_place(flow, work),
-            Stage::Arrive => stages::tn_arrive(skb, flow, work, buffers),
-            Stage::Join => stages::tn_join(flow, work),
-            Stage::Settle => stages::tn_settle(flow, work),
-            Stage::Make => stages::tn_make(flow, work),
-            Stage::Mark => stages::tn_mark(flow, work),
-            Stage::Sweep => stages::tn_sweep(flow, work),
-            Stage::Recall => stages::tn_recall(flow, work),
+            Stage::Walk => global::tn_walk(skb, flow, work, buffers),
+            Stage::Head => global::tn_head(skb, flow, work, buffers),
+            Stage::Rest => global::tn_rest(skb, flow, work, buffers),
+            Stage::Open => global::tn_open(skb, flow, work, buffers),
+            Stage::Frames => global::tn_frames(skb, flow, work, buffers),
+            Stage::Search => global::tn_search(skb, flow, work, buffers),
+            Stage::Apply => global::tn_apply(skb, flow, work, buffers),
+            Stage::Prepare => global::tn_prepare(flow, work),
+            Stage::Keep => global::tn_keep(flow, work),
+            Stage::Place => global::tn_place(flow, work),
+            Stage::Arrive => global::tn_arrive(skb, flow, work, buffers),
+            Stage::Join => global::tn_join(flow, work),
+            Stage::Settle => global::tn_settle(flow, work),
+            Stage::Make => global::tn_make(flow, work),
+            Stage::Mark => global::tn_mark(flow, work),
+            Stage::Sweep => global::tn_sweep(flow, work),
+            Stage::Recall => global::tn_recall(flow, work),
         };
     }
 }
@@ -414,20 +377,6 @@ impl Packet for Pages {
     fn stage(&mut self, _: Stage, _: &mut RpcFlow, _: &mut Work) {}
 }
 
-/// Calls `state.step()` until it returns false, at most `times` times.
-#[inline(always)]
-pub fn repeat<S: Steps>(state: &mut S, times: u32) {
-    // SAFETY: the callback has the type that the helper calls, and `state` outlives the call.
-    unsafe {
-        bpf_loop(
-            times,
-            callback::<S> as *mut c_void,
-            ptr::from_mut(state).cast(),
-            0,
-        );
-    }
-}
-
 /// Copies a text and clears what is behind it, a byte a step; `to.len` counts the steps.
 struct CopyText<'a> {
     to: &'a mut Authority,
@@ -452,17 +401,96 @@ impl Steps for CopyText<'_> {
     }
 }
 
-/// The callback of `bpf_loop` (Linux 5.17): 1 ends the loop.
-#[inline(never)]
-unsafe extern "C" fn callback<S: Steps>(_index: u32, state: *mut c_void) -> i64 {
-    // SAFETY: `state` is the reference that `repeat` gave to the helper.
-    let state = unsafe { &mut *state.cast::<S>() };
-    let mut steps = 0;
-    while steps < S::AT_ONCE {
-        if !state.step() {
-            return 1;
-        }
-        steps += 1;
+/// The stages of the stream engine. The verifier checks each once; see [`crate::bpf::global`].
+mod global {
+    use aya_ebpf::bindings::__sk_buff;
+    use truename_common::{
+        layout::{Needle, RpcFlow},
+        wire::stream::{self, Block, Stage, Work},
+    };
+
+    use super::{Pages, Payload};
+    use crate::scratch::Buffers;
+
+    /// A stage that reads or writes the packet.
+    macro_rules! packet_stage {
+        ($($name:ident = $stage:ident),+ $(,)?) => { $(
+            #[doc = concat!("[`Stage::", stringify!($stage), "`].")]
+            #[unsafe(no_mangle)]
+            #[inline(never)]
+            pub extern "C" fn $name(
+                skb: *mut __sk_buff,
+                flow: *mut RpcFlow,
+                work: *mut Work,
+                buffers: *mut Buffers,
+            ) -> i32 {
+                if flow.is_null() || work.is_null() || buffers.is_null() {
+                    return 0;
+                }
+                // SAFETY: the caller lends its exclusive references for the time of the call.
+                let (flow, work, buffers) = unsafe { (&mut *flow, &mut *work, &mut *buffers) };
+                stream::run(Stage::$stage, &mut Payload { skb, buffers }, flow, work);
+                0
+            }
+        )+ };
     }
-    0
+
+    /// A stage that works on the flow and its pages alone.
+    macro_rules! flow_stage {
+        ($($name:ident = $stage:ident),+ $(,)?) => { $(
+            #[doc = concat!("[`Stage::", stringify!($stage), "`].")]
+            #[unsafe(no_mangle)]
+            #[inline(never)]
+            pub extern "C" fn $name(flow: *mut RpcFlow, work: *mut Work) -> i32 {
+                if flow.is_null() || work.is_null() {
+                    return 0;
+                }
+                // SAFETY: the caller lends its exclusive references for the time of the call.
+                let (flow, work) = unsafe { (&mut *flow, &mut *work) };
+                stream::run(Stage::$stage, &mut Pages, flow, work);
+                0
+            }
+        )+ };
+    }
+
+    packet_stage!(
+        tn_walk = Walk,
+        tn_head = Head,
+        tn_rest = Rest,
+        tn_open = Open,
+        tn_frames = Frames,
+        tn_search = Search,
+        tn_arrive = Arrive,
+        tn_apply = Apply,
+    );
+
+    flow_stage!(
+        tn_prepare = Prepare,
+        tn_keep = Keep,
+        tn_place = Place,
+        tn_join = Join,
+        tn_settle = Settle,
+        tn_make = Make,
+        tn_mark = Mark,
+        tn_sweep = Sweep,
+        tn_recall = Recall,
+    );
+
+    /// [`stream::equal`].
+    #[unsafe(no_mangle)]
+    #[inline(never)]
+    pub extern "C" fn tn_equal(
+        window: *const Block,
+        text: *const Needle,
+        at: u32,
+        from: u32,
+        len: u32,
+    ) -> u32 {
+        if window.is_null() || text.is_null() {
+            return 0;
+        }
+        // SAFETY: the caller lends its references for the time of the call.
+        let (window, text) = unsafe { (&*window, &*text) };
+        stream::equal(window, at, text, from, len)
+    }
 }
