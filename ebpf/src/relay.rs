@@ -1,7 +1,7 @@
 //! Gives new connections to the relay, in the network namespace of the endpoint: those of clients whose aliases do not fit,
 //! and of clients of which nothing is known yet.
 
-use aya_ebpf::programs::SkLookupContext;
+use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::SkLookupContext};
 use truename_common::layout::{Counter, FiveTuple, TCP, relay_listener, steered, v4_mapped};
 
 use crate::maps::{RELAY_LISTENERS, RELAYS, STEERED, count};
@@ -41,31 +41,37 @@ pub fn steer(ctx: &SkLookupContext) -> u32 {
     let Some(number) = (unsafe { RELAYS.get(&endpoint) }).copied() else {
         return SK_PASS;
     };
-    if value(&key) == steered::OWN {
-        return SK_PASS;
-    }
-    let port = key.client_port;
-    key.client_port = 0;
-    let of_client = value(&key);
-    if of_client == steered::IN_PLACE {
-        return SK_PASS;
-    }
-    let listener = relay_listener(number, !is_v4);
-    if RELAY_LISTENERS
-        .redirect_sk_lookup(ctx, listener, REPLACE)
-        .is_ok()
+    let of_connection = value(&key);
+    let now = now();
+    if steered::kind(of_connection) == steered::OWN
+        && steered::age_ns(of_connection, now) < steered::OWN_NS
     {
-        key.client_port = port;
-        // A least-recently-used table takes every entry, unless memory is short.
-        let _ = STEERED.insert(&key, &steered::CONNECTION, 0);
-        count(Counter::RelaySteered, 1);
         return SK_PASS;
     }
-    if of_client == steered::RELAYED {
-        count(Counter::RelayRefused, 1);
-        return SK_DROP;
+    let port = core::mem::take(&mut key.client_port);
+    let of_client = value(&key);
+    key.client_port = port;
+    if of_client != steered::IN_PLACE {
+        let listener = relay_listener(number, !is_v4);
+        if RELAY_LISTENERS
+            .redirect_sk_lookup(ctx, listener, REPLACE)
+            .is_ok()
+        {
+            // A least-recently-used table takes every entry, unless memory is short.
+            let _ = STEERED.insert(&key, &steered::at(steered::CONNECTION, now), 0);
+            count(Counter::RelaySteered, 1);
+            return SK_PASS;
+        }
+        if of_client == steered::RELAYED {
+            count(Counter::RelayRefused, 1);
+            return SK_DROP;
+        }
+        // Its aliases may fit.
     }
-    // Its aliases may fit.
+    if of_connection != 0 {
+        // An earlier connection had the port.
+        let _ = STEERED.remove(&key);
+    }
     SK_PASS
 }
 
@@ -74,6 +80,12 @@ pub fn steer(ctx: &SkLookupContext) -> u32 {
 fn value(key: &FiveTuple) -> u64 {
     // SAFETY: the value is one number, which is read at once.
     unsafe { STEERED.get(key) }.copied().unwrap_or(0)
+}
+
+#[inline(always)]
+fn now() -> u64 {
+    // SAFETY: the helper only reads the clock.
+    unsafe { bpf_ktime_get_ns() }
 }
 
 /// The bytes of an IPv6 address.

@@ -11,10 +11,10 @@ use truename_tests::{
     namespace::Namespace,
     process::Process,
     scratch::Scratch,
-    traffic::{DEADLINE, Lab},
+    traffic::{DEADLINE, Dial, Lab},
     truename::{Truename, binary},
     wait::wait_until,
-    wire::{Envelope, Names, associate},
+    wire::{Envelope, Names, associate, control},
 };
 
 /// The port of the endpoint.
@@ -90,6 +90,18 @@ impl Hosts {
         Ok(client)
     }
 
+    /// The same from a fixed port.
+    fn dial_from(&self, port: u16) -> TcpStream {
+        let dial = Dial {
+            port,
+            to: Some(self.listener.local_addr().unwrap()),
+            ..Dial::default()
+        };
+        let client = self.lab.dial(dial).unwrap();
+        client.set_read_timeout(Some(DEADLINE)).unwrap();
+        client
+    }
+
     fn accept(&self) -> TcpStream {
         let (server, _) = self.listener.accept().unwrap();
         server.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -98,7 +110,11 @@ impl Hosts {
 
     /// A connection on which both sides have announced themselves.
     fn connect(&self) -> (TcpStream, TcpStream) {
-        let mut client = self.dial().unwrap();
+        self.announce(self.dial().unwrap())
+    }
+
+    /// The same with a connection that the client has made.
+    fn announce(&self, mut client: TcpStream) -> (TcpStream, TcpStream) {
         let mut server = self.accept();
         client
             .write_all(&associate("flink", &self.names.client, 7))
@@ -172,6 +188,35 @@ impl Hosts {
     fn counter(&self, name: &str) -> u64 {
         self.truename.counter(name).unwrap()
     }
+
+    /// Waits until so many connections are relayed.
+    fn wait_for_connections(&self, count: u64) {
+        wait_until(DEADLINE, "connections of the relay", || {
+            let (status, _) = self.truename.status()?;
+            anyhow::ensure!(status["relay"]["connections"] == count, "{status}");
+            Ok(())
+        })
+        .unwrap();
+    }
+}
+
+/// Sends until the other side, which does not read, takes no more. How many bytes it took.
+fn fill(stream: &mut TcpStream, bytes: &[u8]) -> usize {
+    stream.set_nonblocking(true).unwrap();
+    let mut sent = 0;
+    let mut more = |stream: &mut TcpStream| {
+        let before = sent;
+        while let Ok(count) = stream.write(&bytes[sent % bytes.len()..]) {
+            sent += count;
+            assert!(sent < 256 << 20, "nothing holds the sender back");
+        }
+        sent != before
+    };
+    while more(stream) {
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    stream.set_nonblocking(false).unwrap();
+    sent
 }
 
 /// Sends bytes while they are read on the other side.
@@ -201,6 +246,13 @@ fn assert_reset(stream: &mut TcpStream) {
     let read = stream.read(&mut [0; 1]);
     let error = read.expect_err("the connection ended without a reset");
     assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+}
+
+/// A reset after the end of what the other side sent.
+fn assert_broken(stream: &mut TcpStream) {
+    let written = stream.write(&[0]);
+    let error = written.expect_err("the connection goes on");
+    assert_eq!(error.kind(), ErrorKind::BrokenPipe, "{error}");
 }
 
 #[test]
@@ -353,30 +405,70 @@ fn reset(stream: TcpStream) {
 }
 
 #[test]
+fn a_reset_passes_a_relay_that_waits_to_write_or_has_seen_an_end() {
+    let hosts = Hosts::new(Lab::direct().unwrap(), &["--relay"]);
+    let heartbeats = control(3).repeat(1000);
+    // The node does not read.
+    let (mut client, server) = hosts.relayed();
+    fill(&mut client, &heartbeats);
+    reset(client);
+    hosts.wait_for_connections(0);
+    drop(server);
+    // The client does not read, and the node goes.
+    let (client, mut server) = hosts.connect();
+    fill(&mut server, &heartbeats);
+    reset(server);
+    hosts.wait_for_connections(0);
+    drop(client);
+    // The client has ended its side before.
+    let (client, mut server) = hosts.connect();
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(server.read(&mut [0; 1]).unwrap(), 0);
+    reset(client);
+    hosts.wait_for_connections(0);
+    assert_broken(&mut server);
+    // And the node.
+    let (mut client, server) = hosts.connect();
+    server.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
+    reset(server);
+    hosts.wait_for_connections(0);
+    assert_broken(&mut client);
+}
+
+#[test]
+fn a_port_that_is_used_again_belongs_to_its_new_connection() {
+    const PORT: u16 = 40123;
+    let names = Names::flink("jobmanager", "jm");
+    let mut hosts = Hosts::named(Lab::direct().unwrap(), names, &["--relay"]);
+    // The first connection hangs until the second one is there.
+    let (mut client, first) = hosts.announce(hosts.dial_from(PORT));
+    fill(&mut client, &control(3).repeat(1000));
+    reset(client);
+    let (mut client, mut server) = hosts.announce(hosts.dial_from(PORT));
+    drop(first);
+    hosts.wait_for_connections(1);
+    hosts.exchange(&mut client, &mut server, "jobmanager:6123", 10);
+    assert_eq!(hosts.counter("rewritten_inbound"), 0);
+    // A relayed connection that a killed agent had is not one for ever. Now the alias is known to fit.
+    hosts.truename.kill_agent();
+    reset(client);
+    hosts.truename.start_agent().unwrap();
+    hosts.wait_for_relay();
+    let (mut client, mut server) = hosts.announce(hosts.dial_from(PORT));
+    client.write_all(&hosts.request("jm:6123", 10)).unwrap();
+    let arrived = read_frame(&mut server);
+    assert_ne!(arrived[..], hosts.request("jm:6123", 10)[4..]);
+    assert_eq!(hosts.counter("rewritten_inbound"), 1);
+}
+
+#[test]
 fn a_slow_reader_slows_the_sender_down_and_loses_nothing() {
     let hosts = Hosts::new(Lab::direct().unwrap(), &["--relay"]);
     let (mut client, mut server) = hosts.relayed();
     let frame = hosts.request(&hosts.names.alias.to_string(), 100_000);
     let expected = hosts.request("jm:6123", 100_000);
-    client.set_nonblocking(true).unwrap();
-    // As much as goes without a reader.
-    let (mut sent, mut is_full) = (0, false);
-    while !is_full {
-        match client.write(&frame[sent % frame.len()..]) {
-            Ok(count) => sent += count,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                let before = sent;
-                std::thread::sleep(Duration::from_millis(200));
-                if let Ok(count) = client.write(&frame[sent % frame.len()..]) {
-                    sent += count;
-                }
-                is_full = sent == before;
-            }
-            Err(error) => panic!("{error}"),
-        }
-        assert!(sent < 256 << 20, "nothing holds the sender back");
-    }
-    client.set_nonblocking(false).unwrap();
+    let sent = fill(&mut client, &frame);
     let rest = frame.len() - sent % frame.len();
     let frames = sent / frame.len() + 1;
     std::thread::scope(|scope| {

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     os::fd::{AsFd, AsRawFd},
+    time::Duration,
 };
 
 use aya::{
@@ -118,26 +119,67 @@ impl Steering {
         insert(&mut self.relays, &endpoint, number, map::RELAYS)
     }
 
-    /// Takes the relay of an endpoint away. New connections go to the endpoint itself.
+    /// Takes the relay of an endpoint away. New connections go to the endpoint itself. Connections that are there keep
+    /// their marks.
     ///
     /// # Errors
     /// When a table cannot be written.
     pub fn leave(&mut self, endpoint: Socket) -> Result<(), DatapathError> {
         remove(&mut self.relays, &endpoint, map::RELAYS)?;
         for (key, _) in entries(&self.steered, map::STEERED)? {
-            if key.endpoint() == endpoint {
+            if key.endpoint() == endpoint && key.client_port == 0 {
                 remove(&mut self.steered, &key, map::STEERED)?;
             }
         }
         Ok(())
     }
 
-    /// Marks a connection as the relay's own, so that it is neither steered nor translated.
+    /// Marks a connection as the relay's own, so that it is neither steered nor translated. What it is marked with.
     ///
     /// # Errors
     /// When the table cannot be written.
-    pub fn own(&mut self, connection: &FiveTuple) -> Result<(), DatapathError> {
-        insert(&mut self.steered, connection, steered::OWN, map::STEERED)
+    pub fn own(&mut self, connection: &FiveTuple, now_ns: u64) -> Result<u64, DatapathError> {
+        let mark = steered::at(steered::OWN, now_ns);
+        insert(&mut self.steered, connection, mark, map::STEERED)?;
+        Ok(mark)
+    }
+
+    /// What a connection is marked with; 0: nothing.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub fn mark(&self, connection: &FiveTuple) -> Result<u64, DatapathError> {
+        Ok(get(&self.steered, connection, map::STEERED)?.unwrap_or(0))
+    }
+
+    /// Takes the mark of a connection away, unless a later connection with the same addresses and ports has it.
+    ///
+    /// # Errors
+    /// When the table cannot be read or written.
+    pub fn forget(&mut self, connection: &FiveTuple, mark: u64) -> Result<(), DatapathError> {
+        if mark != 0 && self.mark(connection)? == mark {
+            remove(&mut self.steered, connection, map::STEERED)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the marks of all connections away that are as old as this and not in use.
+    ///
+    /// # Errors
+    /// When the table cannot be read or written.
+    pub fn sweep(
+        &mut self,
+        age: Duration,
+        now_ns: u64,
+        is_used: impl Fn(&FiveTuple, u64) -> bool,
+    ) -> Result<(), DatapathError> {
+        for (key, mark) in entries(&self.steered, map::STEERED)? {
+            let is_old = u128::from(steered::age_ns(mark, now_ns)) >= age.as_nanos();
+            if key.client_port != 0 && is_old && !is_used(&key, mark) {
+                self.forget(&key, mark)?;
+            }
+        }
+        Ok(())
     }
 
     /// Notes whether the alias of a connection's client fits. One that does not counts for all later connections.
@@ -173,14 +215,6 @@ impl Steering {
             }
             _ => insert(&mut self.names, &endpoint, names, map::NAMES),
         }
-    }
-
-    /// Forgets a connection.
-    ///
-    /// # Errors
-    /// When the table cannot be written.
-    pub fn forget(&mut self, connection: &FiveTuple) -> Result<(), DatapathError> {
-        remove(&mut self.steered, connection, map::STEERED).map(drop)
     }
 
     /// The clients whose connections are relayed.

@@ -15,7 +15,10 @@ use std::{
 
 use parking_lot::Mutex;
 use rustix::net::{Shutdown, shutdown, sockopt};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::{
+    io::Interest,
+    net::{TcpSocket, TcpStream},
+};
 use truename_common::{
     layout::{self, Authority, FiveTuple, Socket, TCP},
     wire::relay::{Direction, Limits, Names, Recoder},
@@ -65,10 +68,7 @@ async fn serve(client: &TcpStream, from: SocketAddr, context: &Context) -> io::R
     let Some(served) = context.relays.of(endpoint) else {
         return Err(io::Error::other("it was not steered here"));
     };
-    let accepted = Marked {
-        key: tuple(from, to),
-        context,
-    };
+    let accepted = Marked::accepted(tuple(from, to), context)?;
     let names = context
         .steering
         .lock()
@@ -91,7 +91,12 @@ async fn serve(client: &TcpStream, from: SocketAddr, context: &Context) -> io::R
             "there are too many (max_connections of [relay])",
         ));
     };
-    let (server, _own) = match connect(to, context).await {
+    let connected = tokio::select! {
+        connected = connect(to, context) => connected,
+        // Nobody waits for it any more.
+        error = broken(client) => return Err(error),
+    };
+    let (server, _own) = match connected {
         Ok(server) => server,
         Err(error) => {
             context.relays.counts().failed.fetch_add(1, Relaxed);
@@ -134,11 +139,30 @@ async fn serve(client: &TcpStream, from: SocketAddr, context: &Context) -> io::R
         open: &open,
         context,
     };
-    let ended = tokio::try_join!(inwards.run(), outwards.run());
+    let both = async { tokio::try_join!(inwards.run(), outwards.run()).map(drop) };
+    let ended = tokio::select! {
+        // What arrived before a reset is passed on if that needs no waiting.
+        biased;
+        ended = both => ended,
+        error = broken(client) => Err(error),
+        error = broken(&server) => Err(error),
+    };
     if ended.is_err() {
         reset(&server);
     }
-    ended.map(|_| ())
+    ended
+}
+
+/// Waits until a connection breaks. A direction that waits for the other side does not see it.
+async fn broken(stream: &TcpStream) -> io::Error {
+    match stream.ready(Interest::ERROR).await {
+        Ok(_) => stream
+            .take_error()
+            .ok()
+            .flatten()
+            .unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()),
+        Err(error) => error,
+    }
 }
 
 /// A recoder of a direction.
@@ -166,13 +190,34 @@ fn tuple(client: SocketAddr, endpoint: SocketAddr) -> FiveTuple {
 /// A connection that the kernel program knows as relayed, or as the relay's own.
 struct Marked<'a> {
     key: FiveTuple,
+    mark: u64,
     context: &'a Context,
+}
+
+impl<'a> Marked<'a> {
+    /// One that was accepted.
+    fn accepted(key: FiveTuple, context: &'a Context) -> io::Result<Self> {
+        let mark = context.steering.lock().mark(&key);
+        Ok(Self::new(key, mark.map_err(io::Error::other)?, context))
+    }
+
+    /// One that the relay is going to make.
+    fn own(key: FiveTuple, context: &'a Context) -> io::Result<Self> {
+        let mark = context.steering.lock().own(&key, Moment::now().ns());
+        Ok(Self::new(key, mark.map_err(io::Error::other)?, context))
+    }
+
+    fn new(key: FiveTuple, mark: u64, context: &'a Context) -> Self {
+        context.relays.mark(key, mark);
+        Self { key, mark, context }
+    }
 }
 
 impl Drop for Marked<'_> {
     fn drop(&mut self) {
-        // The entry makes room for others if it stays.
-        if let Err(error) = self.context.steering.lock().forget(&self.key) {
+        self.context.relays.unmark(&self.key, self.mark);
+        // If it stays, the agent finds it later.
+        if let Err(error) = self.context.steering.lock().forget(&self.key, self.mark) {
             log::debug!("{error}");
         }
     }
@@ -185,11 +230,8 @@ async fn connect(to: SocketAddr, context: &Context) -> io::Result<(TcpStream, Ma
         IpAddr::V6(_) => TcpSocket::new_v6()?,
     };
     socket.bind(SocketAddr::new(to.ip(), 0))?;
-    let key = tuple(socket.local_addr()?, to);
-    let own = context.steering.lock().own(&key);
-    own.map_err(io::Error::other)?;
-    let marked = Marked { key, context };
-    Ok((socket.connect(to).await?, marked))
+    let own = Marked::own(tuple(socket.local_addr()?, to), context)?;
+    Ok((socket.connect(to).await?, own))
 }
 
 /// The first frame of the endpoint, with which it announces its name.

@@ -37,6 +37,7 @@ use crate::{
     config::{Aliases, Config, Listen},
     datapath::{DatapathError, Pins, Steering},
     links::{NetlinkError, Requests},
+    topology::Moment,
 };
 use namespace::Namespace;
 use worker::Worker;
@@ -45,6 +46,8 @@ use worker::Worker;
 const PAUSE: Duration = Duration::from_millis(200);
 /// A container that was not found, or is gone, is told by nothing.
 const REFRESH: Duration = Duration::from_secs(10);
+/// The mark of a connection that nobody relays is removed after this time: it may not be accepted yet.
+const STALE: Duration = Duration::from_secs(60);
 
 /// Why the relay cannot serve.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +77,8 @@ pub struct Relay {
     events: broadcast::Receiver<EventRow>,
     relays: Arc<Relays>,
     workers: BTreeMap<u64, Worker>,
+    /// After this time a mark is stale: at once when the agent starts, as all are of an agent before.
+    stale: Duration,
 }
 
 impl Relay {
@@ -90,6 +95,7 @@ impl Relay {
             events,
             relays,
             workers: BTreeMap::new(),
+            stale: Duration::ZERO,
         }
     }
 
@@ -100,12 +106,18 @@ impl Relay {
             let config = Arc::clone(&self.config.borrow_and_update());
             let (pins, relays) = (self.pins.clone(), Arc::clone(&self.relays));
             let mut workers = std::mem::take(&mut self.workers);
+            let stale = self.stale;
             let followed = spawn_blocking(move || {
+                let swept = sweep(&pins, &relays, stale);
+                if let Err(error) = swept {
+                    log::warn!("Marks of connections that ended stay: {error}");
+                }
                 let followed = follow(&pins, &config, &relays, &mut workers);
                 (followed, workers)
             });
             match followed.await {
                 Ok((followed, workers)) => {
+                    self.stale = STALE;
                     self.workers = workers;
                     self.relays
                         .tell(followed.map_err(|error| error.to_string()));
@@ -142,6 +154,14 @@ impl Relay {
             }
         }
     }
+}
+
+/// Removes marks of connections that are not relayed.
+fn sweep(pins: &Pins, relays: &Relays, stale: Duration) -> Result<(), DatapathError> {
+    let mut steering = Steering::open(pins)?;
+    let used = relays.marks();
+    let is_used = |connection: &_, mark| used.get(connection) == Some(&mark);
+    steering.sweep(stale, Moment::now().ns(), is_used)
 }
 
 /// Brings relays to what the configuration and the host want; what is missing, a sentence each.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use truename_common::layout::{Authority, Socket};
+use truename_common::layout::{Authority, FiveTuple, Socket};
 
 use crate::{config, datapath::Steering};
 
@@ -33,6 +33,8 @@ pub struct Relays {
     /// The endpoints that have a relay.
     served: Mutex<BTreeMap<Socket, Served>>,
     problems: Mutex<Vec<String>>,
+    /// What connections are marked with in the kernel, while they are open.
+    marks: Mutex<BTreeMap<FiveTuple, u64>>,
 }
 
 /// An endpoint that has a relay.
@@ -195,6 +197,24 @@ impl Relays {
 
     pub(super) fn tell(&self, followed: Result<Vec<String>, String>) {
         *self.problems.lock() = followed.unwrap_or_else(|error| vec![error]);
+    }
+
+    /// A mark is in use from now on.
+    pub(super) fn mark(&self, connection: FiveTuple, mark: u64) {
+        self.marks.lock().insert(connection, mark);
+    }
+
+    /// A mark is not in use any more. A later connection may have another one.
+    pub(super) fn unmark(&self, connection: &FiveTuple, mark: u64) {
+        let mut marks = self.marks.lock();
+        if marks.get(connection) == Some(&mark) {
+            marks.remove(connection);
+        }
+    }
+
+    /// The marks that are in use.
+    pub(super) fn marks(&self) -> BTreeMap<FiveTuple, u64> {
+        self.marks.lock().clone()
     }
 
     /// Adds a connection, which is there as long as what is returned. None if there are too many.

@@ -44,6 +44,26 @@ pub mod steered {
     pub const CONNECTION: u64 = 3;
     /// A connection of the relay itself.
     pub const OWN: u64 = 4;
+    /// How long [`OWN`] is believed when a connection begins: the relay connects at once.
+    pub const OWN_NS: u64 = 10_000_000_000;
+
+    /// A value of a connection at a time, which tells it from an earlier one with the same addresses and ports.
+    #[inline(always)]
+    pub const fn at(value: u64, now_ns: u64) -> u64 {
+        value | now_ns << 8
+    }
+
+    /// The value without its time.
+    #[inline(always)]
+    pub const fn kind(value: u64) -> u64 {
+        value & 0xff
+    }
+
+    /// Nanoseconds since its time.
+    #[inline(always)]
+    pub const fn age_ns(value: u64, now_ns: u64) -> u64 {
+        (now_ns << 8).wrapping_sub(value & !0xff) >> 8
+    }
 }
 
 /// Endpoints that can have a relay.
@@ -119,7 +139,7 @@ pub mod map {
     /// [`relay_listener`](super::relay_listener) → the listening socket.
     pub const RELAY_LISTENERS: &str = "RELAY_LISTENERS";
     /// [`FiveTuple`](super::FiveTuple) → a value of [`steered`](super::steered). Without the client's port it is about all new
-    /// connections of the client, with it about one. Least recently used.
+    /// connections of the client, with it about one, and then with its [time](super::steered::at). Least recently used.
     pub const STEERED: &str = "STEERED";
     /// [`CapturedName`](super::CapturedName) → [`CapturedRecords`](super::CapturedRecords): questions of containers for these
     /// names are answered.
