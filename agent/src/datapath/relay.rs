@@ -10,15 +10,25 @@ use aya::{
     maps::{MapData, SockMap},
     programs::{SkLookup, links::FdLink},
 };
-use truename_common::layout::{FiveTuple, Names, Socket, map, relay_listener, steered};
+use truename_common::layout::{FiveTuple, Names, Socket, map, relay, relay_listener, steered};
 
 use super::{
     PROGRAM_STEER, Pins,
-    access::{Table, entries, get, insert, open, remove},
+    access::{Table, entries, get, insert, open, remove, replace},
     bpffs::{list, remove_file},
     error::DatapathError,
     sys,
 };
+
+/// The key of what is known of an endpoint without a client.
+fn nobody(endpoint: Socket) -> FiveTuple {
+    FiveTuple {
+        endpoint: endpoint.address,
+        endpoint_port: endpoint.port,
+        protocol: endpoint.protocol,
+        ..FiveTuple::default()
+    }
+}
 
 /// The tables of relays, opened from their pins.
 pub struct Steering {
@@ -88,7 +98,7 @@ impl Steering {
         remove_file(&path)
     }
 
-    /// The endpoints with a relay, and its number.
+    /// The endpoints with a relay, and the [value](relay) of each.
     ///
     /// # Errors
     /// When the table cannot be read.
@@ -111,12 +121,40 @@ impl Steering {
         set.map_err(DatapathError::table("write", map::RELAY_LISTENERS))
     }
 
-    /// Gives an endpoint a relay.
+    /// Gives an endpoint a relay, which listens.
+    ///
+    /// # Errors
+    /// When a table cannot be written.
+    pub fn serve(&mut self, endpoint: Socket, value: u32) -> Result<(), DatapathError> {
+        insert(&mut self.relays, &endpoint, value, map::RELAYS)?;
+        remove(&mut self.steered, &nobody(endpoint), map::STEERED).map(drop)
+    }
+
+    /// From now on nobody relays for an endpoint: new connections are held for a while.
     ///
     /// # Errors
     /// When the table cannot be written.
-    pub fn serve(&mut self, endpoint: Socket, number: u32) -> Result<(), DatapathError> {
-        insert(&mut self.relays, &endpoint, number, map::RELAYS)
+    pub fn hold(&mut self, endpoint: Socket, now_ns: u64) -> Result<(), DatapathError> {
+        let away = steered::at(steered::AWAY, now_ns);
+        insert(&mut self.steered, &nobody(endpoint), away, map::STEERED)
+    }
+
+    /// Tells whether an endpoint with a relay listens. If it does not, its clients are refused.
+    ///
+    /// # Errors
+    /// When the table cannot be read or written.
+    pub fn set_down(&mut self, endpoint: Socket, is_down: bool) -> Result<(), DatapathError> {
+        let Some(value) = get(&self.relays, &endpoint, map::RELAYS)? else {
+            return Ok(());
+        };
+        let wanted = match is_down {
+            true => value | relay::DOWN,
+            false => value & !relay::DOWN,
+        };
+        if wanted != value {
+            replace(&mut self.relays, &endpoint, wanted, map::RELAYS)?;
+        }
+        Ok(())
     }
 
     /// Takes the relay of an endpoint away. New connections go to the endpoint itself. Connections that are there keep

@@ -11,6 +11,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -18,17 +19,23 @@ use rustix::net::{Shutdown, shutdown, sockopt};
 use tokio::{
     io::Interest,
     net::{TcpSocket, TcpStream},
+    time::sleep,
 };
 use truename_common::{
     layout::{self, Authority, FiveTuple, Socket, TCP},
     wire::relay::{Direction, Limits, Names, Recoder},
 };
 
-use super::shared::{Connection, Context, Open, Served, Way};
+use super::shared::{Connection, Context, Open, Served, Way, socket};
 use crate::{decode, plan::bytes, topology::Moment};
 
 /// Bytes that are read at once.
 const READ: usize = 256 << 10;
+
+/// When an idle connection is asked whether its peer is there, how often again, and how many times.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_TRIES: u32 = 6;
 
 thread_local! {
     /// What was read, and what it is translated to: all connections of a thread share it between two waits.
@@ -37,6 +44,7 @@ thread_local! {
 
 /// Relays an accepted connection until it ends.
 pub(super) async fn relay(client: TcpStream, from: SocketAddr, context: Arc<Context>) {
+    context.connections.fetch_add(1, Relaxed);
     match serve(&client, from, &context).await {
         Ok(()) => {}
         Err(error) => {
@@ -44,6 +52,7 @@ pub(super) async fn relay(client: TcpStream, from: SocketAddr, context: Arc<Cont
             reset(&client);
         }
     }
+    context.connections.fetch_sub(1, Relaxed);
 }
 
 /// Has the other side see that the connection broke.
@@ -52,19 +61,26 @@ fn reset(stream: &TcpStream) {
     let _ = stream.set_zero_linger();
 }
 
-/// An IPv4 address in the form of an IPv6 one becomes IPv4.
+/// An IPv4 address in the form of an IPv6 one becomes IPv4. A link-local address keeps its interface.
 fn unmapped(at: SocketAddr) -> SocketAddr {
-    SocketAddr::new(at.ip().to_canonical(), at.port())
+    match at.ip().to_canonical() {
+        IpAddr::V6(_) => at,
+        v4 => SocketAddr::new(v4, at.port()),
+    }
+}
+
+/// Has the kernel notice that a peer is gone although nothing is sent.
+fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, KEEPALIVE)?;
+    sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(stream, KEEPALIVE_TRIES)?;
+    Ok(())
 }
 
 async fn serve(client: &TcpStream, from: SocketAddr, context: &Context) -> io::Result<()> {
     let (from, to) = (unmapped(from), unmapped(client.local_addr()?));
-    let endpoint = Socket {
-        address: bytes(to.ip()),
-        port: to.port(),
-        protocol: TCP,
-        pad: 0,
-    };
+    let endpoint = socket(to);
     let Some(served) = context.relays.of(endpoint) else {
         return Err(io::Error::other("it was not steered here"));
     };
@@ -85,6 +101,7 @@ async fn serve(client: &TcpStream, from: SocketAddr, context: &Context) -> io::R
         alias: Mutex::new(None),
         inbound: Way::default(),
         outbound: Way::default(),
+        stop: context.stop.child_token(),
     });
     let Some(open) = open else {
         return Err(io::Error::other(
@@ -95,17 +112,19 @@ async fn serve(client: &TcpStream, from: SocketAddr, context: &Context) -> io::R
         connected = connect(to, context) => connected,
         // Nobody waits for it any more.
         error = broken(client) => return Err(error),
+        error = stopped(&open) => return Err(error),
     };
     let (server, _own) = match connected {
         Ok(server) => server,
         Err(error) => {
             context.relays.counts().failed.fetch_add(1, Relaxed);
+            context.suspects.add(endpoint);
             return Err(error);
         }
     };
     for stream in [client, &server] {
         stream.set_nodelay(true)?;
-        sockopt::set_socket_keepalive(stream, true)?;
+        keep_alive(stream)?;
     }
     let new = |direction| RefCell::new(recoder(direction, names.canonical, &served));
     let (inbound, outbound) = (new(Direction::Inbound), new(Direction::Outbound));
@@ -123,6 +142,7 @@ async fn serve(client: &TcpStream, from: SocketAddr, context: &Context) -> io::R
         head: &RefCell::new(None),
         accepted: &accepted,
         kept: Cell::new(0),
+        is_noted: Cell::new(false),
         way: &open.connection.inbound,
         open: &open,
         context,
@@ -135,6 +155,7 @@ async fn serve(client: &TcpStream, from: SocketAddr, context: &Context) -> io::R
         head: &head,
         accepted: &accepted,
         kept: Cell::new(0),
+        is_noted: Cell::new(false),
         way: &open.connection.outbound,
         open: &open,
         context,
@@ -146,10 +167,13 @@ async fn serve(client: &TcpStream, from: SocketAddr, context: &Context) -> io::R
         ended = both => ended,
         error = broken(client) => Err(error),
         error = broken(&server) => Err(error),
+        error = stopped(&open) => Err(error),
+        error = silent(&inbound, context) => Err(error),
     };
     if ended.is_err() {
         reset(&server);
     }
+    context.suspects.add(endpoint);
     ended
 }
 
@@ -163,6 +187,26 @@ async fn broken(stream: &TcpStream) -> io::Error {
             .unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()),
         Err(error) => error,
     }
+}
+
+/// Waits until the connection is to be reset.
+async fn stopped(open: &Open) -> io::Error {
+    open.connection.stop.cancelled().await;
+    io::Error::other("the endpoint has no relay any more")
+}
+
+/// Waits until the client has had its time and has not sent a frame. One that sends something else does not count.
+async fn silent(inbound: &RefCell<Recoder>, context: &Context) -> io::Error {
+    sleep(context.relays.handshake_timeout()).await;
+    let has_begun = {
+        let inbound = inbound.borrow();
+        inbound.counts().frames > 0 || inbound.is_opaque()
+    };
+    if has_begun {
+        return std::future::pending().await;
+    }
+    context.relays.counts().silent.fetch_add(1, Relaxed);
+    io::Error::other("the client sent no message in time (handshake_timeout of [relay])")
 }
 
 /// A recoder of a direction.
@@ -229,7 +273,9 @@ async fn connect(to: SocketAddr, context: &Context) -> io::Result<(TcpStream, Ma
         IpAddr::V4(_) => TcpSocket::new_v4()?,
         IpAddr::V6(_) => TcpSocket::new_v6()?,
     };
-    socket.bind(SocketAddr::new(to.ip(), 0))?;
+    let mut from = to;
+    from.set_port(0);
+    socket.bind(from)?;
     let own = Marked::own(tuple(socket.local_addr()?, to), context)?;
     Ok((socket.connect(to).await?, own))
 }
@@ -281,6 +327,8 @@ struct Pump<'a> {
     other: Option<&'a RefCell<Recoder>>,
     /// Bytes that are kept back.
     kept: Cell<usize>,
+    /// Whether it is noted that there is nothing to translate.
+    is_noted: Cell<bool>,
     /// From the endpoint, until its first frame is read.
     head: &'a RefCell<Option<Head<'a>>>,
     accepted: &'a Marked<'a>,
@@ -412,6 +460,10 @@ impl Pump<'_> {
             .counts()
             .unchanged
             .fetch_add(more, Relaxed);
+        if recoder.is_opaque() && self.other.is_none() && !self.is_noted.replace(true) {
+            // An endpoint that speaks another protocol, for example TLS: there is nothing to translate.
+            self.note(true);
+        }
         let Some(other) = self.other else { return };
         let mut other = other.borrow_mut();
         if other.alias().is_none()
@@ -420,10 +472,14 @@ impl Pump<'_> {
             other.set_alias(*alias);
             *self.open.connection.alias.lock() = Some(*alias);
             let fits = alias.len <= self.open.connection.canonical.lock().len;
-            // If it is not noted, the next connection is relayed as this one.
-            if let Err(error) = self.context.steering.lock().note(&self.accepted.key, fits) {
-                log::debug!("{error}");
-            }
+            self.note(fits);
+        }
+    }
+
+    /// Notes whether the client needs the relay. If it is not noted, its next connection is relayed as this one.
+    fn note(&self, fits: bool) {
+        if let Err(error) = self.context.steering.lock().note(&self.accepted.key, fits) {
+            log::debug!("{error}");
         }
     }
 }
@@ -431,5 +487,21 @@ impl Pump<'_> {
 impl Drop for Pump<'_> {
     fn drop(&mut self) {
         self.context.relays.keep(self.kept.get(), 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_loses_only_the_form_of_ipv6() {
+        for (at, expected) in [
+            ("[::ffff:10.0.0.1]:7", "10.0.0.1:7"),
+            ("10.0.0.1:7", "10.0.0.1:7"),
+            ("[fe80::1%3]:7", "[fe80::1%3]:7"),
+        ] {
+            assert_eq!(unmapped(at.parse().unwrap()).to_string(), expected);
+        }
     }
 }
