@@ -1,8 +1,8 @@
 //! Gives new connections to the relay, in the network namespace of the endpoint: those of clients whose aliases do not fit,
 //! and of clients of which nothing is known yet.
 
-use aya_ebpf::programs::SkLookupContext;
-use truename_common::layout::{Counter, FiveTuple, TCP, relay_listener, steered, v4_mapped};
+use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::SkLookupContext};
+use truename_common::layout::{Counter, FiveTuple, TCP, relay, relay_listener, steered, v4_mapped};
 
 use crate::maps::{RELAY_LISTENERS, RELAYS, STEERED, count};
 
@@ -38,35 +38,69 @@ pub fn steer(ctx: &SkLookupContext) -> u32 {
     }
     let endpoint = key.endpoint();
     // SAFETY: the value is one number, which is read at once.
-    let Some(number) = (unsafe { RELAYS.get(&endpoint) }).copied() else {
+    let Some(of_endpoint) = (unsafe { RELAYS.get(&endpoint) }).copied() else {
         return SK_PASS;
     };
-    if value(&key) == steered::OWN {
-        return SK_PASS;
-    }
-    let port = key.client_port;
-    key.client_port = 0;
-    let of_client = value(&key);
-    if of_client == steered::IN_PLACE {
-        return SK_PASS;
-    }
-    let listener = relay_listener(number, !is_v4);
-    if RELAY_LISTENERS
-        .redirect_sk_lookup(ctx, listener, REPLACE)
-        .is_ok()
+    let of_connection = value(&key);
+    let now = now();
+    if steered::kind(of_connection) == steered::OWN
+        && steered::age_ns(of_connection, now) < steered::OWN_NS
     {
-        key.client_port = port;
-        // A least-recently-used table takes every entry, unless memory is short.
-        let _ = STEERED.insert(&key, &steered::CONNECTION, 0);
-        count(Counter::RelaySteered, 1);
         return SK_PASS;
     }
-    if of_client == steered::RELAYED {
-        count(Counter::RelayRefused, 1);
-        return SK_DROP;
+    let port = core::mem::take(&mut key.client_port);
+    let of_client = value(&key);
+    key.client_port = port;
+    if of_client != steered::IN_PLACE {
+        let listener = relay_listener(relay::number(of_endpoint), !is_v4);
+        if RELAY_LISTENERS
+            .redirect_sk_lookup(ctx, listener, REPLACE)
+            .is_ok()
+        {
+            if of_endpoint & relay::DOWN != 0 {
+                // The relay would accept what the endpoint refuses.
+                count(Counter::RelayRefused, 1);
+                return SK_DROP;
+            }
+            // A least-recently-used table takes every entry, unless memory is short.
+            let _ = STEERED.insert(&key, &steered::at(steered::CONNECTION, now), 0);
+            count(Counter::RelaySteered, 1);
+            return SK_PASS;
+        }
+        if is_away(&key, now, relay::hold_ns(of_endpoint)) {
+            // The kernel answers with an RST, which `rpc::translate` keeps from the client.
+            let _ = STEERED.insert(&key, &steered::at(steered::HELD, now), 0);
+            count(Counter::RelayHeld, 1);
+            return SK_DROP;
+        }
+        if of_client == steered::RELAYED {
+            count(Counter::RelayRefused, 1);
+            return SK_DROP;
+        }
+        // Its aliases may fit.
     }
-    // Its aliases may fit.
+    if of_connection != 0 {
+        // An earlier connection had the port.
+        let _ = STEERED.remove(&key);
+    }
     SK_PASS
+}
+
+/// Whether nobody relays for the endpoint, for less than this time.
+#[inline(always)]
+fn is_away(key: &FiveTuple, now: u64, hold_ns: u64) -> bool {
+    if hold_ns == 0 {
+        return false;
+    }
+    let mut of_endpoint = *key;
+    of_endpoint.client = [0; 16];
+    of_endpoint.client_port = 0;
+    let since = value(&of_endpoint);
+    if since == 0 {
+        let _ = STEERED.insert(&of_endpoint, &steered::at(steered::AWAY, now), 0);
+        return true;
+    }
+    steered::age_ns(since, now) < hold_ns
 }
 
 /// What is known of a client or a connection.
@@ -74,6 +108,12 @@ pub fn steer(ctx: &SkLookupContext) -> u32 {
 fn value(key: &FiveTuple) -> u64 {
     // SAFETY: the value is one number, which is read at once.
     unsafe { STEERED.get(key) }.copied().unwrap_or(0)
+}
+
+#[inline(always)]
+fn now() -> u64 {
+    // SAFETY: the helper only reads the clock.
+    unsafe { bpf_ktime_get_ns() }
 }
 
 /// The bytes of an IPv6 address.

@@ -3,7 +3,9 @@
 use std::{
     io::{ErrorKind, Read, Write as _},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::Path,
+    sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
     time::Duration,
 };
 
@@ -11,10 +13,10 @@ use truename_tests::{
     namespace::Namespace,
     process::Process,
     scratch::Scratch,
-    traffic::{DEADLINE, Lab},
+    traffic::{DEADLINE, Dial, Lab},
     truename::{Truename, binary},
     wait::wait_until,
-    wire::{Envelope, Names, associate},
+    wire::{Envelope, Names, associate, control},
 };
 
 /// The port of the endpoint.
@@ -40,6 +42,15 @@ impl Hosts {
     }
 
     fn named(lab: Lab, names: Names, flags: &[&str]) -> Self {
+        Self::configured(lab, names, flags, "")
+    }
+
+    /// With the relay and these lines in its section.
+    fn with(lab: Lab, relay: &str) -> Self {
+        Self::configured(lab, Names::flink("jm", LONG), &["--relay"], relay)
+    }
+
+    fn configured(lab: Lab, names: Names, flags: &[&str], relay: &str) -> Self {
         let scratch = Scratch::new("relay").unwrap();
         let address = SocketAddr::new(lab.address().ip(), PORT);
         let listener = lab
@@ -54,6 +65,9 @@ impl Hosts {
         for interface in lab.interfaces() {
             arguments.extend(["--interface".to_owned(), (*interface).to_owned()]);
         }
+        let file = scratch.path().join("truename.toml");
+        std::fs::write(&file, format!("[relay]\n{relay}")).unwrap();
+        arguments.extend(["--config".to_owned(), file.display().to_string()]);
         // The canonical name is learned.
         arguments.extend(["--endpoint".to_owned(), format!("pekko={address}")]);
         let mut truename =
@@ -68,19 +82,19 @@ impl Hosts {
             names,
         };
         if flags.contains(&"--relay") {
-            hosts.wait_for_relay();
+            wait_for_relay(&hosts.truename);
         }
         hosts
     }
 
-    fn wait_for_relay(&self) {
-        wait_until(DEADLINE, "the relay", || {
-            let (status, _) = self.truename.status()?;
-            let serves = status["relay"]["endpoints"] == 1;
-            anyhow::ensure!(serves, "{status}");
-            Ok(())
-        })
-        .unwrap();
+    /// Has the agent read another section of the relay.
+    fn reload(&self, relay: &str) {
+        let file = self.scratch.path().join("truename.toml");
+        std::fs::write(&file, format!("[relay]\n{relay}")).unwrap();
+        let agent = self.truename.agent().unwrap();
+        let mark = agent.mark();
+        agent.hang_up().unwrap();
+        agent.wait_line(mark, &["Reloaded"], DEADLINE).unwrap();
     }
 
     fn dial(&self) -> std::io::Result<TcpStream> {
@@ -88,6 +102,18 @@ impl Hosts {
         let client = self.lab.client().run(|| TcpStream::connect(to)).unwrap()?;
         client.set_read_timeout(Some(DEADLINE))?;
         Ok(client)
+    }
+
+    /// The same from a fixed port.
+    fn dial_from(&self, port: u16) -> TcpStream {
+        let dial = Dial {
+            port,
+            to: Some(self.listener.local_addr().unwrap()),
+            ..Dial::default()
+        };
+        let client = self.lab.dial(dial).unwrap();
+        client.set_read_timeout(Some(DEADLINE)).unwrap();
+        client
     }
 
     fn accept(&self) -> TcpStream {
@@ -98,7 +124,11 @@ impl Hosts {
 
     /// A connection on which both sides have announced themselves.
     fn connect(&self) -> (TcpStream, TcpStream) {
-        let mut client = self.dial().unwrap();
+        self.announce(self.dial().unwrap())
+    }
+
+    /// The same with a connection that the client has made.
+    fn announce(&self, mut client: TcpStream) -> (TcpStream, TcpStream) {
         let mut server = self.accept();
         client
             .write_all(&associate("flink", &self.names.client, 7))
@@ -172,6 +202,44 @@ impl Hosts {
     fn counter(&self, name: &str) -> u64 {
         self.truename.counter(name).unwrap()
     }
+
+    /// Waits until so many connections are relayed.
+    fn wait_for_connections(&self, count: u64) {
+        wait_until(DEADLINE, "connections of the relay", || {
+            let (status, _) = self.truename.status()?;
+            anyhow::ensure!(status["relay"]["connections"] == count, "{status}");
+            Ok(())
+        })
+        .unwrap();
+    }
+}
+
+fn wait_for_relay(truename: &Truename) {
+    wait_until(DEADLINE, "the relay", || {
+        let (status, _) = truename.status()?;
+        anyhow::ensure!(status["relay"]["endpoints"] == 1, "{status}");
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// Sends until the other side, which does not read, takes no more. How many bytes it took.
+fn fill(stream: &mut TcpStream, bytes: &[u8]) -> usize {
+    stream.set_nonblocking(true).unwrap();
+    let mut sent = 0;
+    let mut more = |stream: &mut TcpStream| {
+        let before = sent;
+        while let Ok(count) = stream.write(&bytes[sent % bytes.len()..]) {
+            sent += count;
+            assert!(sent < 256 << 20, "nothing holds the sender back");
+        }
+        sent != before
+    };
+    while more(stream) {
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    stream.set_nonblocking(false).unwrap();
+    sent
 }
 
 /// Sends bytes while they are read on the other side.
@@ -201,6 +269,13 @@ fn assert_reset(stream: &mut TcpStream) {
     let read = stream.read(&mut [0; 1]);
     let error = read.expect_err("the connection ended without a reset");
     assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+}
+
+/// A reset after the end of what the other side sent.
+fn assert_broken(stream: &mut TcpStream) {
+    let written = stream.write(&[0]);
+    let error = written.expect_err("the connection goes on");
+    assert_eq!(error.kind(), ErrorKind::BrokenPipe, "{error}");
 }
 
 #[test]
@@ -255,7 +330,7 @@ fn a_client_whose_alias_fits_is_relayed_once_and_then_translated_in_place() {
 
 #[test]
 fn a_long_alias_that_nobody_could_relay_is_reset_and_relayed_when_somebody_can() {
-    let mut hosts = Hosts::new(Lab::direct().unwrap(), &["--relay"]);
+    let mut hosts = Hosts::with(Lab::direct().unwrap(), "hold = \"0s\"");
     hosts.truename.kill_agent();
     // Nothing is known of the client: its alias may fit.
     let (mut client, _server) = hosts.connect();
@@ -265,7 +340,7 @@ fn a_long_alias_that_nobody_could_relay_is_reset_and_relayed_when_somebody_can()
     let refused = hosts.dial().expect_err("somebody accepts");
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{refused}");
     hosts.truename.start_agent().unwrap();
-    hosts.wait_for_relay();
+    wait_for_relay(&hosts.truename);
     hosts.relayed();
     // The first reset may be lost.
     assert!(hosts.counter("reset_relay") >= 1);
@@ -327,29 +402,103 @@ fn resets_pass_the_relay() {
     let (mut client, server) = hosts.connect();
     reset(server);
     assert_reset(&mut client);
-    // And where nobody listens, the client is told.
-    let _open = hosts.connect();
-    let Hosts {
-        listener,
-        lab,
-        truename: _truename,
-        ..
-    } = hosts;
-    let to = listener.local_addr().unwrap();
-    drop(listener);
-    let mut client = lab
-        .client()
-        .run(|| TcpStream::connect(to))
-        .unwrap()
+}
+
+#[test]
+fn where_nobody_listens_clients_are_refused_until_somebody_does() {
+    let mut hosts = Hosts::new(Lab::direct().unwrap(), &["--relay"]);
+    let _open = hosts.relayed();
+    let to = hosts.listener.local_addr().unwrap();
+    let server = hosts.lab.server().clone();
+    let listen = || server.run(|| TcpListener::bind(to)).unwrap().unwrap();
+    // The listener goes, and nothing tells of it but the first client that comes.
+    let elsewhere = server.run(|| TcpListener::bind("127.0.0.1:0"));
+    drop(std::mem::replace(
+        &mut hosts.listener,
+        elsewhere.unwrap().unwrap(),
+    ));
+    let dial = || {
+        let client = hosts.lab.client().run(|| TcpStream::connect(to)).unwrap();
+        client.inspect(|client| client.set_read_timeout(Some(DEADLINE)).unwrap())
+    };
+    assert_reset(&mut dial().unwrap());
+    let refused = || {
+        wait_until(DEADLINE, "a refusal", || {
+            let error = dial().err();
+            let error = error.map(|error| error.kind());
+            anyhow::ensure!(error == Some(ErrorKind::ConnectionRefused), "{error:?}");
+            Ok(())
+        })
         .unwrap();
-    client.set_read_timeout(Some(DEADLINE)).unwrap();
-    assert_reset(&mut client);
-    // A node that is started again gets its port, although relayed connections have it.
-    lab.server().run(|| TcpListener::bind(to)).unwrap().unwrap();
+    };
+    refused();
+    // A node that is started again gets its port, although a relayed connection has it.
+    hosts.listener = listen();
+    let connected = || wait_until(DEADLINE, "a connection", || Ok(dial()?)).unwrap();
+    let (mut client, mut server) = hosts.announce(connected());
+    hosts.exchange(&mut client, &mut server, "jm:6123", 10);
 }
 
 fn reset(stream: TcpStream) {
     truename_tests::traffic::reset(stream).unwrap();
+}
+
+#[test]
+fn a_reset_passes_a_relay_that_waits_to_write_or_has_seen_an_end() {
+    let hosts = Hosts::new(Lab::direct().unwrap(), &["--relay"]);
+    let heartbeats = control(3).repeat(1000);
+    // The node does not read.
+    let (mut client, server) = hosts.relayed();
+    fill(&mut client, &heartbeats);
+    reset(client);
+    hosts.wait_for_connections(0);
+    drop(server);
+    // The client does not read, and the node goes.
+    let (client, mut server) = hosts.connect();
+    fill(&mut server, &heartbeats);
+    reset(server);
+    hosts.wait_for_connections(0);
+    drop(client);
+    // The client has ended its side before.
+    let (client, mut server) = hosts.connect();
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(server.read(&mut [0; 1]).unwrap(), 0);
+    reset(client);
+    hosts.wait_for_connections(0);
+    assert_broken(&mut server);
+    // And the node.
+    let (mut client, server) = hosts.connect();
+    server.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
+    reset(server);
+    hosts.wait_for_connections(0);
+    assert_broken(&mut client);
+}
+
+#[test]
+fn a_port_that_is_used_again_belongs_to_its_new_connection() {
+    const PORT: u16 = 40123;
+    let names = Names::flink("jobmanager", "jm");
+    let mut hosts = Hosts::named(Lab::direct().unwrap(), names, &["--relay"]);
+    // The first connection hangs until the second one is there.
+    let (mut client, first) = hosts.announce(hosts.dial_from(PORT));
+    fill(&mut client, &control(3).repeat(1000));
+    reset(client);
+    let (mut client, mut server) = hosts.announce(hosts.dial_from(PORT));
+    drop(first);
+    hosts.wait_for_connections(1);
+    hosts.exchange(&mut client, &mut server, "jobmanager:6123", 10);
+    assert_eq!(hosts.counter("rewritten_inbound"), 0);
+    // A relayed connection that a killed agent had is not one for ever. Now the alias is known to fit.
+    hosts.truename.kill_agent();
+    reset(client);
+    hosts.truename.start_agent().unwrap();
+    wait_for_relay(&hosts.truename);
+    let (mut client, mut server) = hosts.announce(hosts.dial_from(PORT));
+    client.write_all(&hosts.request("jm:6123", 10)).unwrap();
+    let arrived = read_frame(&mut server);
+    assert_ne!(arrived[..], hosts.request("jm:6123", 10)[4..]);
+    assert_eq!(hosts.counter("rewritten_inbound"), 1);
 }
 
 #[test]
@@ -358,25 +507,10 @@ fn a_slow_reader_slows_the_sender_down_and_loses_nothing() {
     let (mut client, mut server) = hosts.relayed();
     let frame = hosts.request(&hosts.names.alias.to_string(), 100_000);
     let expected = hosts.request("jm:6123", 100_000);
-    client.set_nonblocking(true).unwrap();
-    // As much as goes without a reader.
-    let (mut sent, mut is_full) = (0, false);
-    while !is_full {
-        match client.write(&frame[sent % frame.len()..]) {
-            Ok(count) => sent += count,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                let before = sent;
-                std::thread::sleep(Duration::from_millis(200));
-                if let Ok(count) = client.write(&frame[sent % frame.len()..]) {
-                    sent += count;
-                }
-                is_full = sent == before;
-            }
-            Err(error) => panic!("{error}"),
-        }
-        assert!(sent < 256 << 20, "nothing holds the sender back");
-    }
-    client.set_nonblocking(false).unwrap();
+    let sent = fill(&mut client, &frame);
+    // It slows nobody else down.
+    let (mut other, mut its) = hosts.connect();
+    hosts.exchange(&mut other, &mut its, "jm:6123", 20_000);
     let rest = frame.len() - sent % frame.len();
     let frames = sent / frame.len() + 1;
     std::thread::scope(|scope| {
@@ -405,8 +539,10 @@ fn bytes_that_come_one_by_one_arrive() {
 #[test]
 fn connections_that_send_nothing_cost_little_and_those_beyond_the_limit_are_reset() {
     let lab = Lab::direct().unwrap();
-    let hosts = Hosts::new(lab, &["--relay"]);
+    let hosts = Hosts::with(lab, "handshake_timeout = \"15s\"");
     let (mut client, mut server) = hosts.relayed();
+    // One sends a byte a second.
+    let mut slow = (hosts.dial().unwrap(), hosts.accept());
     let memory = resident(&hosts.truename);
     let idle: Vec<_> = (0..1000)
         .map(|_| (hosts.dial().unwrap(), hosts.accept()))
@@ -415,12 +551,30 @@ fn connections_that_send_nothing_cost_little_and_those_beyond_the_limit_are_rese
     let more = resident(&hosts.truename) - memory;
     assert!(more < 64 << 10, "{more} KiB for {} connections", idle.len());
     // 1024 is the limit.
-    let mut beyond: Vec<_> = (0..24).map(|_| hosts.dial().unwrap()).collect();
+    let mut beyond: Vec<_> = (0..23).map(|_| hosts.dial().unwrap()).collect();
     let last = beyond.last_mut().unwrap();
     assert_reset(last);
     let (status, code) = hosts.truename.status().unwrap();
     assert_eq!(status["relay"]["refused"], 1);
     assert_eq!(code, 3, "{status}");
+    // They do not stay for ever.
+    let associate = associate("flink", &hosts.names.client, 7);
+    let mut bytes = associate.iter();
+    while let Some(byte) = bytes.next()
+        && slow.0.write_all(&[*byte]).is_ok()
+    {
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    assert!(bytes.next().is_some(), "it could say all");
+    assert_reset(&mut slow.1);
+    for (mut client, mut server) in idle {
+        assert_reset(&mut client);
+        assert_reset(&mut server);
+    }
+    hosts.wait_for_connections(1);
+    let (status, _) = hosts.truename.status().unwrap();
+    assert_eq!(status["relay"]["silent"], 1023, "{status}");
+    hosts.exchange(&mut client, &mut server, "jm:6123", 10);
 }
 
 /// KiB of an agent's memory.
@@ -436,7 +590,7 @@ fn resident(truename: &Truename) -> u64 {
 
 #[test]
 fn a_killed_agent_ends_connections_and_its_successor_relays_again() {
-    let mut hosts = Hosts::new(Lab::routed().unwrap(), &["--relay"]);
+    let mut hosts = Hosts::with(Lab::routed().unwrap(), "hold = \"1s\"");
     let (mut client, mut server) = hosts.relayed();
     hosts.truename.kill_agent();
     for stream in [&mut client, &mut server] {
@@ -446,18 +600,127 @@ fn a_killed_agent_ends_connections_and_its_successor_relays_again() {
             other => panic!("{other:?}"),
         }
     }
-    // Nobody translates: the client is refused, and tries again.
+    // Nobody translates: the client is held, and then refused.
     let refused = hosts.dial().expect_err("somebody accepts");
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{refused}");
     hosts.truename.start_agent().unwrap();
-    hosts.wait_for_relay();
+    wait_for_relay(&hosts.truename);
     let (mut client, mut server) = hosts.connect();
     hosts.exchange(&mut client, &mut server, "jm:6123", 10);
     assert_eq!(hosts.counter("reset_relay"), 0);
+    assert!(hosts.counter("relay_held") >= 1);
     // Everything goes with a detach.
     hosts.truename.detach().unwrap();
     let (mut client, mut server) = hosts.connect();
     let alias = hosts.names.alias.to_string();
     hosts.exchange(&mut client, &mut server, &alias, 10);
     let _ = (&hosts.scratch, Namespace::name(hosts.lab.host()));
+}
+
+/// Has clients connect one after the other while something happens. None may be refused.
+fn under_load(listener: &TcpListener, client: &Namespace, work: impl FnOnce()) {
+    let to = listener.local_addr().unwrap();
+    let (is_over, count) = (&AtomicBool::new(false), &AtomicU32::new(0));
+    let dial = &|| {
+        while !is_over.load(Relaxed) {
+            if let Err(error) = TcpStream::connect(to) {
+                panic!("after {count:?} connections: {error}");
+            }
+            count.fetch_add(1, Relaxed);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    let ten_more = || {
+        let before = count.load(Relaxed);
+        wait_until(DEADLINE, "ten connections", || {
+            anyhow::ensure!(count.load(Relaxed) >= before + 10, "{count:?}");
+            Ok(())
+        })
+        .unwrap();
+    };
+    std::thread::scope(|scope| {
+        let dialling: Vec<_> = (0..4)
+            .map(|_| scope.spawn(|| client.run(dial).unwrap()))
+            .collect();
+        scope.spawn(|| {
+            while !is_over.load(Relaxed) {
+                drop(listener.accept().unwrap());
+            }
+        });
+        let worked = catch_unwind(AssertUnwindSafe(|| {
+            ten_more();
+            work();
+            ten_more();
+        }));
+        is_over.store(true, Relaxed);
+        let dialled: Vec<_> = dialling.into_iter().map(|it| it.join()).collect();
+        // The one that accepts wakes up and sees that it is over.
+        drop(client.run(|| TcpStream::connect(to)));
+        worked.unwrap_or_else(|panic| resume_unwind(panic));
+        dialled.into_iter().for_each(Result::unwrap);
+    });
+    // What is still to be accepted.
+    listener.set_nonblocking(true).unwrap();
+    while listener.accept().is_ok() {}
+    listener.set_nonblocking(false).unwrap();
+}
+
+#[test]
+fn an_agent_that_is_started_again_refuses_nobody() {
+    let mut hosts = Hosts::new(Lab::routed().unwrap(), &["--relay"]);
+    let (mut client, mut server) = hosts.relayed();
+    let truename = &mut hosts.truename;
+    under_load(&hosts.listener, hosts.lab.client(), || {
+        truename.stop_agent().unwrap();
+        assert_reset(&mut client);
+        assert_reset(&mut server);
+        truename.start_agent().unwrap();
+        wait_for_relay(truename);
+        truename.kill_agent();
+        truename.start_agent().unwrap();
+        wait_for_relay(truename);
+    });
+    assert!(hosts.counter("relay_held") >= 1);
+    assert_eq!(hosts.counter("relay_refused"), 0);
+    assert_eq!(hosts.counter("reset_relay"), 0);
+    hosts.wait_for_connections(0);
+    hosts.relayed();
+}
+
+#[test]
+fn a_relay_that_is_turned_off_refuses_nobody_and_resets_or_drains() {
+    let names = Names::flink("jm", LONG);
+    let hosts = Hosts::configured(Lab::direct().unwrap(), names, &[], "enabled = true");
+    wait_for_relay(&hosts.truename);
+    let (mut client, mut server) = hosts.relayed();
+    under_load(&hosts.listener, hosts.lab.client(), || {
+        hosts.reload("enabled = false");
+        wait_until(DEADLINE, "no relay", || {
+            let steered = hosts.counter("relay_steered");
+            drop(hosts.dial()?);
+            anyhow::ensure!(hosts.counter("relay_steered") == steered, "{steered}");
+            Ok(())
+        })
+        .unwrap();
+    });
+    // What was there goes on.
+    hosts.exchange(&mut client, &mut server, "jm:6123", 10);
+    hosts.reload("enabled = true\non_change = \"reset\"");
+    wait_for_relay(&hosts.truename);
+    hosts.exchange(&mut client, &mut server, "jm:6123", 10);
+    hosts.reload("enabled = false\non_change = \"reset\"");
+    assert_reset(&mut client);
+    assert_reset(&mut server);
+}
+
+#[test]
+fn a_client_of_an_endpoint_with_another_protocol_is_relayed_once() {
+    let hosts = Hosts::new(Lab::direct().unwrap(), &["--relay"]);
+    let hello = [0x16, 3, 1, 0, 5, 1, 2, 3, 4, 5];
+    for _ in 0..2 {
+        let (mut client, mut server) = (hosts.dial().unwrap(), hosts.accept());
+        pass(&mut client, &mut server, &hello, &hello);
+        pass(&mut server, &mut client, &hello, &hello);
+        assert_eq!(hosts.counter("relay_steered"), 1);
+    }
 }

@@ -208,6 +208,8 @@ pub struct RelayRow {
     pub refused: u64,
     /// Connections that were reset because the endpoint did not answer.
     pub failed: u64,
+    /// Connections that were reset because the client sent no message in time.
+    pub silent: u64,
     /// Frames that passed unchanged because they could not be translated with certainty.
     pub unchanged: u64,
 }

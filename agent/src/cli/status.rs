@@ -77,13 +77,14 @@ fn summary(status: &Status) -> String {
     if let Some(relay) = &status.relay {
         let _ = writeln!(
             text,
-            "  relay: {} endpoint(s), {} of {} connections; {} relayed, {} refused, {} failed",
+            "  relay: {} endpoint(s), {} of {} connections; {} relayed, {} refused, {} failed, {} silent",
             relay.endpoints,
             relay.connections,
             relay.capacity,
             relay.relayed,
             relay.refused,
             relay.failed,
+            relay.silent,
         );
     }
     for problem in &status.problems {

@@ -1,6 +1,6 @@
 //! `[datapath]`: what to attach to, and the sizes and timeouts of the tables.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, ops::RangeInclusive, str::FromStr};
 
 use jiff::{SignedDuration, Span, SpanRelativeTo};
 use truename_common::layout::ConntrackState;
@@ -135,23 +135,29 @@ impl Timeouts {
         for (key, timeout) in TIMEOUT_KEYS.into_iter().zip(&mut self.0) {
             if let Some(entry) = section.get(key) {
                 let text = entry.string()?;
-                *timeout = parse_seconds(text).map_err(|reason| entry.bad(text, reason))?;
+                let beyond = "a timeout is a whole number of seconds, from 1s to 366d";
+                *timeout = parse_seconds(text, 1..=TIMEOUT_MAX, beyond)
+                    .map_err(|reason| entry.bad(text, reason))?;
             }
         }
         Ok(())
     }
 }
 
-/// Reads `120s` or `5d`.
-fn parse_seconds(text: &str) -> Result<u32, &'static str> {
+/// Reads `120s` or `5d`, within bounds.
+pub(super) fn parse_seconds(
+    text: &str,
+    bounds: RangeInclusive<i64>,
+    beyond: &'static str,
+) -> Result<u32, &'static str> {
     let syntax = "write a number and a unit, e.g. 120s, 2m, 5h or 5d";
     let span: Span = text.parse().map_err(|_| syntax)?;
     let duration: SignedDuration = span
         .to_duration(SpanRelativeTo::days_are_24_hours())
         .map_err(|_| syntax)?;
     let seconds = duration.as_secs();
-    if duration.subsec_nanos() != 0 || !(1..=TIMEOUT_MAX).contains(&seconds) {
-        return Err("a timeout is a whole number of seconds, from 1s to 366d");
+    if duration.subsec_nanos() != 0 || !bounds.contains(&seconds) {
+        return Err(beyond);
     }
     u32::try_from(seconds).map_err(|_| syntax)
 }
@@ -258,16 +264,17 @@ mod tests {
 
     #[test]
     fn reads_durations() {
+        let parse = |text| parse_seconds(text, 1..=TIMEOUT_MAX, "beyond");
         for (text, seconds) in [
             ("120s", 120),
             ("2m", 120),
             ("5d", 432_000),
             ("1h 30m", 5400),
         ] {
-            assert_eq!(parse_seconds(text), Ok(seconds), "{text}");
+            assert_eq!(parse(text), Ok(seconds), "{text}");
         }
         for text in ["", "5", "0s", "-3s", "1.5s", "400d", "soon", "1mo", "1ms"] {
-            assert!(parse_seconds(text).is_err(), "{text}");
+            assert!(parse(text).is_err(), "{text}");
         }
         assert_eq!(seconds(432_000), "5d");
         assert_eq!(seconds(90), "90s");

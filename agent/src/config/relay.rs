@@ -1,9 +1,16 @@
 //! `[relay]`.
 
-use super::{ConfigError, reader::Section};
+use super::{ConfigError, OnChange, datapath::parse_seconds, reader::Section};
 
 /// The keys of the section.
-pub(super) const KEYS: &[&str] = &["enabled", "max_connections", "memory"];
+pub(super) const KEYS: &[&str] = &[
+    "enabled",
+    "max_connections",
+    "memory",
+    "handshake_timeout",
+    "hold",
+    "on_change",
+];
 /// Bounds of `max_connections`.
 const CONNECTIONS: (u32, u32) = (1, 8192);
 /// Bounds of `memory`: less has no room for a frame of Flink.
@@ -18,6 +25,12 @@ pub struct Relay {
     pub max_connections: u32,
     /// MiB of frames that are kept back until they are complete; a connection that needs more is reset.
     pub memory: u32,
+    /// Seconds: a client that sends no whole frame in this time is reset.
+    pub handshake_timeout: u32,
+    /// Seconds that new connections wait for the next agent, from when no agent runs.
+    pub hold: u8,
+    /// What happens to relayed connections when their endpoint has a relay no longer.
+    pub on_change: OnChange,
 }
 
 impl Default for Relay {
@@ -26,6 +39,9 @@ impl Default for Relay {
             enabled: false,
             max_connections: 1024,
             memory: 256,
+            handshake_timeout: 60,
+            hold: 10,
+            on_change: OnChange::Drain,
         }
     }
 }
@@ -41,5 +57,46 @@ pub(super) fn read(section: &Section<'_>) -> Result<Relay, ConfigError> {
     if let Some(entry) = section.get("memory") {
         relay.memory = entry.number(MEMORY.0, MEMORY.1)?;
     }
+    if let Some(entry) = section.get("handshake_timeout") {
+        let text = entry.string()?;
+        let beyond = "it must be a whole number of seconds, from 1s to 1h";
+        relay.handshake_timeout =
+            parse_seconds(text, 1..=3600, beyond).map_err(|reason| entry.bad(text, reason))?;
+    }
+    if let Some(entry) = section.get("hold") {
+        let text = entry.string()?;
+        let beyond = "it must be a whole number of seconds, from 0s to 1m";
+        let hold = parse_seconds(text, 0..=60, beyond).map_err(|reason| entry.bad(text, reason))?;
+        relay.hold = u8::try_from(hold).unwrap_or(u8::MAX);
+    }
+    if let Some(entry) = section.get("on_change") {
+        relay.on_change = entry.parse()?;
+    }
     Ok(relay)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::File, *};
+
+    #[test]
+    fn all_keys_are_read() {
+        let text = "[relay]\nenabled = true\nmax_connections = 7\nmemory = 16\n\
+             handshake_timeout = \"1m\"\nhold = \"0s\"\non_change = \"reset\"\n";
+        let read = File::parse("t.toml".as_ref(), text).unwrap().relay;
+        let expected = Relay {
+            enabled: true,
+            max_connections: 7,
+            memory: 16,
+            handshake_timeout: 60,
+            hold: 0,
+            on_change: OnChange::Reset,
+        };
+        assert_eq!(read, expected);
+        let beyond = File::parse("t.toml".as_ref(), "[relay]\nhold = \"61s\"\n").unwrap_err();
+        assert_eq!(
+            beyond.to_string(),
+            "t.toml:2: hold \"61s\": it must be a whole number of seconds, from 0s to 1m"
+        );
+    }
 }

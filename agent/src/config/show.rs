@@ -29,6 +29,9 @@ struct Relay {
     enabled: bool,
     max_connections: u32,
     memory: u32,
+    handshake_timeout: String,
+    hold: String,
+    on_change: &'static str,
 }
 
 #[derive(Serialize)]
@@ -140,6 +143,9 @@ impl<'a> Shown<'a> {
                 enabled: config.relay.enabled,
                 max_connections: config.relay.max_connections,
                 memory: config.relay.memory,
+                handshake_timeout: seconds(config.relay.handshake_timeout),
+                hold: seconds(config.relay.hold.into()),
+                on_change: config.relay.on_change.name(),
             },
             frontend: (!config.frontend.addresses.is_empty()).then(|| Frontend {
                 addresses: config.frontend.texts(),

@@ -687,6 +687,7 @@ fn relay_row(relays: &Relays) -> RelayRow {
         relayed: totals.accepted,
         refused: totals.refused,
         failed: totals.failed,
+        silent: totals.silent,
         unchanged: totals.unchanged,
     }
 }

@@ -50,6 +50,23 @@ pub fn insert<K: Pod, V: Pod>(
         .map_err(DatapathError::table("write", name))
 }
 
+/// Sets an entry, if it exists.
+pub fn replace<K: Pod, V: Pod>(
+    table: &mut Table<K, V>,
+    key: &K,
+    value: V,
+    name: &'static str,
+) -> Result<(), DatapathError> {
+    /// `BPF_EXIST` (include/uapi/linux/bpf.h).
+    const EXISTING: u64 = 2;
+    match table.insert(key, value, EXISTING) {
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == ErrorKind::NotFound => {
+            Ok(())
+        }
+        set => set.map_err(DatapathError::table("write", name)),
+    }
+}
+
 /// What came of adding an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Added {

@@ -3,21 +3,32 @@
 use std::{
     collections::BTreeMap,
     os::fd::{AsFd, AsRawFd},
+    time::Duration,
 };
 
 use aya::{
     maps::{MapData, SockMap},
     programs::{SkLookup, links::FdLink},
 };
-use truename_common::layout::{FiveTuple, Names, Socket, map, relay_listener, steered};
+use truename_common::layout::{FiveTuple, Names, Socket, map, relay, relay_listener, steered};
 
 use super::{
     PROGRAM_STEER, Pins,
-    access::{Table, entries, get, insert, open, remove},
+    access::{Table, entries, get, insert, open, remove, replace},
     bpffs::{list, remove_file},
     error::DatapathError,
     sys,
 };
+
+/// The key of what is known of an endpoint without a client.
+fn nobody(endpoint: Socket) -> FiveTuple {
+    FiveTuple {
+        endpoint: endpoint.address,
+        endpoint_port: endpoint.port,
+        protocol: endpoint.protocol,
+        ..FiveTuple::default()
+    }
+}
 
 /// The tables of relays, opened from their pins.
 pub struct Steering {
@@ -87,7 +98,7 @@ impl Steering {
         remove_file(&path)
     }
 
-    /// The endpoints with a relay, and its number.
+    /// The endpoints with a relay, and the [value](relay) of each.
     ///
     /// # Errors
     /// When the table cannot be read.
@@ -110,34 +121,103 @@ impl Steering {
         set.map_err(DatapathError::table("write", map::RELAY_LISTENERS))
     }
 
-    /// Gives an endpoint a relay.
+    /// Gives an endpoint a relay, which listens.
+    ///
+    /// # Errors
+    /// When a table cannot be written.
+    pub fn serve(&mut self, endpoint: Socket, value: u32) -> Result<(), DatapathError> {
+        insert(&mut self.relays, &endpoint, value, map::RELAYS)?;
+        remove(&mut self.steered, &nobody(endpoint), map::STEERED).map(drop)
+    }
+
+    /// From now on nobody relays for an endpoint: new connections are held for a while.
     ///
     /// # Errors
     /// When the table cannot be written.
-    pub fn serve(&mut self, endpoint: Socket, number: u32) -> Result<(), DatapathError> {
-        insert(&mut self.relays, &endpoint, number, map::RELAYS)
+    pub fn hold(&mut self, endpoint: Socket, now_ns: u64) -> Result<(), DatapathError> {
+        let away = steered::at(steered::AWAY, now_ns);
+        insert(&mut self.steered, &nobody(endpoint), away, map::STEERED)
     }
 
-    /// Takes the relay of an endpoint away. New connections go to the endpoint itself.
+    /// Tells whether an endpoint with a relay listens. If it does not, its clients are refused.
+    ///
+    /// # Errors
+    /// When the table cannot be read or written.
+    pub fn set_down(&mut self, endpoint: Socket, is_down: bool) -> Result<(), DatapathError> {
+        let Some(value) = get(&self.relays, &endpoint, map::RELAYS)? else {
+            return Ok(());
+        };
+        let wanted = match is_down {
+            true => value | relay::DOWN,
+            false => value & !relay::DOWN,
+        };
+        if wanted != value {
+            replace(&mut self.relays, &endpoint, wanted, map::RELAYS)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the relay of an endpoint away. New connections go to the endpoint itself. Connections that are there keep
+    /// their marks.
     ///
     /// # Errors
     /// When a table cannot be written.
     pub fn leave(&mut self, endpoint: Socket) -> Result<(), DatapathError> {
         remove(&mut self.relays, &endpoint, map::RELAYS)?;
         for (key, _) in entries(&self.steered, map::STEERED)? {
-            if key.endpoint() == endpoint {
+            if key.endpoint() == endpoint && key.client_port == 0 {
                 remove(&mut self.steered, &key, map::STEERED)?;
             }
         }
         Ok(())
     }
 
-    /// Marks a connection as the relay's own, so that it is neither steered nor translated.
+    /// Marks a connection as the relay's own, so that it is neither steered nor translated. What it is marked with.
     ///
     /// # Errors
     /// When the table cannot be written.
-    pub fn own(&mut self, connection: &FiveTuple) -> Result<(), DatapathError> {
-        insert(&mut self.steered, connection, steered::OWN, map::STEERED)
+    pub fn own(&mut self, connection: &FiveTuple, now_ns: u64) -> Result<u64, DatapathError> {
+        let mark = steered::at(steered::OWN, now_ns);
+        insert(&mut self.steered, connection, mark, map::STEERED)?;
+        Ok(mark)
+    }
+
+    /// What a connection is marked with; 0: nothing.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub fn mark(&self, connection: &FiveTuple) -> Result<u64, DatapathError> {
+        Ok(get(&self.steered, connection, map::STEERED)?.unwrap_or(0))
+    }
+
+    /// Takes the mark of a connection away, unless a later connection with the same addresses and ports has it.
+    ///
+    /// # Errors
+    /// When the table cannot be read or written.
+    pub fn forget(&mut self, connection: &FiveTuple, mark: u64) -> Result<(), DatapathError> {
+        if mark != 0 && self.mark(connection)? == mark {
+            remove(&mut self.steered, connection, map::STEERED)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the marks of all connections away that are as old as this and not in use.
+    ///
+    /// # Errors
+    /// When the table cannot be read or written.
+    pub fn sweep(
+        &mut self,
+        age: Duration,
+        now_ns: u64,
+        is_used: impl Fn(&FiveTuple, u64) -> bool,
+    ) -> Result<(), DatapathError> {
+        for (key, mark) in entries(&self.steered, map::STEERED)? {
+            let is_old = u128::from(steered::age_ns(mark, now_ns)) >= age.as_nanos();
+            if key.client_port != 0 && is_old && !is_used(&key, mark) {
+                self.forget(&key, mark)?;
+            }
+        }
+        Ok(())
     }
 
     /// Notes whether the alias of a connection's client fits. One that does not counts for all later connections.
@@ -173,14 +253,6 @@ impl Steering {
             }
             _ => insert(&mut self.names, &endpoint, names, map::NAMES),
         }
-    }
-
-    /// Forgets a connection.
-    ///
-    /// # Errors
-    /// When the table cannot be written.
-    pub fn forget(&mut self, connection: &FiveTuple) -> Result<(), DatapathError> {
-        remove(&mut self.steered, connection, map::STEERED).map(drop)
     }
 
     /// The clients whose connections are relayed.

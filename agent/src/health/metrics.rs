@@ -174,6 +174,7 @@ fn relay(registry: &mut Registry, status: &Status) {
         ("relayed", relay.relayed),
         ("refused", relay.refused),
         ("failed", relay.failed),
+        ("silent", relay.silent),
     ] {
         add(&counts, vec![("result", result.to_owned())], count);
     }

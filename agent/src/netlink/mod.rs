@@ -7,6 +7,7 @@ mod changes;
 mod filter;
 mod inventory;
 mod ipsec;
+mod listening;
 mod request;
 mod select;
 
@@ -17,6 +18,7 @@ use std::{
 
 pub use changes::{Changed, Changes};
 pub use filter::{Filter, Side, Slot};
+pub use listening::listening;
 pub use request::{NetlinkError, Requests};
 pub use select::{Wanted, check_named, select};
 use truename_common::layout::{Link, link_flags};

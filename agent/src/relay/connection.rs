@@ -11,21 +11,31 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use parking_lot::Mutex;
 use rustix::net::{Shutdown, shutdown, sockopt};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::{
+    io::Interest,
+    net::{TcpSocket, TcpStream},
+    time::sleep,
+};
 use truename_common::{
     layout::{self, Authority, FiveTuple, Socket, TCP},
     wire::relay::{Direction, Limits, Names, Recoder},
 };
 
-use super::shared::{Connection, Context, Open, Served, Way};
+use super::shared::{Connection, Context, Open, Served, Way, socket};
 use crate::{clock::Moment, decode, plan::bytes};
 
 /// Bytes that are read at once.
 const READ: usize = 256 << 10;
+
+/// When an idle connection is asked whether its peer is there, how often again, and how many times.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_TRIES: u32 = 6;
 
 thread_local! {
     /// What was read, and what it is translated to: all connections of a thread share it between two waits.
@@ -34,6 +44,7 @@ thread_local! {
 
 /// Relays an accepted connection until it ends.
 pub(super) async fn relay(client: TcpStream, from: SocketAddr, context: Arc<Context>) {
+    context.connections.fetch_add(1, Relaxed);
     match serve(&client, from, &context).await {
         Ok(()) => {}
         Err(error) => {
@@ -41,6 +52,7 @@ pub(super) async fn relay(client: TcpStream, from: SocketAddr, context: Arc<Cont
             reset(&client);
         }
     }
+    context.connections.fetch_sub(1, Relaxed);
 }
 
 /// Has the other side see that the connection broke.
@@ -49,26 +61,30 @@ fn reset(stream: &TcpStream) {
     let _ = stream.set_zero_linger();
 }
 
-/// An IPv4 address in the form of an IPv6 one becomes IPv4.
+/// An IPv4 address in the form of an IPv6 one becomes IPv4. A link-local address keeps its interface.
 fn unmapped(at: SocketAddr) -> SocketAddr {
-    SocketAddr::new(at.ip().to_canonical(), at.port())
+    match at.ip().to_canonical() {
+        IpAddr::V6(_) => at,
+        v4 => SocketAddr::new(v4, at.port()),
+    }
+}
+
+/// Has the kernel notice that a peer is gone although nothing is sent.
+fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, KEEPALIVE)?;
+    sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(stream, KEEPALIVE_TRIES)?;
+    Ok(())
 }
 
 async fn serve(client: &TcpStream, from: SocketAddr, context: &Context) -> io::Result<()> {
     let (from, to) = (unmapped(from), unmapped(client.local_addr()?));
-    let endpoint = Socket {
-        address: bytes(to.ip()),
-        port: to.port(),
-        protocol: TCP,
-        pad: 0,
-    };
+    let endpoint = socket(to);
     let Some(served) = context.relays.of(endpoint) else {
         return Err(io::Error::other("it was not steered here"));
     };
-    let accepted = Marked {
-        key: tuple(from, to),
-        context,
-    };
+    let accepted = Marked::accepted(tuple(from, to), context)?;
     let names = context
         .steering
         .lock()
@@ -85,22 +101,30 @@ async fn serve(client: &TcpStream, from: SocketAddr, context: &Context) -> io::R
         alias: Mutex::new(None),
         inbound: Way::default(),
         outbound: Way::default(),
+        stop: context.stop.child_token(),
     });
     let Some(open) = open else {
         return Err(io::Error::other(
             "there are too many (max_connections of [relay])",
         ));
     };
-    let (server, _own) = match connect(to, context).await {
+    let connected = tokio::select! {
+        connected = connect(to, context) => connected,
+        // Nobody waits for it any more.
+        error = broken(client) => return Err(error),
+        error = stopped(&open) => return Err(error),
+    };
+    let (server, _own) = match connected {
         Ok(server) => server,
         Err(error) => {
             context.relays.counts().failed.fetch_add(1, Relaxed);
+            context.suspects.add(endpoint);
             return Err(error);
         }
     };
     for stream in [client, &server] {
         stream.set_nodelay(true)?;
-        sockopt::set_socket_keepalive(stream, true)?;
+        keep_alive(stream)?;
     }
     let new = |direction| RefCell::new(recoder(direction, names.canonical, &served));
     let (inbound, outbound) = (new(Direction::Inbound), new(Direction::Outbound));
@@ -118,6 +142,7 @@ async fn serve(client: &TcpStream, from: SocketAddr, context: &Context) -> io::R
         head: &RefCell::new(None),
         accepted: &accepted,
         kept: Cell::new(0),
+        is_noted: Cell::new(false),
         way: &open.connection.inbound,
         open: &open,
         context,
@@ -130,15 +155,58 @@ async fn serve(client: &TcpStream, from: SocketAddr, context: &Context) -> io::R
         head: &head,
         accepted: &accepted,
         kept: Cell::new(0),
+        is_noted: Cell::new(false),
         way: &open.connection.outbound,
         open: &open,
         context,
     };
-    let ended = tokio::try_join!(inwards.run(), outwards.run());
+    let both = async { tokio::try_join!(inwards.run(), outwards.run()).map(drop) };
+    let ended = tokio::select! {
+        // What arrived before a reset is passed on if that needs no waiting.
+        biased;
+        ended = both => ended,
+        error = broken(client) => Err(error),
+        error = broken(&server) => Err(error),
+        error = stopped(&open) => Err(error),
+        error = silent(&inbound, context) => Err(error),
+    };
     if ended.is_err() {
         reset(&server);
     }
-    ended.map(|_| ())
+    context.suspects.add(endpoint);
+    ended
+}
+
+/// Waits until a connection breaks. A direction that waits for the other side does not see it.
+async fn broken(stream: &TcpStream) -> io::Error {
+    match stream.ready(Interest::ERROR).await {
+        Ok(_) => stream
+            .take_error()
+            .ok()
+            .flatten()
+            .unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()),
+        Err(error) => error,
+    }
+}
+
+/// Waits until the connection is to be reset.
+async fn stopped(open: &Open) -> io::Error {
+    open.connection.stop.cancelled().await;
+    io::Error::other("the endpoint has no relay any more")
+}
+
+/// Waits until the client has had its time and has not sent a frame. One that sends something else does not count.
+async fn silent(inbound: &RefCell<Recoder>, context: &Context) -> io::Error {
+    sleep(context.relays.handshake_timeout()).await;
+    let has_begun = {
+        let inbound = inbound.borrow();
+        inbound.counts().frames > 0 || inbound.is_opaque()
+    };
+    if has_begun {
+        return std::future::pending().await;
+    }
+    context.relays.counts().silent.fetch_add(1, Relaxed);
+    io::Error::other("the client sent no message in time (handshake_timeout of [relay])")
 }
 
 /// A recoder of a direction.
@@ -166,13 +234,34 @@ fn tuple(client: SocketAddr, endpoint: SocketAddr) -> FiveTuple {
 /// A connection that the kernel program knows as relayed, or as the relay's own.
 struct Marked<'a> {
     key: FiveTuple,
+    mark: u64,
     context: &'a Context,
+}
+
+impl<'a> Marked<'a> {
+    /// One that was accepted.
+    fn accepted(key: FiveTuple, context: &'a Context) -> io::Result<Self> {
+        let mark = context.steering.lock().mark(&key);
+        Ok(Self::new(key, mark.map_err(io::Error::other)?, context))
+    }
+
+    /// One that the relay is going to make.
+    fn own(key: FiveTuple, context: &'a Context) -> io::Result<Self> {
+        let mark = context.steering.lock().own(&key, Moment::now().ns());
+        Ok(Self::new(key, mark.map_err(io::Error::other)?, context))
+    }
+
+    fn new(key: FiveTuple, mark: u64, context: &'a Context) -> Self {
+        context.relays.mark(key, mark);
+        Self { key, mark, context }
+    }
 }
 
 impl Drop for Marked<'_> {
     fn drop(&mut self) {
-        // The entry makes room for others if it stays.
-        if let Err(error) = self.context.steering.lock().forget(&self.key) {
+        self.context.relays.unmark(&self.key, self.mark);
+        // If it stays, the agent finds it later.
+        if let Err(error) = self.context.steering.lock().forget(&self.key, self.mark) {
             log::debug!("{error}");
         }
     }
@@ -184,12 +273,11 @@ async fn connect(to: SocketAddr, context: &Context) -> io::Result<(TcpStream, Ma
         IpAddr::V4(_) => TcpSocket::new_v4()?,
         IpAddr::V6(_) => TcpSocket::new_v6()?,
     };
-    socket.bind(SocketAddr::new(to.ip(), 0))?;
-    let key = tuple(socket.local_addr()?, to);
-    let own = context.steering.lock().own(&key);
-    own.map_err(io::Error::other)?;
-    let marked = Marked { key, context };
-    Ok((socket.connect(to).await?, marked))
+    let mut from = to;
+    from.set_port(0);
+    socket.bind(from)?;
+    let own = Marked::own(tuple(socket.local_addr()?, to), context)?;
+    Ok((socket.connect(to).await?, own))
 }
 
 /// The first frame of the endpoint, with which it announces its name.
@@ -239,6 +327,8 @@ struct Pump<'a> {
     other: Option<&'a RefCell<Recoder>>,
     /// Bytes that are kept back.
     kept: Cell<usize>,
+    /// Whether it is noted that there is nothing to translate.
+    is_noted: Cell<bool>,
     /// From the endpoint, until its first frame is read.
     head: &'a RefCell<Option<Head<'a>>>,
     accepted: &'a Marked<'a>,
@@ -370,6 +460,10 @@ impl Pump<'_> {
             .counts()
             .unchanged
             .fetch_add(more, Relaxed);
+        if recoder.is_opaque() && self.other.is_none() && !self.is_noted.replace(true) {
+            // An endpoint that speaks another protocol, for example TLS: there is nothing to translate.
+            self.note(true);
+        }
         let Some(other) = self.other else { return };
         let mut other = other.borrow_mut();
         if other.alias().is_none()
@@ -378,10 +472,14 @@ impl Pump<'_> {
             other.set_alias(*alias);
             *self.open.connection.alias.lock() = Some(*alias);
             let fits = alias.len <= self.open.connection.canonical.lock().len;
-            // If it is not noted, the next connection is relayed as this one.
-            if let Err(error) = self.context.steering.lock().note(&self.accepted.key, fits) {
-                log::debug!("{error}");
-            }
+            self.note(fits);
+        }
+    }
+
+    /// Notes whether the client needs the relay. If it is not noted, its next connection is relayed as this one.
+    fn note(&self, fits: bool) {
+        if let Err(error) = self.context.steering.lock().note(&self.accepted.key, fits) {
+            log::debug!("{error}");
         }
     }
 }
@@ -389,5 +487,21 @@ impl Pump<'_> {
 impl Drop for Pump<'_> {
     fn drop(&mut self) {
         self.context.relays.keep(self.kept.get(), 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_loses_only_the_form_of_ipv6() {
+        for (at, expected) in [
+            ("[::ffff:10.0.0.1]:7", "10.0.0.1:7"),
+            ("10.0.0.1:7", "10.0.0.1:7"),
+            ("[fe80::1%3]:7", "[fe80::1%3]:7"),
+        ] {
+            assert_eq!(unmapped(at.parse().unwrap()).to_string(), expected);
+        }
     }
 }

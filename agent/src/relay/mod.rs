@@ -6,12 +6,13 @@
 //! whether the client's next connection needs the relay.
 
 mod connection;
+mod down;
 mod namespace;
 mod shared;
 mod worker;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     net::{IpAddr, Ipv6Addr},
     sync::Arc,
     time::Duration,
@@ -27,14 +28,15 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use truename_common::layout::{Authority, EventKind, RELAYS_MAX, Socket};
+use truename_common::layout::{Authority, EventKind, RELAYS_MAX, Socket, relay};
 
 use shared::Served;
 pub use shared::{Relays, Row};
 
 use crate::{
     api::EventRow,
-    config::{Aliases, Config, Listen},
+    clock::Moment,
+    config::{Aliases, Config, Listen, OnChange},
     datapath::{DatapathError, Pins, Steering},
     netlink::{NetlinkError, Requests},
 };
@@ -45,6 +47,8 @@ use worker::Worker;
 const PAUSE: Duration = Duration::from_millis(200);
 /// A container that was not found, or is gone, is told by nothing.
 const REFRESH: Duration = Duration::from_secs(10);
+/// The mark of a connection that nobody relays is removed after this time: it may not be accepted yet.
+const STALE: Duration = Duration::from_secs(60);
 
 /// Why the relay cannot serve.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +78,8 @@ pub struct Relay {
     events: broadcast::Receiver<EventRow>,
     relays: Arc<Relays>,
     workers: BTreeMap<u64, Worker>,
+    /// After this time a mark is stale: at once when the agent starts, as all are of an agent before.
+    stale: Duration,
 }
 
 impl Relay {
@@ -90,22 +96,29 @@ impl Relay {
             events,
             relays,
             workers: BTreeMap::new(),
+            stale: Duration::ZERO,
         }
     }
 
-    /// Relays until it is told to stop. Then connections end; the kernel refuses new ones of relayed clients until the
-    /// next agent is there.
+    /// Relays until it is told to stop. Then connections are reset; the kernel holds new ones back for a while, and
+    /// refuses those of relayed clients after that, until the next agent is there.
     pub async fn run(mut self, stop: CancellationToken) {
         loop {
             let config = Arc::clone(&self.config.borrow_and_update());
             let (pins, relays) = (self.pins.clone(), Arc::clone(&self.relays));
             let mut workers = std::mem::take(&mut self.workers);
+            let stale = self.stale;
             let followed = spawn_blocking(move || {
+                let swept = sweep(&pins, &relays, stale);
+                if let Err(error) = swept {
+                    log::warn!("Marks of connections that ended stay: {error}");
+                }
                 let followed = follow(&pins, &config, &relays, &mut workers);
                 (followed, workers)
             });
             match followed.await {
                 Ok((followed, workers)) => {
+                    self.stale = STALE;
                     self.workers = workers;
                     self.relays
                         .tell(followed.map_err(|error| error.to_string()));
@@ -119,8 +132,17 @@ impl Relay {
             };
             if stop.run_until_cancelled(news).await.is_none() {
                 let workers = std::mem::take(&mut self.workers);
+                let pins = self.pins.clone();
                 // Threads are waited for, so that no connection outlives the agent's answer that it has stopped.
-                let _ = spawn_blocking(move || drop(workers)).await;
+                let stopped = spawn_blocking(move || {
+                    let held = hold(&pins);
+                    drop(workers);
+                    held
+                });
+                if let Ok(Err(error)) = stopped.await {
+                    // A detach has taken the tables away.
+                    log::debug!("{error}");
+                }
                 return;
             }
         }
@@ -144,6 +166,24 @@ impl Relay {
     }
 }
 
+/// Removes marks of connections that are not relayed.
+fn sweep(pins: &Pins, relays: &Relays, stale: Duration) -> Result<(), DatapathError> {
+    let mut steering = Steering::open(pins)?;
+    let used = relays.marks();
+    let is_used = |connection: &_, mark| used.get(connection) == Some(&mark);
+    steering.sweep(stale, Moment::now().ns(), is_used)
+}
+
+/// From now on nobody relays.
+fn hold(pins: &Pins) -> Result<(), DatapathError> {
+    let mut steering = Steering::open(pins)?;
+    let now = Moment::now().ns();
+    for endpoint in steering.relays()?.into_keys() {
+        steering.hold(endpoint, now)?;
+    }
+    Ok(())
+}
+
 /// Brings relays to what the configuration and the host want; what is missing, a sentence each.
 fn follow(
     pins: &Pins,
@@ -154,8 +194,9 @@ fn follow(
     let mut steering = Steering::open(pins)?;
     let present = steering.relays()?;
     relays.limit(&config.relay);
+    let drains = config.relay.on_change == OnChange::Drain;
     if !config.relay.enabled {
-        workers.clear();
+        // New connections go to the endpoints before old ones are reset.
         for endpoint in present.keys() {
             steering.leave(*endpoint)?;
         }
@@ -163,6 +204,7 @@ fn follow(
             steering.detach(inode)?;
         }
         relays.keep_only(&BTreeSet::new());
+        workers.retain(|_, worker| drains && worker.is_in_use());
         return Ok(Vec::new());
     }
     let wanted = wanted(config, &steering, &present)?;
@@ -173,6 +215,8 @@ fn follow(
     let mut requests = Requests::open()?;
     let inventory = requests.inventory()?;
     let (mut missing, mut served) = (Vec::new(), BTreeSet::new());
+    let attached = steering.attached()?;
+    let (mut started, mut used) = (BTreeSet::new(), BTreeSet::new());
     for endpoint in &wanted {
         let address = IpAddr::from(Ipv6Addr::from(endpoint.address)).to_canonical();
         let listen = Listen {
@@ -185,37 +229,53 @@ fn follow(
             ));
             continue;
         };
-        let number = match workers.get(&namespace.inode) {
-            Some(worker) => worker.number(),
-            None => {
-                let Some(number) = free(workers) else {
+        let number = free(workers);
+        let inode = namespace.inode;
+        let refused = |source| RelayError::Namespace { inode, source };
+        let link = namespace.file.try_clone().map_err(refused)?;
+        let worker = match workers.entry(inode) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                let Some(number) = number else {
                     missing.push(format!("connections to {listen} cannot be relayed: there are relays in {RELAYS_MAX} network namespaces"));
                     continue;
                 };
-                let inode = namespace.inode;
                 let worker = start(namespace, number, pins, &mut steering, relays)?;
-                workers.insert(inode, worker);
-                number
+                started.insert(inode);
+                entry.insert(worker)
             }
         };
+        let is_new = started.contains(&inode) || !attached.contains(&inode);
+        if used.insert(inode) && is_new {
+            // In place of the program of an earlier agent.
+            steering.attach(link, inode)?;
+        }
         let served_now = Served {
             admitted: admitted(config, *endpoint),
         };
         // Before connections come.
         relays.serve(*endpoint, served_now);
         served.insert(*endpoint);
-        if present.get(endpoint) != Some(&number) {
-            steering.serve(*endpoint, number)?;
+        let value = relay::value(worker.number(), config.relay.hold);
+        let known = present.get(endpoint).map(|known| known & !relay::DOWN);
+        if started.contains(&inode) || known != Some(value) {
+            steering.serve(*endpoint, value)?;
+            worker.look_at(*endpoint);
             log::info!("Relaying for {listen}");
         }
     }
-    let alive: BTreeSet<_> = workers.keys().copied().collect();
-    for inode in steering.attached()? {
-        if !alive.contains(&inode) && !namespace::exists(inode) {
+    workers.retain(|inode, worker| {
+        used.contains(inode) || worker.is_in_use() || namespace::exists(*inode)
+    });
+    for inode in attached {
+        if !workers.contains_key(&inode) && !namespace::exists(inode) {
             steering.detach(inode)?;
         }
     }
     relays.keep_only(&served);
+    if !drains {
+        relays.end_unserved();
+    }
     Ok(missing)
 }
 
@@ -267,12 +327,10 @@ fn start(
     let inode = namespace.inode;
     let refused = |source| RelayError::Namespace { inode, source };
     let own = Arc::new(Mutex::new(Steering::open(pins)?));
-    let link = namespace.file.try_clone().map_err(refused)?;
     let (worker, listeners) =
         Worker::start(namespace, number, own, Arc::clone(relays)).map_err(refused)?;
     for (is_v6, listener) in listeners {
         steering.listen(number, is_v6, &listener)?;
     }
-    steering.attach(link, inode)?;
     Ok(worker)
 }

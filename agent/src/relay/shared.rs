@@ -5,19 +5,53 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use parking_lot::Mutex;
-use truename_common::layout::{Authority, Socket};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use truename_common::layout::{Authority, FiveTuple, Socket, TCP};
 
-use crate::{config, datapath::Steering};
+use crate::{config, datapath::Steering, plan::bytes};
 
 /// What a worker needs.
 pub(super) struct Context {
     pub steering: Arc<Mutex<Steering>>,
     pub relays: Arc<Relays>,
+    /// Ends all its connections.
+    pub stop: CancellationToken,
+    /// How many connections it has.
+    pub connections: Arc<AtomicUsize>,
+    /// Endpoints that may not listen any more.
+    pub suspects: Arc<Suspects>,
+}
+
+/// Endpoints that may not listen any more: a connection could not be made, or ended.
+#[derive(Debug, Default)]
+pub(super) struct Suspects {
+    endpoints: Mutex<BTreeSet<Socket>>,
+    told: Notify,
+}
+
+impl Suspects {
+    /// Has an endpoint looked at.
+    pub fn add(&self, endpoint: Socket) {
+        self.endpoints.lock().insert(endpoint);
+        self.told.notify_one();
+    }
+
+    /// Waits until there is one.
+    pub async fn added(&self) {
+        self.told.notified().await;
+    }
+
+    /// Takes all.
+    pub fn take(&self) -> BTreeSet<Socket> {
+        std::mem::take(&mut *self.endpoints.lock())
+    }
 }
 
 /// All relayed connections.
@@ -28,11 +62,15 @@ pub struct Relays {
     /// Bytes that all connections keep back, and as many as they may.
     kept: AtomicU64,
     memory: AtomicU64,
+    /// Seconds in which a client must have sent a frame.
+    handshake_timeout: AtomicU32,
     open: Mutex<BTreeMap<u64, Arc<Connection>>>,
     totals: Counts,
     /// The endpoints that have a relay.
     served: Mutex<BTreeMap<Socket, Served>>,
     problems: Mutex<Vec<String>>,
+    /// What connections are marked with in the kernel, while they are open.
+    marks: Mutex<BTreeMap<FiveTuple, u64>>,
 }
 
 /// An endpoint that has a relay.
@@ -50,6 +88,8 @@ pub(super) struct Counts {
     pub refused: AtomicU64,
     /// The endpoint could not be reached.
     pub failed: AtomicU64,
+    /// The client sent no frame in time.
+    pub silent: AtomicU64,
     /// Frames that could not be translated with certainty.
     pub unchanged: AtomicU64,
 }
@@ -67,6 +107,8 @@ pub struct Totals {
     pub refused: u64,
     /// Connections that were reset because the endpoint did not answer.
     pub failed: u64,
+    /// Connections that were reset because the client sent no frame in time.
+    pub silent: u64,
     /// Frames that passed unchanged because they could not be translated with certainty.
     pub unchanged: u64,
 }
@@ -82,6 +124,8 @@ pub(super) struct Connection {
     pub alias: Mutex<Option<Authority>>,
     pub inbound: Way,
     pub outbound: Way,
+    /// Ends it.
+    pub stop: CancellationToken,
 }
 
 /// What was counted of a direction.
@@ -139,6 +183,7 @@ impl Relays {
             accepted: self.totals.accepted.load(Relaxed),
             refused: self.totals.refused.load(Relaxed),
             failed: self.totals.failed.load(Relaxed),
+            silent: self.totals.silent.load(Relaxed),
             unchanged: self.totals.unchanged.load(Relaxed),
         }
     }
@@ -166,6 +211,23 @@ impl Relays {
         self.limit.store(limits.max_connections, Relaxed);
         let memory = u64::from(limits.memory) << 20;
         self.memory.store(memory, Relaxed);
+        self.handshake_timeout
+            .store(limits.handshake_timeout, Relaxed);
+    }
+
+    /// The time in which a client must have sent a frame.
+    pub(super) fn handshake_timeout(&self) -> Duration {
+        Duration::from_secs(self.handshake_timeout.load(Relaxed).into())
+    }
+
+    /// Ends the connections of endpoints that have no relay.
+    pub(super) fn end_unserved(&self) {
+        let served = self.served.lock();
+        for connection in self.open.lock().values() {
+            if !served.contains_key(&socket(connection.endpoint)) {
+                connection.stop.cancel();
+            }
+        }
     }
 
     /// Takes other bytes into account than before. False if all connections keep too many.
@@ -197,6 +259,24 @@ impl Relays {
         *self.problems.lock() = followed.unwrap_or_else(|error| vec![error]);
     }
 
+    /// A mark is in use from now on.
+    pub(super) fn mark(&self, connection: FiveTuple, mark: u64) {
+        self.marks.lock().insert(connection, mark);
+    }
+
+    /// A mark is not in use any more. A later connection may have another one.
+    pub(super) fn unmark(&self, connection: &FiveTuple, mark: u64) {
+        let mut marks = self.marks.lock();
+        if marks.get(connection) == Some(&mark) {
+            marks.remove(connection);
+        }
+    }
+
+    /// The marks that are in use.
+    pub(super) fn marks(&self) -> BTreeMap<FiveTuple, u64> {
+        self.marks.lock().clone()
+    }
+
     /// Adds a connection, which is there as long as what is returned. None if there are too many.
     pub(super) fn enter(self: &Arc<Self>, connection: Connection) -> Option<Open> {
         let mut open = self.open.lock();
@@ -213,6 +293,16 @@ impl Relays {
             number,
             connection,
         })
+    }
+}
+
+/// The socket as the kernel tables have it.
+pub(super) fn socket(at: SocketAddr) -> Socket {
+    Socket {
+        address: bytes(at.ip()),
+        port: at.port(),
+        protocol: TCP,
+        pad: 0,
     }
 }
 

@@ -4,7 +4,11 @@ use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::{AsFd as _, OwnedFd},
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+        mpsc,
+    },
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -17,11 +21,12 @@ use tokio::{
     time::sleep,
 };
 use tokio_util::sync::CancellationToken;
+use truename_common::layout::Socket;
 
 use super::{
-    connection,
+    connection, down,
     namespace::Namespace,
-    shared::{Context, Relays},
+    shared::{Context, Relays, Suspects},
 };
 use crate::datapath::Steering;
 
@@ -30,10 +35,12 @@ const BACKLOG: u32 = 1024;
 /// How long is waited when nothing can be accepted, for example for lack of descriptors.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// A thread at work. It ends when this is dropped.
+/// A thread at work. It ends when this is dropped, and resets its connections.
 pub struct Worker {
     number: u32,
     stop: CancellationToken,
+    connections: Arc<AtomicUsize>,
+    suspects: Arc<Suspects>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -50,15 +57,23 @@ impl Worker {
         relays: Arc<Relays>,
     ) -> io::Result<(Self, Listeners)> {
         let stop = CancellationToken::new();
+        let connections = Arc::<AtomicUsize>::default();
+        let suspects = Arc::<Suspects>::default();
         let (ready, started) = mpsc::sync_channel(1);
-        let stopped = stop.clone();
+        let context = Context {
+            steering,
+            relays,
+            stop: stop.clone(),
+            connections: Arc::clone(&connections),
+            suspects: Arc::clone(&suspects),
+        };
         let work = move || {
             let prepared = prepare(&namespace);
             let (runtime, listeners) = match prepared {
                 Ok(prepared) => prepared,
                 Err(error) => return drop(ready.send(Err(error))),
             };
-            let context = Arc::new(Context { steering, relays });
+            let context = Arc::new(context);
             LocalSet::new().block_on(&runtime, async move {
                 let opened = open(listeners);
                 let Ok((listeners, descriptors)) = opened else {
@@ -72,7 +87,10 @@ impl Worker {
                 for listener in listeners {
                     tasks.spawn_local(accept(listener, Arc::clone(&context)));
                 }
-                stopped.cancelled().await;
+                let watching = tokio::task::spawn_local(down::watch(context));
+                // Each ends when all its connections are reset.
+                tasks.join_all().await;
+                watching.abort();
             });
         };
         let thread = thread::Builder::new()
@@ -84,6 +102,8 @@ impl Worker {
         let worker = Self {
             number,
             stop,
+            connections,
+            suspects,
             thread: Some(thread),
         };
         Ok((worker, listeners))
@@ -92,6 +112,16 @@ impl Worker {
     /// The number of the relay.
     pub fn number(&self) -> u32 {
         self.number
+    }
+
+    /// Whether it has connections.
+    pub fn is_in_use(&self) -> bool {
+        self.connections.load(Relaxed) > 0
+    }
+
+    /// Has it look whether an endpoint listens.
+    pub fn look_at(&self, endpoint: Socket) {
+        self.suspects.add(endpoint);
     }
 
     /// Whether the thread is at work.
@@ -152,6 +182,7 @@ async fn accept(listener: TcpListener, context: Arc<Context>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
+            () = context.stop.cancelled() => break,
             accepted = listener.accept() => match accepted {
                 Ok((stream, client)) => {
                     connections.spawn_local(connection::relay(stream, client, Arc::clone(&context)));
@@ -164,4 +195,6 @@ async fn accept(listener: TcpListener, context: Arc<Context>) {
             Some(_) = connections.join_next() => {}
         }
     }
+    drop(listener);
+    connections.join_all().await;
 }

@@ -135,7 +135,7 @@ counters! {
     ResetRelay = "reset_relay",
     /// New connections that were given to the relay.
     RelaySteered = "relay_steered",
-    /// New connections refused because no agent runs the relay.
+    /// New connections refused because no agent runs the relay, or because the endpoint does not listen.
     RelayRefused = "relay_refused",
     /// DNS questions of containers over UDP for names of the cluster, answered by the kernel program.
     NamesCaptured = "names_captured",
@@ -145,4 +145,6 @@ counters! {
     NamesAway = "names_away",
     /// Answers to DNS questions that could not be written (out of memory): the question passes or is dropped.
     NamesStore = "names_store",
+    /// SYNs that were not refused although no agent runs the relay: TCP sends them again.
+    RelayHeld = "relay_held",
 }

@@ -44,10 +44,62 @@ pub mod steered {
     pub const CONNECTION: u64 = 3;
     /// A connection of the relay itself.
     pub const OWN: u64 = 4;
+    /// How long [`OWN`] is believed when a connection begins: the relay connects at once.
+    pub const OWN_NS: u64 = 10_000_000_000;
+    /// A connection that nobody could relay, but somebody will soon: its SYN is not refused, so that TCP sends it again.
+    pub const HELD: u64 = 5;
+    /// How long [`HELD`] is believed: the kernel refuses at once.
+    pub const HELD_NS: u64 = 1_000_000_000;
+    /// Of an endpoint, whose client is all zeros: since when nobody relays.
+    pub const AWAY: u64 = 6;
+
+    /// A value of a connection at a time, which tells it from an earlier one with the same addresses and ports.
+    #[inline(always)]
+    pub const fn at(value: u64, now_ns: u64) -> u64 {
+        value | now_ns << 8
+    }
+
+    /// The value without its time.
+    #[inline(always)]
+    pub const fn kind(value: u64) -> u64 {
+        value & 0xff
+    }
+
+    /// Nanoseconds since its time.
+    #[inline(always)]
+    pub const fn age_ns(value: u64, now_ns: u64) -> u64 {
+        (now_ns << 8).wrapping_sub(value & !0xff) >> 8
+    }
 }
 
 /// Endpoints that can have a relay.
 pub const RELAYS_MAX: u32 = 1024;
+
+/// Values of [`map::RELAYS`]: the number of a relay, how many seconds connections are held while nobody relays, and whether
+/// the endpoint is down.
+pub mod relay {
+    /// The endpoint does not listen: its clients are refused.
+    pub const DOWN: u32 = 1 << 31;
+    const HOLD: u32 = 16;
+
+    /// A value for an endpoint that listens.
+    #[inline(always)]
+    pub const fn value(number: u32, hold_s: u8) -> u32 {
+        number | (hold_s as u32) << HOLD
+    }
+
+    /// The number of the relay.
+    #[inline(always)]
+    pub const fn number(value: u32) -> u32 {
+        value & ((1 << HOLD) - 1)
+    }
+
+    /// How long connections are held.
+    #[inline(always)]
+    pub const fn hold_ns(value: u32) -> u64 {
+        (value >> HOLD) as u8 as u64 * 1_000_000_000
+    }
+}
 
 /// Where the listening socket of relay `number` stands in [`map::RELAY_LISTENERS`].
 #[inline(always)]
@@ -115,13 +167,13 @@ pub mod map {
     /// Tries that the allocation of a source port took → `u64` connections per CPU; at
     /// [`TRIES`](crate::nat::TRIES) those that found none.
     pub const TRIES: &str = "TRIES";
-    /// [`Socket`](super::Socket) of an endpoint → `u32` number of its relay: connections of the clients in [`STEERED`] go
-    /// to it.
+    /// [`Socket`](super::Socket) of an endpoint → `u32`, a value of [`relay`](super::relay): connections of the clients in
+    /// [`STEERED`] go to it.
     pub const RELAYS: &str = "RELAYS";
     /// [`relay_listener`](super::relay_listener) → the listening socket.
     pub const RELAY_LISTENERS: &str = "RELAY_LISTENERS";
     /// [`FiveTuple`](super::FiveTuple) → a value of [`steered`](super::steered). Without the client's port it is about all new
-    /// connections of the client, with it about one. Least recently used.
+    /// connections of the client, with it about one, and then with its [time](super::steered::at). Least recently used.
     pub const STEERED: &str = "STEERED";
     /// [`CapturedName`](super::CapturedName) → [`CapturedRecords`](super::CapturedRecords): questions of containers for these
     /// names are answered.

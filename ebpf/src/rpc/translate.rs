@@ -2,7 +2,7 @@
 
 use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::TcContext};
 use truename_common::{
-    layout::{Counter, Direction, EventKind, RpcFlow, steered},
+    layout::{Counter, Direction, EventKind, FiveTuple, RpcFlow, steered},
     wire::{
         flow::state,
         handshake::state as opened,
@@ -34,8 +34,9 @@ fn now() -> u64 {
 /// Translates the segment in the working memory, if it is of an endpoint.
 #[inline(always)]
 pub fn segment(ctx: &TcContext, scratch: &mut Scratch) -> i32 {
-    let Some(flow) = flow_of(ctx, scratch) else {
-        return NEXT;
+    let flow = match flow_of(ctx, scratch) {
+        Ok(flow) => flow,
+        Err(action) => return action,
     };
     let headers = &scratch.headers;
     let is_control = headers.has(tcp_flag::FIN | tcp_flag::RST);
@@ -60,8 +61,9 @@ pub fn segment(ctx: &TcContext, scratch: &mut Scratch) -> i32 {
 }
 
 /// The entry of the segment's flow: most have one, and one look-up finds it. Only data of an endpoint makes a new one.
+/// Otherwise what to do with the packet.
 #[inline(always)]
-fn flow_of(ctx: &TcContext, scratch: &mut Scratch) -> Option<*mut RpcFlow> {
+fn flow_of(ctx: &TcContext, scratch: &mut Scratch) -> Result<*mut RpcFlow, i32> {
     // SAFETY: the context is valid while the program runs.
     let place = unsafe { &*ctx.skb.skb };
     scratch.found.interface = place.ifindex;
@@ -73,32 +75,37 @@ fn flow_of(ctx: &TcContext, scratch: &mut Scratch) -> Option<*mut RpcFlow> {
                 && let Some(flow) = RPC_FLOWS.get_ptr_mut(&scratch.found.key)
             {
                 count(Counter::RpcPackets, 1);
-                return Some(flow);
+                return Ok(flow);
             }
         }
     }
     if !direction::global::find(scratch) {
-        return None;
+        return Err(NEXT);
     }
     count(Counter::RpcPackets, 1);
     if is_syn {
         handshake::global::take(ctx.skb.skb, scratch);
         if scratch.headers.payload_len == 0 {
-            return None;
+            return Err(NEXT);
         }
     }
     let key = &scratch.found.key;
     if let Some(flow) = ONE_SIDED_FLOWS.get_ptr_mut(key) {
-        return Some(flow);
+        return Ok(flow);
     }
-    if scratch.headers.payload_len == 0 || scratch.headers.has(tcp_flag::RST) {
-        return None;
+    if scratch.headers.has(tcp_flag::RST) {
+        let is_held = scratch.found.way == Way::Outbound && is_held(key);
+        return Err(if is_held { lose(ctx) } else { NEXT });
     }
-    match global::create(ctx.skb.skb, scratch) {
+    if scratch.headers.payload_len == 0 {
+        return Err(NEXT);
+    }
+    let flow = match global::create(ctx.skb.skb, scratch) {
         CONFIRMED => RPC_FLOWS.get_ptr_mut(&scratch.found.key),
         ONE_SIDED => ONE_SIDED_FLOWS.get_ptr_mut(&scratch.found.key),
         _ => None,
-    }
+    };
+    flow.ok_or(NEXT)
 }
 
 /// What [`create`] has made.
@@ -164,6 +171,14 @@ fn is_relayed(scratch: &mut Scratch) -> bool {
         key.client_port = port;
         is_steered
     }
+}
+
+/// Whether the connection of an RST is one that waits for a relay.
+#[inline(always)]
+fn is_held(key: &FiveTuple) -> bool {
+    // SAFETY: the value is one number, which is read at once.
+    let mark = unsafe { STEERED.get(key) }.copied().unwrap_or(0);
+    steered::kind(mark) == steered::HELD && steered::age_ns(mark, now()) < steered::HELD_NS
 }
 
 /// The connection does not begin with a frame: nothing of it is looked at any more.

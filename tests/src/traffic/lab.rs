@@ -367,12 +367,7 @@ impl Lab {
         if let Some(congestion) = dial.congestion {
             set_congestion(&self.listener, congestion)?;
         }
-        let from = self.client_address(&dial);
-        let to = dial.to.unwrap_or(self.address);
-        let client = self
-            .client
-            .run(|| open(from, to, &dial))?
-            .with_context(|| format!("connect {from} to {to}"))?;
+        let client = self.dial(dial)?;
         let own = client
             .local_addr()
             .context("ask for the client's address")?;
@@ -382,6 +377,18 @@ impl Lab {
             "{peer} was accepted instead of {own}"
         );
         Connection::new(client, server)
+    }
+
+    /// The client's end alone: somebody else accepts.
+    ///
+    /// # Errors
+    /// No connection within the deadline.
+    pub fn dial(&self, dial: Dial) -> Result<TcpStream> {
+        let from = self.client_address(&dial);
+        let to = dial.to.unwrap_or(self.address);
+        self.client
+            .run(|| open(from, to, &dial))?
+            .with_context(|| format!("connect {from} to {to}"))
     }
 
     /// A connection that exists without a handshake on the wire, with the given next sequence numbers of

@@ -2,9 +2,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
     net::IpAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -13,6 +12,7 @@ use crate::{
     config::{Config, Derivation, KnownPort},
     discovery::{Kind, Known, SourceId, Topology},
     name::{Authority, literal},
+    netlink::listening,
     plan::CanonicalNames,
 };
 
@@ -158,27 +158,10 @@ fn is_confirmed(known: &Known<IpAddr>) -> bool {
 
 /// The ports of this host's programs that listen to others, as `/proc` tells; none if it does not.
 pub fn listening_ports() -> BTreeSet<u16> {
-    let files = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
-    let read = files.map(|path| fs::read_to_string(Path::new(path)).unwrap_or_default());
-    read.iter().flat_map(|text| listening(text)).collect()
-}
-
-fn listening(text: &str) -> impl Iterator<Item = u16> {
-    /// The state of a socket that listens.
-    const LISTEN: &str = "0A";
-    const LOOPBACK: [&str; 2] = ["00000000000000000000000001000000", "7F"];
-    text.lines().skip(1).filter_map(|line| {
-        let mut words = line.split_ascii_whitespace().skip(1);
-        let (address, port) = words.next()?.split_once(':')?;
-        let state = words.nth(1)?;
-        // An IPv4 address is written with its bytes reversed.
-        let is_loopback =
-            address == LOOPBACK[0] || address.len() == 8 && address.ends_with(LOOPBACK[1]);
-        if state != LISTEN || is_loopback {
-            return None;
-        }
-        u16::from_str_radix(port, 16).ok()
-    })
+    let all = listening().into_iter();
+    all.filter(|socket| !socket.ip().is_loopback())
+        .map(|socket| socket.port())
+        .collect()
 }
 
 #[cfg(test)]
@@ -248,7 +231,7 @@ mod tests {
             "[agent]\ncontrol_socket = \"{}\"\n[topology]\ncluster = [\"http://jm:8081\"]\n",
             socket.display()
         );
-        let file = File::parse(Path::new("t.toml"), &text).unwrap();
+        let file = File::parse("t.toml".as_ref(), &text).unwrap();
         let config = Config::new(file, Flags::default()).unwrap();
         let mut deriver = Deriver::new(&config);
         assert_eq!(deriver.known().rpc.len(), 0);
@@ -301,22 +284,5 @@ mod tests {
         let names = canonical_names(&topology(&[(Kind::Flink, &said), (Kind::Learned, &seen)]));
         let only = (([10, 0, 0, 1].into(), 6123), "jm-1:6123".parse().unwrap());
         assert_eq!(names, CanonicalNames::from([only]));
-    }
-
-    #[test]
-    fn ports_of_programs_are_read() {
-        let v4 = "  sl  local_address rem_address   st tx_queue\n\
-             0: 0100007F:1F90 00000000:0000 0A 00000000:00000000\n\
-             1: 00000000:1F91 00000000:0000 0A 00000000:00000000\n\
-             2: 0100000A:1F92 0200000A:0050 01 00000000:00000000\n";
-        let v6 = "  sl  local_address rem_address   st tx_queue\n\
-             0: 00000000000000000000000000000000:17EB 00000000000000000000000000000000:0000 0A 0\n\
-             1: 00000000000000000000000001000000:17EC 00000000000000000000000000000000:0000 0A 0\n\
-             nonsense\n";
-        assert_eq!(listening(v4).collect::<Vec<_>>(), [0x1f91]);
-        assert_eq!(listening(v6).collect::<Vec<_>>(), [0x17eb]);
-        let listener = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        assert!(listening_ports().contains(&port));
     }
 }
