@@ -109,6 +109,23 @@ impl Fib {
         unsafe { bpf_fib_lookup(skb.cast(), (&raw mut *self).cast(), 64, 0) }
     }
 
+    /// The same for a packet with its mark, where the kernel takes one.
+    #[inline(always)]
+    fn look_up_marked(&mut self, skb: *mut __sk_buff) -> i64 {
+        // SAFETY: the context of the program.
+        let mark = unsafe { (*skb).mark };
+        if mark != 0 {
+            let [_, _, _, _, a, b, c, d, ..] = &mut self.ethernet;
+            [*a, *b, *c, *d] = mark.to_ne_bytes();
+            // SAFETY: as below. A kernel that does not know the flag changes nothing.
+            let result = unsafe { bpf_fib_lookup(skb.cast(), (&raw mut *self).cast(), 64, MARK) };
+            if result != UNKNOWN_FLAG {
+                return result;
+            }
+        }
+        self.look_up(skb)
+    }
+
     /// Asks for the route from `to.endpoint` to `to.client`, as the host itself would.
     #[inline(always)]
     fn set_back(&mut self, to: &FiveTuple, headers: &Headers, loopback: u32) {
@@ -161,6 +178,10 @@ pub mod here {
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
+/// `BPF_FIB_LOOKUP_MARK`: Linux 6.10 and later.
+const MARK: u32 = 1 << 5;
+/// `-EINVAL`.
+const UNKNOWN_FLAG: i64 = -22;
 /// Results of `bpf_fib_lookup`.
 const SUCCESS: i64 = 0;
 const UNREACHABLE: i64 = 2;
@@ -233,12 +254,12 @@ pub fn route(skb: *mut __sk_buff, scratch: &mut Scratch) -> Result<(), i32> {
     };
     let len = segment_len(skb, headers);
     nat.fib.set(&nat.to, headers, asked, len);
-    let mut result = nat.fib.look_up(skb);
+    let mut result = nat.fib.look_up_marked(skb);
     if result == FORWARDING_OFF {
         // The kernel says so before it looks for the route. What this host sends needs no forwarding, nor does what is
         // for it.
         nat.fib.interface = if is_own { interface } else { settings.loopback };
-        let other = nat.fib.look_up(skb);
+        let other = nat.fib.look_up_marked(skb);
         if is_own || other == NOT_FORWARDED {
             result = other;
         }
