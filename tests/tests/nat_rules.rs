@@ -1,10 +1,12 @@
 //! Routing rules of the host apply to what is translated.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use truename_tests::nat::{
-    By, Family, Lab, Probe, Seen, Servers, Translator, alone, beside, services,
+use truename_tests::{
+    nat::{By, Family, Lab, Probe, Seen, Servers, Translator, alone, beside, services},
+    traffic::DEADLINE,
+    wait::wait_until,
 };
 
 const PORT: u16 = 80;
@@ -69,6 +71,37 @@ fn packets_are_routed_by_where_they_come_in_and_by_their_class() {
             }
         }
         Ok(seen)
+    });
+}
+
+#[test]
+fn packets_of_this_host_are_routed_by_their_mark() {
+    const MARK: i32 = 7;
+    beside(|by| {
+        let lab = Lab::new()?;
+        let targets = Family::BOTH.map(|family| lab.target(family, 0));
+        let _servers = Servers::start(&lab, &lab.target, &targets)?;
+        add_rules(&lab, &[&format!("fwmark {MARK}")])?;
+        let pairs = pairs(&lab);
+        let _translator = Translator::start(by, &lab, &services(&pairs))?;
+        for (alias, _) in pairs {
+            let near = SocketAddr::new(lab.near(Family::of(alias.ip())), 0);
+            let is_answered = |mark| -> Result<bool> {
+                let probe = Probe::start(&lab.node, near, alias)?;
+                probe.set_patience(Duration::from_millis(300))?;
+                probe.set_mark(mark)?;
+                // It may be told at once that the packet is not sent.
+                Ok(probe.send(5).is_ok() && probe.receive().is_ok())
+            };
+            // The first packet may be lost while the target's link address is asked for.
+            wait_until(DEADLINE, "an answer without a mark", || {
+                ensure!(is_answered(0)?, "{alias}: none");
+                Ok(())
+            })?;
+            ensure!(!is_answered(MARK)?, "{alias}: the mark is not followed");
+            ensure!(is_answered(MARK + 1)?, "{alias}: another mark counts");
+        }
+        Ok(Seen::new())
     });
 }
 

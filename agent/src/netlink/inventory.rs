@@ -182,8 +182,8 @@ impl Requests {
         Ok(interface.map(|interface| Unanswered { address, interface }))
     }
 
-    /// What of this host's routing rules is not followed for packets of services: `fwmark`, `uidrange`, and `iif`, by which a
-    /// packet is routed, but its source address is not chosen.
+    /// What of this host's routing rules is not followed for packets of services, or in part: `fwmark` of marks that are
+    /// given behind truename, `uidrange`, and `iif`, by which a packet is routed, but its source address is not chosen.
     ///
     /// # Errors
     /// When the kernel does not answer.

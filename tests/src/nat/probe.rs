@@ -142,6 +142,15 @@ impl Probe {
         self.set(libc::IP_TOS, libc::IPV6_TCLASS, class.into())
     }
 
+    /// Gives what is sent this mark.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn set_mark(&self, mark: libc::c_int) -> Result<()> {
+        let set = sys::set_option(&self.socket, libc::SOL_SOCKET, libc::SO_MARK, mark);
+        set.context("set the mark")
+    }
+
     /// Lets datagrams be sent in fragments.
     ///
     /// # Errors

@@ -192,7 +192,7 @@ pub fn unfollowed(rules: &BTreeSet<&'static str>) -> Option<String> {
     }
     let words = rules.iter().copied().collect::<Vec<_>>().join(", ");
     Some(format!(
-        "this host has routing rules (ip rule) with {words}: packets are routed without marks and users, and a target sees the source address of the host's own route to it"
+        "this host has routing rules (ip rule) with {words}: packets are routed without users, without marks that netfilter gives to what comes in and, before Linux 6.10, without any mark; a target sees the source address of the host's own route to it"
     ))
 }
 
