@@ -8,8 +8,9 @@ use aya_ebpf::{
 use truename_common::{
     layout::{
         AliasKey, AliasStat, CapturedName, CapturedRecords, Conntrack, Counter, Endpoint,
-        FiveTuple, Handshake, Link, ListedAlias, Names, Page, PageKey, Peer, PeerKey, RELAYS_MAX,
-        RpcFlow, SERVICES_MAX, SLOTS_MAX, Service, Settings, Socket, TARGETS_MAX, Target,
+        FiveTuple, Handshake, Head, HeadKey, Link, ListedAlias, Names, Page, PageKey, Peer,
+        PeerKey, RELAYS_MAX, RpcFlow, SERVICES_MAX, SLOTS_MAX, Service, Settings, Socket,
+        TARGETS_MAX, Target,
     },
     nat::{TRIED_WRITTEN, TRIES as TRIES_MAX},
 };
@@ -26,7 +27,7 @@ pub static NAMES: HashMap<Socket, Names> = HashMap::pinned(4096, 0);
 #[map]
 pub static LISTED: HashMap<ListedAlias, u8> = HashMap::pinned(4096, 0);
 
-/// Not preallocated: an entry has 12 KiB, most hosts have few.
+/// Not preallocated: an entry has 22 KiB, most hosts have few.
 #[map]
 pub static RPC_FLOWS: HashMap<FiveTuple, RpcFlow> = HashMap::pinned(4096, BPF_F_NO_PREALLOC);
 
@@ -47,6 +48,11 @@ pub static READY_PAGES: HashMap<PageKey, Page> = HashMap::pinned(2048, 0);
 /// one or two.
 #[map]
 pub static PAGES: HashMap<PageKey, Page> = HashMap::pinned(16384, BPF_F_NO_PREALLOC);
+
+/// Preallocated: a few of the ranges of all flows lie beyond holes at a time. Where there is no room, a segment beyond a
+/// hole is dropped, and comes again.
+#[map]
+pub static HEADS: HashMap<HeadKey, Head> = HashMap::pinned(4096, 0);
 
 #[map]
 pub static PEERS: LruHashMap<PeerKey, Peer> = LruHashMap::pinned(4096, 0);

@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use truename_common::{
     layout::{
-        AliasStat, Conntrack, Endpoint, FiveTuple, Handshake, ListedAlias, Names, Page, Peer,
+        AliasStat, Conntrack, Endpoint, FiveTuple, Handshake, Head, ListedAlias, Names, Page, Peer,
         RpcFlow, Service, Target,
     },
     wire::stream::{Way, Work},
@@ -18,6 +18,9 @@ static BLANK_FLOW: Array<RpcFlow> = Array::with_max_entries(1, 0);
 
 #[map]
 static BLANK_PAGE: Array<Page> = Array::with_max_entries(1, 0);
+
+#[map]
+static BLANK_HEAD: Array<Head> = Array::with_max_entries(1, 0);
 
 /// Working memory of one packet. Programs of a CPU do not interrupt one another: tc runs with
 /// bottom halves disabled.
@@ -78,6 +81,12 @@ pub fn blank_flow() -> Option<&'static RpcFlow> {
 #[inline(always)]
 pub fn blank_page() -> Option<&'static Page> {
     BLANK_PAGE.get(0)
+}
+
+/// The value that a new head begins with.
+#[inline(always)]
+pub fn blank_head() -> Option<&'static Head> {
+    BLANK_HEAD.get(0)
 }
 
 /// The headers of a packet. They live in working memory, not on the stack.

@@ -3,7 +3,7 @@
 use truename_common::layout::map;
 
 /// Every pinned table, in the order of the catalogue.
-pub const PINNED: [&str; 30] = [
+pub const PINNED: [&str; 31] = [
     map::PORTS,
     map::ENDPOINTS,
     map::NAMES,
@@ -13,6 +13,7 @@ pub const PINNED: [&str; 30] = [
     map::HANDSHAKES,
     map::READY_PAGES,
     map::PAGES,
+    map::HEADS,
     map::PEERS,
     map::ALIASES,
     map::SERVICES,

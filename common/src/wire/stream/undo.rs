@@ -13,8 +13,10 @@ impl<P: Packet> Job<'_, P> {
         self.keep_main();
         if self.direction.islands != 0 {
             self.work.before.islands = self.direction.islands;
+            self.work.bit = self.direction.islands;
             self.work.index = MAIN as u32 + 1;
             P::repeat(&mut Keep(self.again()), RANGES as u32);
+            self.work.before.kept = self.work.index;
         }
     }
 
@@ -28,6 +30,7 @@ impl<P: Packet> Job<'_, P> {
         kept.walker = main.walker;
         kept.flags = main.flags;
         self.work.before.islands = 0;
+        self.work.before.kept = 0;
         self.work.before.flags = self.direction.flags;
     }
 
@@ -56,7 +59,7 @@ impl<P: Packet> Job<'_, P> {
     }
 }
 
-/// Keeps range `work.index`.
+/// Keeps range `work.index`, if `work.bit` ranges from there on are in use.
 struct Keep<'a, P>(Job<'a, P>);
 
 impl<P: Packet> Steps for Keep<'_, P> {
@@ -64,12 +67,13 @@ impl<P: Packet> Steps for Keep<'_, P> {
     fn step(&mut self) -> bool {
         let index = self.0.work.index;
         // Not `>=`: the compiler would drop the mask, and the verifier the bound.
-        if index == RANGES as u32 {
+        if index == RANGES as u32 || self.0.work.bit == 0 {
             return false;
         }
         self.0.work.index = index + 1;
         let range = self.0.direction.range(index as usize);
         self.0.work.before.ranges[index as usize & (RANGES - 1)] = *range;
+        self.0.work.bit -= u32::from(range.start != range.end);
         true
     }
 }
@@ -86,7 +90,7 @@ impl<P: Packet> Steps for TakeBack<'_, P> {
         }
         self.0.work.index = index + 1;
         let range = self.0.direction.range(index as usize);
-        if self.0.work.before.islands == 0 {
+        if index >= self.0.work.before.kept {
             range.start = 0;
             range.end = 0;
         } else {

@@ -318,8 +318,9 @@ fn forget_flows(
     tables: &mut Tables,
     sweep: &mut Sweep,
 ) -> Result<(), DatapathError> {
-    // Pages before flows: whoever makes a page is there already.
+    // Pages and heads before flows: whoever makes one is there already.
     let pages = tables.page_keys()?;
+    let heads = tables.head_keys()?;
     let mut living = BTreeSet::new();
     let mut over = Vec::new();
     // The clock is read before the flow, so that a packet in between makes it younger.
@@ -356,6 +357,9 @@ fn forget_flows(
     }
     for page in pages.iter().filter(|page| !living.contains(&page.flow)) {
         tables.remove_page(page)?;
+    }
+    for head in heads.iter().filter(|head| !living.contains(&head.flow)) {
+        tables.remove_head(head)?;
     }
     Ok(())
 }
