@@ -5,10 +5,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::Arc,
 };
 
 use aya::maps::{MapData, RingBuf};
+use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, broadcast, mpsc, watch},
     task::JoinSet,
