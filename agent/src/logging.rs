@@ -1,12 +1,10 @@
 //! The log on the standard error, whose level follows the configuration.
 
-use std::{
-    io::Write as _,
-    sync::{OnceLock, PoisonError, RwLock},
-};
+use std::{io::Write as _, sync::OnceLock};
 
 use env_logger::Logger;
 use log::{Level, LevelFilter, Log, Metadata, Record};
+use parking_lot::RwLock;
 
 /// The one logger of the process.
 static CURRENT: OnceLock<Switch> = OnceLock::new();
@@ -16,17 +14,17 @@ struct Switch(RwLock<Logger>);
 
 impl Log for Switch {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        let logger = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let logger = self.0.read();
         logger.enabled(metadata)
     }
 
     fn log(&self, record: &Record<'_>) {
-        let logger = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let logger = self.0.read();
         logger.log(record);
     }
 
     fn flush(&self) {
-        let logger = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let logger = self.0.read();
         logger.flush();
     }
 }
@@ -72,7 +70,7 @@ pub fn follow(level: LevelFilter) {
     let most = logger.filter();
     match CURRENT.get() {
         Some(Switch(current)) => {
-            *current.write().unwrap_or_else(PoisonError::into_inner) = logger;
+            *current.write() = logger;
         }
         None => {
             let switch = CURRENT.get_or_init(|| Switch(RwLock::new(logger)));

@@ -4,10 +4,11 @@ use std::{
     fs, io,
     os::unix::{fs::PermissionsExt as _, net::UnixStream as StdUnixStream},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Weak},
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use rustix::fs::{Access, access};
 use tokio::{
     io::{
@@ -231,7 +232,7 @@ struct Guest {
 /// Has the guest leave that has been silent for the longest time; false if all are being answered.
 fn dismiss(guests: &[Weak<Guest>]) -> bool {
     let silent = guests.iter().filter_map(Weak::upgrade).filter_map(|guest| {
-        let since = *guest.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = *guest.silent.lock();
         since.map(|since| (since, guest))
     });
     let Some((_, guest)) = silent.min_by_key(|(since, _)| *since) else {
@@ -252,7 +253,7 @@ async fn turn_away(mut stream: UnixStream) {
 
 impl Guest {
     fn silent(&self, since: Option<Instant>) {
-        *self.silent.lock().unwrap_or_else(PoisonError::into_inner) = since;
+        *self.silent.lock() = since;
     }
 }
 

@@ -1,12 +1,8 @@
 //! The agent at work: it follows the host and the configuration.
 
-use std::{
-    collections::BTreeSet,
-    net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     sync::{Notify, mpsc, watch},
     task::spawn_blocking,
@@ -248,15 +244,12 @@ impl Agent {
     ) -> Result<T, RunError> {
         let _busy = self.pulse.busy("programs to be attached or removed");
         let attachment = Arc::clone(&self.attachment);
-        let changed = spawn_blocking(move || {
-            change(&mut attachment.lock().unwrap_or_else(PoisonError::into_inner))
-        });
+        let changed = spawn_blocking(move || change(&mut attachment.lock()));
         Ok(changed.await?)
     }
 
     fn lock_attachment(&self) -> MutexGuard<'_, Attachment> {
-        let attachment = self.attachment.lock();
-        attachment.unwrap_or_else(PoisonError::into_inner)
+        self.attachment.lock()
     }
 
     /// Reads the configuration again. A bad one is told, and leaves the one before in force.
@@ -421,7 +414,7 @@ impl Agent {
         let _busy = self.pulse.busy("tables to be written");
         let keeper = Arc::clone(&self.keeper);
         let left_out = spawn_blocking(move || {
-            let mut keeper = keeper.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut keeper = keeper.lock();
             change(&mut keeper).map(|()| keeper.left_out().to_vec())
         });
         Ok(left_out.await??)

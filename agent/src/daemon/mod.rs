@@ -41,7 +41,7 @@ use health::Health;
 use pulse::Pulses;
 use retry::Retry;
 use signals::{Signal, Signals};
-use start::Running;
+use start::{Daemon, Running};
 
 /// Why the agent did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -114,7 +114,8 @@ pub fn run(
     let health = Arc::new(Health::new(pulses.clone(), workers.handle().clone()));
     let retry = Retry::new("metrics and health are not served");
     let (address, wanted) = watch::channel(config.agent.metrics);
-    let starting = start::start(sources, config, mode, pulses.clone(), retry.problem());
+    let build = Daemon::build(sources, config, mode, pulses.clone(), retry.problem());
+    let starting = async { Ok(build.await?.spawn()) };
     let ended = own.block_on(async {
         let serving = tokio::spawn(Arc::clone(&health).serve(wanted, retry));
         let ended = supervise(workers.handle(), starting, &pulses, &health, address, ready).await;
@@ -135,7 +136,7 @@ async fn supervise(
 ) -> Result<(), RunError> {
     let mut signals = Signals::new()?;
     let mut starting = workers.spawn(starting);
-    let running = loop {
+    let mut running = loop {
         tokio::select! {
             started = &mut starting => break started??,
             signal = signals.next() => if signal == Signal::End {
@@ -147,65 +148,16 @@ async fn supervise(
             }
         }
     };
-    let Running {
-        mut tasks,
-        commands,
-        stop,
-        sentence,
-        service,
-        mut config,
-    } = running;
-    health.started(service);
+    health.started(Arc::clone(&running.service));
     ready();
-    notify::ready(&sentence);
-    let mut watchdog = notify::watchdog();
-    let ended = loop {
-        tokio::select! {
-            signal = signals.next() => match signal {
-                Signal::End => break Ok(()),
-                // If there is no room, it is going to be read anyway.
-                Signal::Reload => drop(commands.try_send(Command::Reload)),
-            },
-            () = tick(&mut watchdog) => if pulses.hanging().is_empty() {
-                notify::alive();
-            },
-            () = stop.cancelled() => break Ok(()),
-            Ok(()) = config.changed() => {
-                let wanted = config.borrow_and_update().agent.metrics;
-                metrics.send_if_modified(|address| std::mem::replace(address, wanted) != wanted);
-            }
-            Some(task) = tasks.join_next() => match task {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => break Err(error),
-                Err(error) => break Err(error.into()),
-            }
-        }
-    };
+    notify::ready(&running.sentence);
+    let ended = running.wait(&mut signals, pulses, &metrics).await;
     notify::stopping();
     if ended.is_ok() {
         log::info!("Ending; what is attached goes on without the agent");
     }
-    stop.cancel();
-    let ending = async {
-        while let Some(task) = tasks.join_next().await {
-            if let Ok(Err(error)) = task {
-                log::warn!("{error}");
-            }
-        }
-    };
-    if timeout(GOODBYE, ending).await.is_err() {
-        let hanging = pulses.hanging();
-        log::warn!("Not everything ended in time; {}", hanging.join("; "));
-    }
+    running.drain(pulses).await;
     ended
-}
-
-/// Waits for the next tick, or for ever.
-async fn tick(ticks: &mut Option<tokio::time::Interval>) {
-    match ticks {
-        Some(ticks) => drop(ticks.tick().await),
-        None => std::future::pending().await,
-    }
 }
 
 /// Removes every trace of an installation. Without a lock takes it, so that it fails with

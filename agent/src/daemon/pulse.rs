@@ -5,11 +5,12 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Weak},
     thread,
     time::Duration,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::{MissedTickBehavior, interval};
 
 /// How often it is looked.
@@ -98,7 +99,7 @@ impl Pulses {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, Work>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 
@@ -134,7 +135,7 @@ fn look(watched: &Weak<Mutex<BTreeMap<&'static str, Work>>>) -> bool {
     let Some(works) = watched.upgrade() else {
         return false;
     };
-    let mut works = works.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut works = works.lock();
     for (name, work) in works.iter_mut() {
         let Some(what) = work.what else { continue };
         work.looks = work.looks.saturating_add(1);

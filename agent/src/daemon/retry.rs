@@ -1,10 +1,8 @@
 //! What failed is tried again, after 1 s, 2 s, … 30 s, until it succeeds.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until};
 
 use crate::backoff::delays;
@@ -19,13 +17,13 @@ pub struct Problem(Arc<Mutex<Option<String>>>);
 impl Problem {
     /// The sentence.
     pub fn sentence(&self) -> Option<String> {
-        let problem = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let problem = self.0.lock();
         problem.clone()
     }
 
     /// Sets the sentence; what it was.
     fn replace(&self, sentence: Option<String>) -> Option<String> {
-        let mut problem = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut problem = self.0.lock();
         std::mem::replace(&mut problem, sentence)
     }
 }

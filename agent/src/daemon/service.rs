@@ -3,13 +3,13 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 use truename_common::layout::{Conntrack, ConntrackState, Counter, FiveTuple, RpcFlow, VERSION};
 
@@ -170,20 +170,12 @@ impl AgentService {
 
     /// Tells of changed attachments.
     pub fn update(&self, live: Live) {
-        *self
-            .inner
-            .live
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = live;
+        *self.inner.live.lock() = live;
     }
 
     /// Tells why the configuration that was read last is not in force, if it is not.
     pub fn refuse(&self, reason: Option<String>) {
-        let mut refused = self
-            .inner
-            .refused
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut refused = self.inner.refused.lock();
         *refused = reason;
     }
 
@@ -284,7 +276,7 @@ impl Service for AgentService {
 
 impl Inner {
     fn live(&self) -> MutexGuard<'_, Live> {
-        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+        self.live.lock()
     }
 
     fn config(&self) -> Arc<Config> {
@@ -368,7 +360,7 @@ impl Inner {
         let services = ServiceTables::open(&self.watched.pins)?;
         // Reading all connections takes a while; the task that counts refusals must not wait for it.
         let refused = &self.watched.refused;
-        let refused = refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let refused = refused.lock();
         let refused = refused.clone();
         let config = &*self.config();
         let connections = connections(&services)?;
@@ -552,15 +544,7 @@ impl Inner {
     fn try_attachment(&self) -> Option<MutexGuard<'_, Attachment>> {
         /// Longer than a slice of attaching, as a rule.
         const PATIENCE: Duration = Duration::from_secs(1);
-        let begin = Instant::now();
-        loop {
-            match self.watched.attachment.try_lock() {
-                Ok(attachment) => return Some(attachment),
-                Err(TryLockError::Poisoned(attachment)) => return Some(attachment.into_inner()),
-                Err(TryLockError::WouldBlock) if begin.elapsed() > PATIENCE => return None,
-                Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(5)),
-            }
-        }
+        self.watched.attachment.try_lock_for(PATIENCE)
     }
 
     fn status(&self, tables: &Tables, drift: Vec<Finding>) -> Result<Status, DatapathError> {
@@ -593,8 +577,7 @@ impl Inner {
         notes.extend(problems::too_long(&tables.aliases()?, &self.watched.relays));
         let topology = Arc::clone(&self.watched.topology.borrow().topology);
         notes.extend(api::topology::claimed(&topology));
-        let sweeps = self.watched.sweeps.lock();
-        let sweeps = sweeps.unwrap_or_else(PoisonError::into_inner).clone();
+        let sweeps = self.watched.sweeps.lock().clone();
         let live = self.live();
         let (used, capacity) = (connections, services.capacity());
         let hanging = self.watched.pulses.hanging();
@@ -604,7 +587,7 @@ impl Inner {
         found.extend(sweeps.mistaken);
         found.extend(Finding::all(Code::LeftOut, live.left_out.iter().cloned()));
         found.extend(drift);
-        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let refused = self.refused.lock();
         let refused = refused.iter();
         let refused = refused.map(|error| format!("a new configuration is not used: {error}"));
         found.extend(Finding::all(Code::ConfigurationRefused, refused));
@@ -624,8 +607,7 @@ impl Inner {
             capacity,
         ));
         found.extend(unanswered);
-        let history = self.history.lock();
-        let mut history = history.unwrap_or_else(PoisonError::into_inner);
+        let mut history = self.history.lock();
         let details = history.note(&found, Timestamp::now());
         let problems: Vec<_> = found.into_iter().map(|found| found.sentence).collect();
         Ok(Status {

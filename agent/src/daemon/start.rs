@@ -1,24 +1,32 @@
-//! Starting: everything that can be refused is checked before the kernel is touched; what is touched is undone if the start fails.
+//! The life of an agent: [`Daemon::build`], [`Daemon::spawn`], [`Running::wait`], [`Running::drain`].
+//!
+//! Everything that can be refused is checked before the kernel is touched; what is touched is undone if the start fails.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex},
+    net::SocketAddr,
+    sync::Arc,
 };
 
+use aya::maps::{MapData, RingBuf};
+use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, broadcast, mpsc, watch},
     task::JoinSet,
+    time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Command, Current, RunError,
+    Command, Current, GOODBYE, RunError,
     agent::{self, Agent},
     attachment::Attachment,
     map_writer::{Keeper, translated_targets},
+    notify,
     pulse::Pulses,
     retry::{Problem, Retry},
     service::{AgentService, Live, Watched},
+    signals::{Signal, Signals},
     tasks::{
         derive::{self, Deriver},
         drift::Checker,
@@ -43,6 +51,27 @@ use crate::{
     watch::FileWatch,
 };
 
+/// An agent that is built: what it needs is attached and loaded, and nothing runs yet.
+pub struct Daemon {
+    agent: Agent,
+    service: Arc<AgentService>,
+    server: Server,
+    learner: Learner,
+    resolver: Resolver,
+    relay: Relay,
+    plane: Plane,
+    events: events::Drain,
+    ring: RingBuf<MapData>,
+    sweeper: Sweeper,
+    checker: Checker,
+    recent: Recent,
+    pulses: Pulses,
+    pins: Pins,
+    config: Current,
+    commands: mpsc::Sender<Command>,
+    commanded: mpsc::Receiver<Command>,
+}
+
 /// An agent at work.
 pub struct Running {
     /// They end when one fails, or when they are told to stop.
@@ -55,15 +84,18 @@ pub struct Running {
     pub config: Current,
 }
 
-/// Starts an agent. In the runtime that runs its tasks.
-pub async fn start(
-    sources: Sources,
-    config: Config,
-    mode: Mode,
-    pulses: Pulses,
-    unserved: Problem,
-) -> Result<Running, RunError> {
-    // What can be refused, before anything is changed.
+/// What is watched from the first moment on, and what an agent before left behind.
+struct Begun {
+    pins: Pins,
+    changes: Changes,
+    file: FileWatch,
+    server: Server,
+    deriver: Deriver,
+    config: Arc<Config>,
+}
+
+/// Checks what can be refused, before anything is changed, and begins to watch.
+fn begin(sources: &Sources, config: Config) -> Result<Begun, RunError> {
     if let Some(refusal) = doctor::refusals(&config).into_iter().next() {
         return Err(refusal.into());
     }
@@ -76,164 +108,274 @@ pub async fn start(
     let deriver = Deriver::new(&config);
     let taken = derive::listening_ports();
     let config = Arc::new(config.derive(deriver.known(), |port| taken.contains(&port)));
-    let starting = Arc::clone(&config);
-    let in_pins = pins.clone();
-    let Attached {
-        lock,
-        attachment,
-        keeper,
-        facts,
-    } = tokio::task::spawn_blocking(move || attach(&starting, &in_pins, mode)).await??;
-
-    let targets = translated_targets(&config, &facts.roles);
-    let (config, current) = watch::channel(config);
-    let (events, _) = broadcast::channel(events::BACKLOG);
-    let (commands, commanded) = mpsc::channel(4);
-    let live = Live::new(&attachment, &facts, 0, keeper.left_out());
-    let keeper = Arc::new(Mutex::new(keeper));
-    let sweeps = Arc::new(Mutex::new(Sweeps::default()));
-    let full = Arc::new(Notify::new());
-    let refused = Arc::new(Mutex::new(BTreeMap::new()));
-    let retry = Retry::new("the tables and interfaces are not up to date");
-    let checker = Checker {
-        keeper: Arc::clone(&keeper),
-        asked: Arc::new(Notify::new()),
-        retry: Retry::new("the tables cannot be checked"),
-        repaired: Arc::default(),
-        pulse: pulses.of("check"),
-    };
-    let check = Arc::clone(&checker.asked);
-    let follower = Follower::configured(&current.borrow().topology);
-    let configured = follower.reporter(discovery::sources::configured::id());
-    configured.facts(
-        discovery::sources::configured::facts(&current.borrow()),
-        None,
-    );
-    let resolver = Resolver::new(current.clone(), follower.subscribe(), deriver);
-    let standing = resolver.subscribe();
-    let plane = Plane::new(current.clone(), follower.subscribe(), pins.clone());
-    let [served, captured] = plane.problems();
-    let reattached = Arc::clone(&attachment.repaired);
-    let attachment = Arc::new(Mutex::new(attachment));
-    let more = Arc::new(Notify::new());
-    let recent = Recent::default();
-    let relays = Arc::new(Relays::default());
-    let service = Arc::new(AgentService::new(
-        Watched {
-            config: current.clone(),
-            pins: pins.clone(),
-            sweeps: Arc::clone(&sweeps),
-            refused: Arc::clone(&refused),
-            retried: [
-                retry.problem(),
-                checker.retry.problem(),
-                unserved,
-                served,
-                captured,
-            ],
-            questions: plane.counters(),
-            repaired: Arc::clone(&checker.repaired),
-            topology: follower.subscribe(),
-            standing: standing.clone(),
-            pulses: pulses.clone(),
-            attachment: Arc::clone(&attachment),
-            reattached,
-            drifted: Arc::clone(&more),
-            recent: recent.clone(),
-            relays: Arc::clone(&relays),
-        },
-        live,
-        events.clone(),
-        commands.clone(),
-    ));
-    let stop = CancellationToken::new();
-    let mut tasks = JoinSet::new();
-    let learner = Learner {
-        pins: pins.clone(),
-        events: events.subscribe(),
-        reporter: follower.reporter(learned::id()),
-        addressed: follower.reporter(learned::addressed_id()),
-        topology: follower.subscribe(),
-        pulse: pulses.of("learn"),
-    };
-    tasks.spawn(learner.run(stop.clone()));
-    tasks.spawn(resolver.run(stop.clone()));
-    let relay = Relay::new(pins.clone(), current.clone(), events.subscribe(), relays);
-    let stopped = stop.clone();
-    tasks.spawn(async move {
-        relay.run(stopped).await;
-        Ok(())
-    });
-    tasks.spawn(plane.run(stop.clone()));
-    let drain = events::Drain {
-        config: current.clone(),
-        events: events.clone(),
-        full: Arc::clone(&full),
-        refused,
-    };
-    // Here, and not in the task: an agent that says that it is ready does not end for want of a descriptor.
-    let ring = Tables::events(&pins)?;
-    tasks.spawn(drain.run(ring, stop.clone()));
-    let sweeper = Sweeper {
-        config: current.clone(),
-        pins: pins.clone(),
-        keeper: Arc::clone(&keeper),
-        events,
-        full,
-        sweeps,
-        check: Arc::clone(&check),
-        pulse: pulses.of("sweep"),
-    };
-    tasks.spawn(sweeper.run(stop.clone()));
-    tasks.spawn(checker.run(stop.clone()));
-    tasks.spawn(recent.run(pins.clone(), stop.clone()));
-    tasks.spawn(tell::problems(Arc::clone(&service), stop.clone()));
-    let (serving, stopped) = (Arc::clone(&service), stop.clone());
-    tasks.spawn(async move {
-        let stopped = async move { stopped.cancelled().await };
-        server.serve(serving, stopped).await;
-        Ok(())
-    });
-    let (beating, stopped) = (pulses.clone(), stop.clone());
-    tasks.spawn(async move {
-        stopped.run_until_cancelled(beating.beat()).await;
-        Ok(())
-    });
-    let mut agent = Agent {
-        sources,
-        config,
+    Ok(Begun {
+        pins,
         changes,
         file,
-        pins,
-        lock: Arc::new(lock),
-        attachment,
-        more,
-        keeper,
-        service: Arc::clone(&service),
-        follower,
-        configured,
-        standing,
-        targets,
-        refused: None,
-        is_told: false,
-        names: BTreeSet::new(),
-        routes: None,
-        retry,
-        check,
-        pulse: pulses.of("agent"),
-    };
-    agent.begin();
-    let sentence = agent.sentence();
-    log::info!("{sentence}");
-    tasks.spawn(agent.run(commanded, stop.clone()));
-    Ok(Running {
-        tasks,
-        commands,
-        stop,
-        sentence,
-        service,
-        config: current,
+        server,
+        deriver,
+        config,
     })
+}
+
+impl Daemon {
+    /// Attaches the programs, fills the tables, and makes the parts of an agent.
+    ///
+    /// # Errors
+    /// What would keep it from starting. What was attached is undone.
+    pub async fn build(
+        sources: Sources,
+        config: Config,
+        mode: Mode,
+        pulses: Pulses,
+        unserved: Problem,
+    ) -> Result<Self, RunError> {
+        let Begun {
+            pins,
+            changes,
+            file,
+            server,
+            deriver,
+            config,
+        } = begin(&sources, config)?;
+        let (starting, in_pins) = (Arc::clone(&config), pins.clone());
+        let Attached {
+            lock,
+            attachment,
+            keeper,
+            facts,
+        } = tokio::task::spawn_blocking(move || attach(&starting, &in_pins, mode)).await??;
+
+        let targets = translated_targets(&config, &facts.roles);
+        let (config, current) = watch::channel(config);
+        let (events, _) = broadcast::channel(events::BACKLOG);
+        let (commands, commanded) = mpsc::channel(4);
+        let live = Live::new(&attachment, &facts, 0, keeper.left_out());
+        let keeper = Arc::new(Mutex::new(keeper));
+        let sweeps = Arc::new(Mutex::new(Sweeps::default()));
+        let full = Arc::new(Notify::new());
+        let refused = Arc::new(Mutex::new(BTreeMap::new()));
+        let retry = Retry::new("the tables and interfaces are not up to date");
+        let checker = Checker {
+            keeper: Arc::clone(&keeper),
+            asked: Arc::new(Notify::new()),
+            retry: Retry::new("the tables cannot be checked"),
+            repaired: Arc::default(),
+            pulse: pulses.of("check"),
+        };
+        let check = Arc::clone(&checker.asked);
+        let follower = Follower::configured(&current.borrow().topology);
+        let configured = follower.reporter(discovery::sources::configured::id());
+        configured.facts(
+            discovery::sources::configured::facts(&current.borrow()),
+            None,
+        );
+        let resolver = Resolver::new(current.clone(), follower.subscribe(), deriver);
+        let standing = resolver.subscribe();
+        let plane = Plane::new(current.clone(), follower.subscribe(), pins.clone());
+        let [served, captured] = plane.problems();
+        let reattached = Arc::clone(&attachment.repaired);
+        let attachment = Arc::new(Mutex::new(attachment));
+        let more = Arc::new(Notify::new());
+        let recent = Recent::default();
+        let relays = Arc::new(Relays::default());
+        let service = Arc::new(AgentService::new(
+            Watched {
+                config: current.clone(),
+                pins: pins.clone(),
+                sweeps: Arc::clone(&sweeps),
+                refused: Arc::clone(&refused),
+                retried: [
+                    retry.problem(),
+                    checker.retry.problem(),
+                    unserved,
+                    served,
+                    captured,
+                ],
+                questions: plane.counters(),
+                repaired: Arc::clone(&checker.repaired),
+                topology: follower.subscribe(),
+                standing: standing.clone(),
+                pulses: pulses.clone(),
+                attachment: Arc::clone(&attachment),
+                reattached,
+                drifted: Arc::clone(&more),
+                recent: recent.clone(),
+                relays: Arc::clone(&relays),
+            },
+            live,
+            events.clone(),
+            commands.clone(),
+        ));
+        let learner = Learner {
+            pins: pins.clone(),
+            events: events.subscribe(),
+            reporter: follower.reporter(learned::id()),
+            addressed: follower.reporter(learned::addressed_id()),
+            topology: follower.subscribe(),
+            pulse: pulses.of("learn"),
+        };
+        let relay = Relay::new(pins.clone(), current.clone(), events.subscribe(), relays);
+        let drain = events::Drain {
+            config: current.clone(),
+            events: events.clone(),
+            full: Arc::clone(&full),
+            refused,
+        };
+        // Here, and not in the task: an agent that says that it is ready does not end for want of a descriptor.
+        let ring = Tables::events(&pins)?;
+        let sweeper = Sweeper {
+            config: current.clone(),
+            pins: pins.clone(),
+            keeper: Arc::clone(&keeper),
+            events,
+            full,
+            sweeps,
+            check: Arc::clone(&check),
+            pulse: pulses.of("sweep"),
+        };
+        let agent = Agent {
+            sources,
+            config,
+            changes,
+            file,
+            pins: pins.clone(),
+            lock: Arc::new(lock),
+            attachment,
+            more,
+            keeper,
+            service: Arc::clone(&service),
+            follower,
+            configured,
+            standing,
+            targets,
+            refused: None,
+            is_told: false,
+            names: BTreeSet::new(),
+            routes: None,
+            retry,
+            check,
+            pulse: pulses.of("agent"),
+        };
+        Ok(Self {
+            agent,
+            service,
+            server,
+            learner,
+            resolver,
+            relay,
+            plane,
+            events: drain,
+            ring,
+            sweeper,
+            checker,
+            recent,
+            pulses,
+            pins,
+            config: current,
+            commands,
+            commanded,
+        })
+    }
+
+    /// Starts its tasks. In the runtime that runs them.
+    pub fn spawn(mut self) -> Running {
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(self.learner.run(stop.clone()));
+        tasks.spawn(self.resolver.run(stop.clone()));
+        let (relay, stopped) = (self.relay, stop.clone());
+        tasks.spawn(async move {
+            relay.run(stopped).await;
+            Ok(())
+        });
+        tasks.spawn(self.plane.run(stop.clone()));
+        tasks.spawn(self.events.run(self.ring, stop.clone()));
+        tasks.spawn(self.sweeper.run(stop.clone()));
+        tasks.spawn(self.checker.run(stop.clone()));
+        tasks.spawn(self.recent.run(self.pins, stop.clone()));
+        tasks.spawn(tell::problems(Arc::clone(&self.service), stop.clone()));
+        let (server, serving, stopped) = (self.server, Arc::clone(&self.service), stop.clone());
+        tasks.spawn(async move {
+            let stopped = async move { stopped.cancelled().await };
+            server.serve(serving, stopped).await;
+            Ok(())
+        });
+        let (beating, stopped) = (self.pulses, stop.clone());
+        tasks.spawn(async move {
+            stopped.run_until_cancelled(beating.beat()).await;
+            Ok(())
+        });
+        self.agent.begin();
+        let sentence = self.agent.sentence();
+        log::info!("{sentence}");
+        tasks.spawn(self.agent.run(self.commanded, stop.clone()));
+        Running {
+            tasks,
+            commands: self.commands,
+            stop,
+            sentence,
+            service: self.service,
+            config: self.config,
+        }
+    }
+}
+
+impl Running {
+    /// Waits until it is to end: by a signal, by a detach, or because a task has failed.
+    ///
+    /// # Errors
+    /// What has failed.
+    pub async fn wait(
+        &mut self,
+        signals: &mut Signals,
+        pulses: &Pulses,
+        metrics: &watch::Sender<Option<SocketAddr>>,
+    ) -> Result<(), RunError> {
+        let mut watchdog = notify::watchdog();
+        loop {
+            tokio::select! {
+                signal = signals.next() => match signal {
+                    Signal::End => return Ok(()),
+                    // If there is no room, it is going to be read anyway.
+                    Signal::Reload => drop(self.commands.try_send(Command::Reload)),
+                },
+                () = tick(&mut watchdog) => if pulses.hanging().is_empty() {
+                    notify::alive();
+                },
+                () = self.stop.cancelled() => return Ok(()),
+                Ok(()) = self.config.changed() => {
+                    let wanted = self.config.borrow_and_update().agent.metrics;
+                    metrics.send_if_modified(|address| std::mem::replace(address, wanted) != wanted);
+                }
+                Some(task) = self.tasks.join_next() => task??,
+            }
+        }
+    }
+
+    /// Tells its tasks to stop, and waits until they have, for [`GOODBYE`] at the most.
+    pub async fn drain(mut self, pulses: &Pulses) {
+        self.stop.cancel();
+        let ending = async {
+            while let Some(task) = self.tasks.join_next().await {
+                if let Ok(Err(error)) = task {
+                    log::warn!("{error}");
+                }
+            }
+        };
+        if timeout(GOODBYE, ending).await.is_err() {
+            let hanging = pulses.hanging();
+            log::warn!("Not everything ended in time; {}", hanging.join("; "));
+        }
+    }
+}
+
+/// Waits for the next tick, or for ever.
+async fn tick(ticks: &mut Option<tokio::time::Interval>) {
+    match ticks {
+        Some(ticks) => drop(ticks.tick().await),
+        None => std::future::pending().await,
+    }
 }
 
 /// What is in the kernel when it started.

@@ -3,12 +3,13 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::{
     sync::Notify,
     time::{Instant, MissedTickBehavior, interval_at},
@@ -47,7 +48,7 @@ impl Checker {
             let busy = self.pulse.busy("the tables to be compared");
             let keeper = Arc::clone(&self.keeper);
             let repaired = tokio::task::spawn_blocking(move || {
-                let mut keeper = keeper.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut keeper = keeper.lock();
                 keeper.repair()
             });
             let repaired = repaired.await?;

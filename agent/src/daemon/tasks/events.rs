@@ -1,12 +1,9 @@
 //! From the kernel's ring buffer to the log and to whoever monitors.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Instant,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use aya::maps::{MapData, RingBuf};
+use parking_lot::Mutex;
 use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::{Notify, broadcast},
@@ -91,7 +88,7 @@ impl Drain {
         if event.detail == Counter::NatTableFull as u32 {
             self.full.notify_one();
         }
-        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut refused = self.refused.lock();
         *refused.entry(row.endpoint.clone()).or_default() += 1;
     }
 }

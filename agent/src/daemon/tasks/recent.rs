@@ -1,11 +1,8 @@
 //! What the kernel counted in the last minute: problems are about now, not about all that ever was.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use truename_common::layout::Counter;
@@ -50,7 +47,7 @@ impl Recent {
 
     /// What was counted lately, given what is counted now. What was counted before the agent started is not known to be recent.
     pub fn since(&self, now: &[(Counter, u64)]) -> Counters {
-        let history = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let history = self.0.lock();
         let before = |counter| {
             let (_, oldest) = history.front()?;
             oldest.iter().find(|(known, _)| *known == counter)
@@ -63,7 +60,7 @@ impl Recent {
     }
 
     fn note(&self, at: Instant, counters: Counters) {
-        let mut history = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut history = self.0.lock();
         history.push_back((at, counters));
         // The one that is a minute old, or as old as the agent, stays.
         while history
@@ -94,7 +91,7 @@ mod tests {
         assert_eq!(recent.since(&full(9)), full(2));
         recent.note(begin + Duration::from_secs(70), full(9));
         assert_eq!(recent.since(&full(9)), full(0));
-        assert_eq!(recent.0.lock().unwrap().len(), 7);
+        assert_eq!(recent.0.lock().len(), 7);
         // The table was made anew.
         assert_eq!(recent.since(&full(1)), full(0));
     }

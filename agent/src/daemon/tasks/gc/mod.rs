@@ -5,10 +5,11 @@ mod port_bitmap;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 use truename_common::layout::{
@@ -144,7 +145,7 @@ impl Sweeper {
                 Some(Finding::new(Code::WrongCanonical, sentence))
             });
         let mistaken = mistaken.collect();
-        let mut sweeps = self.sweeps.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sweeps = self.sweeps.lock();
         sweeps.mistaken = mistaken;
         sweeps.evicted += evicted as u64;
         sweeps.last = Some(SweepRow {
@@ -158,7 +159,7 @@ impl Sweeper {
     fn sweep(&self, refused: bool) -> Result<Sweep, DatapathError> {
         let began = Instant::now();
         // Services do not change while it is looked which connections need what was there before.
-        let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut keeper = self.keeper.lock();
         let mut tables = Tables::open(&self.pins)?;
         let mut services = ServiceTables::open(&self.pins)?;
         let mut sweep = Sweep::default();
