@@ -68,12 +68,12 @@ pub fn route(skb: *mut __sk_buff, scratch: &mut Scratch) -> Result<(), i32> {
     };
     let len = segment_len(skb, headers);
     nat.fib.set(&nat.to, headers, asked, len);
-    let mut result = nat.fib.look_up(skb);
+    let mut result = nat.fib.look_up_marked(skb);
     if result == FORWARDING_OFF {
         // The kernel says so before it looks for the route. What this host sends needs no forwarding, nor does what is
         // for it.
         nat.fib.interface = if is_own { interface } else { settings.loopback };
-        let other = nat.fib.look_up(skb);
+        let other = nat.fib.look_up_marked(skb);
         if is_own || other == NOT_FORWARDED {
             result = other;
         }

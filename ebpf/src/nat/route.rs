@@ -9,6 +9,11 @@ use crate::scratch::{Fib, Headers, Neighbour, Route};
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
+/// `BPF_FIB_LOOKUP_MARK`: Linux 6.10 and later.
+const MARK: u32 = 1 << 5;
+/// `-EINVAL`.
+const UNKNOWN_FLAG: i64 = -22;
+
 impl Route {
     /// On as it came.
     pub const NEXT: Self = Self {
@@ -68,6 +73,23 @@ impl Fib {
     pub fn look_up(&mut self, skb: *mut __sk_buff) -> i64 {
         // SAFETY: the structure is the helper's, and has 64 bytes.
         unsafe { bpf_fib_lookup(skb.cast(), (&raw mut *self).cast(), 64, 0) }
+    }
+
+    /// The same for a packet with its mark, where the kernel takes one.
+    #[inline(always)]
+    pub fn look_up_marked(&mut self, skb: *mut __sk_buff) -> i64 {
+        // SAFETY: the context of the program.
+        let mark = unsafe { (*skb).mark };
+        if mark != 0 {
+            let [_, _, _, _, a, b, c, d, ..] = &mut self.ethernet;
+            [*a, *b, *c, *d] = mark.to_ne_bytes();
+            // SAFETY: as above. A kernel that does not know the flag changes nothing.
+            let result = unsafe { bpf_fib_lookup(skb.cast(), (&raw mut *self).cast(), 64, MARK) };
+            if result != UNKNOWN_FLAG {
+                return result;
+            }
+        }
+        self.look_up(skb)
     }
 
     /// Asks for the route from `to.endpoint` to `to.client`, as the host itself would.
