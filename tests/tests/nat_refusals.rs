@@ -94,6 +94,12 @@ fn what_cannot_be_reached_is_said() {
 
 #[test]
 fn what_an_ipsec_policy_covers_does_not_leave_unencrypted() {
+    for xdp in ["off", "generic"] {
+        nothing_leaves_unencrypted(xdp);
+    }
+}
+
+fn nothing_leaves_unencrypted(xdp: &'static str) {
     const SOON: Duration = Duration::from_secs(10);
     beside(|by| {
         let lab = Lab::new()?;
@@ -117,24 +123,34 @@ fn what_an_ipsec_policy_covers_does_not_leave_unencrypted() {
             }
             Ok(())
         };
-        let mut translator = Translator::start(by, &lab, &services(&pairs))?;
-        let probe = |alias: &SocketAddr| -> Result<Probe> {
-            let from = SocketAddr::new(lab.client(Family::of(alias.ip())), 0);
-            let probe = Probe::start(&lab.client, from, *alias)?;
+        let mut rules = services(&pairs);
+        rules.xdp = Some(xdp);
+        let mut translator = Translator::start(by, &lab, &rules)?;
+        // Another host, and the host itself.
+        let probe = |alias: &SocketAddr, is_own: bool| -> Result<Probe> {
+            let family = Family::of(alias.ip());
+            let (who, address) = match is_own {
+                true => (&lab.node, lab.near(family)),
+                false => (&lab.client, lab.client(family)),
+            };
+            let probe = Probe::start(who, SocketAddr::new(address, 0), *alias)?;
             probe.set_patience(Duration::from_millis(200))?;
             Ok(probe)
         };
-        let old: Vec<_> = pairs
-            .iter()
-            .map(|(alias, _)| probe(alias))
-            .collect::<Result<_>>()?;
+        let mut old = Vec::new();
+        for (alias, _) in &pairs {
+            for is_own in [false, true] {
+                old.push((alias, is_own, probe(alias, is_own)?));
+            }
+        }
         // It may have been told of a refusal before.
         let is_answered = |probe: &Probe| probe.send(3).is_ok() && probe.receive().is_ok();
         let settles = |expected: bool| {
             wait_until(SOON, "the policies to be in force, or not", || {
-                for ((alias, _), old) in pairs.iter().zip(&old) {
-                    for probe in [old, &probe(alias)?] {
-                        ensure!(is_answered(probe) == expected, "{alias}: {}", !expected);
+                for (alias, is_own, old) in &old {
+                    for probe in [old, &probe(alias, *is_own)?] {
+                        let what = || format!("{alias}, own: {is_own}: {}", !expected);
+                        ensure!(is_answered(probe) == expected, what());
                     }
                 }
                 Ok(())

@@ -29,14 +29,15 @@ pub(super) const SIDE: &str = "xdp";
 /// The modes to try on an interface, in their order.
 ///
 /// `auto` leaves out veths and never falls back: a veth takes no frames from another device's driver unless
-/// its peer is set up for it, and generic XDP is dearer than tc (docs/decisions/0008-xdp.md).
+/// its peer is set up for it, and generic XDP is dearer than tc (docs/decisions/0008-xdp.md). It leaves out cards with
+/// VLANs, too: a card may strip tags, and XDP sees none of those.
 pub fn modes(wanted: config::Xdp, interface: &Interface) -> &'static [Mode] {
     if interface.framing != Framing::Ethernet || interface.loopback {
         return &[];
     }
     match wanted {
         config::Xdp::Off => &[],
-        config::Xdp::Auto if interface.veth => &[],
+        config::Xdp::Auto if interface.veth || interface.carries_vlans => &[],
         config::Xdp::Auto => &[Mode::Native],
         config::Xdp::Native => &[Mode::Native, Mode::Generic],
         config::Xdp::Generic => &[Mode::Generic],
@@ -181,6 +182,8 @@ mod tests {
             address: None,
             controller: None,
             vrf: false,
+            vlan: false,
+            carries_vlans: false,
             other_names: Vec::new(),
             addresses: std::collections::BTreeSet::new(),
             strict: false,
@@ -198,6 +201,12 @@ mod tests {
         assert_eq!(modes(config::Xdp::Generic, &nic), [Mode::Generic]);
         assert_eq!(modes(config::Xdp::Off, &nic), []);
         assert_eq!(modes(config::Xdp::Auto, &interface(true, false)), []);
+        let with_vlans = Interface {
+            carries_vlans: true,
+            ..interface(false, false)
+        };
+        assert_eq!(modes(config::Xdp::Auto, &with_vlans), []);
+        assert_eq!(modes(config::Xdp::Generic, &with_vlans), [Mode::Generic]);
         assert_eq!(modes(config::Xdp::Generic, &interface(false, true)), []);
     }
 

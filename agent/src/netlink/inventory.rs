@@ -37,6 +37,7 @@ impl Requests {
                 inventory.insert(interface);
             }
         }
+        inventory.mark_carriers();
         let question = RouteNetlinkMessage::GetAddress(AddressMessage::default());
         for message in self.list("list addresses", &question)? {
             if let RouteNetlinkMessage::NewAddress(address) = message
@@ -339,7 +340,7 @@ fn read_interface(link: &LinkMessage) -> Option<Interface> {
     }
     let layer = link.header.link_layer_type;
     let mut name = None;
-    let (mut veth, mut vrf) = (false, false);
+    let (mut veth, mut vrf, mut vlan) = (false, false, false);
     let mut peer = None;
     let mut peer_namespace = None;
     let mut address = None;
@@ -362,6 +363,7 @@ fn read_interface(link: &LinkMessage) -> Option<Interface> {
                 let is = |kind: InfoKind| infos.contains(&LinkInfo::Kind(kind));
                 veth |= is(InfoKind::Veth);
                 vrf |= is(InfoKind::Vrf);
+                vlan |= is(InfoKind::Vlan);
             }
             _ => {}
         }
@@ -381,6 +383,8 @@ fn read_interface(link: &LinkMessage) -> Option<Interface> {
         address,
         controller,
         vrf,
+        vlan,
+        carries_vlans: false,
         strict,
     })
 }

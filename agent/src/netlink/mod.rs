@@ -61,6 +61,10 @@ pub struct Interface {
     pub controller: Option<u32>,
     /// Whether it is a VRF.
     pub vrf: bool,
+    /// Whether it is a VLAN on the interface that it hangs on.
+    pub vlan: bool,
+    /// Whether VLANs of this network namespace hang on it.
+    pub carries_vlans: bool,
     /// Whether its `rp_filter`, or that of all interfaces, is 1.
     pub strict: bool,
 }
@@ -115,6 +119,20 @@ pub struct Routes {
 }
 
 impl Inventory {
+    /// Marks the interfaces that carry VLANs.
+    fn mark_carriers(&mut self) {
+        let vlans = self.interfaces.values();
+        let carriers: Vec<u32> = vlans
+            .filter(|interface| interface.vlan && interface.peer_namespace.is_none())
+            .filter_map(|interface| interface.peer)
+            .collect();
+        for carrier in carriers {
+            if let Some(interface) = self.interfaces.get_mut(&carrier) {
+                interface.carries_vlans = true;
+            }
+        }
+    }
+
     /// The names of all.
     pub fn names(&self) -> BTreeSet<String> {
         let all = self.interfaces.values();

@@ -151,6 +151,8 @@ mod tests {
             address: None,
             controller: None,
             vrf: false,
+            vlan: false,
+            carries_vlans: false,
             other_names: Vec::new(),
             addresses: BTreeSet::new(),
             strict: false,
@@ -182,6 +184,25 @@ mod tests {
         });
         inventory.routes.default.insert(2);
         inventory
+    }
+
+    #[test]
+    fn cards_that_carry_vlans_are_known() {
+        let mut inventory = inventory();
+        let vlan = |index, parent| Interface {
+            vlan: true,
+            peer: Some(parent),
+            ..interface(index, "vlan")
+        };
+        inventory.insert(vlan(20, 2));
+        inventory.insert(Interface {
+            peer_namespace: Some(1),
+            ..vlan(21, 3)
+        });
+        inventory.mark_carriers();
+        let carriers = inventory.interfaces.values();
+        let carriers = carriers.filter(|interface| interface.carries_vlans);
+        assert_eq!(carriers.map(|i| i.index).collect::<Vec<_>>(), [2]);
     }
 
     fn wanted(selectors: &[&str]) -> Vec<config::Interface> {
