@@ -79,6 +79,15 @@ impl Message {
         opaque(index as u64) as usize & (2 * MESSAGE_MAX - 1)
     }
 
+    /// Copies `len` bytes at `at` of the packet: at most [`MESSAGE_MAX`], which the verifier sees.
+    #[inline(always)]
+    fn load(&mut self, skb: *mut __sk_buff, at: u32, len: u64) -> Option<()> {
+        let to = (&raw mut self.bytes).cast();
+        // SAFETY: the memory has more bytes than that.
+        let loaded = unsafe { skb_load_bytes(skb.cast(), u64::from(at), to, len) };
+        (loaded == 0).then_some(())
+    }
+
     /// A byte; places outside of the memory wrap around.
     #[inline(always)]
     fn at(&self, index: usize) -> u8 {
@@ -234,17 +243,9 @@ fn read(
         u64::from(datagram.wrapping_sub(UDP_HEADER)),
         MESSAGE_MAX as u64,
     )?;
-    // SAFETY: the memory has more bytes than that.
-    let loaded = unsafe {
-        skb_load_bytes(
-            skb.cast(),
-            u64::from(at),
-            (&raw mut message.bytes).cast(),
-            len,
-        )
-    };
+    message.load(skb, at, len)?;
     let len = len as usize;
-    if loaded != 0 || len < HEADER + 1 + TYPE_AND_CLASS {
+    if len < HEADER + 1 + TYPE_AND_CLASS {
         return None;
     }
     // A question, no code, nothing cut; one question, at most one record behind it, which is EDNS.
@@ -373,16 +374,7 @@ fn write(
         done(packet.store(at + question.end + number * each, &OWN_OPT, false))?;
     }
     let whole = length(u64::from(len), MESSAGE_MAX as u64)?;
-    // SAFETY: the memory has more bytes than that.
-    let loaded = unsafe {
-        skb_load_bytes(
-            skb.cast(),
-            u64::from(at),
-            (&raw mut message.bytes).cast(),
-            whole,
-        )
-    };
-    done(loaded == 0)?;
+    message.load(skb, at, whole)?;
     let after = sum(message, len)?;
 
     // UDP: the length is summed twice, and the sum of ports and addresses stays as they change places.
