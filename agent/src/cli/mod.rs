@@ -31,8 +31,8 @@ use clap::Parser as _;
 use crate::{
     api::{Client, ClientError, Request, Response},
     config::{Config, ConfigError, File, Flags, Paths},
+    daemon::RunError,
     datapath::Pins,
-    run::RunError,
     sysctl,
 };
 use args::{Args, Global, Verb};

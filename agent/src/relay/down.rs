@@ -7,7 +7,7 @@ use tokio::time::sleep;
 use truename_common::layout::Socket;
 
 use super::shared::{Context, socket};
-use crate::links::listening;
+use crate::netlink::listening;
 
 /// How often is looked whether an endpoint listens again.
 const PAUSE: Duration = Duration::from_millis(100);

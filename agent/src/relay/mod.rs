@@ -35,10 +35,10 @@ pub use shared::{Relays, Row};
 
 use crate::{
     api::EventRow,
+    clock::Moment,
     config::{Aliases, Config, Listen, OnChange},
     datapath::{DatapathError, Pins, Steering},
-    links::{NetlinkError, Requests},
-    topology::Moment,
+    netlink::{NetlinkError, Requests},
 };
 use namespace::Namespace;
 use worker::Worker;
