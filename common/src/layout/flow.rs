@@ -87,7 +87,7 @@ pub struct Range {
     pub end: u32,
     /// The state at `end`.
     pub walker: Walker,
-    /// Inbound: the first frame that was found in the range.
+    /// The first frame that was found in the range; outbound, where a segment began with it.
     pub first: u32,
     /// Bytes in the range's [`Head`].
     pub head_len: u16,

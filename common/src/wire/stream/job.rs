@@ -29,7 +29,7 @@ pub mod flag {
 pub(super) mod range_flag {
     /// Inbound: where frames begin is not known at the end of the range.
     pub const LOST: u16 = 1;
-    /// Outbound: the range begins with what seemed to be a frame.
+    /// Outbound: a frame seemed to begin at [`Range::first`].
     pub const FRAMED: u16 = 2;
 }
 

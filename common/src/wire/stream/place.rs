@@ -440,6 +440,12 @@ impl<P: Packet> Job<'_, P> {
         if self.load_chunk(self.work.at) && frame::plausible(&self.work.chunk, self.work.chunk_len)
         {
             self.work.walker.frame_begins();
+            let (at, index) = (self.work.at, self.work.range as usize);
+            let range = self.range();
+            if index != MAIN && range.flags & range_flag::FRAMED == 0 {
+                range.flags |= range_flag::FRAMED;
+                range.first = at;
+            }
         }
     }
 
@@ -508,12 +514,13 @@ impl<P: Packet> Job<'_, P> {
         let index = self.work.range as usize;
         let other = self.direction.range(next);
         let (start, end, head_len) = (other.start, other.end, u32::from(other.head_len));
+        let first = other.first;
         let mut flags = other.flags;
         // Whether the walk's state is the one at the end of the two.
         let mut goes_on = false;
         if self.work.is_inbound() {
             let is_lost = flags & range_flag::LOST != 0;
-            let (first, zeros) = (other.first, other.zeros);
+            let zeros = other.zeros;
             let walker = &self.work.walker;
             let (resume, begin) = (walker.resume, walker.frame_begin());
             if self.range().flags & range_flag::LOST != 0 {
@@ -534,12 +541,19 @@ impl<P: Packet> Job<'_, P> {
             let walker = &self.work.walker;
             goes_on = walker.matched != 0;
             let left = walker.left_in_frame(start);
-            if flags & range_flag::FRAMED != 0 && left != 0 && left <= FRAME_MAX {
+            let is_known = left <= FRAME_MAX;
+            if flags & range_flag::FRAMED != 0 && is_known && left > first.wrapping_sub(start) {
                 // It began in the body of this frame: what was taken for a length may be part of a name.
                 self.work.reset = reset::FRAMES;
             }
-            let begins = self.range().flags & range_flag::FRAMED;
-            flags = flags & !range_flag::FRAMED | begins;
+            if self.range().flags & range_flag::FRAMED != 0 {
+                flags |= range_flag::FRAMED;
+            } else if is_known {
+                flags &= !range_flag::FRAMED;
+            } else {
+                // Whoever joins the two has to look.
+                self.range().first = first;
+            }
         }
         if index == MAIN {
             self.direction.set_cursor(end);
