@@ -13,11 +13,12 @@ use std::{
 use anyhow::{Context as _, Result};
 use aya::maps::{HashMap, Map, MapData};
 use truename::{
+    clock::Moment,
     config::{Config, File, Flags},
     datapath::{Object, Pins, ServiceTables, TablesMut},
+    discovery::{Claim, Facts as Said, Kind, SourceId, Topology, Worker, merge, resolve},
     plan::{self, Facts, Held, Roles},
     reconcile,
-    topology::{Claim, Facts as Said, Kind, Moment, SourceId, Topology, Worker, merge, resolve},
 };
 use truename_common::{
     layout::{Conntrack, ConntrackState, FiveTuple, TCP, map, v4_mapped},

@@ -1,9 +1,9 @@
 //! truename: the agent and its command line.
 //!
-//! Imports go down the floors that `CONTRIBUTING.md` lists: from [`cli`] over [`run`] and [`api`] to [`plan`],
+//! Imports go down the floors that `CONTRIBUTING.md` lists: from [`cli`] over [`daemon`] and [`api`] to [`plan`],
 //! [`config`] and [`name`], which is what outsiders write.
 //! [`plan`] and [`config`] do no I/O beyond reading one file; [`datapath`] is the only module that
-//! speaks to BPF, [`links`] the only one that speaks netlink, `health` the only one that serves HTTP,
+//! speaks to BPF, [`netlink`] the only one that speaks netlink, `health` the only one that serves HTTP,
 //! `dns` the only one that answers DNS, `relay` the only one that carries connections,
 //! [`watch`] the only one that hears of files, and [`sysctl`] the only one that touches `/proc/sys`.
 #![cfg_attr(not(test), warn(unused_crate_dependencies))]
@@ -16,20 +16,21 @@
 pub mod api;
 mod backoff;
 pub mod cli;
+pub mod clock;
 pub mod config;
+pub mod daemon;
 pub mod datapath;
 pub mod decode;
+pub mod discovery;
 mod dns;
 pub mod doctor;
 pub mod explain;
 mod health;
-pub mod links;
 mod logging;
 pub mod name;
+pub mod netlink;
 pub mod plan;
 pub mod reconcile;
 mod relay;
-pub mod run;
 pub mod sysctl;
-pub mod topology;
 mod watch;

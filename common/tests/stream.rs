@@ -633,6 +633,62 @@ fn behind_a_hole() {
     }
 }
 
+/// 120 segments are lost at a time. What lies behind them passes, and what was missing may come in any order.
+#[test]
+fn many_holes() {
+    const SEGMENT: usize = 1448;
+    const SEGMENTS: usize = 360;
+    for (way, body) in [Way::Inbound, Way::Outbound]
+        .into_iter()
+        .flat_map(|way| [60, 190, 4000, 60_000].map(|body| (way, body)))
+    {
+        let (frame, expected) = repeated(way, body);
+        let count = (SEGMENT * SEGMENTS).div_ceil(frame.len());
+        let (stream, expected) = (frame.repeat(count), expected.repeat(count));
+        let mut connection = addressed();
+        let ahead = receiver(&connection, way).bytes.len();
+        let segments: Vec<&[u8]> = stream.chunks(SEGMENT).collect();
+        let seq = |number: usize| 1 + (ahead + number * SEGMENT) as u32;
+        let (mut missing, mut dropped) = (Vec::new(), 0);
+        for (number, segment) in segments.iter().enumerate() {
+            if number % 3 == 1 && missing.len() < SEGMENTS / 3 {
+                missing.push(number);
+            } else if connection.send(way, seq(number), segment) != Verdict::Pass {
+                missing.push(number);
+                dropped += 1;
+            }
+        }
+        // Those that begin inside a name: a few hundredths of them if frames are short.
+        let cut = segments.len() * 60 / frame.len() + 4;
+        assert!(dropped <= cut, "{way:?}, {body}: {dropped} are dropped");
+        // From both ends, so that ranges beyond holes grow together as well.
+        for _ in 0..8 {
+            let middle = missing.len() / 2;
+            let (front, back) = missing.split_at(middle);
+            let order: Vec<usize> = back.iter().rev().chain(front).copied().collect();
+            missing.clear();
+            for number in order {
+                if connection.send(way, seq(number), segments[number]) != Verdict::Pass {
+                    missing.push(number);
+                }
+            }
+            missing.sort_unstable();
+        }
+        assert!(
+            missing.is_empty(),
+            "{way:?}, {body}: {missing:?} never pass"
+        );
+        assert!(
+            receiver(&connection, way).stream()[ahead..] == expected,
+            "{way:?}, {body}: wrong bytes"
+        );
+        // What was kept for the ranges is let go with the next bytes.
+        let verdict = connection.send(way, seq(0) + stream.len() as u32, &frame);
+        assert_eq!(verdict, Verdict::Pass);
+        assert!(connection.pages.heads.is_empty(), "{way:?}, {body}");
+    }
+}
+
 /// A connection that is found in the middle, of an endpoint that nobody has named, comes to know what one knows whose
 /// handshake was seen.
 #[test]

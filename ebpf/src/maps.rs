@@ -8,8 +8,9 @@ use aya_ebpf::{
 use truename_common::{
     layout::{
         AliasKey, AliasStat, CapturedName, CapturedRecords, Conntrack, Counter, Endpoint,
-        FiveTuple, Handshake, Link, ListedAlias, Names, Page, PageKey, Peer, PeerKey, RELAYS_MAX,
-        RpcFlow, SERVICES_MAX, SLOTS_MAX, Service, Settings, Socket, TARGETS_MAX, Target,
+        FiveTuple, Handshake, Head, HeadKey, Link, ListedAlias, Names, Page, PageKey, Peer,
+        PeerKey, RELAYS_MAX, RpcFlow, SERVICES_MAX, SLOTS_MAX, Service, Settings, Socket,
+        TARGETS_MAX, Target,
     },
     nat::{TRIED_WRITTEN, TRIES as TRIES_MAX, Tables},
     wire::stream::Work,
@@ -33,7 +34,7 @@ pub static NAMES: HashMap<Socket, Names> = HashMap::pinned(4096, 0);
 #[map]
 pub static LISTED: HashMap<ListedAlias, u8> = HashMap::pinned(4096, 0);
 
-/// Not preallocated: an entry has 12 KiB, most hosts have few.
+/// Not preallocated: an entry has 22 KiB, most hosts have few.
 #[map]
 pub static RPC_FLOWS: HashMap<FiveTuple, RpcFlow> = HashMap::pinned(4096, BPF_F_NO_PREALLOC);
 
@@ -54,6 +55,11 @@ pub static READY_PAGES: HashMap<PageKey, Page> = HashMap::pinned(2048, 0);
 /// one or two.
 #[map]
 pub static PAGES: HashMap<PageKey, Page> = HashMap::pinned(16384, BPF_F_NO_PREALLOC);
+
+/// Preallocated: a few of the ranges of all flows lie beyond holes at a time. Where there is no room, a segment beyond a
+/// hole is dropped, and comes again.
+#[map]
+pub static HEADS: HashMap<HeadKey, Head> = HashMap::pinned(4096, 0);
 
 #[map]
 pub static PEERS: LruHashMap<PeerKey, Peer> = LruHashMap::pinned(4096, 0);
@@ -136,6 +142,9 @@ static BLANK_FLOW: Array<RpcFlow> = Array::with_max_entries(1, 0);
 #[map]
 static BLANK_PAGE: Array<Page> = Array::with_max_entries(1, 0);
 
+#[map]
+static BLANK_HEAD: Array<Head> = Array::with_max_entries(1, 0);
+
 /// Working memory of one packet. Programs of a CPU do not interrupt one another: tc runs with
 /// bottom halves disabled.
 #[map]
@@ -195,6 +204,12 @@ pub fn blank_flow() -> Option<&'static RpcFlow> {
 #[inline(always)]
 pub fn blank_page() -> Option<&'static Page> {
     BLANK_PAGE.get(0)
+}
+
+/// The value that a new head begins with.
+#[inline(always)]
+pub fn blank_head() -> Option<&'static Head> {
+    BLANK_HEAD.get(0)
 }
 
 /// Adds `n` to a counter.

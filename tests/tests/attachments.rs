@@ -15,7 +15,7 @@ use aya::maps::{HashMap, Map, MapData, ProgramArray};
 use truename::{
     config::Datapath,
     datapath::{Mode, Object, Pins, Programs},
-    links::Requests,
+    netlink::Requests,
 };
 use truename_common::layout::{Link, VERSION, map};
 use truename_tests::{

@@ -669,7 +669,7 @@ fn the_journal_gets_priorities_and_no_time() -> Result<()> {
     wait_until(SOON, "an error", || {
         let said = said()?;
         ensure!(
-            said.contains("\n<3>truename::run::agent: The new configuration is not used"),
+            said.contains("\n<3>truename::daemon::agent: The new configuration is not used"),
             "{said}"
         );
         Ok(())
@@ -677,7 +677,7 @@ fn the_journal_gets_priorities_and_no_time() -> Result<()> {
     place.truename.stop_agent()?;
     let said = said()?;
     ensure!(said.lines().all(|line| line.starts_with('<')), "{said}");
-    ensure!(said.contains("<6>truename::run: Ending; "), "{said}");
+    ensure!(said.contains("<6>truename::daemon: Ending; "), "{said}");
     Ok(())
 }
 

@@ -8,10 +8,13 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use tokio::sync::watch;
 use truename::{
+    clock::Moment,
     config::Role,
-    topology::{
-        Follower, Snapshot, State, flink::Flink as Source, http::Tls, moment::Moment, poll::Polled,
+    discovery::{
+        Follower, Snapshot, State,
+        http::Tls,
         resolve,
+        sources::{flink::Flink as Source, poll::Polled},
     },
 };
 use truename_tests::{

@@ -12,14 +12,15 @@ use std::{
 use serde_json::{Value, json};
 use truename::{
     api::{self, Clock},
-    topology::{
+    discovery::{
         Claim, Facts, Follower, Kind, Snapshot, SourceId, Topology,
-        flink::{AtLeader, Flink},
         http::Tls,
-        management::Management,
         merge,
-        poll::Poll,
-        poll::Polled,
+        sources::{
+            flink::{AtLeader, Flink},
+            management::Management,
+            poll::{Poll, Polled},
+        },
     },
 };
 use truename_tests::topology::{Reply, Request, Server};
@@ -77,7 +78,7 @@ fn flink(servers: &[&Server]) -> Flink {
 }
 
 fn topology(id: &SourceId, facts: &Facts) -> Topology {
-    merge([(id, truename::topology::Moment::now(), facts)])
+    merge([(id, truename::clock::Moment::now(), facts)])
 }
 
 fn leader(facts: &Facts) -> Option<String> {

@@ -8,8 +8,9 @@ use std::{fs, path::Path, time::Duration};
 use serde_json::{Value, json};
 use tokio::{sync::watch, time::timeout};
 use truename::{
+    clock::Moment,
     config::File,
-    topology::{Claim, Follower, Moment, Report, Snapshot, SourceId, State},
+    discovery::{Claim, Follower, Report, Snapshot, SourceId, State},
 };
 use truename_tests::{
     kubernetes_mock::{Answers, End, KubernetesMock},

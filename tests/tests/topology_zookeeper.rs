@@ -15,9 +15,12 @@ use tokio::{
     sync::watch,
     time::timeout,
 };
-use truename::topology::{
-    Claim, Follower, Moment, Report, Snapshot, Source as _, State,
-    ha::zookeeper::{Place, Zookeeper},
+use truename::{
+    clock::Moment,
+    discovery::{
+        Claim, Follower, Report, Snapshot, Source as _, State,
+        sources::ha::zookeeper::{Place, Zookeeper},
+    },
 };
 use truename_tests::{
     flink::{Flink, Pair},

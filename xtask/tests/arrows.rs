@@ -41,19 +41,14 @@ const KNOWN: &[(&str, &[&str], &str)] = &[
         "the loaded programs are attached by a method of theirs",
     ),
     (
-        "agent/src/run",
-        &["attempts", "flows", "view"],
-        "rows, and what finds names for them, are built together: `api/rows` gets them",
-    ),
-    (
-        "agent/src/topology",
+        "agent/src/discovery/names",
         &["dns", "lookup"],
         "two ways of looking up names become one",
     ),
     (
-        "agent/src/topology",
+        "agent/src/discovery/model",
         &["merge", "snapshot", "source"],
-        "a source writes into the snapshot that is made of its reports: the model gets a folder",
+        "a source writes into the snapshot that is made of its reports",
     ),
     (
         "common/src/wire",

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::Timestamp;
-use crate::topology::How;
+use crate::discovery::How;
 
 /// A canonical name: one by which a node announces itself. Field names are stable.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,8 +5,11 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::{Clock, Code, Finding, Timestamp};
-use crate::topology::{
-    Claim, Known, Moment, Report, Snapshot, SourceId, State, Topology, fact::CLAIMS_MAX,
+use crate::{
+    clock::Moment,
+    discovery::{
+        Claim, Known, Report, Snapshot, SourceId, State, Topology, model::fact::CLAIMS_MAX,
+    },
 };
 
 /// A fact, or a source. Field names are stable. The texts were validated or escaped.
@@ -325,7 +328,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::topology::{Component, Facts, Follower, Kind, merge};
+    use crate::discovery::{Component, Facts, Follower, Kind, merge};
 
     fn id(kind: Kind, place: &str) -> SourceId {
         SourceId {

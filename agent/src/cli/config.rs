@@ -13,8 +13,8 @@ use super::{
 use crate::{
     api::{ClientError, Request, Response},
     config::{DEFAULT_FILE, to_toml},
+    daemon::RunError,
     doctor::refusals,
-    run::RunError,
 };
 
 pub fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {

@@ -8,9 +8,9 @@ use super::{Exit, args::Global, output, paths};
 use crate::{
     api::{Client, ClientError, Request, Response, Server},
     config::{DEFAULT_SOCKET, Derivation, Paths},
+    daemon::{self, RunError},
     datapath::{DatapathError, Detached, Pins},
     doctor::Refusal,
-    run::{self, RunError},
 };
 
 /// Without an agent the pins can be locked and are removed here; an agent that holds the lock is
@@ -19,7 +19,7 @@ pub fn run(global: &Global) -> anyhow::Result<Exit> {
     let paths = paths(global);
     crate::doctor::require()?;
     let pins = Pins::new(&paths.bpffs);
-    let detached = match run::detach(&pins, None) {
+    let detached = match daemon::detach(&pins, None) {
         Err(RunError::Refused(Refusal::Datapath(DatapathError::Busy(_)))) => Detached {
             links: through_agent(&paths)?,
             ..Detached::default()

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     config::{Agent, Config, ConfigError, File, Flags, Paths},
     doctor::{self, Check, Verdict},
-    links::{Requests, Unanswered},
+    netlink::{Requests, Unanswered},
     plan::Facts,
 };
 

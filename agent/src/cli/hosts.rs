@@ -121,7 +121,7 @@ fn named(name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::topology::How;
+    use crate::discovery::How;
 
     fn row(name: &str, what: &[&str], addresses: &[&str]) -> NameRow {
         NameRow {

@@ -34,8 +34,8 @@ use clap::{
 use crate::{
     api::{Client, ClientError, Request, Response},
     config::{Config, ConfigError, File, Flags, Paths, without_password},
+    daemon::RunError,
     datapath::Pins,
-    run::RunError,
     sysctl,
 };
 use args::{Args, Global, Verb};

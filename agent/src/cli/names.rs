@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     api::{ClientError, NameRow, Request, Response},
-    topology::How,
+    discovery::How,
 };
 
 impl Row for NameRow {

@@ -32,7 +32,7 @@ pub fn run(global: Global, verb: Run) -> anyhow::Result<Exit> {
         Attach::Tcx => Mode::Tcx,
         Attach::Clsact => Mode::Clsact,
     };
-    crate::run::run(sources, config, mode, ready)?;
+    crate::daemon::run(sources, config, mode, ready)?;
     Ok(Exit::Success)
 }
 

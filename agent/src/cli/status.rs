@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     api::{ClusterRow, InterfaceRow, LeaderRow, Request, Response, SourceRow, State, Status},
-    topology::Kind,
+    discovery::Kind,
 };
 
 impl Row for InterfaceRow {

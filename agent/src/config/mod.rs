@@ -11,6 +11,7 @@ mod file;
 mod flags;
 mod frontend;
 pub mod ha;
+pub mod index;
 mod listen;
 mod names;
 mod origin;

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     config,
-    links::{Framing, Interface, Inventory, Requests},
+    netlink::{Framing, Interface, Inventory, Requests},
 };
 
 /// How programs hang on interfaces.

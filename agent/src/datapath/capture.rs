@@ -15,7 +15,7 @@ use super::{
     access::{Table, entries, insert, open, remove},
     error::DatapathError,
 };
-use crate::topology::Moment;
+use crate::clock::Moment;
 
 /// Entries of the table.
 const NAMES_MAX: usize = 4096;

@@ -10,7 +10,7 @@ use super::{
     bpffs::make_directory,
     error::{Cause, DatapathError},
 };
-use crate::links::{Filter, Interface, NetlinkError, Requests, Side, Slot};
+use crate::netlink::{Filter, Interface, NetlinkError, Requests, Side, Slot};
 
 /// Where our filters are; the handle is "tn".
 const SLOT: Slot = Slot {

@@ -10,7 +10,7 @@ use super::{
     sys,
 };
 use crate::{
-    links::{Inventory, Requests},
+    netlink::{Inventory, Requests},
     sysctl,
 };
 

@@ -5,7 +5,7 @@ use std::{io, path::PathBuf};
 
 use aya::{EbpfError, maps::MapError, pin::PinError, programs::ProgramError};
 
-use crate::links::NetlinkError;
+use crate::netlink::NetlinkError;
 
 /// An error of a library.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;

@@ -111,6 +111,10 @@ impl Object {
             let id = sys::object_id(&path).map_err(DatapathError::pins("read", &path))?;
             self.pinned.insert(path, (kind, id));
         }
+        // The program that used them goes on with them until the new one is attached.
+        for path in pins.unused_maps() {
+            remove_file(&path)?;
+        }
         Ok(())
     }
 

@@ -25,7 +25,7 @@ use rustix::{
     fs::{Access, access},
     mount::{MountFlags, mount},
 };
-use truename_common::layout::VERSION;
+use truename_common::layout::{VERSION, map};
 
 use super::{
     Direction, PROGRAM_STEER, PROGRAMS,
@@ -80,6 +80,13 @@ const FORMER: [&str; 18] = [
     "EVENTS",
 ];
 
+/// The tables whose layout has changed since the first agent with [`VERSION`], and how they are pinned now. The flows of
+/// an agent before that are adopted, as those of an older version.
+const RENAMED: [(&str, &str); 2] = [
+    (map::RPC_FLOWS, "RPC_FLOWS_2"),
+    (map::ONE_SIDED_FLOWS, "ONE_SIDED_FLOWS_2"),
+];
+
 /// The directory of the pins of one installation.
 #[derive(Clone, Debug)]
 pub struct Pins {
@@ -124,7 +131,15 @@ impl Pins {
 
     /// The pin of a table.
     pub fn map(&self, name: &str) -> PathBuf {
-        self.version().join("maps").join(name)
+        let renamed = RENAMED.iter().find(|(table, _)| *table == name);
+        let pin = renamed.map_or(name, |(_, pin)| pin);
+        self.version().join("maps").join(pin)
+    }
+
+    /// The pins of this version's tables that this agent does not use any more.
+    pub(super) fn unused_maps(&self) -> Vec<PathBuf> {
+        let maps = self.version().join("maps");
+        RENAMED.iter().map(|(table, _)| maps.join(table)).collect()
     }
 
     /// The pin of a program.
@@ -592,7 +607,7 @@ fn is_program(name: &str) -> bool {
 }
 
 fn is_map(name: &str) -> bool {
-    PINNED.contains(&name) || FORMER.contains(&name)
+    PINNED.contains(&name) || FORMER.contains(&name) || RENAMED.iter().any(|(_, pin)| *pin == name)
 }
 
 /// Splits `<ifname>-<ifindex>-<direction>`; names may have hyphens.

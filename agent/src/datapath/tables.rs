@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use aya::maps::{Array, MapData, PerCpuArray, RingBuf, SockMap};
 use truename_common::layout::{
     AliasKey, AliasStat, CapturedName, CapturedRecords, Conntrack, Counter, Endpoint, FiveTuple,
-    Handshake, Link, ListedAlias, Names, Page, PageKey, Peer, PeerKey, RpcFlow, Service, Settings,
-    Slots, Socket, Target, map,
+    Handshake, Head, HeadKey, Link, ListedAlias, Names, Page, PageKey, Peer, PeerKey, RpcFlow,
+    Service, Settings, Slots, Socket, Target, map,
 };
 
 use super::{
@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Every pinned table, in the order of the catalogue.
-pub const PINNED: [&str; 30] = [
+pub const PINNED: [&str; 31] = [
     map::PORTS,
     map::ENDPOINTS,
     map::NAMES,
@@ -33,6 +33,7 @@ pub const PINNED: [&str; 30] = [
     map::HANDSHAKES,
     map::READY_PAGES,
     map::PAGES,
+    map::HEADS,
     map::PEERS,
     map::ALIASES,
     map::SERVICES,
@@ -58,6 +59,8 @@ pub const PINNED: [&str; 30] = [
 
 /// How many pages of marks are listed at once.
 const PAGE_WALK: usize = 1 << 16;
+/// How many heads are listed at once.
+const HEAD_WALK: usize = 1 << 13;
 
 /// The tables that are only read, or whose entries are only removed.
 pub struct Tables {
@@ -70,6 +73,7 @@ pub struct Tables {
     handshakes: Table<FiveTuple, Handshake>,
     ready_pages: Table<PageKey, Page>,
     pages: Table<PageKey, Page>,
+    heads: Table<HeadKey, Head>,
     peers: Table<PeerKey, Peer>,
     aliases: Table<AliasKey, AliasStat>,
     counters: PerCpuArray<MapData, u64>,
@@ -141,6 +145,7 @@ impl Tables {
             handshakes: open(pins, map::HANDSHAKES)?,
             ready_pages: open(pins, map::READY_PAGES)?,
             pages: open(pins, map::PAGES)?,
+            heads: open(pins, map::HEADS)?,
             peers: open(pins, map::PEERS)?,
             aliases: open(pins, map::ALIASES)?,
             counters: open(pins, map::COUNTERS)?,
@@ -266,6 +271,18 @@ impl Tables {
     pub fn remove_page(&mut self, key: &PageKey) -> Result<bool, DatapathError> {
         Ok(remove(&mut self.ready_pages, key, map::READY_PAGES)?
             || remove(&mut self.pages, key, map::PAGES)?)
+    }
+
+    /// The keys of the heads of ranges beyond holes.
+    pub fn head_keys(&self) -> Result<Vec<HeadKey>, DatapathError> {
+        let keys = self.heads.keys().take(HEAD_WALK);
+        keys.map(|key| key.map_err(DatapathError::table("list", map::HEADS)))
+            .collect()
+    }
+
+    /// Forgets the head of a range.
+    pub fn remove_head(&mut self, key: &HeadKey) -> Result<bool, DatapathError> {
+        remove(&mut self.heads, key, map::HEADS)
     }
 
     /// Clients.
@@ -471,6 +488,7 @@ pub(super) fn check_pinned(pins: &Pins) -> Result<(), DatapathError> {
             }
             map::HANDSHAKES => drop(open::<Table<FiveTuple, Handshake>>(pins, name)?),
             map::READY_PAGES | map::PAGES => drop(open::<Table<PageKey, Page>>(pins, name)?),
+            map::HEADS => drop(open::<Table<HeadKey, Head>>(pins, name)?),
             map::PEERS => drop(open::<Table<PeerKey, Peer>>(pins, name)?),
             map::ALIASES => drop(open::<Table<AliasKey, AliasStat>>(pins, name)?),
             map::SERVICES => drop(open::<Table<Socket, Service>>(pins, name)?),

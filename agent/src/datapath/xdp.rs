@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     config,
-    links::{Framing, Interface},
+    netlink::{Framing, Interface},
 };
 
 /// The word in messages for where the program hangs.

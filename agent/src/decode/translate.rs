@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use truename_common::{
-    layout::{Authority, LongText, Page, PageKey, RpcFlow, System},
+    layout::{Authority, Head, HeadKey, LongText, Page, PageKey, RpcFlow, System},
     wire::{
         chunk::Chunk,
         flow::{self, state},
@@ -35,6 +35,7 @@ pub struct Connection {
     flow: Box<RpcFlow>,
     work: Box<Work>,
     pages: HashMap<PageKey, Box<Page>>,
+    heads: HashMap<HeadKey, Head>,
     inbound: Stream,
     outbound: Stream,
 }
@@ -75,6 +76,7 @@ impl Connection {
             flow,
             work: Box::default(),
             pages: HashMap::new(),
+            heads: HashMap::new(),
             inbound: Stream::default(),
             outbound: Stream::default(),
         }
@@ -117,6 +119,7 @@ impl Connection {
         let mut packet = Memory {
             bytes: &mut segment,
             pages: &mut self.pages,
+            heads: &mut self.heads,
         };
         let verdict = stream::process(&mut packet, &mut self.flow, &mut self.work, wire, seq, len);
         let mut is_too_long = false;
@@ -318,6 +321,7 @@ fn is_name(byte: u8) -> bool {
 struct Memory<'a> {
     bytes: &'a mut [u8],
     pages: &'a mut HashMap<PageKey, Box<Page>>,
+    heads: &'a mut HashMap<HeadKey, Head>,
 }
 
 impl Memory<'_> {
@@ -376,6 +380,17 @@ impl Packet for Memory<'_> {
 
     fn forget(&mut self, key: &PageKey) {
         self.pages.remove(key);
+    }
+
+    fn head(&mut self, key: &HeadKey, create: bool) -> Option<&mut Head> {
+        if create {
+            return Some(self.heads.entry(*key).or_default());
+        }
+        self.heads.get_mut(key)
+    }
+
+    fn forget_head(&mut self, key: &HeadKey) {
+        self.heads.remove(key);
     }
 
     fn admits(&mut self, _: &Authority) -> bool {

@@ -15,8 +15,8 @@ use hickory_resolver::proto::{
 
 use crate::{
     config::Transport,
-    name::Authority,
-    topology::{Topology, literal, locate},
+    discovery::{Topology, locate},
+    name::{Authority, literal},
 };
 
 /// How long an answer counts, in seconds: a leader that moves keeps its name.
@@ -261,7 +261,10 @@ mod tests {
     use hickory_resolver::proto::op::Query;
 
     use super::*;
-    use crate::topology::{Claim, Facts, Kind, Moment, SourceId, merge};
+    use crate::{
+        clock::Moment,
+        discovery::{Claim, Facts, Kind, SourceId, merge},
+    };
 
     const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 9));
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::{
     config::{Config, ConfigError},
-    links::Unanswered,
+    netlink::Unanswered,
     plan::Facts,
 };
 pub use refusal::{Refusal, refusals};

@@ -4,7 +4,7 @@ use crate::{
     api::{Server, ServerError},
     config::{Config, ConfigError},
     datapath::{DatapathError, Pins},
-    links::{self, NetlinkError, Requests},
+    netlink::{self, NetlinkError, Requests},
 };
 
 use super::{Unmet, require};
@@ -65,5 +65,8 @@ pub fn refusals(config: &Config) -> Vec<Refusal> {
 /// That the interfaces that are selected by name are there.
 fn interfaces(config: &Config) -> Result<(), Refusal> {
     let inventory = Requests::open()?.inventory()?;
-    Ok(links::check_named(&inventory, &config.datapath.interfaces)?)
+    Ok(netlink::check_named(
+        &inventory,
+        &config.datapath.interfaces,
+    )?)
 }

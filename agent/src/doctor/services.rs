@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::Check;
 use crate::{
     config::Config,
-    links::Unanswered,
+    netlink::Unanswered,
     plan::{self, Facts, Roles, roles},
     sysctl,
 };

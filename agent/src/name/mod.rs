@@ -9,6 +9,8 @@ mod session;
 mod url;
 mod web;
 
+use std::net::IpAddr;
+
 use truename_common::layout::SYSTEM_MAX;
 
 pub use authority::{Authority, AuthorityError};
@@ -49,6 +51,11 @@ pub enum NameError {
     /// A session number.
     #[error("it is no UUID")]
     Session,
+}
+
+/// The address that a host is written as.
+pub fn literal(host: &str) -> Option<IpAddr> {
+    host.trim_matches(['[', ']']).parse().ok()
 }
 
 /// A text from outside for a message: escaped and not longer than a line.

@@ -22,7 +22,7 @@ use truename_common::{
 };
 
 use super::shared::{Connection, Context, Open, Served, Way};
-use crate::{decode, plan::bytes, topology::Moment};
+use crate::{clock::Moment, decode, plan::bytes};
 
 /// Bytes that are read at once.
 const READ: usize = 256 << 10;

@@ -36,7 +36,7 @@ use crate::{
     api::EventRow,
     config::{Aliases, Config, Listen},
     datapath::{DatapathError, Pins, Steering},
-    links::{NetlinkError, Requests},
+    netlink::{NetlinkError, Requests},
 };
 use namespace::Namespace;
 use worker::Worker;

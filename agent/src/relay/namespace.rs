@@ -13,7 +13,7 @@ use std::{
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::os::fd::AsFd as _;
 
-use crate::links::{Inventory, NetlinkError, Requests};
+use crate::netlink::{Inventory, NetlinkError, Requests};
 
 /// The namespace of the calling thread.
 const OWN: &str = "/proc/thread-self/ns/net";

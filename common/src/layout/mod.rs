@@ -21,9 +21,9 @@ pub use counter::Counter;
 pub use endpoint::{Endpoint, ListedAlias, Names, Policy, Protocol};
 pub use event::{Event, EventKind};
 pub use flow::{
-    AliasKey, AliasStat, Direction, Edit, EditKind, FlowNames, Handshake, MAIN, NEEDLE_WORDS,
-    Needle, PAGE_BITS, PAGE_BYTES, PAGE_WORDS, PAGES_KEPT, Page, PageKey, Peer, PeerKey, RANGES,
-    Range, RpcFlow, Walker, word,
+    AliasKey, AliasStat, Direction, Edit, EditKind, FlowNames, Handshake, Head, HeadKey, MAIN,
+    NEEDLE_WORDS, Needle, PAGE_BITS, PAGE_BYTES, PAGE_WORDS, PAGES_KEPT, Page, PageKey, Peer,
+    PeerKey, RANGES, Range, RpcFlow, Walker, word,
 };
 pub use link::{Link, link_flags};
 pub use names::{A_RECORD, AAAA_RECORD, ADDRESSES_TOLD, CapturedName, CapturedRecords, NAME_MAX};
@@ -78,6 +78,8 @@ pub mod map {
     pub const READY_PAGES: &str = "READY_PAGES";
     /// The same, of those that have no room there.
     pub const PAGES: &str = "PAGES";
+    /// [`HeadKey`](super::HeadKey) → [`Head`](super::Head).
+    pub const HEADS: &str = "HEADS";
     /// [`PeerKey`](super::PeerKey) → [`Peer`](super::Peer).
     pub const PEERS: &str = "PEERS";
     /// [`AliasKey`](super::AliasKey) → [`AliasStat`](super::AliasStat).

@@ -9,7 +9,7 @@ use std::{
 };
 
 use truename_common::{
-    layout::{Authority, Direction, LongText, Page, PageKey, RpcFlow},
+    layout::{Authority, Direction, Head, HeadKey, LongText, Page, PageKey, RpcFlow},
     wire::{
         chunk::Chunk,
         flow,
@@ -21,6 +21,7 @@ use truename_common::{
 #[derive(Default)]
 pub struct Pages {
     pub pages: HashMap<PageKey, Box<Page>>,
+    pub heads: HashMap<HeadKey, Head>,
     /// How many there may be.
     pub room: Option<usize>,
 }
@@ -124,6 +125,17 @@ impl Packet for Memory<'_> {
 
     fn forget(&mut self, key: &PageKey) {
         self.pages.pages.remove(key);
+    }
+
+    fn head(&mut self, key: &HeadKey, create: bool) -> Option<&mut Head> {
+        if create {
+            return Some(self.pages.heads.entry(*key).or_default());
+        }
+        self.pages.heads.get_mut(key)
+    }
+
+    fn forget_head(&mut self, key: &HeadKey) {
+        self.pages.heads.remove(key);
     }
 
     fn admits(&mut self, alias: &Authority) -> bool {

@@ -7,7 +7,7 @@ use aya_ebpf::{
     helpers::generated::{bpf_l4_csum_replace, bpf_loop, bpf_skb_pull_data},
 };
 use truename_common::{
-    layout::{Authority, LongText, Needle, Page, PageKey, RpcFlow},
+    layout::{Authority, Head, HeadKey, LongText, Needle, Page, PageKey, RpcFlow},
     wire::{
         chunk::{CHUNK, Chunk},
         stream::{BLOCK, Block, Packet, Stage, Steps, Work},
@@ -19,7 +19,7 @@ use super::{
     tcp_flag,
 };
 use crate::{
-    maps::{LISTED, PAGES, READY_PAGES, blank_page, listed_key},
+    maps::{HEADS, LISTED, PAGES, READY_PAGES, blank_head, blank_page, listed_key},
     rpc::stages,
 };
 
@@ -247,6 +247,16 @@ impl Packet for Payload<'_> {
     }
 
     #[inline(always)]
+    fn head(&mut self, key: &HeadKey, create: bool) -> Option<&mut Head> {
+        head(key, create)
+    }
+
+    #[inline(always)]
+    fn forget_head(&mut self, key: &HeadKey) {
+        let _ = HEADS.remove(key);
+    }
+
+    #[inline(always)]
     fn admits(&mut self, alias: &Authority) -> bool {
         let Some(key) = listed_key() else {
             return false;
@@ -329,6 +339,18 @@ fn forget(key: &PageKey) {
     }
 }
 
+/// The head with a key; a new one if `create`.
+#[inline(always)]
+fn head(key: &HeadKey, create: bool) -> Option<&'static mut Head> {
+    if create {
+        // One that is there is written anew.
+        HEADS.insert(key, blank_head()?, 0).ok()?;
+    }
+    let head = HEADS.get_ptr_mut(key);
+    // SAFETY: as for a page.
+    head.map(|head| unsafe { &mut *head })
+}
+
 /// [`Packet`] for the stages that work on a flow and its pages, and never touch the packet.
 pub struct Pages;
 
@@ -366,6 +388,16 @@ impl Packet for Pages {
     #[inline(always)]
     fn forget(&mut self, key: &PageKey) {
         forget(key);
+    }
+
+    #[inline(always)]
+    fn head(&mut self, key: &HeadKey, create: bool) -> Option<&mut Head> {
+        head(key, create)
+    }
+
+    #[inline(always)]
+    fn forget_head(&mut self, key: &HeadKey) {
+        let _ = HEADS.remove(key);
     }
 
     #[inline(always)]

@@ -451,6 +451,7 @@ fn renew(flow: &mut RpcFlow) {
         direction.short_since = 0;
         direction.near = [0; 2];
         direction.hits = [0; 2];
+        direction.heads = 0;
         for kind in &mut direction.pages {
             for word in kind {
                 *word = 0;

@@ -12,7 +12,7 @@ use super::{
     rest::hidden,
 };
 use crate::{
-    layout::{Counter, Edit, NEEDLE_WORDS},
+    layout::{Counter, Edit, MAIN, NEEDLE_WORDS, RANGES},
     wire::{
         chunk::{CHUNK, Chunk},
         frame,
@@ -84,11 +84,20 @@ impl<P: Packet> Job<'_, P> {
         }
     }
 
-    /// Keeps the first bytes of the range that begins at `at`.
+    /// Begins a range at `at`, and keeps its first bytes. False if there is no memory for them, or they cannot be read.
     #[inline(always)]
-    pub(super) fn keep_head(&mut self, at: u32) {
+    pub(super) fn keep_head(&mut self, at: u32) -> bool {
+        let index = self.work.range;
+        let key = self.head_key(index as usize);
         if !self.load_chunk(at) {
-            return;
+            return false;
+        }
+        let Some(head) = self.packet.head(&key, true) else {
+            return false;
+        };
+        head.words = *self.work.chunk.words();
+        if index > self.direction.heads {
+            self.direction.heads = index;
         }
         let work = &*self.work;
         let range = self.direction.range(work.range as usize);
@@ -97,7 +106,6 @@ impl<P: Packet> Job<'_, P> {
         range.first = at;
         range.flags = 0;
         range.rest = work.rest;
-        range.head = *work.chunk.words();
         // What another range has of the segment is appended when the two are joined.
         let len = work.stop.wrapping_sub(at);
         range.head_len = if len < work.chunk_len {
@@ -105,6 +113,7 @@ impl<P: Packet> Job<'_, P> {
         } else {
             work.chunk_len
         } as u16;
+        true
     }
 
     /// Range `index` of which all `known` bytes are kept goes on with the `len` bytes at the beginning of the window.
@@ -121,6 +130,20 @@ impl<P: Packet> Job<'_, P> {
         self.work.index = known / 8;
         let mut append = Append(self.again());
         P::repeat(&mut append, NEEDLE_WORDS as u32);
+    }
+
+    /// Lets go the heads of the ranges, when none is beyond a hole any more.
+    #[inline(always)]
+    pub(super) fn forget_heads(&mut self) {
+        self.work.index = MAIN as u32 + 1;
+        P::repeat(&mut ForgetHeads(self.again()), RANGES as u32);
+        self.direction.heads = 0;
+    }
+
+    /// See [`Self::forget_heads`].
+    #[inline(always)]
+    pub(super) fn has_heads_over(&self) -> bool {
+        self.direction.heads != 0 && self.direction.islands == 0
     }
 
     /// Prepares to read the first bytes of range `next` once more, in the state in which the walk met it.
@@ -142,9 +165,19 @@ impl<P: Packet> Job<'_, P> {
                 len = before_first;
             }
         }
-        self.work.chunk = Chunk::from_words(&range.head);
         if inbound && is_lost || !inbound && !open {
             len = 0;
+        }
+        let key = self.head_key(next);
+        match self.packet.head(&key, false) {
+            Some(head) => self.work.chunk = Chunk::from_words(&head.words),
+            None => {
+                self.direction.range(next).head_len = 0;
+                // It was there when the range began.
+                if len != 0 {
+                    self.work.reset = reset::MARKS;
+                }
+            }
         }
         self.work.chunk_offset = start.wrapping_sub(self.work.seq);
         self.work.chunk_len = len;
@@ -230,9 +263,31 @@ impl<P: Packet> Steps for Append<'_, P> {
             return false;
         }
         job.work.index = index + 1;
-        let range = job.direction.range(job.work.cursor as usize);
-        let word = &mut range.head[index as usize & (NEEDLE_WORDS - 1)];
+        // Looked up for each word: a loop of the verifier's own over one head costs it 146,000 instructions more.
+        let key = job.head_key(job.work.cursor as usize);
+        let Some(head) = job.packet.head(&key, false) else {
+            return false;
+        };
+        let word = &mut head.words[index as usize & (NEEDLE_WORDS - 1)];
         *word = job.work.chunk.appended(*word, index, known);
+        true
+    }
+}
+
+/// Lets go the head of range `work.index`, one a step.
+struct ForgetHeads<'a, P>(Job<'a, P>);
+
+impl<P: Packet> Steps for ForgetHeads<'_, P> {
+    #[inline(always)]
+    fn step(&mut self) -> bool {
+        let job = &mut self.0;
+        let index = job.work.index;
+        if index > job.direction.heads {
+            return false;
+        }
+        job.work.index = index + 1;
+        let key = job.head_key(index as usize);
+        job.packet.forget_head(&key);
         true
     }
 }

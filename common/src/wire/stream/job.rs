@@ -6,8 +6,8 @@ use super::super::{
     seq::after,
 };
 use crate::layout::{
-    Authority, Counter, Direction, Edit, FlowNames, LongText, Needle, Page, PageKey, Range,
-    RpcFlow, Walker, eight,
+    Authority, Counter, Direction, Edit, FlowNames, Head, HeadKey, LongText, Needle, Page, PageKey,
+    Range, RpcFlow, Walker, eight,
 };
 
 /// Bits of [`Direction::flags`].
@@ -170,6 +170,12 @@ pub trait Packet {
     /// Removes a page, if it is there.
     fn forget(&mut self, key: &PageKey);
 
+    /// The head with a key; a new one if `create`. `None` if there is none, or no memory.
+    fn head(&mut self, key: &HeadKey, create: bool) -> Option<&mut Head>;
+
+    /// Removes a head, if it is there.
+    fn forget_head(&mut self, key: &HeadKey);
+
     /// Whether the endpoint's list admits `alias`.
     fn admits(&mut self, alias: &Authority) -> bool;
 
@@ -299,15 +305,18 @@ pub struct Work {
     /// The range that is walked, and the one that the walk may meet.
     pub(super) range: u32,
     pub(super) next: u32,
-    /// The other ranges that concern `at`: the one that has it, those that end there, an unused one, and the first
-    /// one in the hole before it; and how far away `next` and that one begin.
+    /// The other ranges that concern `at`: the one that has it, those that end there, an unused one, the first one in
+    /// the hole before it, and the last one that ends before it; how far away `next` and the first one begin, and how
+    /// far away the last one ends.
     pub(super) holder: u32,
     pub(super) follower: u32,
     pub(super) lost: u32,
     pub(super) free: u32,
     pub(super) first_range: u32,
+    pub(super) last_range: u32,
     pub(super) nearest: u32,
     pub(super) nearest_first: u32,
+    pub(super) nearest_last: u32,
     /// What is to be done at `at`: [`step`].
     pub(super) step: u32,
     /// 1 if some of the segment was walked before.
@@ -358,6 +367,8 @@ pub struct Work {
     pub(super) state: u32,
     pub(super) way: u32,
     pub(super) policy: u32,
+    /// [`RpcFlow::id`].
+    pub(super) flow: u64,
     /// 1 to read every byte by itself: the fast ways must come to the same.
     pub slow: u32,
     pub(super) progress: flow::Progress,
@@ -392,8 +403,10 @@ impl Default for Work {
             lost: 0,
             free: 0,
             first_range: 0,
+            last_range: 0,
             nearest: 0,
             nearest_first: 0,
+            nearest_last: 0,
             step: 0,
             replayed: 0,
             index: 0,
@@ -425,6 +438,7 @@ impl Default for Work {
             state: 0,
             way: 0,
             policy: 0,
+            flow: 0,
             slow: 0,
             progress: flow::Progress::default(),
             count: 0,
@@ -437,7 +451,7 @@ impl Default for Work {
 impl Work {
     /// Takes the next segment.
     #[inline(always)]
-    pub(super) fn begin(&mut self, way: Way, seq: u32, len: u32, policy: u32) {
+    pub(super) fn begin(&mut self, way: Way, seq: u32, len: u32) {
         self.seq = seq;
         self.len = len;
         self.at = seq;
@@ -458,7 +472,6 @@ impl Work {
         self.replayed = 0;
         self.checks = 0;
         self.way = way as u32;
-        self.policy = policy;
     }
 
     #[inline(always)]
@@ -543,6 +556,16 @@ impl<'a, P: Packet> Job<'a, P> {
     #[inline(always)]
     pub fn is(&self, flag: u32) -> bool {
         self.direction.flags & flag != 0
+    }
+
+    /// The key of the head of range `index`.
+    #[inline(always)]
+    pub fn head_key(&self, index: usize) -> HeadKey {
+        HeadKey {
+            flow: self.work.flow,
+            range: index as u32,
+            way: self.work.way,
+        }
     }
 
     /// The range that is walked.

@@ -187,12 +187,12 @@ impl<P: Packet> Job<'_, P> {
     /// Whether the cursor has moved so far that pages may be let go.
     #[inline(always)]
     pub(super) fn must_sweep(&self) -> bool {
-        self.direction.position >= self.direction.sweep_at
+        self.direction.position >= self.direction.sweep_at || self.has_heads_over()
     }
 }
 
 /// See [`super::Stage::Sweep`]: lets go the pages of acknowledged bytes; where acknowledgements are not seen,
-/// those that are far behind.
+/// those that are far behind. The heads, too, if no hole is left.
 #[inline(always)]
 pub(super) fn sweep<P: Packet>(packet: &mut P, flow: &mut RpcFlow, work: &mut Work) {
     let direction = Job::new(packet, flow, work).direction;
@@ -207,6 +207,10 @@ pub(super) fn sweep<P: Packet>(packet: &mut P, flow: &mut RpcFlow, work: &mut Wo
         }
     }
     work.last_page = keep;
+    let mut job = Job::new(packet, flow, work);
+    if job.has_heads_over() {
+        job.forget_heads();
+    }
     P::repeat(&mut SweepPages { packet, flow, work }, LET_GO);
 }
 

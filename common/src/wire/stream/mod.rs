@@ -49,13 +49,13 @@ pub use window::acknowledge;
 
 use self::job::{Job, more, step};
 use super::flow::{Filter, Prepare};
-use crate::layout::{Counter, Direction, FlowNames, MAIN, RANGES, Range, RpcFlow, Walker};
+use crate::layout::{Counter, Direction, FlowNames, MAIN, Range, RpcFlow, Walker};
 
 /// Chunks or header bytes that a segment can have: more than a 64 KiB packet needs.
 const WALK_STEPS: u32 = 1 << 17;
 /// Places of a segment that are looked at: ranges that it meets, and a new one. One that has more is dropped, and finds
 /// fewer when it comes again.
-const PLACES: usize = RANGES + 2;
+const PLACES: usize = 18;
 /// Rounds of edits that a segment can need: one of 64 KiB has 2,200 recipients at the most.
 const ROUNDS: usize = 64;
 /// How long segments are dropped because memory for marks is short, before their connection is reset: in units of 2^20
@@ -121,7 +121,8 @@ pub fn process<P: Packet>(
     seq: u32,
     len: u32,
 ) -> Verdict {
-    work.begin(way, seq, len, flow.policy);
+    work.begin(way, seq, len);
+    (work.flow, work.policy) = (flow.id, flow.policy);
     if flow.names.prepared == 0 {
         packet.stage(Stage::Prepare, flow, work);
     }

@@ -143,11 +143,18 @@ impl<P: Packet> Job<'_, P> {
         work.free = MAIN as u32 + 1;
         work.lost = none;
         work.first_range = none;
+        work.last_range = if after(at, main.end) {
+            MAIN as u32
+        } else {
+            none
+        };
         work.nearest = end.wrapping_sub(at);
         work.nearest_first = at.wrapping_sub(main.end);
+        work.nearest_last = work.nearest_first;
         if self.direction.islands != 0 {
             self.work.free = none;
             self.work.index = MAIN as u32 + 1;
+            self.work.bit = self.direction.islands;
             self.work.cursor = at;
             let mut scan = Scan(self.again());
             P::repeat(&mut scan, RANGES as u32);
@@ -204,21 +211,24 @@ impl<P: Packet> Job<'_, P> {
         self.is_covered(at)
     }
 
-    /// Whether the frame at the cursor covers the hole before `at`: whatever fills the hole is body, and
-    /// needs no edit.
+    /// Whether the frame at the end of the range before `at` covers the hole between them: whatever fills the hole is
+    /// body, and needs no edit.
     #[inline(always)]
     fn is_covered(&mut self, at: u32) -> bool {
-        let main = &self.direction.ranges[MAIN];
-        // A range in the hole would have its own frames.
-        if !self.work.is_inbound()
-            || main.flags & range_flag::LOST != 0
-            || after(at, main.walker.resume)
-            || self.work.first_range as usize != RANGES
-        {
+        let last = self.work.last_range as usize;
+        if !self.work.is_inbound() || last == RANGES {
             return false;
         }
-        self.direction.set_cursor(at);
-        self.go_on(MAIN);
+        let range = self.direction.range(last);
+        if range.flags & range_flag::LOST != 0 || after(at, range.walker.resume) {
+            return false;
+        }
+        if last == MAIN {
+            self.direction.set_cursor(at);
+        } else {
+            range.end = at;
+        }
+        self.go_on(last);
         true
     }
 
@@ -298,6 +308,10 @@ impl<P: Packet> Job<'_, P> {
             }
             self.work.range = index as u32;
             is_new = index == self.work.free as usize;
+            if is_new && !self.keep_head(at) {
+                self.hole(at);
+                return;
+            }
         }
         self.open(at, stop, is_new);
     }
@@ -352,7 +366,6 @@ impl<P: Packet> Job<'_, P> {
         let is_framed = head & head::FRAMED != 0;
         let (first, zeros) = (self.work.first, self.work.zeros as u16 & ZEROS_MAX);
         if is_new {
-            self.keep_head(at);
             self.direction.islands += 1;
             self.add_rest(at);
         }
@@ -468,7 +481,9 @@ impl<P: Packet> Job<'_, P> {
         let range = self.direction.range(index);
         let (end, known) = (range.end, range.end.wrapping_sub(range.start));
         let is_short = known != 0 && known < CHUNK as u32;
-        if index != MAIN && is_short && after(reached, end) && self.load_chunk(end) {
+        // Not if the end lies before the segment: the range has grown over a hole that its frame covers.
+        let is_here = end.wrapping_sub(self.work.seq) < self.work.len;
+        if index != MAIN && is_short && is_here && after(reached, end) && self.load_chunk(end) {
             let len = reached.wrapping_sub(end);
             let len = if len < self.work.chunk_len {
                 len
@@ -585,7 +600,8 @@ impl<P: Packet> Job<'_, P> {
     }
 }
 
-/// Looks at one range a step; see [`Job::scan`].
+/// Looks at one range a step, of which `work.bit` are in use from there on; see [`Job::scan`]. The lowest unused one is
+/// taken, so that the used ones are looked at first.
 struct Scan<'a, P>(Job<'a, P>);
 
 impl<P: Packet> Steps for Scan<'_, P> {
@@ -594,7 +610,8 @@ impl<P: Packet> Steps for Scan<'_, P> {
         let job = &mut self.0;
         let index = job.work.index;
         let at = job.work.cursor;
-        if index >= RANGES as u32 {
+        let is_enough = job.work.bit == 0 && job.work.free != RANGES as u32;
+        if index >= RANGES as u32 || is_enough {
             return false;
         }
         job.work.index = index + 1;
@@ -602,9 +619,12 @@ impl<P: Packet> Steps for Scan<'_, P> {
         let range = job.direction.range(index as usize);
         let (start, end, flags) = (range.start, range.end, range.flags);
         if start == end {
-            job.work.free = index;
+            if job.work.free == RANGES as u32 {
+                job.work.free = index;
+            }
             return true;
         }
+        job.work.bit = job.work.bit.wrapping_sub(1);
         if before(at, start) {
             let far = start.wrapping_sub(at);
             if far <= job.work.nearest {
@@ -617,6 +637,12 @@ impl<P: Packet> Steps for Scan<'_, P> {
             job.work.follower = index;
             if flags & range_flag::LOST != 0 {
                 job.work.lost = index;
+            }
+        } else {
+            let far = at.wrapping_sub(end);
+            if far < job.work.nearest_last {
+                job.work.nearest_last = far;
+                job.work.last_range = index;
             }
         }
         let far = start.wrapping_sub(cursor);

@@ -8,8 +8,10 @@ use crate::layout::{Counter, MAIN, RANGES, Range};
 #[derive(Clone, Copy, Debug)]
 pub struct Before {
     ranges: [Range; RANGES],
-    /// Ranges beyond holes; if there are none, only the first of `ranges` is kept.
+    /// Ranges beyond holes.
     islands: u32,
+    /// How many of `ranges` are kept: those behind them were unused.
+    kept: u32,
     /// Flags of the direction.
     flags: u32,
 }
@@ -19,6 +21,7 @@ impl Default for Before {
         Self {
             ranges: [Range::default(); RANGES],
             islands: 0,
+            kept: 0,
             flags: 0,
         }
     }
@@ -31,8 +34,10 @@ impl<P: Packet> Job<'_, P> {
         self.keep_main();
         if self.direction.islands != 0 {
             self.work.before.islands = self.direction.islands;
+            self.work.bit = self.direction.islands;
             self.work.index = MAIN as u32 + 1;
             P::repeat(&mut Keep(self.again()), RANGES as u32);
+            self.work.before.kept = self.work.index;
         }
     }
 
@@ -46,6 +51,7 @@ impl<P: Packet> Job<'_, P> {
         kept.walker = main.walker;
         kept.flags = main.flags;
         self.work.before.islands = 0;
+        self.work.before.kept = 0;
         self.work.before.flags = self.direction.flags;
     }
 
@@ -74,7 +80,7 @@ impl<P: Packet> Job<'_, P> {
     }
 }
 
-/// Keeps range `work.index`.
+/// Keeps range `work.index`, if `work.bit` ranges from there on are in use.
 struct Keep<'a, P>(Job<'a, P>);
 
 impl<P: Packet> Steps for Keep<'_, P> {
@@ -82,12 +88,13 @@ impl<P: Packet> Steps for Keep<'_, P> {
     fn step(&mut self) -> bool {
         let index = self.0.work.index;
         // Not `>=`: the compiler would drop the mask, and the verifier the bound.
-        if index == RANGES as u32 {
+        if index == RANGES as u32 || self.0.work.bit == 0 {
             return false;
         }
         self.0.work.index = index + 1;
         let range = self.0.direction.range(index as usize);
         self.0.work.before.ranges[index as usize & (RANGES - 1)] = *range;
+        self.0.work.bit -= u32::from(range.start != range.end);
         true
     }
 }
@@ -104,7 +111,7 @@ impl<P: Packet> Steps for TakeBack<'_, P> {
         }
         self.0.work.index = index + 1;
         let range = self.0.direction.range(index as usize);
-        if self.0.work.before.islands == 0 {
+        if index >= self.0.work.before.kept {
             range.start = 0;
             range.end = 0;
         } else {
