@@ -17,12 +17,12 @@ use parking_lot::Mutex;
 use rustix::net::{Shutdown, shutdown, sockopt};
 use tokio::net::{TcpSocket, TcpStream};
 use truename_common::{
-    layout::{self, Authority, FiveTuple, Socket, TCP},
+    layout::{self, Authority, FiveTuple, Socket, TCP, bytes},
     wire::relay::{Direction, Limits, Names, Recoder},
 };
 
 use super::shared::{Connection, Context, Open, Served, Way};
-use crate::{clock::Moment, decode, plan::bytes};
+use crate::{clock::Moment, decode};
 
 /// Bytes that are read at once.
 const READ: usize = 256 << 10;

@@ -12,7 +12,6 @@ mod worker;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv6Addr},
     sync::Arc,
     time::Duration,
 };
@@ -27,7 +26,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use truename_common::layout::{Authority, EventKind, RELAYS_MAX, Socket};
+use truename_common::layout::{Authority, EventKind, RELAYS_MAX, Socket, ip};
 
 use shared::Served;
 pub use shared::{Relays, Row};
@@ -174,7 +173,7 @@ fn follow(
     let inventory = requests.inventory()?;
     let (mut missing, mut served) = (Vec::new(), BTreeSet::new());
     for endpoint in &wanted {
-        let address = IpAddr::from(Ipv6Addr::from(endpoint.address)).to_canonical();
+        let address = ip(endpoint.address);
         let listen = Listen {
             address: Some(address),
             port: endpoint.port,
