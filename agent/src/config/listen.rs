@@ -6,7 +6,7 @@ use std::{
     str::FromStr,
 };
 
-use truename_common::layout::{Socket, TCP, v4_mapped};
+use truename_common::layout::{Socket, TCP, bytes};
 
 use crate::name::{AuthorityError, parse_port, split};
 
@@ -38,8 +38,7 @@ impl Listen {
     pub fn to_socket(self) -> Socket {
         let address = match self.address {
             None => [0; 16],
-            Some(IpAddr::V4(v4)) => v4_mapped(v4.octets()),
-            Some(IpAddr::V6(v6)) => v6.octets(),
+            Some(address) => bytes(address),
         };
         Socket {
             address,
@@ -108,6 +107,8 @@ impl fmt::Display for Listen {
 
 #[cfg(test)]
 mod tests {
+    use truename_common::layout::v4_mapped;
+
     use super::*;
 
     fn listen(text: &str) -> Listen {

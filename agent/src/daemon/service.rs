@@ -11,7 +11,9 @@ use std::{
 
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
-use truename_common::layout::{Conntrack, ConntrackState, Counter, FiveTuple, RpcFlow, VERSION};
+use truename_common::layout::{
+    Conntrack, ConntrackState, Counter, FiveTuple, RpcFlow, VERSION, bytes,
+};
 
 use super::{
     Command, Current,
@@ -471,7 +473,7 @@ impl Inner {
         }
         let alias = explanation.to.ip();
         doubts.extend(attempts::unassigned(service, alias, &live.facts, requests)?);
-        let address = plan::bytes(target.ip());
+        let address = bytes(target.ip());
         let problem = attempts.problem(service, address, target.port(), requests)?;
         let is_told = problem.is_some();
         doubts.extend(problem.map(|found| found.sentence));
@@ -496,7 +498,7 @@ impl Inner {
     /// What is done with the aliases of a client that are longer than the canonical name.
     fn too_long(&self, tables: &Tables, question: &Question) -> Result<Vec<String>, DatapathError> {
         let aliases = tables.aliases()?;
-        let (client, endpoint) = (plan::bytes(question.from), plan::bytes(question.to.ip()));
+        let (client, endpoint) = (bytes(question.from), bytes(question.to.ip()));
         let of_client = aliases.iter().filter(|(key, stat)| {
             let is_asked = key.client == client && key.endpoint.address == endpoint;
             is_asked && key.endpoint.port == question.to.port() && stat.no_fit != 0

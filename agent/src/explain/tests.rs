@@ -1,9 +1,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use truename_common::layout::{Policy, Settings, Slots, TCP, Target, target_flags};
+use truename_common::layout::{Policy, Settings, Slots, TCP, Target, bytes, target_flags};
 
 use super::*;
-use crate::plan::{Held, bytes};
+use crate::plan::Held;
 
 /// Tables in memory.
 #[derive(Default)]

@@ -1,17 +1,17 @@
 //! The way of a packet through the tables.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use truename_common::{
     layout::{
         Conntrack, ConntrackState, Counter, FiveTuple, Policy, Service, Socket, TCP, Target, UDP,
-        conntrack_flags, conntrack_marks, port_flags, service_flags, settings_flags, target_flags,
+        bytes, conntrack_flags, conntrack_marks, ip, port_flags, service_flags, settings_flags,
+        target_flags,
     },
     nat::{self, Choice},
 };
 
 use super::{Begins, EXAMPLE_PORT, Explanation, Outcome, Question, Source, Step};
-use crate::plan::bytes;
 
 /// Follows a packet. `is_own` tells the host's own addresses.
 pub fn explain<S: Source>(
@@ -436,10 +436,6 @@ fn refused(counter: Counter) -> Outcome {
     Outcome::Refused {
         counter: counter.label().to_owned(),
     }
-}
-
-fn ip(address: [u8; 16]) -> IpAddr {
-    IpAddr::from(Ipv6Addr::from(address)).to_canonical()
 }
 
 fn address(address: [u8; 16], port: u16) -> SocketAddr {

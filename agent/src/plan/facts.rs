@@ -9,8 +9,8 @@ use std::{
 
 use truename_common::{
     layout::{
-        Conntrack, FiveTuple, Service, Settings, Slots, Socket, Target, conntrack_marks,
-        target_flags, v4_mapped,
+        Conntrack, FiveTuple, Service, Settings, Slots, Socket, Target, conntrack_marks, ip,
+        target_flags,
     },
     nat,
 };
@@ -70,7 +70,7 @@ impl Facts {
 
     /// Whether an alias is an address of this host.
     pub fn has_alias(&self, alias: &Socket) -> bool {
-        let address = IpAddr::from(alias.address).to_canonical();
+        let address = ip(alias.address);
         self.is_local(address)
     }
 }
@@ -154,14 +154,6 @@ fn seen_by(entry: &Conntrack, target: &Target) -> Target {
         target.flags &= !target_flags::SNAT;
     }
     target
-}
-
-/// An address as the kernel tables have it.
-pub fn bytes(address: IpAddr) -> [u8; 16] {
-    match address {
-        IpAddr::V4(v4) => v4_mapped(v4.octets()),
-        IpAddr::V6(v6) => v6.octets(),
-    }
 }
 
 /// The hash that a target has for ever, whatever its number is.

@@ -16,10 +16,10 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use truename_common::layout::{Endpoint, ListedAlias, Names, Policy, Socket, port_flags};
+use truename_common::layout::{Endpoint, ListedAlias, Names, Policy, Socket, bytes, port_flags};
 
 pub use connected::{Connected, Summary};
-pub use facts::{CanonicalNames, Facts, Held, bytes};
+pub use facts::{CanonicalNames, Facts, Held};
 pub use ipsec::{refused, unencrypted};
 pub use roles::Roles;
 pub use services::Services;

@@ -8,14 +8,14 @@ use std::{
 use truename_common::{
     layout::{
         SERVICES_MAX, SLOTS_PER_SERVICE, Service, Settings, Slots, Socket, TARGETS_MAX, Target,
-        service_flags, settings_flags, target_flags,
+        bytes, ip, service_flags, settings_flags, target_flags,
     },
     nat::{self, Weighted},
 };
 
 use super::{
     Facts, Held,
-    facts::{TargetKey, bytes, identity, same_but_source, target_key},
+    facts::{TargetKey, identity, same_but_source, target_key},
     ipsec,
     roles::{self, Wanted},
     space::Space,
@@ -229,7 +229,7 @@ impl<'a> Plan<'a> {
             return false;
         }
         let has_source = target.flags & target_flags::SNAT != 0;
-        let source = has_source.then(|| IpAddr::from(target.source).to_canonical());
+        let source = has_source.then(|| ip(target.source));
         let Some(sentence) = ipsec::refusal(self.config, self.facts, service, source, to) else {
             return false;
         };
@@ -347,7 +347,7 @@ impl<'a> Plan<'a> {
             if !self.facts.has_alias(alias) {
                 flags |= service_flags::UNASSIGNED;
             }
-            if IpAddr::from(alias.address).to_canonical().is_loopback() {
+            if ip(alias.address).is_loopback() {
                 flags |= service_flags::LOOPBACK;
             }
             self.out.services.insert(

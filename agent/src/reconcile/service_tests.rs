@@ -4,14 +4,14 @@ use std::{cell::RefCell, convert::Infallible, sync::Arc};
 
 use proptest::prelude::*;
 use truename_common::{
-    layout::{Conntrack, FiveTuple, Service, Slots, TCP, service_flags, target_flags},
+    layout::{Conntrack, FiveTuple, Service, Slots, TCP, bytes, service_flags, target_flags},
     nat::{self, Choice},
 };
 
 use super::*;
 use crate::{
     config::{Config, File, Flags},
-    plan::{self, Facts, bytes},
+    plan::{self, Facts},
 };
 
 /// The tables in memory. A change checks that no connection is lost by it.

@@ -22,12 +22,12 @@ use tokio::{
     time::sleep,
 };
 use truename_common::{
-    layout::{self, Authority, FiveTuple, Socket, TCP},
+    layout::{self, Authority, FiveTuple, Socket, TCP, bytes},
     wire::relay::{Direction, Limits, Names, Recoder},
 };
 
 use super::shared::{Connection, Context, Open, Served, Way, socket};
-use crate::{clock::Moment, decode, plan::bytes};
+use crate::{clock::Moment, decode};
 
 /// Bytes that are read at once.
 const READ: usize = 256 << 10;

@@ -13,7 +13,6 @@ mod worker;
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
-    net::{IpAddr, Ipv6Addr},
     sync::Arc,
     time::Duration,
 };
@@ -28,7 +27,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use truename_common::layout::{Authority, EventKind, RELAYS_MAX, Socket, relay};
+use truename_common::layout::{Authority, EventKind, RELAYS_MAX, Socket, ip, relay};
 
 use shared::Served;
 pub use shared::{Relays, Row};
@@ -218,7 +217,7 @@ fn follow(
     let attached = steering.attached()?;
     let (mut started, mut used) = (BTreeSet::new(), BTreeSet::new());
     for endpoint in &wanted {
-        let address = IpAddr::from(Ipv6Addr::from(endpoint.address)).to_canonical();
+        let address = ip(endpoint.address);
         let listen = Listen {
             address: Some(address),
             port: endpoint.port,

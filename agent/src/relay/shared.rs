@@ -13,9 +13,9 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use truename_common::layout::{Authority, FiveTuple, Socket, TCP};
+use truename_common::layout::{Authority, FiveTuple, Socket, TCP, bytes};
 
-use crate::{config, datapath::Steering, plan::bytes};
+use crate::{config, datapath::Steering};
 
 /// What a worker needs.
 pub(super) struct Context {

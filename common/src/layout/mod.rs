@@ -31,7 +31,7 @@ pub use service::{
     SERVICES_MAX, SLOTS_MAX, SLOTS_PER_SERVICE, Service, Settings, Slots, TARGETS_MAX, Target,
     service_flags, settings_flags, target_flags,
 };
-pub use socket::{FiveTuple, Socket, TCP, UDP, v4_mapped};
+pub use socket::{FiveTuple, Socket, TCP, UDP, bytes, ip, v4_mapped};
 pub use text::{AUTHORITY_MAX, Authority, LongText, SYSTEM_MAX, System, Text};
 
 /// Values of [`map::STEERED`].

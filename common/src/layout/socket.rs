@@ -1,3 +1,5 @@
+use core::net::{IpAddr, Ipv6Addr};
+
 use super::plain;
 
 /// IP protocol number of TCP.
@@ -37,6 +39,19 @@ plain!(Socket = 20, FiveTuple = 40);
 pub const fn v4_mapped(address: [u8; 4]) -> [u8; 16] {
     let [a, b, c, d] = address;
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+}
+
+/// An address as the maps have it.
+pub const fn bytes(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(v4) => v4_mapped(v4.octets()),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+/// The address that stands in a map.
+pub const fn ip(address: [u8; 16]) -> IpAddr {
+    Ipv6Addr::from_octets(address).to_canonical()
 }
 
 impl Socket {

@@ -2,16 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use truename_common::layout::{AliasKey, AliasStat, Authority, FiveTuple, Socket, TCP};
+use truename_common::layout::{AliasKey, AliasStat, Authority, FiveTuple, Socket, TCP, bytes, ip};
 
-use super::{
-    behind::Behind,
-    text::{ip, socket},
-};
+use super::{behind::Behind, text::socket};
 use crate::{
     api::{AliasRow, Clock},
     config::{Config, index::endpoint_name},
-    plan, relay,
+    relay,
 };
 
 /// Aliases in use, the latest first.
@@ -57,7 +54,7 @@ pub fn relayed_aliases(config: &Config, clock: &Clock, rows: &[relay::Row]) -> V
         endpoint: endpoint_name(
             config,
             Socket {
-                address: plan::bytes(row.endpoint.ip()),
+                address: bytes(row.endpoint.ip()),
                 port: row.endpoint.port(),
                 protocol: TCP,
                 pad: 0,

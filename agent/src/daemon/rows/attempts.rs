@@ -5,9 +5,9 @@ use std::{
     net::IpAddr,
 };
 
-use truename_common::layout::{Conntrack, ConntrackState as State, FiveTuple, TCP, v4_mapped};
+use truename_common::layout::{Conntrack, ConntrackState as State, FiveTuple, TCP, ip, v4_mapped};
 
-use super::text::{ip, socket};
+use super::text::socket;
 use crate::{
     api::{Clock, Code, Finding},
     config::{Config, Listen, Role, Service, Transport, index},

@@ -5,9 +5,7 @@ use std::{
     net::IpAddr,
 };
 
-use truename_common::layout::{Conntrack, FiveTuple, Socket, conntrack_flags};
-
-use super::text::ip;
+use truename_common::layout::{Conntrack, FiveTuple, Socket, conntrack_flags, ip};
 
 /// Clients that are told for one address.
 const BEHIND_MAX: usize = 8;

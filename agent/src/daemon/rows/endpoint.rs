@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use truename_common::layout::{FiveTuple, Names, Socket};
+use truename_common::layout::{FiveTuple, Names, Socket, ip};
 
-use super::text::{ip, text};
+use super::text::text;
 use crate::{
     api::{Aliases, CanonicalSource, EndpointRow},
     config::{self, Config, Endpoint, index},

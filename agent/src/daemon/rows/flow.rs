@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use truename_common::{
-    layout::{Conntrack, ConntrackState, FiveTuple, RpcFlow, TCP, conntrack_flags},
+    layout::{Conntrack, ConntrackState, FiveTuple, RpcFlow, TCP, bytes, conntrack_flags},
     wire::flow::state,
 };
 
@@ -14,7 +14,6 @@ use crate::{
         Config,
         index::{Services, endpoint_name},
     },
-    plan::bytes,
     relay,
 };
 

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use truename_common::layout::{Peer, PeerKey};
+use truename_common::layout::{Peer, PeerKey, ip};
 
 use super::{
     behind::Behind,
-    text::{ip, socket, text},
+    text::{socket, text},
 };
 use crate::{
     api::{Clock, PeerRow},

@@ -3,20 +3,14 @@
 use std::collections::BTreeMap;
 
 use truename_common::layout::{
-    Conntrack, ConntrackState, FiveTuple, Service, Socket, Target, target_flags,
+    Conntrack, ConntrackState, FiveTuple, Service, Socket, Target, bytes, ip, target_flags,
 };
 
-use super::{
-    attempts::Attempts,
-    text::{ip, socket},
-};
+use super::{attempts::Attempts, text::socket};
 use crate::{
     api::{ServiceRow, TargetRow},
     config::{self, Config, index::Services},
-    plan::{
-        Roles, bytes,
-        roles::{self},
-    },
+    plan::{Roles, roles},
 };
 
 /// What the kernel tables tell of services.

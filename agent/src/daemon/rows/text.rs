@@ -1,17 +1,12 @@
 //! Values of the kernel tables as text.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
-use truename_common::layout::Text;
+use truename_common::layout::{Text, ip};
 
 /// An escaped text, unless it is empty.
 pub fn text<const N: usize>(text: &Text<N>) -> Option<String> {
     (!text.is_empty()).then(|| text.to_string())
-}
-
-/// An address of the kernel tables.
-pub fn ip(address: [u8; 16]) -> IpAddr {
-    IpAddr::from(Ipv6Addr::from(address)).to_canonical()
 }
 
 /// An address and a port of the kernel tables.

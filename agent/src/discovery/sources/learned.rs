@@ -1,13 +1,10 @@
 //! Facts from handshakes that the kernel program saw: a client announced a name, and its packets
 //! came from an address. A pure function.
 
-use std::{
-    collections::BTreeSet,
-    net::{IpAddr, Ipv6Addr},
-};
+use std::collections::BTreeSet;
 
 use truename_common::{
-    layout::{self, FiveTuple, Names, Peer, PeerKey, RpcFlow, Socket},
+    layout::{self, FiveTuple, Names, Peer, PeerKey, RpcFlow, Socket, ip},
     wire::flow::state,
 };
 
@@ -75,7 +72,7 @@ pub fn addressed<'a>(
 }
 
 fn add(facts: &mut Facts, name: &layout::Authority, address: [u8; 16], seen_ns: u64) {
-    let address = IpAddr::from(Ipv6Addr::from(address)).to_canonical();
+    let address = ip(address);
     if name.is_empty() || address.is_unspecified() {
         return;
     }
