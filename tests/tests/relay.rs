@@ -326,6 +326,12 @@ fn a_client_whose_alias_fits_is_relayed_once_and_then_translated_in_place() {
     assert_ne!(arrived[..], hosts.request("jm:6123", 10)[4..]);
     assert_eq!(hosts.counter("rewritten_inbound"), 1);
     assert_eq!(hosts.counter("relay_steered"), 1);
+    // The relay and the kernel program mean the same client.
+    let rows = hosts
+        .truename
+        .rows("peers", &[("alias", "jm:6123")])
+        .unwrap();
+    assert_eq!(rows.len(), 1, "{rows:?}");
 }
 
 #[test]
@@ -377,6 +383,15 @@ fn is_relayed(lab: Lab) {
         .rows("aliases", &[("alias", &alias)])
         .unwrap();
     assert_eq!(rows[0]["relayed"], true);
+    let announced = hosts.names.client.to_string();
+    let peer = [("announced", announced.as_str()), ("alias", alias.as_str())];
+    let rows = hosts.truename.rows("peers", &peer).unwrap();
+    let client_address = client.local_addr().unwrap().ip().to_string();
+    assert_eq!(
+        (rows.len(), &rows[0]["client"]),
+        (1, &client_address.into())
+    );
+    assert_eq!(rows[0]["system"], "flink");
     assert_eq!(hosts.counter("reset_relay"), 0);
     assert_eq!(hosts.counter("rewritten_inbound"), 0);
     // Each side ends by itself.

@@ -115,7 +115,9 @@ impl Flags {
                 })
                 .collect();
         }
-        file.relay.enabled |= self.relay;
+        if self.relay {
+            file.relay.enabled = Some(true);
+        }
         for flag in self.endpoints {
             let name = unused_name(
                 format!("{}-{}", flag.protocol, flag.listen.port),

@@ -98,6 +98,12 @@ impl Config {
         self.names.capture.unwrap_or(follows_cluster)
     }
 
+    /// Whether connections whose alias cannot be translated in place are relayed.
+    pub fn relays(&self) -> bool {
+        let follows_cluster = !self.topology.cluster.is_empty();
+        self.relay.enabled.unwrap_or(follows_cluster)
+    }
+
     /// The addresses of services, but for those that stand for all of the host's.
     pub fn aliases(&self) -> impl Iterator<Item = IpAddr> {
         self.services

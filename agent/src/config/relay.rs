@@ -19,8 +19,8 @@ const MEMORY: (u32, u32) = (16, 65536);
 /// Whether connections whose alias cannot be translated in place are relayed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Relay {
-    /// Whether they are.
-    pub enabled: bool,
+    /// Whether they are; none: if the configuration names a cluster.
+    pub enabled: Option<bool>,
     /// Connections at a time; more are reset.
     pub max_connections: u32,
     /// MiB of frames that are kept back until they are complete; a connection that needs more is reset.
@@ -36,7 +36,7 @@ pub struct Relay {
 impl Default for Relay {
     fn default() -> Self {
         Self {
-            enabled: false,
+            enabled: None,
             max_connections: 1024,
             memory: 256,
             handshake_timeout: 60,
@@ -49,7 +49,7 @@ impl Default for Relay {
 pub(super) fn read(section: &Section<'_>) -> Result<Relay, ConfigError> {
     let mut relay = Relay::default();
     if let Some(entry) = section.get("enabled") {
-        relay.enabled = entry.boolean()?;
+        relay.enabled = Some(entry.boolean()?);
     }
     if let Some(entry) = section.get("max_connections") {
         relay.max_connections = entry.number(CONNECTIONS.0, CONNECTIONS.1)?;
@@ -77,7 +77,21 @@ pub(super) fn read(section: &Section<'_>) -> Result<Relay, ConfigError> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::File, *};
+    use super::{
+        super::{Config, File, Flags},
+        *,
+    };
+
+    #[test]
+    fn a_cluster_is_relayed_unless_the_configuration_says_no() {
+        let relays = |text: &str| {
+            let file = File::parse("t.toml".as_ref(), text).unwrap();
+            Config::new(file, Flags::default()).unwrap().relays()
+        };
+        let cluster = "[topology]\ncluster = [\"http://10.0.0.1:8081\"]\n";
+        assert!(!relays("") && relays("[relay]\nenabled = true\n") && relays(cluster));
+        assert!(!relays(&format!("{cluster}[relay]\nenabled = false\n")));
+    }
 
     #[test]
     fn all_keys_are_read() {
@@ -85,7 +99,7 @@ mod tests {
              handshake_timeout = \"1m\"\nhold = \"0s\"\non_change = \"reset\"\n";
         let read = File::parse("t.toml".as_ref(), text).unwrap().relay;
         let expected = Relay {
-            enabled: true,
+            enabled: Some(true),
             max_connections: 7,
             memory: 16,
             handshake_timeout: 60,

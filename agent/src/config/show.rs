@@ -140,7 +140,7 @@ impl<'a> Shown<'a> {
             service: config.services.iter().map(Service::new).collect(),
             topology: &config.topology,
             relay: Relay {
-                enabled: config.relay.enabled,
+                enabled: config.relays(),
                 max_connections: config.relay.max_connections,
                 memory: config.relay.memory,
                 handshake_timeout: seconds(config.relay.handshake_timeout),

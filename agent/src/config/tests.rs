@@ -152,7 +152,7 @@ fn flags_add_endpoints_and_replace_interfaces() {
         bpffs: None,
     };
     let config = Config::new(File::default(), flags).unwrap();
-    assert!(config.relay.enabled);
+    assert!(config.relays());
     let names: Vec<_> = config.endpoints.iter().map(|e| e.name.as_str()).collect();
     assert_eq!(names, ["pekko-6123", "pekko-6123-2"]);
     assert_eq!(

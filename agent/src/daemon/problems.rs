@@ -118,14 +118,14 @@ const TOO_LONG_SHOWN: usize = 3;
 pub fn of_relays(config: &Config, recent: &Counters, relays: &Relays) -> Vec<Finding> {
     let mut found: Vec<_> = Finding::all(Code::RelayFailed, relays.problems()).collect();
     let unfit = count(recent, Counter::NoFit);
-    if unfit > 0 && !config.relay.enabled {
+    if unfit > 0 && !config.relays() {
         let sentence = format!(
             "{unfit} connection(s) in the last minute use an alias longer than the canonical name (`truename aliases` shows them): {TOO_LONG}"
         );
         found.push(Finding::new(Code::AliasTooLong, sentence));
     }
     let totals = relays.totals();
-    if config.relay.enabled && totals.open >= totals.limit {
+    if config.relays() && totals.open >= totals.limit {
         let sentence = format!(
             "all {} connections of the relay are in use: more are reset; raise max_connections of [relay]",
             totals.limit

@@ -50,7 +50,7 @@ use crate::{
     name::{Authority, shown},
     netlink::Requests,
     plan::{self, Facts},
-    relay::Relays,
+    relay::{self, Relays},
 };
 
 /// What changes while the agent runs.
@@ -243,7 +243,9 @@ impl AgentService {
             inner.explain(&tables, &question)
         };
         let mut explanation = self.blocking(read).await?;
-        explanation.name(names, alias.as_ref().map(Authority::as_str));
+        let endpoint = explanation.target().map_or(explanation.to, |(_, at)| at);
+        let is_relayed = self.inner.watched.relays.serves(relay::socket(endpoint));
+        explanation.name(names, alias.as_ref().map(Authority::as_str), is_relayed);
         Ok(Response::Explanation(Box::new(explanation)))
     }
 
@@ -649,10 +651,7 @@ impl Inner {
             ),
             flows: tables.flow_keys()?.len(),
             flow_capacity: tables.flow_capacity(),
-            relay: config
-                .relay
-                .enabled
-                .then(|| relay_row(&self.watched.relays)),
+            relay: config.relays().then(|| relay_row(&self.watched.relays)),
             questions: self.watched.questions.read(),
             counters: counters
                 .into_iter()

@@ -10,7 +10,10 @@ use aya::{
     maps::{MapData, SockMap},
     programs::{SkLookup, links::FdLink},
 };
-use truename_common::layout::{FiveTuple, Names, Socket, map, relay, relay_listener, steered};
+use truename_common::{
+    layout::{FiveTuple, Names, Peer, PeerKey, Socket, map, relay, relay_listener, steered},
+    wire::authority,
+};
 
 use super::{
     PROGRAM_STEER, Pins,
@@ -37,6 +40,7 @@ pub struct Steering {
     listeners: SockMap<MapData>,
     steered: Table<FiveTuple, u64>,
     names: Table<Socket, Names>,
+    peers: Table<PeerKey, Peer>,
 }
 
 impl Steering {
@@ -51,6 +55,7 @@ impl Steering {
             listeners: open(pins, map::RELAY_LISTENERS)?,
             steered: open(pins, map::STEERED)?,
             names: open(pins, map::NAMES)?,
+            peers: open(pins, map::PEERS)?,
         })
     }
 
@@ -253,6 +258,35 @@ impl Steering {
             }
             _ => insert(&mut self.names, &endpoint, names, map::NAMES),
         }
+    }
+
+    /// Notes what is known of a client, as the kernel program does: under what it announced, and as the latest at its
+    /// address.
+    ///
+    /// # Errors
+    /// When the table cannot be read or written.
+    pub fn meet(&mut self, connection: &FiveTuple, peer: &Peer) -> Result<(), DatapathError> {
+        let mut key = PeerKey {
+            endpoint: connection.endpoint(),
+            client: connection.client,
+            ..PeerKey::default()
+        };
+        let mut peer = *peer;
+        if !peer.announced.is_empty() {
+            key.origin = authority::hash(peer.announced.as_bytes());
+            if let Some(known) = get(&self.peers, &key, map::PEERS)?
+                && peer.alias.is_empty()
+            {
+                // Another connection of the client may have told its alias.
+                peer.alias = known.alias;
+            }
+        }
+        insert(&mut self.peers, &key, peer, map::PEERS)?;
+        if key.origin != 0 && !peer.alias.is_empty() {
+            key.origin = 0;
+            insert(&mut self.peers, &key, peer, map::PEERS)?;
+        }
+        Ok(())
     }
 
     /// The clients whose connections are relayed.

@@ -103,7 +103,7 @@ impl Explanation {
     }
 
     /// Tells by which names the packet was asked for, and what an endpoint does with the one that its client uses.
-    pub fn name(&mut self, names: Vec<Step>, alias: Option<&str>) {
+    pub fn name(&mut self, names: Vec<Step>, alias: Option<&str>, is_relayed: bool) {
         let endpoint = self.steps.iter().find_map(|step| match step {
             Step::Endpoint {
                 canonical, aliases, ..
@@ -117,6 +117,7 @@ impl Explanation {
                 alias: alias.to_owned(),
                 canonical,
                 is_admitted,
+                is_relayed,
             });
         }
         self.steps.splice(0..0, names);

@@ -139,6 +139,9 @@ pub enum Step {
         canonical: Option<String>,
         /// Whether the endpoint answers to it.
         is_admitted: bool,
+        /// Whether the endpoint has a relay, for an alias that is too long.
+        #[serde(default)]
+        is_relayed: bool,
     },
 }
 
@@ -357,6 +360,7 @@ impl fmt::Display for Step {
                 alias,
                 canonical,
                 is_admitted,
+                is_relayed,
             } => match canonical {
                 _ if !is_admitted => write!(
                     f,
@@ -365,10 +369,13 @@ impl fmt::Display for Step {
                 Some(canonical) if canonical == alias => {
                     write!(f, "{alias} is the endpoint's own name: nothing to translate")
                 }
-                Some(canonical) if alias.len() > canonical.len() => write!(
-                    f,
-                    "{alias} becomes {canonical}, which is shorter: it has no room in answers, and needs the relay"
-                ),
+                Some(canonical) if alias.len() > canonical.len() => {
+                    write!(f, "{alias} becomes {canonical}, which is shorter: it has no room in answers, ")?;
+                    f.write_str(match is_relayed {
+                        true => "so the agent relays the connection",
+                        false => "and needs a relay, which the endpoint does not have; set enabled = true in [relay]",
+                    })
+                }
                 Some(canonical) => write!(
                     f,
                     "{alias} becomes {canonical} in requests, and {canonical} becomes {alias} in answers"

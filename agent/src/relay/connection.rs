@@ -22,7 +22,7 @@ use tokio::{
     time::sleep,
 };
 use truename_common::{
-    layout::{self, Authority, FiveTuple, Socket, TCP, bytes},
+    layout::{self, Authority, FiveTuple, Peer, Socket, TCP, bytes},
     wire::relay::{Direction, Limits, Names, Recoder},
 };
 
@@ -129,7 +129,7 @@ async fn serve(client: &TcpStream, from: SocketAddr, context: &Context) -> io::R
     let new = |direction| RefCell::new(recoder(direction, names.canonical, &served));
     let (inbound, outbound) = (new(Direction::Inbound), new(Direction::Outbound));
     let head = RefCell::new(Some(Head {
-        bytes: Vec::new(),
+        first: First::default(),
         names,
         endpoint,
         inbound: &inbound,
@@ -140,6 +140,10 @@ async fn serve(client: &TcpStream, from: SocketAddr, context: &Context) -> io::R
         recoder: &inbound,
         other: Some(&outbound),
         head: &RefCell::new(None),
+        guest: RefCell::new(Some(Guest {
+            first: Some(First::default()),
+            peer: Peer::default(),
+        })),
         accepted: &accepted,
         kept: Cell::new(0),
         is_noted: Cell::new(false),
@@ -153,6 +157,7 @@ async fn serve(client: &TcpStream, from: SocketAddr, context: &Context) -> io::R
         recoder: &outbound,
         other: None,
         head: &head,
+        guest: RefCell::new(None),
         accepted: &accepted,
         kept: Cell::new(0),
         is_noted: Cell::new(false),
@@ -280,19 +285,16 @@ async fn connect(to: SocketAddr, context: &Context) -> io::Result<(TcpStream, Ma
     Ok((socket.connect(to).await?, own))
 }
 
-/// The first frame of the endpoint, with which it announces its name.
-struct Head<'a> {
+/// The first frame of a side, with which it announces its name.
+#[derive(Default)]
+struct First {
     bytes: Vec<u8>,
-    /// What was known before.
-    names: layout::Names,
-    endpoint: Socket,
-    inbound: &'a RefCell<Recoder>,
 }
 
 /// Bytes that an Associate has at most.
-const HEAD: usize = 1024;
+const FIRST: usize = 1024;
 
-impl Head<'_> {
+impl First {
     /// Whether the frame is complete, or none: then what follows is translated.
     fn is_complete(&self) -> bool {
         let length = self
@@ -301,21 +303,48 @@ impl Head<'_> {
             .map(|length| u32::from_be_bytes(*length));
         length.is_some_and(|length| {
             let end = (length as usize).saturating_add(4);
-            end > HEAD || self.bytes.len() >= end
+            end > FIRST || self.bytes.len() >= end
         })
     }
 
     /// The names that it announces.
-    fn announced(&self) -> Option<layout::Names> {
+    fn announced(&self) -> Option<(layout::System, Authority)> {
         let length = u32::from_be_bytes(*self.bytes.first_chunk()?) as usize;
         let (system, authority) = decode::announced(self.bytes.get(4..length.checked_add(4)?)?)?;
+        Some((
+            layout::System::new(system.as_bytes())?,
+            Authority::new(authority.as_bytes())?,
+        ))
+    }
+}
+
+/// The first frame of the endpoint, which is kept back.
+struct Head<'a> {
+    first: First,
+    /// What was known before.
+    names: layout::Names,
+    endpoint: Socket,
+    inbound: &'a RefCell<Recoder>,
+}
+
+impl Head<'_> {
+    /// The names that it announces.
+    fn announced(&self) -> Option<layout::Names> {
+        let (system, canonical) = self.first.announced()?;
         Some(layout::Names {
             learned_ns: Moment::now().ns(),
-            canonical: Authority::new(authority.as_bytes())?,
-            system: layout::System::new(system.as_bytes())?,
+            canonical,
+            system,
             ..layout::Names::default()
         })
     }
+}
+
+/// What is known of the client.
+struct Guest {
+    /// Its first frame, until it is read.
+    first: Option<First>,
+    peer: Peer,
 }
 
 /// One direction.
@@ -331,6 +360,8 @@ struct Pump<'a> {
     is_noted: Cell<bool>,
     /// From the endpoint, until its first frame is read.
     head: &'a RefCell<Option<Head<'a>>>,
+    /// To the endpoint.
+    guest: RefCell<Option<Guest>>,
     accepted: &'a Marked<'a>,
     way: &'a Way,
     open: &'a Open,
@@ -366,6 +397,7 @@ impl Pump<'_> {
         if self.head.borrow().is_some() {
             self.read_head(read_bytes, output);
         } else {
+            self.read_first(read_bytes);
             self.recoder.borrow_mut().push(read_bytes, output);
         }
         let kept = {
@@ -407,8 +439,8 @@ impl Pump<'_> {
     fn read_head(&self, bytes: &[u8], output: &mut Vec<u8>) {
         let mut waiting = self.head.borrow_mut();
         let Some(head) = waiting.as_mut() else { return };
-        head.bytes.extend_from_slice(bytes);
-        if !head.is_complete() && !bytes.is_empty() {
+        head.first.bytes.extend_from_slice(bytes);
+        if !head.first.is_complete() && !bytes.is_empty() {
             return;
         }
         if let Some(announced) = head.announced() {
@@ -426,9 +458,41 @@ impl Pump<'_> {
                 self.recoder.borrow_mut().set_canonical(canonical);
             }
         }
-        let bytes = std::mem::take(&mut head.bytes);
+        let bytes = std::mem::take(&mut head.first.bytes);
         *waiting = None;
         self.recoder.borrow_mut().push(&bytes, output);
+    }
+
+    /// Reads what the client announces.
+    fn read_first(&self, bytes: &[u8]) {
+        let mut guest = self.guest.borrow_mut();
+        let Some(Guest {
+            first: waiting,
+            peer,
+        }) = guest.as_mut()
+        else {
+            return;
+        };
+        let Some(first) = waiting else { return };
+        first
+            .bytes
+            .extend_from_slice(bytes.get(..FIRST.min(bytes.len())).unwrap_or_default());
+        if !first.is_complete() {
+            return;
+        }
+        if let Some((system, announced)) = first.announced() {
+            (peer.system, peer.announced) = (system, announced);
+            self.meet(peer);
+        }
+        *waiting = None;
+    }
+
+    /// Notes what is known of the client, for `truename peers` and the topology.
+    fn meet(&self, peer: &mut Peer) {
+        peer.seen_ns = Moment::now().ns();
+        if let Err(error) = self.context.steering.lock().meet(&self.accepted.key, peer) {
+            log::debug!("{error}");
+        }
     }
 
     async fn write(&self, mut rest: &[u8]) -> io::Result<()> {
@@ -473,6 +537,10 @@ impl Pump<'_> {
             *self.open.connection.alias.lock() = Some(*alias);
             let fits = alias.len <= self.open.connection.canonical.lock().len;
             self.note(fits);
+            if let Some(Guest { peer, .. }) = self.guest.borrow_mut().as_mut() {
+                peer.alias = *alias;
+                self.meet(peer);
+            }
         }
     }
 

@@ -30,16 +30,16 @@ use tokio_util::sync::CancellationToken;
 use truename_common::layout::{Authority, EventKind, RELAYS_MAX, Socket, ip, relay};
 
 use shared::Served;
-pub use shared::{Relays, Row};
+pub use shared::{Relays, Row, socket};
 
 use crate::{
     api::EventRow,
     clock::Moment,
     config::{Aliases, Config, Listen, OnChange},
     datapath::{DatapathError, Pins, Steering},
-    netlink::{NetlinkError, Requests},
+    netlink::NetlinkError,
 };
-use namespace::Namespace;
+use namespace::{Namespace, Namespaces};
 use worker::Worker;
 
 /// Endpoints are looked for at most this often.
@@ -194,7 +194,7 @@ fn follow(
     let present = steering.relays()?;
     relays.limit(&config.relay);
     let drains = config.relay.on_change == OnChange::Drain;
-    if !config.relay.enabled {
+    if !config.relays() {
         // New connections go to the endpoints before old ones are reset.
         for endpoint in present.keys() {
             steering.leave(*endpoint)?;
@@ -211,8 +211,7 @@ fn follow(
         steering.leave(*endpoint)?;
     }
     workers.retain(|_, worker| worker.is_alive());
-    let mut requests = Requests::open()?;
-    let inventory = requests.inventory()?;
+    let mut namespaces = Namespaces::look()?;
     let (mut missing, mut served) = (Vec::new(), BTreeSet::new());
     let attached = steering.attached()?;
     let (mut started, mut used) = (BTreeSet::new(), BTreeSet::new());
@@ -222,7 +221,7 @@ fn follow(
             address: Some(address),
             port: endpoint.port,
         };
-        let Some(namespace) = namespace::of(address, &inventory, &mut requests)? else {
+        let Some(namespace) = namespaces.of(address)? else {
             missing.push(format!(
                 "connections to {listen} cannot be relayed: no network namespace behind an interface of this host has the address; run the agent where the endpoint runs, and let it see the host's processes"
             ));
@@ -274,6 +273,10 @@ fn follow(
     relays.keep_only(&served);
     if !drains {
         relays.end_unserved();
+    }
+    if config.relay.enabled.is_none() {
+        // Most nodes of a cluster are on other hosts.
+        missing.clear();
     }
     Ok(missing)
 }

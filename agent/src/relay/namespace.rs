@@ -33,6 +33,14 @@ impl Namespace {
         Ok(Self { inode, file })
     }
 
+    /// The same, to be kept.
+    fn again(&self) -> io::Result<Self> {
+        Ok(Self {
+            inode: self.inode,
+            file: self.file.try_clone()?,
+        })
+    }
+
     /// Moves the calling thread there.
     pub fn enter(&self) -> io::Result<()> {
         if fs::metadata(OWN)?.ino() == self.inode {
@@ -66,16 +74,64 @@ impl Namespace {
     }
 }
 
-/// The namespace that has an address: this one, or that of a container behind a veth of this host.
-pub fn of(
-    address: IpAddr,
-    host: &Inventory,
-    requests: &mut Requests,
-) -> Result<Option<Namespace>, NetlinkError> {
-    let mut own = host.interfaces.values();
-    if address.is_loopback() || own.any(|interface| interface.addresses.contains(&address)) {
-        return Ok(Namespace::open(Path::new(OWN)).ok());
+/// Where endpoints may be: this host and its containers.
+pub struct Namespaces {
+    requests: Requests,
+    host: Inventory,
+    /// Looked for when the first address is not this host's.
+    containers: Option<Vec<Container>>,
+}
+
+/// A namespace behind an interface of this host.
+struct Container {
+    namespace: Namespace,
+    /// The number by which this host's interfaces know it.
+    id: i32,
+    inventory: Inventory,
+}
+
+impl Namespaces {
+    /// Looks at this host.
+    pub fn look() -> Result<Self, NetlinkError> {
+        let mut requests = Requests::open()?;
+        let host = requests.inventory()?;
+        Ok(Self {
+            requests,
+            host,
+            containers: None,
+        })
     }
+
+    /// The namespace that has an address: this one, or that of a container behind a veth of this host.
+    pub fn of(&mut self, address: IpAddr) -> Result<Option<Namespace>, NetlinkError> {
+        let mut own = self.host.interfaces.values();
+        if address.is_loopback() || own.any(|interface| interface.addresses.contains(&address)) {
+            return Ok(Namespace::open(Path::new(OWN)).ok());
+        }
+        let containers = match &mut self.containers {
+            Some(containers) => containers,
+            none => none.insert(containers(&mut self.requests)?),
+        };
+        let host = &self.host;
+        let mut containers = containers.iter();
+        let container = containers.find(|container| {
+            let mut there = container.inventory.interfaces.values();
+            // Containers of two networks may have the same address; this one's is behind an interface of this host.
+            there.any(|interface| {
+                let peer = interface.peer.and_then(|peer| host.interfaces.get(&peer));
+                let is_peer = peer.is_some_and(|peer| {
+                    peer.peer == Some(interface.index) && peer.peer_namespace == Some(container.id)
+                });
+                interface.addresses.contains(&address) && is_peer
+            })
+        });
+        Ok(container.and_then(|container| container.namespace.again().ok()))
+    }
+}
+
+/// The namespaces of processes that this host has a number for.
+fn containers(requests: &mut Requests) -> Result<Vec<Container>, NetlinkError> {
+    let mut containers = Vec::new();
     let mut seen: BTreeSet<u64> = fs::metadata(OWN).map(|own| own.ino()).into_iter().collect();
     for path in processes() {
         let Ok(found) = fs::metadata(&path) else {
@@ -90,23 +146,15 @@ pub fn of(
         let Some(id) = requests.namespace_id(namespace.file.as_fd())? else {
             continue;
         };
-        let Some(inventory) = namespace.inventory() else {
-            continue;
-        };
-        let mut there = inventory.interfaces.values();
-        // Containers of two networks may have the same address; this one's is behind an interface of this host.
-        let is_behind = there.any(|interface| {
-            let peer = interface.peer.and_then(|peer| host.interfaces.get(&peer));
-            let is_peer = peer.is_some_and(|peer| {
-                peer.peer == Some(interface.index) && peer.peer_namespace == Some(id)
+        if let Some(inventory) = namespace.inventory() {
+            containers.push(Container {
+                namespace,
+                id,
+                inventory,
             });
-            interface.addresses.contains(&address) && is_peer
-        });
-        if is_behind {
-            return Ok(Some(namespace));
         }
     }
-    Ok(None)
+    Ok(containers)
 }
 
 /// Whether a process is in a namespace.

@@ -297,7 +297,7 @@ impl Relays {
 }
 
 /// The socket as the kernel tables have it.
-pub(super) fn socket(at: SocketAddr) -> Socket {
+pub fn socket(at: SocketAddr) -> Socket {
     Socket {
         address: bytes(at.ip()),
         port: at.port(),

@@ -110,5 +110,12 @@ pub fn hash_step(hash: u64, byte: u8) -> u64 {
     (hash ^ byte as u64).wrapping_mul(0x0000_0100_0000_01b3)
 }
 
+/// The hash of a text in keys of maps. The kernel program takes a byte a step.
+pub fn hash(text: &[u8]) -> u64 {
+    text.iter()
+        .fold(HASH_SEED, |hash, byte| hash_step(hash, *byte))
+        | 1
+}
+
 /// Where [`hash_step`] begins.
 pub const HASH_SEED: u64 = 0xcbf2_9ce4_8422_2325;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use truename_common::layout::{AliasKey, AliasStat, Authority, FiveTuple, Socket, TCP, bytes, ip};
+use truename_common::layout::{AliasKey, AliasStat, Authority, FiveTuple, ip};
 
 use super::{behind::Behind, text::socket};
 use crate::{
@@ -51,15 +51,7 @@ pub fn relayed_aliases(config: &Config, clock: &Clock, rows: &[relay::Row]) -> V
     let named = rows.iter().filter_map(|row| Some((row, row.alias?)));
     let row = |(row, alias): (&relay::Row, Authority)| AliasRow {
         alias: alias.to_string(),
-        endpoint: endpoint_name(
-            config,
-            Socket {
-                address: bytes(row.endpoint.ip()),
-                port: row.endpoint.port(),
-                protocol: TCP,
-                pad: 0,
-            },
-        ),
+        endpoint: endpoint_name(config, relay::socket(row.endpoint)),
         address: row.endpoint.to_string(),
         client: row.client.ip().to_string(),
         behind: Vec::new(),
