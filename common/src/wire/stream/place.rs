@@ -430,6 +430,9 @@ impl<P: Packet> Job<'_, P> {
         let is_lost = !self.work.walker.is_framed();
         if is_lost && self.work.checks == 0 && self.work.at == self.work.seq {
             self.find_framing();
+            if self.work.walker.is_framed() {
+                self.frame_seems_to_begin();
+            }
         }
         true
     }
@@ -440,12 +443,17 @@ impl<P: Packet> Job<'_, P> {
         if self.load_chunk(self.work.at) && frame::plausible(&self.work.chunk, self.work.chunk_len)
         {
             self.work.walker.frame_begins();
-            let (at, index) = (self.work.at, self.work.range as usize);
-            let range = self.range();
-            if index != MAIN && range.flags & range_flag::FRAMED == 0 {
-                range.flags |= range_flag::FRAMED;
-                range.first = at;
-            }
+        }
+    }
+
+    /// Beyond a hole only what is before it tells whether a frame begins here.
+    #[inline(always)]
+    fn frame_seems_to_begin(&mut self) {
+        let (at, index) = (self.work.at, self.work.range as usize);
+        let range = self.range();
+        if index != MAIN && range.flags & range_flag::FRAMED == 0 {
+            range.flags |= range_flag::FRAMED;
+            range.first = at;
         }
     }
 
