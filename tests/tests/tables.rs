@@ -240,7 +240,7 @@ fn the_hosts_addresses_are_followed() -> Result<()> {
     let lab = Lab::direct()?;
     let truename = lab.truename(None)?;
     let own: HashMap<MapData, [u8; 16], u8> = table(&truename, map::ADDRESSES)?;
-    let has = |address: IpAddr| own.get(&truename::plan::bytes(address), 0).is_ok();
+    let has = |address: IpAddr| own.get(&truename_common::layout::bytes(address), 0).is_ok();
     ensure!(has(lab.address().ip()), "its own address is missing");
     ensure!(has([127, 0, 0, 1].into()), "loopback is missing");
     let another: IpAddr = [10, 99, 0, 7].into();
