@@ -1,34 +1,12 @@
 //! What a plan goes by of the connections. There may be very many, so they are summed up while they are read.
 
-use std::collections::BTreeSet;
-
 use truename_common::{
-    layout::{Conntrack, FiveTuple, Settings, Socket, Target, conntrack_flags},
+    layout::{Conntrack, FiveTuple, Settings, Target, conntrack_flags},
     nat,
 };
 
-use super::{
-    Held,
-    facts::{BySocket, number},
-};
+use super::facts::{BySocket, Connected, Held, number};
 use crate::config::Ports;
-
-/// What connections need of the tables.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Connected {
-    /// Whether there is a connection.
-    pub any: bool,
-    /// The highest number of a service that has one.
-    pub service: Option<u32>,
-    /// Addresses and ports of the targets that have one.
-    pub targets: BTreeSet<([u8; 16], u16)>,
-    /// Whether one depends on the present range of source ports, where another range is wanted.
-    pub is_placed: bool,
-    /// The aliases that have connections in `MOVED`.
-    pub aliases_moved: BTreeSet<Socket>,
-    /// The targets that those connections stay with.
-    pub targets_moved: BTreeSet<u32>,
-}
 
 /// Sums up connections, one after the other.
 pub struct Summary {

@@ -15,7 +15,7 @@ use truename_common::{
     nat,
 };
 
-use super::{Connected, Roles, policy::IpsecPolicies, roles};
+use super::{Roles, policy::IpsecPolicies, roles};
 use crate::{config::Config, name::Authority};
 
 /// The canonical name of an endpoint at an address and a port.
@@ -36,6 +36,23 @@ pub struct Facts {
     pub sources: BTreeMap<IpAddr, IpAddr>,
     /// The host's IPsec policies.
     pub policies: IpsecPolicies,
+}
+
+/// What connections need of the tables.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Connected {
+    /// Whether there is a connection.
+    pub any: bool,
+    /// The highest number of a service that has one.
+    pub service: Option<u32>,
+    /// Addresses and ports of the targets that have one.
+    pub targets: BTreeSet<([u8; 16], u16)>,
+    /// Whether one depends on the present range of source ports, where another range is wanted.
+    pub is_placed: bool,
+    /// The aliases that have connections in `MOVED`.
+    pub aliases_moved: BTreeSet<Socket>,
+    /// The targets that those connections stay with.
+    pub targets_moved: BTreeSet<u32>,
 }
 
 /// What the kernel tables hold of services and their connections.

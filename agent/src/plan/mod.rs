@@ -18,8 +18,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use truename_common::layout::{Endpoint, ListedAlias, Names, Policy, Socket, bytes, port_flags};
 
-pub use connected::{Connected, Summary};
-pub use facts::{CanonicalNames, Facts, Held};
+pub use connected::Summary;
+pub use facts::{CanonicalNames, Connected, Facts, Held};
 pub use ipsec::{refused, unencrypted};
 pub use roles::Roles;
 pub use services::Services;
