@@ -93,8 +93,14 @@ impl Case {
         sabotage()?;
         let problems = self.place.problems();
         let told = problems.is_err() || !problems?.is_empty();
+        // Or it looked before status could, and has repaired it.
+        let (after, _) = self.place.truename.status()?;
+        let repaired = after["reattached"].as_u64() > before["reattached"].as_u64();
         let noticed = agent.count_lines(mark, &["Somebody else removed or replaced"]) > 0;
-        ensure!(told || noticed, "{what}: status says that all is well");
+        ensure!(
+            told || noticed || repaired,
+            "{what}: status says that all is well"
+        );
         wait_until(SOON, what, || {
             let (status, code) = self.place.truename.status()?;
             let forwarding = status["problems"].to_string().contains("ip_forward");
