@@ -164,7 +164,7 @@ pub struct Nat {
     /// The [`truename_common::nat::Choice`] by which the connection was found.
     pub choice: u32,
     pub pad: u32,
-    /// What becomes of a packet that the kernel would not forward; see `nat::forward::here`.
+    /// Where a packet goes that the kernel would not forward; see `nat::route::here`.
     pub here: u32,
     /// 1: the host's stack forwards the packet, if its target is elsewhere.
     pub by_stack: u32,

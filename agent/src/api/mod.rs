@@ -50,7 +50,7 @@ pub enum Request {
     Flows(FlowFilter),
     /// Forget these flows.
     Flush(FlowFilter),
-    /// What becomes of a packet.
+    /// What happens to a packet.
     Explain(Asked),
     /// The clients.
     Peers,

@@ -31,7 +31,7 @@ pub struct Service {
     pub targets: Vec<Target>,
     /// Whether targets see this host's address instead of the client's.
     pub snat: Snat,
-    /// What becomes of connections to a target that is none any more.
+    /// What happens to connections whose target the service no longer has.
     pub on_change: OnChange,
     /// Where it was written.
     pub origin: Origin,
@@ -78,7 +78,7 @@ pub enum Snat {
     Never,
 }
 
-/// What becomes of connections to a target when the targets change and it is none any more.
+/// What happens to connections whose target the service no longer has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnChange {
     /// They stay with it until they end.

@@ -1,4 +1,4 @@
-//! What becomes of a packet, step by step, by the tables as they are: the same code over the same
+//! What happens to a packet, step by step, by the tables as they are: the same code over the same
 //! tables as in the kernel program ([`truename_common::nat`]), which changes nothing.
 
 mod asked;
@@ -62,7 +62,7 @@ impl Question {
     }
 }
 
-/// What becomes of it.
+/// What happens to it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explanation {
     /// `tcp` or `udp`.
@@ -75,7 +75,7 @@ pub struct Explanation {
     pub to: SocketAddr,
     /// The steps that it takes, in their order.
     pub steps: Vec<Step>,
-    /// What becomes of it.
+    /// What happens to it.
     pub outcome: Outcome,
     /// Why it may come to nothing all the same, a sentence each.
     #[serde(default)]

@@ -120,7 +120,7 @@ impl Fib {
     }
 }
 
-/// What becomes of a packet that the kernel would not forward, which may be one for this host.
+/// Where a packet goes that the kernel would not forward, as it may be for this host.
 pub mod here {
     use truename_common::layout::conntrack_flags;
 
@@ -131,7 +131,7 @@ pub mod here {
     /// It is for the host's stack, by way of the loopback interface.
     pub const LOOPBACK: u32 = 2;
 
-    /// What becomes of packets to the client of a connection with these flags.
+    /// Where packets to the client of a connection with these flags go.
     #[inline(always)]
     pub fn of(flags: u8) -> u32 {
         if flags & conntrack_flags::LOOPBACK == 0 {

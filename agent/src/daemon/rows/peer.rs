@@ -13,7 +13,7 @@ use crate::{
     config::{Config, index::endpoint_name},
 };
 
-/// Clients, the latest first. The entry for whoever was seen last at an address is left out
+/// Clients, the latest first. The entry of the client that was seen last at an address is left out
 /// where a client that announced its name is known there.
 pub fn peers(
     config: &Config,

@@ -87,6 +87,7 @@ pub(super) mod more {
 /// Edits of a segment that are kept until they are applied; with more, the walk is done in rounds. A power
 /// of two.
 pub const EDITS: usize = 1024;
+
 /// The payload of one TCP segment, and the maps around it.
 pub trait Packet {
     /// Copies `len` bytes (1 to [`CHUNK`]) of the payload, from `offset`. False if that failed.

@@ -559,7 +559,7 @@ impl<P: Packet> Job<'_, P> {
             } else if is_known {
                 flags &= !range_flag::FRAMED;
             } else {
-                // Whoever joins the two has to look.
+                // The next join, behind known frames, checks it.
                 self.range().first = first;
             }
         }

@@ -319,7 +319,7 @@ fn forget_flows(
     tables: &mut Tables,
     sweep: &mut Sweep,
 ) -> Result<(), DatapathError> {
-    // Pages and heads before flows: whoever makes one is there already.
+    // Pages and heads before flows: a flow exists before it makes one.
     let pages = tables.page_keys()?;
     let heads = tables.head_keys()?;
     let mut living = BTreeSet::new();

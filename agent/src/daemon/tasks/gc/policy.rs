@@ -20,7 +20,7 @@ const OPENING: Duration = Duration::from_secs(60);
 /// The part of the table that is free after an eviction, and that must be used before one.
 const ROOM: usize = 16;
 
-/// What becomes of a connection.
+/// What happens to a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It lives.
