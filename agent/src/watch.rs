@@ -37,7 +37,7 @@ const EVENTS: WatchMask = WatchMask::CLOSE_WRITE
 type Look = Option<(u64, u64, u64, (i64, i64), (i64, i64))>;
 
 /// The directories on the way to a file.
-type Way = BTreeMap<PathBuf, Stop>;
+type Direction = BTreeMap<PathBuf, Stop>;
 
 /// A directory on the way.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,7 +51,7 @@ struct Stop {
 /// Watches a file, which need not be there.
 pub struct FileWatch {
     path: PathBuf,
-    way: Way,
+    way: Direction,
     /// Nothing if the kernel has no room for another watch.
     events: Option<Events>,
     again: Interval,
@@ -76,7 +76,7 @@ impl FileWatch {
         again.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut watch = Self {
             path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
-            way: Way::new(),
+            way: Direction::new(),
             events: None,
             again,
             settling: None,
@@ -181,7 +181,7 @@ impl FileWatch {
 }
 
 impl Events {
-    fn open(way: &Way) -> io::Result<Self> {
+    fn open(way: &Direction) -> io::Result<Self> {
         let inotify = Inotify::init()?;
         let mut names = BTreeMap::new();
         for (directory, stop) in way {
@@ -207,7 +207,7 @@ impl Events {
 /// Whether an event is one of the way. A new file that is not written yet is none; its end of writing will be.
 fn concerns(
     names: &BTreeMap<WatchDescriptor, BTreeSet<OsString>>,
-    way: &Way,
+    way: &Direction,
     event: &Event<OsString>,
 ) -> bool {
     let Some(name) = &event.name else {
@@ -220,7 +220,7 @@ fn concerns(
     is_named && !(event.mask.contains(EventMask::CREATE) && is_new_file(way, name))
 }
 
-fn is_new_file(way: &Way, name: &OsStr) -> bool {
+fn is_new_file(way: &Direction, name: &OsStr) -> bool {
     let directories = way.iter().filter(|(_, stop)| stop.names.contains(name));
     let mut files = directories.filter_map(|(directory, _)| {
         let found = fs::symlink_metadata(directory.join(name)).ok()?;
@@ -241,8 +241,8 @@ fn look(path: &Path) -> Look {
 }
 
 /// The directories on the way to a file as far as it exists, with the names that lead on from each.
-fn way(path: &Path) -> Way {
-    let mut way = Way::new();
+fn way(path: &Path) -> Direction {
+    let mut way = Direction::new();
     let mut directory = PathBuf::from("/");
     let mut rest: Vec<OsString> = names(path);
     let mut links = 0;

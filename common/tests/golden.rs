@@ -7,7 +7,7 @@ mod support;
 
 use same::same;
 use support::Connection;
-use truename_common::wire::stream::Way;
+use truename_common::wire::stream::Direction;
 
 const ISN: (u32, u32) = (1_000, 0xffff_f000);
 
@@ -41,10 +41,10 @@ fn check(golden: &Golden, isn: (u32, u32), cut: impl Fn(&[u8]) -> Vec<&[u8]>) {
     let mut connection = Connection::new(isn.0, isn.1);
     let (c2s, s2c) = (&golden.c2s.0, &golden.s2c.0);
     let (c_end, s_end) = (associate_end(c2s), associate_end(s2c));
-    connection.send_all(Way::Inbound, &[&c2s[..c_end]]);
-    connection.send_all(Way::Outbound, &[&s2c[..s_end]]);
-    connection.send_all(Way::Inbound, &cut(&c2s[c_end..]));
-    connection.send_all(Way::Outbound, &cut(&s2c[s_end..]));
+    connection.send_all(Direction::Inbound, &[&c2s[..c_end]]);
+    connection.send_all(Direction::Outbound, &[&s2c[..s_end]]);
+    connection.send_all(Direction::Inbound, &cut(&c2s[c_end..]));
+    connection.send_all(Direction::Outbound, &cut(&s2c[s_end..]));
     same(&connection.inbound.stream(), &golden.c2s.1, "inbound");
     same(&connection.outbound.stream(), &golden.s2c.1, "outbound");
 }
@@ -79,24 +79,24 @@ fn in_the_recorded_segments() {
             .collect()
     };
     for (name, way) in [
-        ("c2s.before.segments.json", Way::Inbound),
-        ("s2c.before.segments.json", Way::Outbound),
+        ("c2s.before.segments.json", Direction::Inbound),
+        ("s2c.before.segments.json", Direction::Outbound),
     ] {
         let mut connection = Connection::new(1, 1);
         let (first, stream, after) = match way {
-            Way::Inbound => (&golden.s2c.0, &golden.c2s.0, &golden.c2s.1),
-            Way::Outbound => (&golden.c2s.0, &golden.s2c.0, &golden.s2c.1),
+            Direction::Inbound => (&golden.s2c.0, &golden.c2s.0, &golden.c2s.1),
+            Direction::Outbound => (&golden.c2s.0, &golden.s2c.0, &golden.s2c.1),
         };
         let (other, first_end) = match way {
-            Way::Inbound => (Way::Outbound, associate_end(first)),
+            Direction::Inbound => (Direction::Outbound, associate_end(first)),
             // The alias must be known: the client's first message.
-            Way::Outbound => (Way::Inbound, first.len()),
+            Direction::Outbound => (Direction::Inbound, first.len()),
         };
-        if way == Way::Outbound {
-            connection.send_all(Way::Outbound, &[&stream[..associate_end(stream)]]);
+        if way == Direction::Outbound {
+            connection.send_all(Direction::Outbound, &[&stream[..associate_end(stream)]]);
         }
         connection.send_all(other, &[&first[..first_end]]);
-        let skip = if way == Way::Outbound {
+        let skip = if way == Direction::Outbound {
             associate_end(stream)
         } else {
             0
@@ -112,8 +112,8 @@ fn in_the_recorded_segments() {
         }
         connection.send_all(way, &pieces);
         let receiver = match way {
-            Way::Inbound => &connection.inbound,
-            Way::Outbound => &connection.outbound,
+            Direction::Inbound => &connection.inbound,
+            Direction::Outbound => &connection.outbound,
         };
         same(&receiver.stream(), after, name);
     }

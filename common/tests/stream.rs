@@ -8,8 +8,8 @@ use support::{
     state::{State, same},
 };
 use truename_common::{
-    layout::{Counter, Direction, Text},
-    wire::stream::{self, Verdict, Way, window},
+    layout::{Counter, DirectionState, Text},
+    wire::stream::{self, Direction, Verdict, window},
 };
 
 const SYSTEM: &str = "flink";
@@ -89,14 +89,14 @@ fn frames(
 /// False if the connection was reset.
 fn deliver(
     connection: &mut Connection,
-    way: Way,
+    way: Direction,
     stream: &[u8],
     sizes: &[usize],
     mut dice: u64,
 ) -> bool {
     let start = match way {
-        Way::Inbound => connection.inbound.start,
-        Way::Outbound => connection.outbound.start,
+        Direction::Inbound => connection.inbound.start,
+        Direction::Outbound => connection.outbound.start,
     };
     let mut roll = |n: usize| {
         dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -104,8 +104,8 @@ fn deliver(
     };
     for round in 0..2000 {
         let receiver = match way {
-            Way::Inbound => &connection.inbound,
-            Way::Outbound => &connection.outbound,
+            Direction::Inbound => &connection.inbound,
+            Direction::Outbound => &connection.outbound,
         };
         let done = receiver.contiguous();
         if done == stream.len() {
@@ -190,7 +190,7 @@ proptest! {
         dice in any::<u64>(),
     ) {
         let mut connection = named(isn, 1);
-        if deliver(&mut connection, Way::Inbound, &stream, &sizes, dice) {
+        if deliver(&mut connection, Direction::Inbound, &stream, &sizes, dice) {
             check_inbound(&stream, &connection.inbound.stream());
         }
     }
@@ -203,8 +203,8 @@ proptest! {
         dice in any::<u64>(),
     ) {
         let mut connection = named(1, isn);
-        connection.send(Way::Inbound, 1, &envelope(&path(ALIAS, ""), b"", None));
-        if deliver(&mut connection, Way::Outbound, &stream, &sizes, dice) {
+        connection.send(Direction::Inbound, 1, &envelope(&path(ALIAS, ""), b"", None));
+        if deliver(&mut connection, Direction::Outbound, &stream, &sizes, dice) {
             let expected = oracle::outbound(&stream, SYSTEM, CANONICAL, ALIAS);
             let got = connection.outbound.stream();
             prop_assert!(got == expected, "{}\n{}", got.escape_ascii(), expected.escape_ascii());
@@ -227,9 +227,9 @@ proptest! {
         if is_listed {
             connection.flow.policy = 1;
         }
-        connection.send(Way::Inbound, 1, &envelope(&path(ALIAS, ""), b"", None));
+        connection.send(Direction::Inbound, 1, &envelope(&path(ALIAS, ""), b"", None));
         let ahead = connection.inbound.bytes.len();
-        for (way, ahead, stream) in [(Way::Inbound, ahead, inbound), (Way::Outbound, 0, outbound)] {
+        for (way, ahead, stream) in [(Direction::Inbound, ahead, inbound), (Direction::Outbound, 0, outbound)] {
             let mut at = 0;
             let mut sizes = sizes.iter().cycle();
             while at < stream.len() {
@@ -244,7 +244,7 @@ proptest! {
                 }
                 if verdict == Verdict::Reset {
                     // A wrong guess.
-                    prop_assert_eq!(way, Way::Outbound);
+                    prop_assert_eq!(way, Direction::Outbound);
                     return Ok(());
                 }
                 at = end;
@@ -271,11 +271,11 @@ proptest! {
             let end = (at + size).min(stream.len());
             if at >= stream.len() / 2 {
                 if is_hole && end < stream.len() {
-                    connection.send(Way::Inbound, 1 + end as u32, &stream[end..]);
+                    connection.send(Direction::Inbound, 1 + end as u32, &stream[end..]);
                 }
                 break;
             }
-            connection.send_all(Way::Inbound, &[&stream[at..end]]);
+            connection.send_all(Direction::Inbound, &[&stream[at..end]]);
             at = end;
         }
         let received = connection.inbound.contiguous() as u32;
@@ -293,7 +293,7 @@ proptest! {
                     // Data that no receiver has room for.
                     let seq = limit.wrapping_add(2).wrapping_add(number);
                     if window::is_in_reach(inbound, seq) {
-                        connection.translate(Way::Inbound, seq, &mut evil.clone());
+                        connection.translate(Direction::Inbound, seq, &mut evil.clone());
                     }
                 }
                 1 => {
@@ -301,7 +301,7 @@ proptest! {
                     let len = evil.len().min(received as usize);
                     if len > 0 {
                         let seq = 1 + received - len as u32;
-                        connection.translate(Way::Inbound, seq, &mut evil[..len].to_vec());
+                        connection.translate(Direction::Inbound, seq, &mut evil[..len].to_vec());
                     }
                 }
                 2 => {
@@ -328,15 +328,15 @@ proptest! {
         connections[1].work.slow = 1;
         for connection in &mut connections {
             connection.flow.outbound.careful = 0;
-            connection.send(Way::Inbound, 1, &envelope(&path(ALIAS, ""), b"", None));
+            connection.send(Direction::Inbound, 1, &envelope(&path(ALIAS, ""), b"", None));
         }
         let ahead = connections[0].inbound.bytes.len();
         let mut next = [0, 0];
         for (is_outbound, back, len) in segments {
             let (way, stream, ahead) = if is_outbound {
-                (Way::Outbound, &outbound, 0)
+                (Direction::Outbound, &outbound, 0)
             } else {
-                (Way::Inbound, &inbound, ahead)
+                (Direction::Inbound, &inbound, ahead)
             };
             let next = &mut next[way as usize];
             // What is next, what follows it, or what was sent before.
@@ -388,7 +388,7 @@ proptest! {
             connection.flow.outbound.flags = 0;
         }
         for (seq, bytes) in &segments {
-            for way in [Way::Inbound, Way::Outbound] {
+            for way in [Direction::Inbound, Direction::Outbound] {
                 let mut copy = bytes.clone();
                 let mut packet = support::Memory::new(&mut copy, &mut connection.pages, &connection.admitted);
                 let _ = stream::process(
@@ -403,18 +403,22 @@ proptest! {
 #[test]
 fn a_name_whose_end_does_not_come_passes() {
     let mut connection = named(1, 1);
-    connection.send(Way::Inbound, 1, &envelope(&path(ALIAS, ""), b"", None));
+    connection.send(
+        Direction::Inbound,
+        1,
+        &envelope(&path(ALIAS, ""), b"", None),
+    );
     let stream = framed(path(CANONICAL, "user").as_bytes());
     let cut = stream.len() - 10;
     let verdicts: Vec<_> = [0, 200, 600, 1400, 3000]
         .map(|milliseconds: u64| {
             connection.work.now_ns = milliseconds * 1_000_000;
-            connection.send(Way::Outbound, 1, &stream[..cut])
+            connection.send(Direction::Outbound, 1, &stream[..cut])
         })
         .into();
     assert_eq!(verdicts[3..], [Verdict::Pass; 2]);
     assert_eq!(
-        connection.send(Way::Outbound, 1 + cut as u32, &stream[cut..]),
+        connection.send(Direction::Outbound, 1 + cut as u32, &stream[cut..]),
         Verdict::Pass
     );
     assert_eq!(
@@ -426,15 +430,19 @@ fn a_name_whose_end_does_not_come_passes() {
 #[test]
 fn a_wrong_guess_resets_the_connection() {
     let mut connection = named(1, 1);
-    connection.send(Way::Inbound, 1, &envelope(&path(ALIAS, ""), b"", None));
+    connection.send(
+        Direction::Inbound,
+        1,
+        &envelope(&path(ALIAS, ""), b"", None),
+    );
     let stream = framed(path("jobmanager:61234", "user").as_bytes());
     let cut = stream.len() - 7;
     for milliseconds in [0, 200, 600, 1400, 3000] {
         connection.work.now_ns = milliseconds * 1_000_000;
-        connection.send(Way::Outbound, 1, &stream[..cut]);
+        connection.send(Direction::Outbound, 1, &stream[..cut]);
     }
     assert_eq!(
-        connection.send(Way::Outbound, 1 + cut as u32, &stream[cut..]),
+        connection.send(Direction::Outbound, 1 + cut as u32, &stream[cut..]),
         Verdict::Reset
     );
 }
@@ -443,9 +451,16 @@ fn a_wrong_guess_resets_the_connection() {
 #[test]
 fn no_name_goes_beyond_its_frame() {
     let mut connection = named(1, 1);
-    connection.send(Way::Inbound, 1, &envelope(&path(ALIAS, ""), b"", None));
+    connection.send(
+        Direction::Inbound,
+        1,
+        &envelope(&path(ALIAS, ""), b"", None),
+    );
     let frame = framed(b"arriving at [pekko.tcp://flink@jobmanager:6123");
-    assert_eq!(connection.send(Way::Outbound, 1, &frame), Verdict::Pass);
+    assert_eq!(
+        connection.send(Direction::Outbound, 1, &frame),
+        Verdict::Pass
+    );
     assert_eq!(connection.outbound.stream(), frame);
 }
 
@@ -461,7 +476,7 @@ fn only_listed_aliases_are_translated() {
         let frame = envelope(&path(ALIAS, "user"), b"", None);
         // Cut in the name: held until it is known.
         let cut = 30;
-        connection.send_all(Way::Inbound, &[&frame[..cut], &frame[cut..]]);
+        connection.send_all(Direction::Inbound, &[&frame[..cut], &frame[cut..]]);
         assert_eq!(connection.inbound.stream() != frame, changed);
     }
 }
@@ -472,21 +487,24 @@ fn a_hole_that_was_acknowledged_is_given_up() {
     let frame = envelope(&path(ALIAS, "user"), b"", None);
     let next = 1 + frame.len() as u32;
     stream::acknowledge(&mut connection.flow.inbound, next, 0);
-    assert_eq!(connection.send(Way::Inbound, next, &frame), Verdict::Pass);
+    assert_eq!(
+        connection.send(Direction::Inbound, next, &frame),
+        Verdict::Pass
+    );
     assert_eq!(connection.flow.inbound.cursor(), next + frame.len() as u32);
 }
 
 /// Frames with a name each, to one side, and what they become.
-fn repeated(way: Way, body: usize) -> (Vec<u8>, Vec<u8>) {
+fn repeated(way: Direction, body: usize) -> (Vec<u8>, Vec<u8>) {
     let body = vec![b'x'; body];
     match way {
-        Way::Inbound => {
+        Direction::Inbound => {
             let sent = envelope(&path(ALIAS, "user/rpc/x"), &body, None);
             let slashes = "/".repeat(path(ALIAS, "").len() - "pekko://flink".len());
             let local = format!("pekko://flink{slashes}user/rpc/x");
             (sent, envelope(&local, &body, None))
         }
-        Way::Outbound => {
+        Direction::Outbound => {
             let to = path("taskmanager:6122", "temp/$a");
             let frame = |name: &str| envelope(&to, &body, Some(&path(name, "user/rpc/x")));
             (frame(CANONICAL), frame("jm:000000007000"))
@@ -497,15 +515,19 @@ fn repeated(way: Way, body: usize) -> (Vec<u8>, Vec<u8>) {
 /// A connection whose alias is known, and that has carried so much that names are searched by words.
 fn addressed() -> Connection {
     let mut connection = named(1, 1);
-    connection.send(Way::Inbound, 1, &envelope(&path(ALIAS, ""), b"", None));
+    connection.send(
+        Direction::Inbound,
+        1,
+        &envelope(&path(ALIAS, ""), b"", None),
+    );
     connection.flow.outbound.careful = 0;
     connection
 }
 
-fn receiver(connection: &Connection, way: Way) -> &support::Receiver {
+fn receiver(connection: &Connection, way: Direction) -> &support::Receiver {
     match way {
-        Way::Inbound => &connection.inbound,
-        Way::Outbound => &connection.outbound,
+        Direction::Inbound => &connection.inbound,
+        Direction::Outbound => &connection.outbound,
     }
 }
 
@@ -514,7 +536,7 @@ fn receiver(connection: &Connection, way: Way) -> &support::Receiver {
 #[test]
 fn any_amount_in_flight() {
     const FLIGHT: usize = 16 << 20;
-    for way in [Way::Inbound, Way::Outbound] {
+    for way in [Direction::Inbound, Direction::Outbound] {
         let (frame, expected) = repeated(way, 20);
         let count = FLIGHT / frame.len();
         let (stream, expected) = (frame.repeat(count), expected.repeat(count));
@@ -573,7 +595,7 @@ fn any_amount_in_flight() {
 /// A segment may end anywhere in a name: it passes at once, and so does what follows.
 #[test]
 fn cut_names_pass() {
-    for way in [Way::Inbound, Way::Outbound] {
+    for way in [Direction::Inbound, Direction::Outbound] {
         let (frame, expected) = repeated(way, 20);
         let (stream, expected) = (frame.repeat(2), expected.repeat(2));
         for cut in 1..stream.len() {
@@ -597,12 +619,12 @@ fn cut_names_pass() {
 /// Behind a hole everything passes that does not begin inside a name; when the hole is filled, all is right.
 #[test]
 fn behind_a_hole() {
-    for way in [Way::Inbound, Way::Outbound] {
+    for way in [Direction::Inbound, Direction::Outbound] {
         let (frame, expected) = repeated(way, 300);
         let (stream, expected) = (frame.repeat(4), expected.repeat(4));
         let differs = |at: &usize| frame[*at] != expected[*at];
         // The recipient's path, or the name with what stands before it.
-        let before = if way == Way::Inbound {
+        let before = if way == Direction::Inbound {
             "pekko".len()
         } else {
             "://flink@".len()
@@ -638,7 +660,7 @@ fn behind_a_hole() {
 fn many_holes() {
     const SEGMENT: usize = 1448;
     const SEGMENTS: usize = 360;
-    for (way, body) in [Way::Inbound, Way::Outbound]
+    for (way, body) in [Direction::Inbound, Direction::Outbound]
         .into_iter()
         .flat_map(|way| [60, 190, 4000, 60_000].map(|body| (way, body)))
     {
@@ -695,14 +717,17 @@ fn many_holes() {
 fn adopted_flows_learn_as_much() {
     let mut connection = Connection::new(1, 1);
     for direction in [&mut connection.flow.inbound, &mut connection.flow.outbound] {
-        *direction = Direction::default();
+        *direction = DirectionState::default();
     }
-    let (request, translated_request) = repeated(Way::Inbound, 20);
-    let (reply, translated_reply) = repeated(Way::Outbound, 20);
-    assert_eq!(connection.send(Way::Inbound, 1, &request), Verdict::Pass);
+    let (request, translated_request) = repeated(Direction::Inbound, 20);
+    let (reply, translated_reply) = repeated(Direction::Outbound, 20);
+    assert_eq!(
+        connection.send(Direction::Inbound, 1, &request),
+        Verdict::Pass
+    );
     // The sender of the first one tells the endpoint's name.
     for at in [0, reply.len()] {
-        let verdict = connection.send(Way::Outbound, 1 + at as u32, &reply);
+        let verdict = connection.send(Direction::Outbound, 1 + at as u32, &reply);
         assert_eq!(verdict, Verdict::Pass);
     }
     let names = &connection.flow.names;
@@ -732,13 +757,13 @@ fn bounded_work() {
         pattern[..pattern.len() - 1]
             .repeat(LEN / pattern.len())
             .into_bytes(),
-        repeated(Way::Inbound, 0).0.repeat(LEN / 100),
-        repeated(Way::Outbound, 0).0.repeat(LEN / 200),
+        repeated(Direction::Inbound, 0).0.repeat(LEN / 100),
+        repeated(Direction::Outbound, 0).0.repeat(LEN / 200),
         framed(&vec![b':'; LEN]),
         framed(&pattern.repeat(LEN / pattern.len()).into_bytes()),
     ];
     for (index, content) in contents.iter().enumerate() {
-        for way in [Way::Inbound, Way::Outbound] {
+        for way in [Direction::Inbound, Direction::Outbound] {
             let mut connection = addressed();
             let start = 1 + receiver(&connection, way).bytes.len() as u32;
             // Behind a hole, in another one, where the holes are filled, and once more.
@@ -765,7 +790,7 @@ fn a_system_that_a_canonical_recipient_tells_is_written_at_once() {
     ]
     .concat();
     let cut = stream.len() - 20;
-    connection.send_all(Way::Inbound, &[&stream[..cut], &stream[cut..]]);
+    connection.send_all(Direction::Inbound, &[&stream[..cut], &stream[cut..]]);
     check_inbound(&stream, &connection.inbound.stream());
 }
 
@@ -773,14 +798,17 @@ fn a_system_that_a_canonical_recipient_tells_is_written_at_once() {
 fn a_flow_may_be_adopted_where_memory_is_short() {
     let mut connection = named(1, 1_000_000);
     for direction in [&mut connection.flow.inbound, &mut connection.flow.outbound] {
-        *direction = Direction::default();
+        *direction = DirectionState::default();
     }
     let frame = envelope(&path(ALIAS, "user"), b"", None);
     connection.pages.room = Some(0);
-    let verdict = connection.send(Way::Inbound, 1, &frame);
+    let verdict = connection.send(Direction::Inbound, 1, &frame);
     assert_eq!(verdict, Verdict::Drop(Counter::DroppedMemory));
     connection.pages.room = None;
-    assert_eq!(connection.send(Way::Inbound, 1, &frame), Verdict::Pass);
+    assert_eq!(
+        connection.send(Direction::Inbound, 1, &frame),
+        Verdict::Pass
+    );
     assert_eq!(connection.work.found & stream::found::RESYNCHRONISED, 0);
     assert_eq!(connection.flow.inbound.cursor(), 1 + frame.len() as u32);
 }
@@ -790,10 +818,10 @@ fn data_beyond_the_window_does_not_move_the_cursor_over_a_body() {
     let mut connection = named(1, 1);
     connection.flow.inbound.scale = 0;
     let frame = envelope(&path(ALIAS, "user"), &[b'x'; 50_000], None);
-    connection.send(Way::Inbound, 1, &frame[..1000]);
+    connection.send(Direction::Inbound, 1, &frame[..1000]);
     stream::acknowledge(&mut connection.flow.inbound, 1001, 2000);
     let cursor = connection.flow.inbound.cursor();
-    let verdict = connection.send(Way::Inbound, 1 + 10_000, b"forged");
+    let verdict = connection.send(Direction::Inbound, 1 + 10_000, b"forged");
     assert_eq!(verdict, Verdict::Drop(Counter::OutOfWindow));
     assert_eq!(connection.flow.inbound.cursor(), cursor);
 }
@@ -810,8 +838,8 @@ fn a_false_frame_beyond_a_hole_does_not_end_translation() {
         .find(|at| stream[*at..].starts_with(&inner))
         .unwrap();
     let end = at + inner.len();
-    connection.send(Way::Inbound, seq(at - 50), &stream[at - 50..end]);
-    connection.send(Way::Inbound, seq(end), &stream[end..]);
+    connection.send(Direction::Inbound, seq(at - 50), &stream[at - 50..end]);
+    connection.send(Direction::Inbound, seq(end), &stream[end..]);
     let left_alone = truename_common::wire::flow::state::LEFT_ALONE;
     assert_eq!(connection.flow.flags & left_alone, 0);
 }
@@ -831,10 +859,10 @@ fn a_segment_behind_a_hole_may_come_again_from_a_byte_before() {
             let mut connection = addressed();
             let ahead = connection.inbound.bytes.len();
             let seq = |at: usize| 1 + (ahead + at) as u32;
-            connection.send(Way::Inbound, seq(from), &stream[from..]);
+            connection.send(Direction::Inbound, seq(from), &stream[from..]);
             let begin = from - back;
-            let verdict = connection.send(Way::Inbound, seq(begin), &stream[begin..]);
-            let last = connection.send(Way::Inbound, seq(0), &stream);
+            let verdict = connection.send(Direction::Inbound, seq(begin), &stream[begin..]);
+            let last = connection.send(Direction::Inbound, seq(0), &stream);
             if verdict == Verdict::Reset || last == Verdict::Reset {
                 failed.push((from - frame.len(), back));
             } else if connection.inbound.contiguous() == ahead + stream.len() {
@@ -863,9 +891,9 @@ fn frames_go_on_after_a_range_that_was_met_from_before() {
                     let mut connection = addressed();
                     let ahead = connection.inbound.bytes.len();
                     let seq = |at: usize| 1 + (ahead + at) as u32;
-                    connection.send(Way::Inbound, seq(from), &stream[from..slash]);
-                    connection.send(Way::Inbound, seq(before), &stream[before..end]);
-                    let verdict = connection.send(Way::Inbound, seq(0), &stream);
+                    connection.send(Direction::Inbound, seq(from), &stream[from..slash]);
+                    connection.send(Direction::Inbound, seq(before), &stream[before..end]);
+                    let verdict = connection.send(Direction::Inbound, seq(0), &stream);
                     if verdict == Verdict::Reset {
                         failed.push((from - second, before - second, end));
                     }

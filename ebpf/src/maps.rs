@@ -12,7 +12,7 @@ use truename_common::{
         PeerKey, RELAYS_MAX, RpcFlow, SERVICES_MAX, SLOTS_MAX, Service, Settings, Socket,
         TARGETS_MAX, Target,
     },
-    nat::{TRIED_WRITTEN, TRIES as TRIES_MAX},
+    nat::{MAX_PORT_TRIES, TRIED_WRITTEN},
 };
 
 #[map]
@@ -88,13 +88,13 @@ pub static ADDRESSES: HashMap<[u8; 16], u8> = HashMap::pinned(4096, BPF_F_NO_PRE
 pub static ASKED: LruHashMap<FiveTuple, u64> = LruHashMap::pinned(8192, 0);
 
 #[map]
-pub static TRIED: Array<u32> = Array::pinned(TRIED_WRITTEN + 1, 0);
+pub static PORT_BITMAP: Array<u32> = Array::pinned(TRIED_WRITTEN + 1, 0);
 
 #[map]
 pub static SETTINGS: Array<Settings> = Array::pinned(1, 0);
 
 #[map]
-pub static TRIES: PerCpuArray<u64> = PerCpuArray::pinned(TRIES_MAX + 1, 0);
+pub static PORT_TRY_HISTOGRAM: PerCpuArray<u64> = PerCpuArray::pinned(MAX_PORT_TRIES + 1, 0);
 
 #[map]
 pub static RELAYS: HashMap<Socket, u32> = HashMap::pinned(RELAYS_MAX, BPF_F_NO_PREALLOC);
@@ -150,7 +150,7 @@ pub fn count(counter: Counter, n: u64) {
 /// Counts a new connection by the candidate source port it got.
 #[inline(always)]
 pub fn count_tries(tries: u32) {
-    if let Some(value) = TRIES.get_ptr_mut(tries) {
+    if let Some(value) = PORT_TRY_HISTOGRAM.get_ptr_mut(tries) {
         // SAFETY: the pointer is to this CPU's value; see SCRATCH.
         unsafe { *value += 1 };
     }

@@ -9,7 +9,7 @@ use truename_common::{
         AliasStat, Conntrack, Endpoint, FiveTuple, Handshake, Head, ListedAlias, Names, Page, Peer,
         RpcFlow, Service, Target,
     },
-    wire::stream::{Way, Work},
+    wire::stream::{Direction, Work},
 };
 
 /// The values that a new flow and a new page begin with: too large for the stack.
@@ -247,7 +247,7 @@ pub struct Change {
 #[repr(C)]
 pub struct Found {
     pub key: FiveTuple,
-    pub way: Way,
+    pub way: Direction,
     /// Set where the endpoint was looked up.
     pub endpoint: Endpoint,
     /// The interface at whose hook the packet is, and the one that it came in by; 0: none.

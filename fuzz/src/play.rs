@@ -4,10 +4,10 @@ use std::fmt;
 
 use arbitrary::{Result, Unstructured};
 use truename_common::{
-    layout::{Direction, Handshake, Text},
+    layout::{DirectionState, Handshake, Text},
     wire::{
         flow::state,
-        stream::{self, Verdict, Way, flag, found, reset, window},
+        stream::{self, Direction, Verdict, flag, found, reset, window},
     },
 };
 use truename_tests::wire::{Checker, Envelope};
@@ -50,7 +50,7 @@ pub const SHOW: &str = "TRUENAME_FUZZ_SHOW";
 
 /// One direction.
 struct Line<'s> {
-    way: Way,
+    way: Direction,
     side: &'s Side,
     start: u32,
     checker: Checker<'s>,
@@ -66,7 +66,7 @@ struct Line<'s> {
 }
 
 impl<'s> Line<'s> {
-    fn new(way: Way, side: &'s Side, start: u32) -> Self {
+    fn new(way: Direction, side: &'s Side, start: u32) -> Self {
         let mut ends = Vec::new();
         let mut at = 0;
         while let Some(len) = side.stream.get(at..).and_then(|rest| rest.first_chunk()) {
@@ -105,8 +105,8 @@ impl<'s> Play<'s> {
             connection: connection(script),
             slow,
             lines: [
-                Line::new(Way::Inbound, &script.client, client),
-                Line::new(Way::Outbound, &script.server, server),
+                Line::new(Direction::Inbound, &script.client, client),
+                Line::new(Direction::Outbound, &script.server, server),
             ],
             was_short: false,
             is_over: false,
@@ -156,12 +156,12 @@ impl<'s> Play<'s> {
         if what & 8 != 0 {
             handshake.syn_ack(forged, answer, 1);
         }
-        handshake.settle(Way::Inbound, client);
-        handshake.settle(Way::Outbound, endpoint);
+        handshake.settle(Direction::Inbound, client);
+        handshake.settle(Direction::Outbound, endpoint);
         assert!(
             handshake.is_confirmed()
-                && handshake.offset(Way::Inbound, client) == Some(0)
-                && handshake.offset(Way::Outbound, endpoint) == Some(0),
+                && handshake.offset(Direction::Inbound, client) == Some(0)
+                && handshake.offset(Direction::Outbound, endpoint) == Some(0),
             "a stranger has changed the handshake: {handshake:?}"
         );
         Ok(())
@@ -325,8 +325,8 @@ impl<'s> Play<'s> {
         self.show(|play| {
             let lost = if arrives { "" } else { ", lost" };
             let direction = match way {
-                Way::Inbound => &play.connection.flow.inbound,
-                Way::Outbound => &play.connection.flow.outbound,
+                Direction::Inbound => &play.connection.flow.inbound,
+                Direction::Outbound => &play.connection.flow.outbound,
             };
             format!(
                 "  {verdict:?}{lost}, cursor {}, {} ranges",
@@ -375,8 +375,8 @@ impl<'s> Play<'s> {
         let more = line.has[line.arrived..].iter().take_while(|has| **has);
         line.arrived += more.count();
         let receiver = match way {
-            Way::Inbound => &self.connection.inbound,
-            Way::Outbound => &self.connection.outbound,
+            Direction::Inbound => &self.connection.inbound,
+            Direction::Outbound => &self.connection.outbound,
         };
         let names = &self.connection.flow.names;
         let is_known = !names.alias.is_empty() || !names.peer_alias.is_empty();
@@ -454,8 +454,8 @@ impl<'s> Play<'s> {
         self.each(
             |connection, way| {
                 let receiver = match way {
-                    Way::Inbound => &mut connection.inbound,
-                    Way::Outbound => &mut connection.outbound,
+                    Direction::Inbound => &mut connection.inbound,
+                    Direction::Outbound => &mut connection.outbound,
                 };
                 receiver.acknowledged = receiver.acknowledged.max(at);
                 let direction = connection.direction(way);
@@ -573,7 +573,7 @@ impl<'s> Play<'s> {
     }
 
     /// Does the same to the connection and to the one that is compared with it.
-    fn each(&mut self, mut act: impl FnMut(&mut Connection, Way), index: usize) {
+    fn each(&mut self, mut act: impl FnMut(&mut Connection, Direction), index: usize) {
         let way = self.lines[index].way;
         act(&mut self.connection, way);
         if let Some(slow) = &mut self.slow {
@@ -605,8 +605,8 @@ impl<'s> Play<'s> {
         let Some(slow) = &self.slow else { return };
         let (fast, way) = (&self.connection, self.lines[index].way);
         let bytes = |connection: &'_ Connection| match way {
-            Way::Inbound => connection.inbound.bytes.get(from..to).map(<[_]>::to_vec),
-            Way::Outbound => connection.outbound.bytes.get(from..to).map(<[_]>::to_vec),
+            Direction::Inbound => connection.inbound.bytes.get(from..to).map(<[_]>::to_vec),
+            Direction::Outbound => connection.outbound.bytes.get(from..to).map(<[_]>::to_vec),
         };
         assert!(
             bytes(fast) == bytes(slow),
@@ -655,13 +655,13 @@ fn connection(script: &Script) -> Connection {
     let flow = &mut *connection.flow;
     for direction in [&mut flow.inbound, &mut flow.outbound] {
         if script.is_adopted {
-            *direction = Direction::default();
+            *direction = DirectionState::default();
         }
         direction.position += u64::from(script.ahead);
         direction.scale = if script.scale <= 14 {
             u32::from(script.scale)
         } else {
-            Direction::NO_SCALE
+            DirectionState::NO_SCALE
         };
         if script.is_late {
             direction.careful = 0;

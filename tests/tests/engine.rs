@@ -9,7 +9,7 @@ use std::{cmp::Reverse, collections::BTreeMap, collections::BinaryHeap};
 use support::Connection;
 use truename_common::{
     layout::{Counter, Text},
-    wire::stream::{self, Verdict, Way},
+    wire::stream::{self, Direction, Verdict},
 };
 use truename_tests::{
     random::Random,
@@ -41,7 +41,7 @@ struct Sent {
 
 /// One side that sends: a TCP with selective acknowledgements, RACK and tail loss probes.
 struct Sender<'s> {
-    way: Way,
+    way: Direction,
     half: &'s Half,
     stream: Vec<u8>,
     segment: usize,
@@ -57,7 +57,7 @@ struct Sender<'s> {
 }
 
 impl<'s> Sender<'s> {
-    fn new(way: Way, half: &'s Half, segment: usize) -> Self {
+    fn new(way: Direction, half: &'s Half, segment: usize) -> Self {
         Self {
             way,
             half,
@@ -161,8 +161,8 @@ fn exchange(seed: u64, segment: usize, line: Line) -> Result<u64, String> {
     let mut connection = Connection::new(100, 4_294_000_000);
     connection.flow.names.canonical = Text::new(b"jobmanager:6123").unwrap();
     let mut senders = [
-        Sender::new(Way::Inbound, &script.client, segment),
-        Sender::new(Way::Outbound, &script.server, segment),
+        Sender::new(Direction::Inbound, &script.client, segment),
+        Sender::new(Direction::Outbound, &script.server, segment),
     ];
     let mut checkers: [Checker<'_>; 2] = [
         Checker::new(&script.client.expected),
@@ -305,17 +305,17 @@ fn scripts_arrive_over_impaired_lines() {
 
 /// Frames with one reference, and what each must become.
 struct Frames {
-    way: Way,
+    way: Direction,
     frame: Vec<u8>,
     expected: Vec<u8>,
 }
 
 impl Frames {
-    fn new(way: Way, body: usize) -> Self {
+    fn new(way: Direction, body: usize) -> Self {
         let canonical = b"pekko.tcp://flink@jobmanager:6123/user/rpc/x";
         let (name, translated): (&[u8], &[u8]) = match way {
-            Way::Inbound => (ALIAS, b"pekko://flink/////////////user/rpc/x"),
-            Way::Outbound => (canonical, b"pekko.tcp://flink@jm:000000006123/user/rpc/x"),
+            Direction::Inbound => (ALIAS, b"pekko://flink/////////////user/rpc/x"),
+            Direction::Outbound => (canonical, b"pekko.tcp://flink@jm:000000006123/user/rpc/x"),
         };
         Self {
             way,
@@ -331,10 +331,10 @@ impl Frames {
         connection.flow.outbound.flags = stream::flag::SYNCED;
         connection.flow.outbound.ranges[0].walker.frame_begins();
         let greeting = envelope(ALIAS, 0);
-        connection.send(Way::Inbound, 100, &greeting);
+        connection.send(Direction::Inbound, 100, &greeting);
         match self.way {
-            Way::Inbound => (connection, greeting.len()),
-            Way::Outbound => (connection, 0),
+            Direction::Inbound => (connection, greeting.len()),
+            Direction::Outbound => (connection, 0),
         }
     }
 
@@ -369,17 +369,17 @@ fn envelope(recipient: &[u8], body: usize) -> Vec<u8> {
     [&(message.len() as u32).to_be_bytes()[..], &message].concat()
 }
 
-fn receiver(connection: &mut Connection, way: Way) -> &mut support::Receiver {
+fn receiver(connection: &mut Connection, way: Direction) -> &mut support::Receiver {
     match way {
-        Way::Inbound => &mut connection.inbound,
-        Way::Outbound => &mut connection.outbound,
+        Direction::Inbound => &mut connection.inbound,
+        Direction::Outbound => &mut connection.outbound,
     }
 }
 
 /// Large segments, of which some come again, cut anew: pages begin inside names.
 #[test]
 fn large_segments_may_come_again() {
-    for way in [Way::Inbound, Way::Outbound] {
+    for way in [Direction::Inbound, Direction::Outbound] {
         for (body, size) in [
             (0, 8_000_000),
             (7, 8_000_000),
@@ -434,13 +434,13 @@ fn large_segments_may_come_again() {
 fn lost_parts_of_large_segments_are_repaired() {
     const UNIT: usize = 1448;
     for (way, body, is_lost_before) in [
-        (Way::Inbound, 0, true),
-        (Way::Inbound, 190, true),
-        (Way::Inbound, 4000, true),
-        (Way::Inbound, 60, false),
-        (Way::Outbound, 60, true),
-        (Way::Outbound, 60, false),
-        (Way::Outbound, 4000, false),
+        (Direction::Inbound, 0, true),
+        (Direction::Inbound, 190, true),
+        (Direction::Inbound, 4000, true),
+        (Direction::Inbound, 60, false),
+        (Direction::Outbound, 60, true),
+        (Direction::Outbound, 60, false),
+        (Direction::Outbound, 4000, false),
     ] {
         let frames = Frames::new(way, body);
         let stream = frames.frame.repeat(20_000_000 / frames.frame.len());
@@ -519,7 +519,7 @@ fn lost_parts_of_large_segments_are_repaired() {
 /// Where memory for marks is short now and then, segments are lost; where it stays short, the connection is reset.
 #[test]
 fn memory_may_be_short() {
-    let frames = Frames::new(Way::Inbound, 60);
+    let frames = Frames::new(Direction::Inbound, 60);
     let stream = frames.frame.repeat(4_000_000 / frames.frame.len());
     let (mut connection, ahead) = frames.connection();
     let start = connection.inbound.start.wrapping_add(ahead as u32);
@@ -542,7 +542,11 @@ fn memory_may_be_short() {
         connection.pages.room = random.happens(0.7).then_some(connection.pages.pages.len());
         connection.work.now_ns += 1_000_000;
         let bytes = &stream[units[from]..(end * 1448).min(stream.len())];
-        let verdict = connection.send(Way::Inbound, start.wrapping_add(units[from] as u32), bytes);
+        let verdict = connection.send(
+            Direction::Inbound,
+            start.wrapping_add(units[from] as u32),
+            bytes,
+        );
         assert_ne!(verdict, Verdict::Reset, "reset {}", connection.work.reset);
         if verdict != Verdict::Pass {
             dropped += usize::from(verdict == Verdict::Drop(Counter::DroppedMemory));
@@ -555,7 +559,7 @@ fn memory_may_be_short() {
         let done = (first * 1448).min(stream.len());
         connection.inbound.acknowledged = done + ahead;
         stream::acknowledge(
-            connection.direction(Way::Inbound),
+            connection.direction(Direction::Inbound),
             start.wrapping_add(done as u32),
             0,
         );
@@ -567,7 +571,11 @@ fn memory_may_be_short() {
     let (mut at, mut drops) = (stream.len(), 0);
     loop {
         connection.work.now_ns += 100_000_000;
-        match connection.send(Way::Inbound, start.wrapping_add(at as u32), &frames.frame) {
+        match connection.send(
+            Direction::Inbound,
+            start.wrapping_add(at as u32),
+            &frames.frame,
+        ) {
             Verdict::Pass => at += frames.frame.len(),
             Verdict::Drop(Counter::DroppedMemory) => drops += 1,
             Verdict::Reset => break,

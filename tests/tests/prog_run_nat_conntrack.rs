@@ -573,8 +573,8 @@ fn assert_chosen(nat: &Nat, sockets: &Sockets, service: &Service, protocol: u8) 
     let before: Vec<FiveTuple> = keys(nat);
     let hash = nat::hash(&original);
     let (_, target) = nat::choose(nat, service, Choice::Current, &original, hash).unwrap();
-    let mut candidates =
-        (0..nat::TRIES).map(|index| nat::key(&original, &target, &nat.settings, hash, index));
+    let mut candidates = (0..nat::MAX_PORT_TRIES)
+        .map(|index| nat::key(&original, &target, &nat.settings, hash, index));
     let expected = candidates.find(|key| !before.contains(key)).unwrap();
     nat.run(OUTSIDE, &sockets.first(protocol).bytes());
     let new: Vec<FiveTuple> = keys(nat)

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use truename::datapath::OBJECT;
 use truename_common::{
     layout::{Conntrack, ConntrackState, Counter, EventKind, TCP, UDP, conntrack_flags},
-    nat::{TRIED_DIRECT, TRIES, hash, source_port},
+    nat::{MAX_PORT_TRIES, TRIED_DIRECT, hash, source_port},
 };
 use truename_tests::prog_run::{
     CASES, Datagram, Host, Link, Nat, OUTSIDE, Place, Sockets, Verdict, flag, local, remote, tuple,
@@ -162,9 +162,9 @@ fn a_range_is_used_up_and_then_refuses() {
             assert_eq!(event.detail, Counter::NatPortsExhausted as u32);
             assert_eq!(event.flow, tuple(refused.client, refused.alias, protocol));
             let tries = nat.tries();
-            assert_eq!(tries[TRIES as usize], 1);
+            assert_eq!(tries[MAX_PORT_TRIES as usize], 1);
             assert_eq!(tries.iter().sum::<u64>(), u64::from(PORTS) + 1);
-            assert_eq!(tries[usize::from(PORTS)..TRIES as usize], [0; 25]);
+            assert_eq!(tries[usize::from(PORTS)..MAX_PORT_TRIES as usize], [0; 25]);
             // The others go on.
             for client in 0..PORTS {
                 let verdict = nat.run(place, &first(1000 + client));

@@ -1,7 +1,10 @@
 //! `cargo xtask bench`
 
 use anyhow::{Context as _, Result, ensure};
-use truename_tests::{bench::Options, is_root};
+use truename_tests::{
+    bench::{Options, Part},
+    is_root,
+};
 
 use crate::{
     budget, build,
@@ -16,11 +19,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     );
     build::release()?;
     let mut bench = test_program("truename-bench");
-    if !options.only_streams() {
+    if options.has(Part::Packets) {
         bench.arg("--object").arg(budget::object_path()?);
     }
     run_command(bench).context("run the benchmark")?;
-    if options.only_streams() || options.services_only {
+    if !options.has(Part::Agent) {
         return Ok(());
     }
     let cluster = [

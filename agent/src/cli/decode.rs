@@ -5,7 +5,7 @@ use super::{
     args::{Decode, Global, StreamWay},
     output::{Output, Row},
 };
-use crate::decode::{self, Decoded, FrameRow, Kind, Names, Options, Way};
+use crate::decode::{self, Decoded, Direction, FrameRow, Kind, Names, Options};
 
 impl Row for FrameRow {
     const HEADINGS: &'static [&'static str] = &["way", "offset", "length", "frame", "what"];
@@ -25,8 +25,8 @@ impl Row for FrameRow {
             Kind::NotRecorded => "-",
         };
         let way = match self.way {
-            Way::Inbound => "in",
-            Way::Outbound => "out",
+            Direction::Inbound => "in",
+            Direction::Outbound => "out",
         };
         let parts = [
             ("", &self.announced),
@@ -62,8 +62,8 @@ pub fn run(global: &Global, verb: Decode) -> anyhow::Result<Exit> {
             system: verb.system,
         },
         way: verb.way.map(|way| match way {
-            StreamWay::In => Way::Inbound,
-            StreamWay::Out => Way::Outbound,
+            StreamWay::In => Direction::Inbound,
+            StreamWay::Out => Direction::Outbound,
         }),
     };
     let Decoded { rows, notes } = decode::decode(&verb.file, &options)?;

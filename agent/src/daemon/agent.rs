@@ -14,12 +14,12 @@ use super::{
     Command, RunError,
     attachment::Attachment,
     detach,
-    map_writer::{Keeper, translated_targets},
+    map_writer::{MapWriter, translated_targets},
     notify,
     pulse::Pulse,
     retry::Retry,
     service::{AgentService, Live},
-    tasks::{derive::listening_ports, resolve::Standing},
+    tasks::{derive::listening_ports, resolve::ResolvedRoles},
 };
 use crate::{
     config::{self, Config, ConfigError, Sources},
@@ -64,14 +64,14 @@ pub struct Agent {
     pub pins: Pins,
     pub lock: Arc<Lock>,
     pub attachment: Arc<Mutex<Attachment>>,
-    pub keeper: Arc<Mutex<Keeper>>,
+    pub map_writer: Arc<Mutex<MapWriter>>,
     pub service: Arc<AgentService>,
     /// The sources of the topology; they end when it is dropped.
     pub follower: Follower,
     /// Tells what the configuration says of the cluster.
     pub configured: Reporter,
     /// What is known of the roles that targets have.
-    pub standing: watch::Receiver<Standing>,
+    pub resolved: watch::Receiver<ResolvedRoles>,
     /// Is told when attaching goes on, or somebody else took something off.
     pub more: Arc<Notify>,
     /// The targets whose packets get another source address.
@@ -143,7 +143,7 @@ impl Agent {
                     }
                     self.follow().await;
                 }
-                Ok(()) = self.standing.changed() => self.follow().await,
+                Ok(()) = self.resolved.changed() => self.follow().await,
                 () = self.retry.due() => self.follow().await,
                 () = self.more.notified() => self.follow().await,
                 // Nothing tells when another route is taken to a target, or a link is removed.
@@ -173,9 +173,9 @@ impl Agent {
     }
 
     async fn bring(&mut self) -> Result<Progress, RunError> {
-        let standing = self.standing.borrow_and_update().clone();
+        let resolved = self.resolved.borrow_and_update().clone();
         let current = Arc::clone(&self.config.borrow());
-        let next = self.derived(&current, &standing).await?;
+        let next = self.derived(&current, &resolved).await?;
         if next != *current {
             log::info!(
                 "The cluster makes {} endpoint(s) and {} service(s)",
@@ -193,8 +193,8 @@ impl Agent {
             }
             return self.change(&current, next).await;
         }
-        self.targets = translated_targets(&self.config.borrow(), &standing.roles);
-        let (inventory, facts) = self.look(self.targets.clone(), &standing).await?;
+        self.targets = translated_targets(&self.config.borrow(), &resolved.roles);
+        let (inventory, facts) = self.look(self.targets.clone(), &resolved).await?;
         let names = inventory.names();
         if self.refused.is_some() && names != self.names {
             // It may name an interface that is there now.
@@ -205,8 +205,10 @@ impl Agent {
             .attach(move |attachment| attach_more(attachment, &inventory))
             .await?;
         let wanted = facts.clone();
-        let left_out = self.keep(move |keeper| keeper.follow(&wanted)).await?;
-        self.show(&facts, standing.generation, &left_out);
+        let left_out = self
+            .keep(move |map_writer| map_writer.follow(&wanted))
+            .await?;
+        self.show(&facts, resolved.generation, &left_out);
         Ok(progress)
     }
 
@@ -214,12 +216,12 @@ impl Agent {
     async fn look(
         &mut self,
         targets: BTreeSet<IpAddr>,
-        standing: &Standing,
+        resolved: &ResolvedRoles,
     ) -> Result<(Inventory, Facts), RunError> {
         let _busy = self
             .pulse
             .busy("the kernel's interfaces, addresses and routes");
-        let (roles, names) = (Arc::clone(&standing.roles), Arc::clone(&standing.names));
+        let (roles, names) = (Arc::clone(&resolved.roles), Arc::clone(&resolved.names));
         let known = self.routes.take();
         let looked = spawn_blocking(move || {
             let mut requests = Requests::open()?;
@@ -287,8 +289,8 @@ impl Agent {
         notify::reloading();
         let changed = match read {
             Ok(config) => {
-                let standing = self.standing.borrow().clone();
-                let changed = match self.derived(&config, &standing).await {
+                let resolved = self.resolved.borrow().clone();
+                let changed = match self.derived(&config, &resolved).await {
                     Ok(config) => self.change(&current, config).await,
                     Err(error) => Err(error),
                 };
@@ -325,9 +327,9 @@ impl Agent {
     /// fail does so before anything is taken away.
     async fn change(&mut self, current: &Config, next: Config) -> Result<Progress, RunError> {
         current.check_followed_by(&next)?;
-        let standing = self.standing.borrow().clone();
-        let targets = translated_targets(&next, &standing.roles);
-        let (inventory, facts) = self.look(targets.clone(), &standing).await?;
+        let resolved = self.resolved.borrow().clone();
+        let targets = translated_targets(&next, &resolved.roles);
+        let (inventory, facts) = self.look(targets.clone(), &resolved).await?;
         let known = &current.datapath.interfaces;
         let interfaces = next.datapath.interfaces.iter();
         let new: Vec<_> = interfaces
@@ -344,7 +346,7 @@ impl Agent {
         }
         let (config, wanted) = (Arc::clone(&next), facts.clone());
         let kept = self
-            .keep(move |keeper| keeper.change(config, &wanted))
+            .keep(move |map_writer| map_writer.change(config, &wanted))
             .await;
         let left_out = match kept {
             Ok(left_out) => left_out,
@@ -367,14 +369,14 @@ impl Agent {
         self.follower.follow(&next.topology).await;
         self.configured.facts(configured::facts(&next), None);
         self.config.send_replace(next);
-        self.show(&facts, standing.generation, &left_out);
+        self.show(&facts, resolved.generation, &left_out);
         Ok(progress)
     }
 
     /// A configuration with what follows from the cluster.
-    async fn derived(&self, config: &Config, standing: &Standing) -> Result<Config, RunError> {
+    async fn derived(&self, config: &Config, resolved: &ResolvedRoles) -> Result<Config, RunError> {
         // What another cluster was known to be makes nothing of this one.
-        if standing.known.cluster != config.topology.cluster_texts() {
+        if resolved.known.cluster != config.topology.cluster_texts() {
             return Ok(config.written());
         }
         let taken = match config.frontend.addresses.is_empty() {
@@ -382,7 +384,7 @@ impl Agent {
             // As long as the host's list of sockets is.
             false => spawn_blocking(listening_ports).await?,
         };
-        Ok(config.derive(&standing.known, |port| taken.contains(&port)))
+        Ok(config.derive(&resolved.known, |port| taken.contains(&port)))
     }
 
     /// Removes every trace; the number of links that were removed.
@@ -409,13 +411,13 @@ impl Agent {
     /// Has the tables changed, and returns what of the configuration is left out.
     async fn keep(
         &self,
-        change: impl FnOnce(&mut Keeper) -> Result<(), DatapathError> + Send + 'static,
+        change: impl FnOnce(&mut MapWriter) -> Result<(), DatapathError> + Send + 'static,
     ) -> Result<Vec<String>, RunError> {
         let _busy = self.pulse.busy("tables to be written");
-        let keeper = Arc::clone(&self.keeper);
+        let map_writer = Arc::clone(&self.map_writer);
         let left_out = spawn_blocking(move || {
-            let mut keeper = keeper.lock();
-            change(&mut keeper).map(|()| keeper.left_out().to_vec())
+            let mut map_writer = map_writer.lock();
+            change(&mut map_writer).map(|()| map_writer.left_out().to_vec())
         });
         Ok(left_out.await??)
     }

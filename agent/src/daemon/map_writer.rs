@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Keeps the tables as they are wanted.
-pub struct Keeper {
+pub struct MapWriter {
     config: Arc<Config>,
     tables: TablesMut,
     /// For the first start: marks packets that are translated.
@@ -33,7 +33,7 @@ pub struct Keeper {
     kept: BTreeSet<([u8; 16], u16)>,
 }
 
-impl Keeper {
+impl MapWriter {
     /// Opens the tables. Nothing is changed yet.
     ///
     /// # Errors

@@ -33,7 +33,7 @@ use super::{
     tasks::{
         gc::{self, Sweeps},
         recent::Recent,
-        resolve::Standing,
+        resolve::ResolvedRoles,
     },
 };
 use crate::{
@@ -82,7 +82,7 @@ pub struct Watched {
     /// What is known of the cluster.
     pub topology: watch::Receiver<Snapshot>,
     /// What is known of the roles that targets have.
-    pub standing: watch::Receiver<Standing>,
+    pub resolved: watch::Receiver<ResolvedRoles>,
     /// Which tasks hang.
     pub pulses: Pulses,
     /// What is attached.
@@ -601,8 +601,8 @@ impl Inner {
         let topology = self.watched.topology.borrow();
         found.extend(api::topology::problems(&topology, &clock));
         drop(topology);
-        let standing = self.watched.standing.borrow().problems.clone();
-        found.extend(Finding::all(Code::RoleUnknown, standing));
+        let resolved = self.watched.resolved.borrow().problems.clone();
+        found.extend(Finding::all(Code::RoleUnknown, resolved));
         found.extend(problems::of_services(
             config,
             &live.facts,

@@ -21,7 +21,7 @@ use super::{
     Command, Current, GOODBYE, RunError,
     agent::{self, Agent},
     attachment::Attachment,
-    map_writer::{Keeper, translated_targets},
+    map_writer::{MapWriter, translated_targets},
     notify,
     pulse::Pulses,
     retry::{Problem, Retry},
@@ -31,7 +31,7 @@ use super::{
         derive::{self, Deriver},
         drift::Checker,
         events,
-        gc::{Sweeper, Sweeps},
+        gc::{Gc, Sweeps},
         learn::Learner,
         names::Plane,
         recent::Recent,
@@ -60,9 +60,9 @@ pub struct Daemon {
     resolver: Resolver,
     relay: Relay,
     plane: Plane,
-    events: events::Drain,
+    events: events::EventReader,
     ring: RingBuf<MapData>,
-    sweeper: Sweeper,
+    gc: Gc,
     checker: Checker,
     recent: Recent,
     pulses: Pulses,
@@ -142,7 +142,7 @@ impl Daemon {
         let Attached {
             lock,
             attachment,
-            keeper,
+            map_writer,
             facts,
         } = tokio::task::spawn_blocking(move || attach(&starting, &in_pins, mode)).await??;
 
@@ -150,14 +150,14 @@ impl Daemon {
         let (config, current) = watch::channel(config);
         let (events, _) = broadcast::channel(events::BACKLOG);
         let (commands, commanded) = mpsc::channel(4);
-        let live = Live::new(&attachment, &facts, 0, keeper.left_out());
-        let keeper = Arc::new(Mutex::new(keeper));
+        let live = Live::new(&attachment, &facts, 0, map_writer.left_out());
+        let map_writer = Arc::new(Mutex::new(map_writer));
         let sweeps = Arc::new(Mutex::new(Sweeps::default()));
         let full = Arc::new(Notify::new());
         let refused = Arc::new(Mutex::new(BTreeMap::new()));
         let retry = Retry::new("the tables and interfaces are not up to date");
         let checker = Checker {
-            keeper: Arc::clone(&keeper),
+            map_writer: Arc::clone(&map_writer),
             asked: Arc::new(Notify::new()),
             retry: Retry::new("the tables cannot be checked"),
             repaired: Arc::default(),
@@ -171,7 +171,7 @@ impl Daemon {
             None,
         );
         let resolver = Resolver::new(current.clone(), follower.subscribe(), deriver);
-        let standing = resolver.subscribe();
+        let resolved = resolver.subscribe();
         let plane = Plane::new(current.clone(), follower.subscribe(), pins.clone());
         let [served, captured] = plane.problems();
         let reattached = Arc::clone(&attachment.repaired);
@@ -195,7 +195,7 @@ impl Daemon {
                 questions: plane.counters(),
                 repaired: Arc::clone(&checker.repaired),
                 topology: follower.subscribe(),
-                standing: standing.clone(),
+                resolved: resolved.clone(),
                 pulses: pulses.clone(),
                 attachment: Arc::clone(&attachment),
                 reattached,
@@ -216,7 +216,7 @@ impl Daemon {
             pulse: pulses.of("learn"),
         };
         let relay = Relay::new(pins.clone(), current.clone(), events.subscribe(), relays);
-        let drain = events::Drain {
+        let event_reader = events::EventReader {
             config: current.clone(),
             events: events.clone(),
             full: Arc::clone(&full),
@@ -224,10 +224,10 @@ impl Daemon {
         };
         // Here, and not in the task: an agent that says that it is ready does not end for want of a descriptor.
         let ring = Tables::events(&pins)?;
-        let sweeper = Sweeper {
+        let gc = Gc {
             config: current.clone(),
             pins: pins.clone(),
-            keeper: Arc::clone(&keeper),
+            map_writer: Arc::clone(&map_writer),
             events,
             full,
             sweeps,
@@ -243,11 +243,11 @@ impl Daemon {
             lock: Arc::new(lock),
             attachment,
             more,
-            keeper,
+            map_writer,
             service: Arc::clone(&service),
             follower,
             configured,
-            standing,
+            resolved,
             targets,
             refused: None,
             is_told: false,
@@ -265,9 +265,9 @@ impl Daemon {
             resolver,
             relay,
             plane,
-            events: drain,
+            events: event_reader,
             ring,
-            sweeper,
+            gc,
             checker,
             recent,
             pulses,
@@ -291,7 +291,7 @@ impl Daemon {
         });
         tasks.spawn(self.plane.run(stop.clone()));
         tasks.spawn(self.events.run(self.ring, stop.clone()));
-        tasks.spawn(self.sweeper.run(stop.clone()));
+        tasks.spawn(self.gc.run(stop.clone()));
         tasks.spawn(self.checker.run(stop.clone()));
         tasks.spawn(self.recent.run(self.pins, stop.clone()));
         tasks.spawn(tell::problems(Arc::clone(&self.service), stop.clone()));
@@ -382,7 +382,7 @@ async fn tick(ticks: &mut Option<tokio::time::Interval>) {
 struct Attached {
     lock: datapath::Lock,
     attachment: Attachment,
-    keeper: Keeper,
+    map_writer: MapWriter,
     facts: Facts,
 }
 
@@ -398,10 +398,10 @@ fn attach(config: &Arc<Config>, pins: &Pins, mode: Mode) -> Result<Attached, Run
     let existed = pins.exist();
     let lock = pins.prepare()?;
     match load(config, pins, mode, &inventory, &facts) {
-        Ok((attachment, keeper)) => Ok(Attached {
+        Ok((attachment, map_writer)) => Ok(Attached {
             lock,
             attachment,
-            keeper,
+            map_writer,
             facts,
         }),
         Err(error) => {
@@ -422,7 +422,7 @@ fn load(
     mode: Mode,
     inventory: &Inventory,
     facts: &Facts,
-) -> Result<(Attachment, Keeper), RunError> {
+) -> Result<(Attachment, MapWriter), RunError> {
     let sizes = &config.datapath;
     datapath::migrate(pins, sizes)?;
     let object = Object::open(pins, sizes)?;
@@ -447,14 +447,14 @@ fn load(
     }
     // The kernel has accepted the programs before anything that is in use is changed.
     let programs = Programs::load(object, pins, mode)?;
-    let mut keeper = Keeper::open(Arc::clone(config), pins)?;
+    let mut map_writer = MapWriter::open(Arc::clone(config), pins)?;
     // Until everything is attached, the tables are as an agent before left them: so they stay if something cannot be.
     let mut attachment =
         Attachment::start(programs, Wanted::of(config), agent::xdp(config), inventory)?;
     if !config.services.is_empty() {
         agent::prepare_host(pins, config, facts);
     }
-    if let Err(error) = keeper.follow(facts) {
+    if let Err(error) = map_writer.follow(facts) {
         attachment.undo();
         return Err(error.into());
     }
@@ -462,5 +462,5 @@ fn load(
     // Those that began with the old programs meanwhile.
     datapath::copy_connections(pins, last_s)?;
     datapath::remove_old_versions(pins)?;
-    Ok((attachment, keeper))
+    Ok((attachment, map_writer))
 }

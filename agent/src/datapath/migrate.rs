@@ -22,6 +22,7 @@ use super::{
     bpffs::{list, make_directory},
     error::DatapathError,
     load::configured_entries,
+    pins::pin_name,
     sys,
 };
 use crate::config::Datapath;
@@ -43,7 +44,7 @@ const ALIKE: [&str; 18] = [
     map::MOVED,
     map::XDP_DEVICES,
     map::SETTINGS,
-    map::TRIES,
+    map::PORT_TRY_HISTOGRAM,
     map::LINKS,
     map::ASKED,
     map::ADDRESSES,
@@ -126,7 +127,7 @@ pub fn migrate(pins: &Pins, sizes: &Datapath) -> Result<(), DatapathError> {
     let object = Object::parse(OBJECT).map_err(aya::EbpfError::from)?;
     let mut count = 0;
     for name in ALIKE {
-        let old = pins.of_version(BEFORE).join("maps").join(name);
+        let old = pins.of_version(BEFORE).join("maps").join(pin_name(name));
         let new = pins.map(name);
         if new.exists() || !old.exists() {
             continue;
@@ -183,7 +184,7 @@ pub fn copy_tables(pins: &Pins) -> Result<u32, DatapathError> {
 /// Copies the connections of the version before that began in this second of `CLOCK_MONOTONIC` or later, and that this
 /// version does not know: those that were used last, as many as fit. Returns when the last of them began.
 ///
-/// [`map::TRIED`] is not copied. The bits by which a connection is found follow from its entry, and are written with
+/// [`map::PORT_BITMAP`] is not copied. The bits by which a connection is found follow from its entry, and are written with
 /// it; others are of connections that are gone.
 ///
 /// # Errors

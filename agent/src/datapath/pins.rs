@@ -86,6 +86,21 @@ const RENAMED: [(&str, &str); 2] = [
     (map::ONE_SIDED_FLOWS, "ONE_SIDED_FLOWS_2"),
 ];
 
+/// The tables that got another name in the code since then, and the names of their pins, which stay until [`VERSION`]
+/// changes: a connection needs its bits over an upgrade.
+const FORMER_NAMES: [(&str, &str); 2] = [
+    (map::PORT_BITMAP, "TRIED"),
+    (map::PORT_TRY_HISTOGRAM, "TRIES"),
+];
+
+/// The name of the pin of a table.
+pub(super) fn pin_name(table: &str) -> &str {
+    let mut names = RENAMED.iter().chain(&FORMER_NAMES);
+    names
+        .find(|(known, _)| *known == table)
+        .map_or(table, |(_, pin)| pin)
+}
+
 /// The directory of the pins of one installation.
 #[derive(Clone, Debug)]
 pub struct Pins {
@@ -130,9 +145,7 @@ impl Pins {
 
     /// The pin of a table.
     pub fn map(&self, name: &str) -> PathBuf {
-        let renamed = RENAMED.iter().find(|(table, _)| *table == name);
-        let pin = renamed.map_or(name, |(_, pin)| pin);
-        self.version().join("maps").join(pin)
+        self.version().join("maps").join(pin_name(name))
     }
 
     /// The pins of this version's tables that this agent does not use any more.

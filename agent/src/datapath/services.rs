@@ -49,9 +49,9 @@ impl ServiceTables {
             connections: open(pins, map::CONNTRACK)?,
             capacity: capacity(pins, map::CONNTRACK)?,
             moved: open(pins, map::MOVED)?,
-            tried: open(pins, map::TRIED)?,
+            tried: open(pins, map::PORT_BITMAP)?,
             settings: open(pins, map::SETTINGS)?,
-            tries: open(pins, map::TRIES)?,
+            tries: open(pins, map::PORT_TRY_HISTOGRAM)?,
         })
     }
 
@@ -241,7 +241,11 @@ impl ServiceTables {
     /// All of a half of them.
     pub fn tried_half(&self, half: u32) -> Result<Vec<u32>, DatapathError> {
         let first = nat::tried_position(0, half);
-        batch::range(&self.tried, first..first + nat::TRIED_HALF, map::TRIED)
+        batch::range(
+            &self.tried,
+            first..first + nat::TRIED_HALF,
+            map::PORT_BITMAP,
+        )
     }
 
     /// Has the kernel program write the other half of them. Returns the one that nobody writes any more.
@@ -257,23 +261,23 @@ impl ServiceTables {
     pub fn write_tried(&mut self, position: u32, bits: u32) -> Result<(), DatapathError> {
         self.tried
             .set(position, bits, 0)
-            .map_err(DatapathError::table("write", map::TRIED))
+            .map_err(DatapathError::table("write", map::PORT_BITMAP))
     }
 
     fn read_tried(&self, position: u32) -> Result<u32, DatapathError> {
         self.tried
             .get(&position, 0)
-            .map_err(DatapathError::table("read", map::TRIED))
+            .map_err(DatapathError::table("read", map::PORT_BITMAP))
     }
 
     /// Connections by the tries that their source port took; the last element counts those that got
     /// none.
     pub fn tries(&self) -> Result<Vec<u64>, DatapathError> {
         let read = |index| Ok(self.tries.get(&index, 0)?.iter().sum());
-        (0..=nat::TRIES)
+        (0..=nat::MAX_PORT_TRIES)
             .map(read)
             .collect::<Result<_, MapError>>()
-            .map_err(DatapathError::table("read", map::TRIES))
+            .map_err(DatapathError::table("read", map::PORT_TRY_HISTOGRAM))
     }
 }
 

@@ -458,7 +458,7 @@ pub fn check_tables(pins: &Pins) -> Result<(), DatapathError> {
             map::PEERS => drop(open::<Table<PeerKey, Peer>>(pins, name)?),
             map::ALIASES => drop(open::<Table<AliasKey, AliasStat>>(pins, name)?),
             map::SERVICES => drop(open::<Table<Socket, Service>>(pins, name)?),
-            map::SLOTS | map::TRIED => drop(open::<Array<MapData, u32>>(pins, name)?),
+            map::SLOTS | map::PORT_BITMAP => drop(open::<Array<MapData, u32>>(pins, name)?),
             map::TARGETS => drop(open::<Array<MapData, Target>>(pins, name)?),
             map::CONNTRACK => drop(open::<Table<FiveTuple, Conntrack>>(pins, name)?),
             map::MOVED => drop(open::<Table<FiveTuple, u32>>(pins, name)?),
@@ -473,7 +473,9 @@ pub fn check_tables(pins: &Pins) -> Result<(), DatapathError> {
             map::ADDRESSES => drop(open::<Table<[u8; 16], u8>>(pins, name)?),
             map::LINKS => drop(open::<Table<u32, Link>>(pins, name)?),
             map::SETTINGS => drop(open::<Array<MapData, Settings>>(pins, name)?),
-            map::TRIES | map::COUNTERS => drop(open::<PerCpuArray<MapData, u64>>(pins, name)?),
+            map::PORT_TRY_HISTOGRAM | map::COUNTERS => {
+                drop(open::<PerCpuArray<MapData, u64>>(pins, name)?)
+            }
             _ => drop(open::<RingBuf<MapData>>(pins, name)?),
         }
     }

@@ -11,7 +11,7 @@ use truename_common::wire::{
     seq::distance,
 };
 
-use super::{Way, capture::Segment};
+use super::{Direction, capture::Segment};
 
 /// Bytes beyond a hole that are kept; then the hole is taken as lost by the recording.
 const BEYOND_MAX: usize = 64 << 20;
@@ -30,7 +30,7 @@ pub struct Assembled {
     pub client: SocketAddr,
     pub endpoint: SocketAddr,
     /// Pieces of both directions, in the order of the capture.
-    pub pieces: Vec<(Way, Piece)>,
+    pub pieces: Vec<(Direction, Piece)>,
 }
 
 /// What comes next in a stream.
@@ -130,9 +130,9 @@ impl Connections {
                     let sender = if index == 0 { key.0 } else { key.1 };
                     (
                         if sender == client {
-                            Way::Inbound
+                            Direction::Inbound
                         } else {
-                            Way::Outbound
+                            Direction::Outbound
                         },
                         piece,
                     )
@@ -310,7 +310,7 @@ mod tests {
             })
             .collect();
         assert_eq!(all, bytes);
-        assert!(one.pieces.iter().all(|(way, _)| *way == Way::Inbound));
+        assert!(one.pieces.iter().all(|(way, _)| *way == Direction::Inbound));
     }
 
     #[test]

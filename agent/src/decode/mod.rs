@@ -23,7 +23,7 @@ use translate::Connection;
 /// The direction of a stream, seen from the endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Way {
+pub enum Direction {
     /// Towards the endpoint.
     Inbound,
     /// Away from it.
@@ -39,7 +39,7 @@ pub struct Options {
     /// What is known beforehand.
     pub names: Names,
     /// For a raw stream: its direction. A capture says it itself.
-    pub way: Option<Way>,
+    pub way: Option<Direction>,
 }
 
 /// A frame.
@@ -48,7 +48,7 @@ pub struct FrameRow {
     /// Client and endpoint; none for a raw stream.
     pub flow: Option<String>,
     /// Its direction.
-    pub way: Way,
+    pub way: Direction,
     /// Where it begins in the stream.
     pub offset: usize,
     /// Its length, with the four bytes that tell it.
@@ -144,7 +144,7 @@ pub fn decode(path: &Path, options: &Options) -> Result<Decoded, DecodeError> {
 /// Decodes one direction of a stream.
 fn decode_stream(bytes: &[u8], options: &Options) -> Vec<FrameRow> {
     let mut connection = Connection::new(options.names.clone());
-    connection.feed(options.way.unwrap_or(Way::Inbound), bytes);
+    connection.feed(options.way.unwrap_or(Direction::Inbound), bytes);
     connection.rows(None)
 }
 
@@ -164,7 +164,7 @@ mod tests {
             .join(name)
     }
 
-    fn options(way: Way) -> Options {
+    fn options(way: Direction) -> Options {
         let names = Names {
             canonical: Some("jobmanager:6123".parse().unwrap()),
             alias: Some("jm:6123".parse().unwrap()),
@@ -180,7 +180,7 @@ mod tests {
     #[test]
     fn a_raw_stream_shows_frames_and_rewrites() {
         let path = fixture("flink-2.3.0-alias-padded/c2s.before.bin");
-        let rows = decode(&path, &options(Way::Inbound)).unwrap().rows;
+        let rows = decode(&path, &options(Direction::Inbound)).unwrap().rows;
         assert_eq!(rows[0].kind, Kind::Associate);
         assert!(
             rows[0]
@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn an_outbound_stream_gets_the_alias() {
         let path = fixture("flink-2.3.0-alias-padded/s2c.before.bin");
-        let rows = decode(&path, &options(Way::Outbound)).unwrap().rows;
+        let rows = decode(&path, &options(Direction::Outbound)).unwrap().rows;
         let rewrites: Vec<_> = rows.iter().flat_map(|row| &row.rewrites).collect();
         assert!(!rewrites.is_empty());
         for rewrite in rewrites {

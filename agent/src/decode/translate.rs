@@ -14,7 +14,7 @@ use truename_common::{
 };
 
 use super::{
-    FrameRow, Rewrite, Way,
+    Direction, FrameRow, Rewrite,
     assemble::Gap,
     frame::{self, Frame, Kind},
 };
@@ -59,8 +59,8 @@ const PIECE: usize = 32 << 10;
 impl Connection {
     pub fn new(names: Names) -> Self {
         let mut flow = Box::new(RpcFlow::default());
-        stream::begin(&mut flow.inbound, 0, stream::Way::Inbound);
-        stream::begin(&mut flow.outbound, 0, stream::Way::Outbound);
+        stream::begin(&mut flow.inbound, 0, stream::Direction::Inbound);
+        stream::begin(&mut flow.outbound, 0, stream::Direction::Outbound);
         if let Some(canonical) = names.canonical {
             flow.names.canonical = canonical.to_layout();
         }
@@ -84,12 +84,12 @@ impl Connection {
     }
 
     /// The next bytes of a direction.
-    pub fn feed(&mut self, way: Way, mut bytes: &[u8]) {
+    pub fn feed(&mut self, way: Direction, mut bytes: &[u8]) {
         // The Associate goes alone, as its sender waits for the other's: what it tells is known
         // when the next frame is read.
         let begun = match way {
-            Way::Inbound => !self.inbound.before.is_empty(),
-            Way::Outbound => !self.outbound.before.is_empty(),
+            Direction::Inbound => !self.inbound.before.is_empty(),
+            Direction::Outbound => !self.outbound.before.is_empty(),
         };
         if !begun && let Some(head) = bytes.first_chunk::<4>() {
             let end = (u32::from_be_bytes(*head) as usize).saturating_add(4);
@@ -103,10 +103,10 @@ impl Connection {
         }
     }
 
-    fn feed_piece(&mut self, way: Way, bytes: &[u8]) {
+    fn feed_piece(&mut self, way: Direction, bytes: &[u8]) {
         let (stream, wire) = match way {
-            Way::Inbound => (&mut self.inbound, stream::Way::Inbound),
-            Way::Outbound => (&mut self.outbound, stream::Way::Outbound),
+            Direction::Inbound => (&mut self.inbound, stream::Direction::Inbound),
+            Direction::Outbound => (&mut self.outbound, stream::Direction::Outbound),
         };
         stream.before.extend_from_slice(bytes);
         stream.held.extend_from_slice(bytes);
@@ -129,8 +129,8 @@ impl Connection {
         }
         if self.work.found & found::ASSOCIATE != 0 {
             match way {
-                Way::Inbound => flow::learn_origin(&mut self.flow),
-                Way::Outbound => is_too_long |= flow::learn_canonical(&mut self.flow),
+                Direction::Inbound => flow::learn_origin(&mut self.flow),
+                Direction::Outbound => is_too_long |= flow::learn_canonical(&mut self.flow),
             }
         }
         if is_too_long {
@@ -143,24 +143,24 @@ impl Connection {
             stream.held.clear();
             let end = stream.after.len() as u32;
             let direction = match way {
-                Way::Inbound => &mut self.flow.inbound,
-                Way::Outbound => &mut self.flow.outbound,
+                Direction::Inbound => &mut self.flow.inbound,
+                Direction::Outbound => &mut self.flow.outbound,
             };
             stream::acknowledge(direction, end, 0);
         }
     }
 
     /// Goes on with a frame behind bytes that the recording lacks.
-    pub fn skip(&mut self, way: Way, gap: Gap) {
+    pub fn skip(&mut self, way: Direction, gap: Gap) {
         let (stream, direction) = match way {
-            Way::Inbound => (&mut self.inbound, &mut self.flow.inbound),
-            Way::Outbound => (&mut self.outbound, &mut self.flow.outbound),
+            Direction::Inbound => (&mut self.inbound, &mut self.flow.inbound),
+            Direction::Outbound => (&mut self.outbound, &mut self.flow.outbound),
         };
         stream.after.append(&mut stream.held);
         stream.gaps.push((stream.before.len(), gap));
         // As inbound: in the middle of a connection no handshake comes.
         let next = stream.after.len() as u32;
-        stream::begin(direction, next, stream::Way::Inbound);
+        stream::begin(direction, next, stream::Direction::Inbound);
     }
 
     /// The frames of both directions.
@@ -168,8 +168,8 @@ impl Connection {
         let scheme = scheme(&self.inbound.before, &self.outbound.before);
         let mut rows = Vec::new();
         for (way, stream) in [
-            (Way::Inbound, &mut self.inbound),
-            (Way::Outbound, &mut self.outbound),
+            (Direction::Inbound, &mut self.inbound),
+            (Direction::Outbound, &mut self.outbound),
         ] {
             // What is held at the end of the recording would be sent again: its fate is not known.
             stream.after.append(&mut stream.held);
@@ -180,7 +180,7 @@ impl Connection {
 }
 
 impl Stream {
-    fn rows(&self, flow: Option<&str>, way: Way, scheme: &str) -> Vec<FrameRow> {
+    fn rows(&self, flow: Option<&str>, way: Direction, scheme: &str) -> Vec<FrameRow> {
         let mut rows = Vec::new();
         let row = |offset, length, frame: Frame, rewrites| FrameRow {
             flow: flow.map(str::to_owned),

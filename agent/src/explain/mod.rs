@@ -170,7 +170,7 @@ pub trait Source: nat::Tables {
     fn aliases(&self) -> Vec<Socket>;
     /// An entry of `CONNTRACK`.
     fn connection(&self, key: &FiveTuple) -> Option<Conntrack>;
-    /// The entry of `TRIED` for a hash.
+    /// The entry of `PORT_BITMAP` for a hash.
     fn tried(&self, hash: u64) -> u32;
     /// `SETTINGS`.
     fn settings(&self) -> Settings;

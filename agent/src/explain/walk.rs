@@ -189,7 +189,7 @@ impl<S: Source> Walk<'_, S> {
     /// its hash were given.
     fn find(&self, target: &Target) -> Option<(FiveTuple, Conntrack)> {
         let tried = self.source.tried(self.hash) | 1;
-        (0..nat::TRIES)
+        (0..nat::MAX_PORT_TRIES)
             .filter(|index| tried & (1 << index) != 0)
             .find_map(|index| {
                 let key = self.key(target, index);
@@ -233,9 +233,9 @@ impl<S: Source> Walk<'_, S> {
     fn allocate(&mut self, target: &Target, first: u32) -> Option<(FiveTuple, bool)> {
         // Once more, and harder, if none is free.
         let rounds = [false, true].into_iter();
-        for (is_pressed, index) in
-            rounds.flat_map(|is_pressed| (first..nat::TRIES).map(move |index| (is_pressed, index)))
-        {
+        for (is_pressed, index) in rounds.flat_map(|is_pressed| {
+            (first..nat::MAX_PORT_TRIES).map(move |index| (is_pressed, index))
+        }) {
             let key = self.key(target, index);
             let taken = self.source.connection(&key);
             let is_given_up = self.given_up == Some(key);

@@ -47,7 +47,7 @@ fn find(held: &Held, original: &FiveTuple) -> Option<FiveTuple> {
     let choices = Choice::ALL.into_iter();
     let mut targets = choices.filter_map(|c| nat::choose(held, service, c, original, hash));
     targets.find_map(|(_, target)| {
-        (0..nat::TRIES).find_map(|index| {
+        (0..nat::MAX_PORT_TRIES).find_map(|index| {
             let key = nat::key(original, &target, &held.settings, hash, index);
             let entry = held.connections.get(&key)?;
             (entry.original(original.protocol) == *original).then_some(key)
@@ -64,7 +64,7 @@ fn begin(held: &mut Held, original: &FiveTuple, choice: Choice) {
     let Some((_, target)) = nat::choose(held, &service, choice, original, hash) else {
         return;
     };
-    let free = (0..nat::TRIES).find_map(|index| {
+    let free = (0..nat::MAX_PORT_TRIES).find_map(|index| {
         let key = nat::key(original, &target, &held.settings, hash, index);
         (!held.connections.contains_key(&key)).then_some((index, key))
     });

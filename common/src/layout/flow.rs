@@ -17,7 +17,7 @@ pub const PAGE_WORDS: usize = 496;
 pub const PAGE_BYTES: u64 = 64 * PAGE_WORDS as u64;
 /// Pages behind the cursor that a direction can remember: 30 MiB of stream.
 pub const PAGES_KEPT: u32 = 992;
-/// Words of [`Direction::pages`], for each of the two kinds of edits that a direction makes: as many pages before the
+/// Words of [`DirectionState::pages`], for each of the two kinds of edits that a direction makes: as many pages before the
 /// cursor as behind it, without a bit that stands for two of them.
 pub const PAGE_BITS: usize = 2048 / 64;
 
@@ -108,7 +108,7 @@ pub struct HeadKey {
     pub flow: u64,
     /// Index of the range.
     pub range: u32,
-    /// `wire::stream::Way`.
+    /// `wire::stream::Direction`.
     pub way: u32,
 }
 
@@ -122,13 +122,13 @@ pub struct Head {
 /// One direction of a translated stream. The rules are those of `wire::stream`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-pub struct Direction {
+pub struct DirectionState {
     /// Frames walked, and edits made, for the statistics.
     pub frames: u64,
     pub edits: u64,
     /// Position of the cursor in the stream, counted in 64 bits; it begins at 2³².
     pub position: u64,
-    /// [`Direction::ACKED`] and the sequence number up to which the receiver has acknowledged, in one
+    /// [`DirectionState::ACKED`] and the sequence number up to which the receiver has acknowledged, in one
     /// value: it is written without the lock.
     pub acked: u64,
     /// The same of an acknowledgement of bytes that were not seen.
@@ -167,7 +167,7 @@ pub struct Direction {
     pub pages: [[u64; PAGE_BITS]; 2],
     /// [`MAIN`] first.
     pub ranges: [Range; RANGES],
-    /// Scale of the windows that are advertised for this direction; [`Direction::NO_SCALE`] if unknown.
+    /// Scale of the windows that are advertised for this direction; [`DirectionState::NO_SCALE`] if unknown.
     pub scale: u32,
     pub captured: Authority,
     pub captured_system: System,
@@ -278,8 +278,8 @@ pub struct RpcFlow {
     /// Sequence number of the FIN of the client and of the endpoint, once seen.
     pub fins: [u32; 2],
     pub pad: u32,
-    pub inbound: Direction,
-    pub outbound: Direction,
+    pub inbound: DirectionState,
+    pub outbound: DirectionState,
     pub names: FlowNames,
 }
 
@@ -298,7 +298,7 @@ pub struct Handshake {
     pub pad: u32,
     /// Bits of `wire::handshake::state`.
     pub flags: u32,
-    /// Window scale of the client, and of the endpoint; [`Direction::NO_SCALE`] if it was not seen.
+    /// Window scale of the client, and of the endpoint; [`DirectionState::NO_SCALE`] if it was not seen.
     pub scales: [u32; 2],
 }
 
@@ -353,7 +353,7 @@ pub struct AliasStat {
 
 /// Bytes of a [`Range`].
 const RANGE: usize = 4 + 4 + 32 + 4 + 4 * 2 + 8;
-/// Bytes of a [`Direction`].
+/// Bytes of a [`DirectionState`].
 const DIRECTION: usize =
     6 * 8 + 11 * 4 + 4 * 2 + 2 * 8 * PAGE_BITS + RANGE * RANGES + 4 + 258 + 66 + 4;
 /// Bytes of [`FlowNames`].
@@ -364,7 +364,7 @@ plain!(
     Edit = 8,
     Walker = 32,
     Range = RANGE,
-    Direction = DIRECTION,
+    DirectionState = DIRECTION,
     Needle = 8 * NEEDLE_WORDS + 8,
     Page = 8 * PAGE_WORDS,
     PageKey = 16,
@@ -507,7 +507,7 @@ impl Default for Page {
     }
 }
 
-impl Direction {
+impl DirectionState {
     /// The bit of [`Self::acked`] that says that it is valid.
     pub const ACKED: u64 = 1 << 32;
     /// No window scale was seen.
@@ -566,7 +566,7 @@ impl Direction {
     }
 }
 
-impl Default for Direction {
+impl Default for DirectionState {
     fn default() -> Self {
         Self {
             frames: 0,

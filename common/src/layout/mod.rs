@@ -21,7 +21,7 @@ pub use counter::Counter;
 pub use endpoint::{Endpoint, ListedAlias, Names, Policy, Protocol};
 pub use event::{Event, EventKind};
 pub use flow::{
-    AliasKey, AliasStat, Direction, Edit, EditKind, FlowNames, Handshake, Head, HeadKey, MAIN,
+    AliasKey, AliasStat, DirectionState, Edit, EditKind, FlowNames, Handshake, Head, HeadKey, MAIN,
     NEEDLE_WORDS, Needle, PAGE_BITS, PAGE_BYTES, PAGE_WORDS, PAGES_KEPT, Page, PageKey, Peer,
     PeerKey, RANGES, Range, RpcFlow, Walker, word,
 };
@@ -161,12 +161,12 @@ pub mod map {
     /// that a connection with such a hash was given, and [`TRIED_DIRECT`](crate::nat::TRIED_DIRECT). There are two halves,
     /// and what counts is both together. The kernel program sets bits in that which the entry behind them names
     /// ([`TRIED_WRITTEN`](crate::nat::TRIED_WRITTEN)); the agent clears bits in the other.
-    pub const TRIED: &str = "TRIED";
+    pub const PORT_BITMAP: &str = "PORT_BITMAP";
     /// 0 → [`Settings`](super::Settings).
     pub const SETTINGS: &str = "SETTINGS";
     /// Tries that the allocation of a source port took → `u64` connections per CPU; at
-    /// [`TRIES`](crate::nat::TRIES) those that found none.
-    pub const TRIES: &str = "TRIES";
+    /// [`MAX_PORT_TRIES`](crate::nat::MAX_PORT_TRIES) those that found none.
+    pub const PORT_TRY_HISTOGRAM: &str = "PORT_TRY_HISTOGRAM";
     /// [`Socket`](super::Socket) of an endpoint → `u32`, a value of [`relay`](super::relay): connections of the clients in
     /// [`STEERED`] go to it.
     pub const RELAYS: &str = "RELAYS";

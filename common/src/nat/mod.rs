@@ -12,7 +12,8 @@ mod tcp;
 pub use hash::hash;
 pub use lookup::{Choice, Tables, choose, choose_number, key, set_key};
 pub use port::{
-    TRIED_DIRECT, TRIED_HALF, TRIED_WRITTEN, TRIES, source_port, tried_bits, tried_position,
+    MAX_PORT_TRIES, TRIED_DIRECT, TRIED_HALF, TRIED_WRITTEN, source_port, tried_bits,
+    tried_position,
 };
 pub use slots::{Weighted, fill};
 pub use tcp::{Numbers, Segment, next_state, note_segment};

@@ -3,8 +3,8 @@
 //! A handshake is confirmed when the endpoint has acknowledged the client's SYN: nobody off the path knows
 //! what to acknowledge (RFC 5961, RFC 6528). What TCP would ignore changes nothing here.
 
-use super::stream::Way;
-use crate::layout::{Direction, Handshake};
+use super::stream::Direction;
+use crate::layout::{DirectionState, Handshake};
 
 /// Bits of [`Handshake::flags`].
 pub mod state {
@@ -41,7 +41,7 @@ impl Handshake {
             *self = Self {
                 client_next: next,
                 flags: state::CLIENT,
-                scales: [scale, Direction::NO_SCALE],
+                scales: [scale, DirectionState::NO_SCALE],
                 ..*self
             };
         } else if self.client_next != next
@@ -81,19 +81,19 @@ impl Handshake {
 
     /// Data of `way` at `seq` was seen: it tells which of two connections is meant.
     #[inline(always)]
-    pub fn settle(&mut self, way: Way, seq: u32) {
+    pub fn settle(&mut self, way: Direction, seq: u32) {
         let is_settled = self.is_confirmed() && self.offset(way, seq).is_some();
         if is_settled || !self.is(state::PENDING_CONFIRMED) {
             return;
         }
         let next = match way {
-            Way::Inbound => self.pending_next,
-            Way::Outbound => self.pending_endpoint,
+            Direction::Inbound => self.pending_next,
+            Direction::Outbound => self.pending_endpoint,
         };
         if seq.wrapping_sub(next) < FIRST_DATA {
             self.client_next = self.pending_next;
             self.endpoint_next = self.pending_endpoint;
-            self.scales = [Direction::NO_SCALE; 2];
+            self.scales = [DirectionState::NO_SCALE; 2];
             self.flags = state::CLIENT | state::CONFIRMED;
         }
     }
@@ -112,10 +112,10 @@ impl Handshake {
 
     /// How far behind the first byte of its direction `seq` is, if it can belong to this connection.
     #[inline(always)]
-    pub fn offset(&self, way: Way, seq: u32) -> Option<u32> {
+    pub fn offset(&self, way: Direction, seq: u32) -> Option<u32> {
         let (next, known) = match way {
-            Way::Inbound => (self.client_next, state::CLIENT),
-            Way::Outbound => (self.endpoint_next, state::CONFIRMED),
+            Direction::Inbound => (self.client_next, state::CLIENT),
+            Direction::Outbound => (self.endpoint_next, state::CONFIRMED),
         };
         let offset = seq.wrapping_sub(next);
         (self.is(known) && offset < FIRST_DATA).then_some(offset)
@@ -137,9 +137,9 @@ mod tests {
     fn the_endpoint_confirms_what_the_client_sent() {
         let handshake = opened();
         assert!(handshake.is_confirmed());
-        assert_eq!(handshake.offset(Way::Inbound, 1000), Some(0));
-        assert_eq!(handshake.offset(Way::Outbound, 5010), Some(10));
-        assert_eq!(handshake.offset(Way::Outbound, 4999), None);
+        assert_eq!(handshake.offset(Direction::Inbound, 1000), Some(0));
+        assert_eq!(handshake.offset(Direction::Outbound, 5010), Some(10));
+        assert_eq!(handshake.offset(Direction::Outbound, 4999), None);
         assert_eq!(handshake.scales, [7, 8]);
     }
 
@@ -147,10 +147,10 @@ mod tests {
     fn a_blind_syn_does_not_replace_a_connection() {
         let mut handshake = opened();
         handshake.syn(77, 0, 2);
-        assert_eq!(handshake.offset(Way::Inbound, 1000), Some(0));
+        assert_eq!(handshake.offset(Direction::Inbound, 1000), Some(0));
         // The endpoint answers it with an acknowledgement, never with a SYN.
         assert!(!handshake.syn_ack(1000, 6000, 0));
-        assert_eq!(handshake.offset(Way::Outbound, 5000), Some(0));
+        assert_eq!(handshake.offset(Direction::Outbound, 5000), Some(0));
     }
 
     #[test]
@@ -166,9 +166,9 @@ mod tests {
         let mut handshake = opened();
         handshake.syn(77, 3, 2);
         assert!(handshake.syn_ack(77, 6000, 4));
-        handshake.settle(Way::Inbound, 77);
-        assert_eq!(handshake.offset(Way::Inbound, 77), Some(0));
-        assert_eq!(handshake.offset(Way::Outbound, 6000), Some(0));
+        handshake.settle(Direction::Inbound, 77);
+        assert_eq!(handshake.offset(Direction::Inbound, 77), Some(0));
+        assert_eq!(handshake.offset(Direction::Outbound, 6000), Some(0));
     }
 
     #[test]
@@ -176,10 +176,10 @@ mod tests {
         let mut handshake = opened();
         handshake.syn(9_000_000, 1, 2);
         handshake.syn_ack(9_000_000, 700_000_000, 1);
-        handshake.settle(Way::Inbound, 1000);
-        assert_eq!(handshake.offset(Way::Inbound, 1000), Some(0));
-        handshake.settle(Way::Outbound, 5000);
-        assert_eq!(handshake.offset(Way::Outbound, 5000), Some(0));
+        handshake.settle(Direction::Inbound, 1000);
+        assert_eq!(handshake.offset(Direction::Inbound, 1000), Some(0));
+        handshake.settle(Direction::Outbound, 5000);
+        assert_eq!(handshake.offset(Direction::Outbound, 5000), Some(0));
     }
 
     #[test]
@@ -189,9 +189,9 @@ mod tests {
         handshake.syn(1000, 7, 2);
         assert!(handshake.syn_ack(900_000_000, 700_000_000, 1));
         assert!(handshake.syn_ack(1000, 5000, 8));
-        handshake.settle(Way::Inbound, 1000);
-        assert_eq!(handshake.offset(Way::Inbound, 1000), Some(0));
-        assert_eq!(handshake.offset(Way::Outbound, 5000), Some(0));
+        handshake.settle(Direction::Inbound, 1000);
+        assert_eq!(handshake.offset(Direction::Inbound, 1000), Some(0));
+        assert_eq!(handshake.offset(Direction::Outbound, 5000), Some(0));
     }
 
     #[test]
@@ -200,7 +200,7 @@ mod tests {
         handshake.syn(900_000_000, 0, 1);
         handshake.syn(1000, 7, 2);
         assert!(handshake.syn_ack(1000, 5000, 8));
-        handshake.settle(Way::Outbound, 5000);
-        assert_eq!(handshake.offset(Way::Inbound, 1000), Some(0));
+        handshake.settle(Direction::Outbound, 5000);
+        assert_eq!(handshake.offset(Direction::Inbound, 1000), Some(0));
     }
 }

@@ -9,12 +9,12 @@ use std::{
 };
 
 use truename_common::{
-    layout::{Authority, Direction, Head, HeadKey, LongText, Page, PageKey, RpcFlow},
+    layout::{Authority, DirectionState, Head, HeadKey, LongText, Page, PageKey, RpcFlow},
     wire::{
         chunk::Chunk,
         flow,
         steps::Steps,
-        stream::{self, Block, Packet, Stage, Verdict, Way, Work, found},
+        stream::{self, Block, Direction, Packet, Stage, Verdict, Work, found},
     },
 };
 
@@ -214,8 +214,8 @@ impl Connection {
     /// A connection whose handshake was seen.
     pub fn new(client_isn: u32, endpoint_isn: u32) -> Self {
         let mut flow = Box::new(RpcFlow::default());
-        stream::begin(&mut flow.inbound, client_isn, Way::Inbound);
-        stream::begin(&mut flow.outbound, endpoint_isn, Way::Outbound);
+        stream::begin(&mut flow.inbound, client_isn, Direction::Inbound);
+        stream::begin(&mut flow.outbound, endpoint_isn, Direction::Outbound);
         let receiver = |start| Receiver {
             start,
             bytes: Vec::new(),
@@ -231,28 +231,28 @@ impl Connection {
         }
     }
 
-    pub fn direction(&mut self, way: Way) -> &mut Direction {
+    pub fn direction(&mut self, way: Direction) -> &mut DirectionState {
         match way {
-            Way::Inbound => &mut self.flow.inbound,
-            Way::Outbound => &mut self.flow.outbound,
+            Direction::Inbound => &mut self.flow.inbound,
+            Direction::Outbound => &mut self.flow.outbound,
         }
     }
 
     /// Sends a segment through the translator, to a receiver that takes what passes.
-    pub fn send(&mut self, way: Way, seq: u32, bytes: &[u8]) -> Verdict {
+    pub fn send(&mut self, way: Direction, seq: u32, bytes: &[u8]) -> Verdict {
         let mut bytes = bytes.to_vec();
         let verdict = self.translate(way, seq, &mut bytes);
         if verdict == Verdict::Pass {
             match way {
-                Way::Inbound => self.inbound.take(seq, &bytes),
-                Way::Outbound => self.outbound.take(seq, &bytes),
+                Direction::Inbound => self.inbound.take(seq, &bytes),
+                Direction::Outbound => self.outbound.take(seq, &bytes),
             }
         }
         verdict
     }
 
     /// Sends a segment through the translator, and to nobody.
-    pub fn translate(&mut self, way: Way, seq: u32, bytes: &mut [u8]) -> Verdict {
+    pub fn translate(&mut self, way: Direction, seq: u32, bytes: &mut [u8]) -> Verdict {
         let len = bytes.len() as u32;
         let mut packet = Memory::new(bytes, &mut self.pages, &self.admitted);
         let verdict = stream::process(&mut packet, &mut self.flow, &mut self.work, way, seq, len);
@@ -262,8 +262,8 @@ impl Connection {
         }
         if self.work.found & found::ASSOCIATE != 0 {
             match way {
-                Way::Inbound => flow::learn_origin(&mut self.flow),
-                Way::Outbound => is_too_long |= flow::learn_canonical(&mut self.flow),
+                Direction::Inbound => flow::learn_origin(&mut self.flow),
+                Direction::Outbound => is_too_long |= flow::learn_canonical(&mut self.flow),
             }
         }
         if is_too_long {
@@ -273,13 +273,13 @@ impl Connection {
     }
 
     /// Sends `pieces` in order as TCP would: what is dropped comes again until it arrives.
-    pub fn send_all(&mut self, way: Way, pieces: &[&[u8]]) {
+    pub fn send_all(&mut self, way: Direction, pieces: &[&[u8]]) {
         let start = match way {
-            Way::Inbound => self
+            Direction::Inbound => self
                 .inbound
                 .start
                 .wrapping_add(self.inbound.bytes.len() as u32),
-            Way::Outbound => self
+            Direction::Outbound => self
                 .outbound
                 .start
                 .wrapping_add(self.outbound.bytes.len() as u32),
@@ -300,8 +300,8 @@ impl Connection {
                     Verdict::Reset => panic!("reset"),
                 }
                 let receiver = match way {
-                    Way::Inbound => &self.inbound,
-                    Way::Outbound => &self.outbound,
+                    Direction::Inbound => &self.inbound,
+                    Direction::Outbound => &self.outbound,
                 };
                 let ack = receiver.start.wrapping_add(receiver.contiguous() as u32);
                 if pieces.len() < 64 {
@@ -310,8 +310,8 @@ impl Connection {
             }
             queue = left;
             let receiver = match way {
-                Way::Inbound => &self.inbound,
-                Way::Outbound => &self.outbound,
+                Direction::Inbound => &self.inbound,
+                Direction::Outbound => &self.outbound,
             };
             let ack = receiver.start.wrapping_add(receiver.contiguous() as u32);
             stream::acknowledge(self.direction(way), ack, 0);

@@ -1,8 +1,8 @@
 //! The state of a flow, to be compared.
 
 use truename_common::{
-    layout::{Direction, MAIN, Range},
-    wire::stream::Way,
+    layout::{DirectionState, MAIN, Range},
+    wire::stream::Direction,
 };
 
 use super::Connection;
@@ -51,8 +51,8 @@ impl State {
         let names = &flow.names;
         Self {
             directions: [
-                Half::of(&flow.inbound, Way::Inbound),
-                Half::of(&flow.outbound, Way::Outbound),
+                Half::of(&flow.inbound, Direction::Inbound),
+                Half::of(&flow.outbound, Direction::Outbound),
             ],
             canonical: names.canonical.as_bytes().to_vec(),
             alias: names.alias.as_bytes().to_vec(),
@@ -65,14 +65,14 @@ impl State {
 }
 
 impl Half {
-    fn of(direction: &Direction, way: Way) -> Self {
+    fn of(direction: &DirectionState, way: Direction) -> Self {
         let used = |(index, range): (usize, &Range)| {
             let mut range = *range;
-            if way == Way::Outbound && range.walker.flags == 0 {
+            if way == Direction::Outbound && range.walker.flags == 0 {
                 // Up to where the last name was written: nobody reads it before the next one.
                 range.walker.authority = 0;
             }
-            if way == Way::Inbound && range.walker.at_boundary() {
+            if way == Direction::Inbound && range.walker.at_boundary() {
                 // Nothing of the next frame's length was read.
                 range.walker.value = 0;
             }

@@ -8,7 +8,7 @@ use truename_common::{
         Conntrack, ConntrackState, Counter, Settings, TCP, conntrack_flags, conntrack_marks,
         target_flags,
     },
-    nat::{self, TRIES},
+    nat::{self, MAX_PORT_TRIES},
     wire::steps::Steps,
 };
 
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     bpf::{atomic, repeat::repeat},
-    maps::{CONNTRACK, TRIED, count, count_tries},
+    maps::{CONNTRACK, PORT_BITMAP, count, count_tries},
     scratch::{Nat, Scratch},
 };
 
@@ -80,15 +80,15 @@ pub fn allocate(skb: *mut __sk_buff, scratch: &mut Scratch, settings: &Settings,
         end,
     };
     // A candidate whose leftover was removed is tried again; so are all if none is free.
-    repeat(&mut allocation, 3 * TRIES);
+    repeat(&mut allocation, 3 * MAX_PORT_TRIES);
     let nat = &scratch.nat;
     let tries = match Outcome::from_number(nat.outcome) {
         Outcome::Found => u32::from(nat.entry.tries),
-        Outcome::Exhausted => TRIES,
+        Outcome::Exhausted => MAX_PORT_TRIES,
         _ => return,
     };
     count_tries(tries);
-    if tries < TRIES {
+    if tries < MAX_PORT_TRIES {
         count(Counter::NatNew, 1);
         if tries > 0 && is_local {
             count(Counter::NatRemapped, 1);
@@ -110,7 +110,7 @@ impl Steps for Allocation<'_> {
         // SAFETY: `allocate` lends it for the loop.
         let Scratch { headers, nat, .. } = unsafe { &mut *self.scratch };
         let index = nat.index;
-        if index >= TRIES {
+        if index >= MAX_PORT_TRIES {
             if nat.is_pressed != 0 {
                 return false;
             }
@@ -133,9 +133,9 @@ impl Steps for Allocation<'_> {
         if nat.key.client != nat.original.client {
             nat.entry.flags |= conntrack_flags::MASKED;
         }
-        let half = TRIED.get(nat::TRIED_WRITTEN).map_or(0, |half| *half);
+        let half = PORT_BITMAP.get(nat::TRIED_WRITTEN).map_or(0, |half| *half);
         if index > 0
-            && let Some(bits) = TRIED.get_ptr_mut(nat::tried_position(nat.hash, half))
+            && let Some(bits) = PORT_BITMAP.get_ptr_mut(nat::tried_position(nat.hash, half))
         {
             // Before the entry exists, so that no packet can miss it.
             let is_direct = nat.entry.flags & conntrack_flags::DIRECT != 0;

@@ -8,7 +8,7 @@ use truename_common::{
         Conntrack, ConntrackState, Counter, Settings, Socket, TCP, conntrack_flags,
         conntrack_marks, service_flags, settings_flags, target_flags,
     },
-    nat::{self, Choice, TRIES},
+    nat::{self, Choice, MAX_PORT_TRIES},
     wire::steps::Steps,
 };
 
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     bpf::repeat::repeat,
-    maps::{ASKED, CONNTRACK, SERVICES, SETTINGS, TRIED, count},
+    maps::{ASKED, CONNTRACK, PORT_BITMAP, SERVICES, SETTINGS, count},
     nat::tables::{KernelTables, target},
     packet::{fragment, is_loopback_address},
     scratch::{Nat, Scratch},
@@ -203,7 +203,7 @@ fn others(scratch: &mut Scratch) -> Option<*mut Conntrack> {
 #[inline(always)]
 fn tried(hash: u64) -> u32 {
     let half = |half| {
-        TRIED
+        PORT_BITMAP
             .get(nat::tried_position(hash, half))
             .map_or(0, |bits| *bits)
     };
@@ -274,7 +274,7 @@ pub fn has_others(nat: &mut Nat, settings: &Settings) -> bool {
         nat: ptr::from_mut(nat),
         settings,
     };
-    repeat(&mut search, TRIES - 1);
+    repeat(&mut search, MAX_PORT_TRIES - 1);
     nat.outcome == Outcome::Found as u32
 }
 

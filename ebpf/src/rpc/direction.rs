@@ -2,7 +2,7 @@
 
 use truename_common::{
     layout::{Endpoint, TCP, link_flags, port_flags},
-    wire::stream::Way,
+    wire::stream::Direction,
 };
 
 use crate::{
@@ -14,8 +14,8 @@ use crate::{
 /// Looks for the endpoint of the packet: by the destination, then by the source.
 #[inline(always)]
 pub fn find(headers: &Headers, found: &mut Found) -> bool {
-    set(found, headers, Way::Inbound) && find_endpoint(found)
-        || set(found, headers, Way::Outbound) && find_endpoint(found)
+    set(found, headers, Direction::Inbound) && find_endpoint(found)
+        || set(found, headers, Direction::Outbound) && find_endpoint(found)
 }
 
 /// Looks for the endpoint of a flow again.
@@ -38,10 +38,10 @@ pub fn find_endpoint(found: &mut Found) -> bool {
 
 /// Sets the packet's key if it may go this way: if the port is an endpoint's on some address.
 #[inline(always)]
-pub fn set(found: &mut Found, headers: &Headers, way: Way) -> bool {
+pub fn set(found: &mut Found, headers: &Headers, way: Direction) -> bool {
     let port = match way {
-        Way::Inbound => headers.destination_port,
-        Way::Outbound => headers.source_port,
+        Direction::Inbound => headers.destination_port,
+        Direction::Outbound => headers.source_port,
     };
     let flags = PORTS.get(u32::from(port)).map_or(0, |flags| *flags);
     if flags & port_flags::ENDPOINT == 0 {
@@ -49,8 +49,8 @@ pub fn set(found: &mut Found, headers: &Headers, way: Way) -> bool {
     }
     let key = &mut found.key;
     match way {
-        Way::Inbound => headers.tuple(key),
-        Way::Outbound => {
+        Direction::Inbound => headers.tuple(key),
+        Direction::Outbound => {
             key.client = headers.destination;
             key.endpoint = headers.source;
             key.client_port = headers.destination_port;
@@ -82,7 +82,7 @@ fn listening(found: &Found) -> Option<Endpoint> {
 #[inline(always)]
 fn is_behind(found: &Found) -> bool {
     let is_ingress = found.came_by == found.interface;
-    if is_ingress != (found.way == Way::Outbound) {
+    if is_ingress != (found.way == Direction::Outbound) {
         return false;
     }
     let interface = found.interface;

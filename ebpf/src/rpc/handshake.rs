@@ -2,8 +2,8 @@
 
 use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::TcContext};
 use truename_common::{
-    layout::{Direction, Handshake},
-    wire::{flow::state, steps::Steps, stream::Way},
+    layout::{DirectionState, Handshake},
+    wire::{flow::state, steps::Steps, stream::Direction},
 };
 
 use crate::{
@@ -25,7 +25,7 @@ const WINDOW_SCALE: u8 = 3;
 pub fn take(ctx: &TcContext, scratch: &mut Scratch) -> i32 {
     let way = scratch.found.way;
     let has_ack = scratch.headers.has(tcp_flag::ACK);
-    if has_ack != (way == Way::Outbound) {
+    if has_ack != (way == Direction::Outbound) {
         return 0;
     }
     let scale = window_scale(ctx, scratch);
@@ -67,7 +67,7 @@ pub fn take(ctx: &TcContext, scratch: &mut Scratch) -> i32 {
     0
 }
 
-/// The window scale in the options of the SYN; [`Direction::NO_SCALE`] if there are no options, 0 if they
+/// The window scale in the options of the SYN; [`DirectionState::NO_SCALE`] if there are no options, 0 if they
 /// have none.
 #[inline(always)]
 fn window_scale(ctx: &TcContext, scratch: &mut Scratch) -> u32 {
@@ -81,7 +81,7 @@ fn window_scale(ctx: &TcContext, scratch: &mut Scratch) -> u32 {
     }
     let at = headers.transport + HEADER;
     if !load(ctx.skb.skb, at, len & !3, &mut scratch.options.0) {
-        return Direction::NO_SCALE;
+        return DirectionState::NO_SCALE;
     }
     scratch.index = 0;
     let mut search = Search {

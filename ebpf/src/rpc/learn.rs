@@ -7,7 +7,7 @@ use truename_common::{
         authority,
         flow::{self, state},
         steps::Steps,
-        stream::{Way, reset},
+        stream::{Direction, reset},
     },
 };
 
@@ -47,7 +47,7 @@ pub fn names(flow: &mut RpcFlow, scratch: &mut Scratch) {
     let unaddressed = flow.names.alias.is_empty()
         && flow.names.peer_alias.is_empty()
         && flow.flags & state::CANONICAL_USED == 0;
-    if way == Way::Outbound && unaddressed {
+    if way == Direction::Outbound && unaddressed {
         // A connection on which the client has addressed nothing: replies to another one of its.
         let client = PeerKey {
             endpoint: key.endpoint(),
@@ -67,9 +67,9 @@ pub fn names(flow: &mut RpcFlow, scratch: &mut Scratch) {
 
 /// An Associate was read: `direction.captured` and `captured_system` hold what it announced.
 #[inline(never)]
-pub fn announced(entry: &mut RpcFlow, way: Way, scratch: &mut Scratch) {
+pub fn announced(entry: &mut RpcFlow, way: Direction, scratch: &mut Scratch) {
     match way {
-        Way::Inbound => {
+        Direction::Inbound => {
             flow::learn_origin(entry);
             entry.origin_hash = hash(&entry.names.origin, scratch);
             remember_peer(entry, scratch);
@@ -80,7 +80,7 @@ pub fn announced(entry: &mut RpcFlow, way: Way, scratch: &mut Scratch) {
                 &entry.names.origin,
             );
         }
-        Way::Outbound => {
+        Direction::Outbound => {
             if flow::learn_canonical(entry) {
                 proves_too_long(entry, scratch);
             }

@@ -2,11 +2,11 @@
 
 use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::TcContext};
 use truename_common::{
-    layout::{Counter, Direction, EventKind, FiveTuple, RpcFlow, steered},
+    layout::{Counter, DirectionState, EventKind, FiveTuple, RpcFlow, steered},
     wire::{
         flow::state,
         handshake::state as opened,
-        stream::{self, Verdict, Way, flag, found, reset, window},
+        stream::{self, Direction, Verdict, flag, found, reset, window},
     },
 };
 
@@ -70,7 +70,7 @@ fn flow_of(ctx: &TcContext, scratch: &mut Scratch) -> Result<*mut RpcFlow, i32> 
     scratch.found.came_by = place.ingress_ifindex;
     let is_syn = scratch.headers.has(tcp_flag::SYN);
     if !is_syn {
-        for way in [Way::Inbound, Way::Outbound] {
+        for way in [Direction::Inbound, Direction::Outbound] {
             if direction::set(&mut scratch.found, &scratch.headers, way)
                 && let Some(flow) = RPC_FLOWS.get_ptr_mut(&scratch.found.key)
             {
@@ -94,7 +94,7 @@ fn flow_of(ctx: &TcContext, scratch: &mut Scratch) -> Result<*mut RpcFlow, i32> 
         return Ok(flow);
     }
     if scratch.headers.has(tcp_flag::RST) {
-        let is_held = scratch.found.way == Way::Outbound && is_held(key);
+        let is_held = scratch.found.way == Direction::Outbound && is_held(key);
         return Err(if is_held { lose(ctx) } else { NEXT });
     }
     if scratch.headers.payload_len == 0 {
@@ -248,10 +248,10 @@ fn insert(scratch: &Scratch, is_confirmed: bool) -> i32 {
 
 /// Takes the acknowledgement of a segment. False if TCP would not accept it.
 #[inline(always)]
-fn acknowledge(flow: &mut RpcFlow, headers: &Headers, way: Way) -> bool {
+fn acknowledge(flow: &mut RpcFlow, headers: &Headers, way: Direction) -> bool {
     let (own, other) = match way {
-        Way::Inbound => (&mut flow.inbound, &mut flow.outbound),
-        Way::Outbound => (&mut flow.outbound, &mut flow.inbound),
+        Direction::Inbound => (&mut flow.inbound, &mut flow.outbound),
+        Direction::Outbound => (&mut flow.outbound, &mut flow.inbound),
     };
     if !headers.has(tcp_flag::ACK) || other.flags & flag::SYNCED == 0 {
         return true;
@@ -401,9 +401,9 @@ fn start(flow: &mut RpcFlow, scratch: &mut Scratch, now_ns: u64) {
     flow.id = now_ns ^ u64::from(key.client_port) << 48 ^ u64::from(key.endpoint_port) << 32;
     for direction in [&mut flow.inbound, &mut flow.outbound] {
         // A blank entry is all zeros.
-        direction.position = Direction::ORIGIN;
-        direction.oldest_page = Direction::FIRST_PAGE;
-        direction.scale = Direction::NO_SCALE;
+        direction.position = DirectionState::ORIGIN;
+        direction.oldest_page = DirectionState::FIRST_PAGE;
+        direction.scale = DirectionState::NO_SCALE;
     }
     let seq = first_byte(&scratch.headers);
     let opened = &mut scratch.handshake;
@@ -421,10 +421,14 @@ fn start(flow: &mut RpcFlow, scratch: &mut Scratch, now_ns: u64) {
     }
     flow.inbound.scale = opened.scales[1];
     flow.outbound.scale = opened.scales[0];
-    stream::begin(&mut flow.inbound, opened.client_next, Way::Inbound);
+    stream::begin(&mut flow.inbound, opened.client_next, Direction::Inbound);
     flow.flags = 0;
     if opened.is_confirmed() {
-        stream::begin(&mut flow.outbound, opened.endpoint_next, Way::Outbound);
+        stream::begin(
+            &mut flow.outbound,
+            opened.endpoint_next,
+            Direction::Outbound,
+        );
         flow.flags = state::CONFIRMED;
         let _ = HANDSHAKES.remove(key);
     }
@@ -498,10 +502,10 @@ fn renew(flow: &mut RpcFlow) {
 
 /// Whether the segment can be of this connection.
 #[inline(always)]
-fn is_of(flow: &RpcFlow, scratch: &Scratch, way: Way) -> bool {
+fn is_of(flow: &RpcFlow, scratch: &Scratch, way: Direction) -> bool {
     let direction = match way {
-        Way::Inbound => &flow.inbound,
-        Way::Outbound => &flow.outbound,
+        Direction::Inbound => &flow.inbound,
+        Direction::Outbound => &flow.outbound,
     };
     let headers = &scratch.headers;
     if direction.flags & flag::SYNCED == 0 {
@@ -526,15 +530,15 @@ fn is_of(flow: &RpcFlow, scratch: &Scratch, way: Way) -> bool {
 
 /// Takes FIN and RST. New data takes a forged one back.
 #[inline(always)]
-fn control(flow: &mut RpcFlow, headers: &Headers, way: Way) {
+fn control(flow: &mut RpcFlow, headers: &Headers, way: Direction) {
     let direction = match way {
-        Way::Inbound => &flow.inbound,
-        Way::Outbound => &flow.outbound,
+        Direction::Inbound => &flow.inbound,
+        Direction::Outbound => &flow.outbound,
     };
     let (fin, cursor) = (
         match way {
-            Way::Inbound => state::FIN_INBOUND,
-            Way::Outbound => state::FIN_OUTBOUND,
+            Direction::Inbound => state::FIN_INBOUND,
+            Direction::Outbound => state::FIN_OUTBOUND,
         },
         direction.cursor(),
     );
@@ -554,8 +558,8 @@ fn control(flow: &mut RpcFlow, headers: &Headers, way: Way) {
 pub fn confirm(flow: &mut RpcFlow, scratch: &mut Scratch) {
     let (headers, way) = (&scratch.headers, scratch.found.way);
     let other = match way {
-        Way::Inbound => &flow.outbound,
-        Way::Outbound => &flow.inbound,
+        Direction::Inbound => &flow.outbound,
+        Direction::Outbound => &flow.inbound,
     };
     let start = other.ranges[truename_common::layout::MAIN].start;
     let acknowledged = headers.ack.wrapping_sub(start);
@@ -595,11 +599,11 @@ fn counts(flow: &mut RpcFlow, scratch: &mut Scratch) {
         return;
     }
     match scratch.found.way {
-        Way::Inbound => {
+        Direction::Inbound => {
             count(Counter::RewrittenInbound, u64::from(edits));
             flow.unreported[0] += edits;
         }
-        Way::Outbound => {
+        Direction::Outbound => {
             count(Counter::RewrittenOutbound, u64::from(edits));
             flow.unreported[1] += edits;
         }

@@ -12,7 +12,7 @@ mod roundtrip;
 mod services;
 mod stream;
 
-pub use options::Options;
+pub use options::{Options, Part};
 pub use packets::{PacketCost, packets};
 pub use report::Report;
 pub use roundtrip::{RoundTrips, round_trips};

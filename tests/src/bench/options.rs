@@ -13,12 +13,14 @@ pub struct Options {
     /// Fewer rows, fewer and shorter rounds
     #[arg(long)]
     pub quick: bool,
-    /// Streams in one direction, nothing else
-    #[arg(long)]
-    pub streams_only: bool,
-    /// Services, nothing else
-    #[arg(long, conflicts_with_all = ["streams_only", "rows"])]
-    pub services_only: bool,
+    /// Only these parts of the benchmark
+    #[arg(
+        long,
+        value_name = "PART",
+        value_delimiter = ',',
+        conflicts_with = "rows"
+    )]
+    pub only: Vec<Part>,
     /// Only this row of the streams, and nothing else: in|out, the body, and what differs from one
     /// connection over a cable: xCONNECTIONS, writeBYTES, rttMILLISECONDS, lossPERCENT, apart (acknowledgements take
     /// another path). For example in-4k-x8-rtt20-loss0.1; several are separated by commas
@@ -41,10 +43,29 @@ pub struct Options {
     pub json: Option<PathBuf>,
 }
 
+/// A part of the benchmark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// Nanoseconds of the kernel program for each kind of packet
+    Packets,
+    /// Requests and responses over RPC
+    RoundTrips,
+    /// Traffic through services
+    Services,
+    /// Streams in one direction
+    Streams,
+    /// The agent with a large cluster
+    Agent,
+}
+
 impl Options {
-    /// Whether only streams are measured.
-    pub fn only_streams(&self) -> bool {
-        self.streams_only || !self.rows.is_empty()
+    /// Whether this part is measured.
+    pub fn has(&self, part: Part) -> bool {
+        match (self.rows.is_empty(), self.only.is_empty()) {
+            (false, _) => part == Part::Streams,
+            (true, true) => true,
+            (true, false) => self.only.contains(&part),
+        }
     }
 
     /// The streams to measure.

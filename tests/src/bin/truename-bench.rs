@@ -4,12 +4,12 @@ use std::{fs, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
-use truename_tests::bench::{Cpus, Options, Report, packets, round_trips, services, streams};
+use truename_tests::bench::{Cpus, Options, Part, Report, packets, round_trips, services, streams};
 
 /// Measures what truename costs.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// The kernel program; without it only streams are measured
+    /// The kernel program, for the part `packets`
     #[arg(long, value_name = "OBJECT")]
     object: Option<PathBuf>,
     #[command(flatten)]
@@ -29,26 +29,26 @@ fn main() -> ExitCode {
 fn run() -> Result<()> {
     let Arguments { object, options } = Arguments::parse();
     let mut report = Report::new(options.json.as_deref())?;
-    if let Some(object) = object.filter(|_| !options.only_streams()) {
+    let (rounds, time) = options.rounds();
+    if options.has(Part::Packets) {
+        let object = object.context("give the kernel program with --object")?;
         let object = fs::read(&object).with_context(|| format!("read {}", object.display()))?;
-        let (rounds, time) = options.rounds();
-        let mut places = [(Cpus::One, "all on one CPU"), (Cpus::Two, "on two CPUs")].as_slice();
-        if options.services_only {
-            places = &[];
-        } else {
-            report.packets(&packets(&object)?)?;
-        }
-        for &(cpus, place) in places {
+        report.packets(&packets(&object)?)?;
+    }
+    if options.has(Part::RoundTrips) {
+        for (cpus, place) in [(Cpus::One, "all on one CPU"), (Cpus::Two, "on two CPUs")] {
             eprintln!(
                 "measuring round trips {place}: {rounds} rounds of {} s in each arrangement",
                 time.as_secs_f64()
             );
             report.round_trips(place, &round_trips(rounds, time, cpus)?)?;
         }
+    }
+    if options.has(Part::Services) {
         eprintln!("measuring services: {rounds} rounds in each of three arrangements");
         report.services(&services(rounds, time)?)?;
     }
-    if options.services_only {
+    if !options.has(Part::Streams) {
         return Ok(());
     }
     let what = options.streams()?;

@@ -303,14 +303,17 @@ impl Nat {
         table.get(&u32::from(port), 0).expect("it can be read")
     }
 
-    /// The histogram of [`map::TRIES`].
+    /// The histogram of [`map::PORT_TRY_HISTOGRAM`].
     ///
     /// # Panics
     /// The table cannot be read.
     pub fn tries(&self) -> Vec<u64> {
-        let table = self.program.table(map::TRIES).expect("there is one");
+        let table = self
+            .program
+            .table(map::PORT_TRY_HISTOGRAM)
+            .expect("there is one");
         let table: PerCpuArray<_, u64> = PerCpuArray::try_from(table).expect("it is one");
-        (0..=nat::TRIES)
+        (0..=nat::MAX_PORT_TRIES)
             .map(|index| table.get(&index, 0).expect("it can be read").iter().sum())
             .collect()
     }
@@ -328,7 +331,7 @@ impl Nat {
     /// # Panics
     /// As above.
     pub fn tried_of(&self, hash: u64) -> u32 {
-        let table = self.program.table(map::TRIED).expect("there is one");
+        let table = self.program.table(map::PORT_BITMAP).expect("there is one");
         let table: Array<_, u32> = Array::try_from(table).expect("it is one");
         let half = |half| {
             let position = nat::tried_position(hash, half);

@@ -16,14 +16,14 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::daemon::{RunError, map_writer::Keeper, pulse::Pulse, retry::Retry};
+use crate::daemon::{RunError, map_writer::MapWriter, pulse::Pulse, retry::Retry};
 
 /// How often it is looked.
 const EVERY: Duration = Duration::from_secs(30);
 
 /// What a check needs.
 pub struct Checker {
-    pub keeper: Arc<Mutex<Keeper>>,
+    pub map_writer: Arc<Mutex<MapWriter>>,
     /// Someone asks for a check.
     pub asked: Arc<Notify>,
     pub retry: Retry,
@@ -46,10 +46,10 @@ impl Checker {
                 () = self.retry.due() => {}
             }
             let busy = self.pulse.busy("the tables to be compared");
-            let keeper = Arc::clone(&self.keeper);
+            let map_writer = Arc::clone(&self.map_writer);
             let repaired = tokio::task::spawn_blocking(move || {
-                let mut keeper = keeper.lock();
-                keeper.repair()
+                let mut map_writer = map_writer.lock();
+                map_writer.repair()
             });
             let repaired = repaired.await?;
             drop(busy);

@@ -26,7 +26,7 @@ const LOGGED: u32 = 100;
 pub const BACKLOG: usize = 4096;
 
 /// Where events go.
-pub struct Drain {
+pub struct EventReader {
     pub config: Current,
     /// Whoever monitors.
     pub events: broadcast::Sender<EventRow>,
@@ -36,7 +36,7 @@ pub struct Drain {
     pub refused: Arc<Mutex<BTreeMap<String, u64>>>,
 }
 
-impl Drain {
+impl EventReader {
     /// Reads events until it is told to stop.
     pub async fn run(
         self,

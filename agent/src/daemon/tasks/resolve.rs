@@ -25,7 +25,7 @@ use crate::{
 
 /// What is known of roles.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Standing {
+pub struct ResolvedRoles {
     /// The sockets of each.
     pub roles: Arc<Roles>,
     /// What endpoints and services follow from.
@@ -44,7 +44,7 @@ pub struct Resolver {
     topology: watch::Receiver<Snapshot>,
     lookup: Lookup,
     deriver: Deriver,
-    standing: watch::Sender<Standing>,
+    resolved: watch::Sender<ResolvedRoles>,
 }
 
 /// After something else is known of the cluster, the address of its leader may be known for this long: a
@@ -57,22 +57,22 @@ const PROBLEMS_MAX: usize = 16;
 impl Resolver {
     /// Looks names up by the name service of this host.
     pub fn new(config: Current, topology: watch::Receiver<Snapshot>, deriver: Deriver) -> Self {
-        let standing = Standing {
+        let resolved = ResolvedRoles {
             known: Arc::new(deriver.known().clone()),
-            ..Standing::default()
+            ..ResolvedRoles::default()
         };
         Self {
             config,
             topology,
             lookup: Lookup::of_host(),
             deriver,
-            standing: watch::Sender::new(standing),
+            resolved: watch::Sender::new(resolved),
         }
     }
 
     /// What is known, now and when it changes.
-    pub fn subscribe(&self) -> watch::Receiver<Standing> {
-        self.standing.subscribe()
+    pub fn subscribe(&self) -> watch::Receiver<ResolvedRoles> {
+        self.resolved.subscribe()
     }
 
     /// Follows until it is told to stop.
@@ -118,26 +118,26 @@ impl Resolver {
 
     /// Tells what the roles stand for now, if that is not what was told before.
     fn stand(&self, wanted: &BTreeSet<Role>, topology: &Topology, generation: u64) {
-        let next = stand(&self.standing.borrow(), wanted, topology, &self.lookup);
-        let next = Standing {
+        let next = stand(&self.resolved.borrow(), wanted, topology, &self.lookup);
+        let next = ResolvedRoles {
             generation,
             known: Arc::new(self.deriver.known().clone()),
             names: Arc::new(canonical_names(topology)),
             ..next
         };
-        self.standing.send_if_modified(|standing| {
-            let is_new = *standing != next;
+        self.resolved.send_if_modified(|resolved| {
+            let is_new = *resolved != next;
             for problem in next
                 .problems
                 .iter()
-                .filter(|p| !standing.problems.contains(p))
+                .filter(|p| !resolved.problems.contains(p))
             {
                 log::warn!("{problem}");
             }
-            for sentence in changes(&standing.roles, &next.roles) {
+            for sentence in changes(&resolved.roles, &next.roles) {
                 log::info!("{sentence}");
             }
-            *standing = next;
+            *resolved = next;
             is_new
         });
     }
@@ -178,11 +178,11 @@ fn roles(config: &Config) -> BTreeSet<Role> {
 /// election takes a while, and a cluster that begins again has no workers at first. One whose names are
 /// looked up for the first time waits for all of them.
 fn stand(
-    before: &Standing,
+    before: &ResolvedRoles,
     wanted: &BTreeSet<Role>,
     topology: &Topology,
     lookup: &Lookup,
-) -> Standing {
+) -> ResolvedRoles {
     let mut roles = Roles::new();
     let mut problems: Vec<_> = lookup.problems().collect();
     for role in wanted {
@@ -219,11 +219,11 @@ fn stand(
     } else {
         Arc::new(roles)
     };
-    Standing {
+    ResolvedRoles {
         roles,
         problems,
         generation: before.generation,
-        ..Standing::default()
+        ..ResolvedRoles::default()
     }
 }
 
@@ -278,8 +278,8 @@ mod tests {
         })
     }
 
-    fn sockets(standing: &Standing, role: &str) -> Vec<String> {
-        let sockets = standing.roles.get(&role.parse::<Role>().unwrap());
+    fn sockets(resolved: &ResolvedRoles, role: &str) -> Vec<String> {
+        let sockets = resolved.roles.get(&role.parse::<Role>().unwrap());
         let sockets = sockets.map(Vec::as_slice).unwrap_or_default();
         sockets.iter().map(ToString::to_string).collect()
     }
@@ -289,10 +289,10 @@ mod tests {
         let lookup = Lookup::of_host();
         let wanted = ["leader:rpc", "workers:80"].map(|role| role.parse().unwrap());
         let wanted = wanted.into();
-        let stand = |before: &Standing, claims: &[Claim]| {
+        let stand = |before: &ResolvedRoles, claims: &[Claim]| {
             stand(before, &wanted, &topology(claims), &lookup)
         };
-        let nobody = stand(&Standing::default(), &[]);
+        let nobody = stand(&ResolvedRoles::default(), &[]);
         assert!(nobody.roles.is_empty(), "nobody was ever known");
         assert_eq!(
             nobody.problems,
@@ -341,15 +341,15 @@ mod tests {
         let both = topology(&[worker("localhost"), worker("nowhere.invalid")]);
         let names = || ["localhost", "nowhere.invalid"].map(|name| (name, Duration::MAX));
         lookup.want(names().into_iter());
-        let open = stand(&Standing::default(), &wanted, &both, &lookup);
-        assert_eq!(open, Standing::default());
+        let open = stand(&ResolvedRoles::default(), &wanted, &both, &lookup);
+        assert_eq!(open, ResolvedRoles::default());
         while names().iter().any(|(name, _)| lookup.is_open(name)) {
             lookup.answered().await;
         }
-        let standing = stand(&open, &wanted, &both, &lookup);
-        assert!(sockets(&standing, "workers:80").contains(&"127.0.0.1:80".to_owned()));
-        let [problem] = &standing.problems[..] else {
-            panic!("{standing:?}")
+        let resolved = stand(&open, &wanted, &both, &lookup);
+        assert!(sockets(&resolved, "workers:80").contains(&"127.0.0.1:80".to_owned()));
+        let [problem] = &resolved.problems[..] else {
+            panic!("{resolved:?}")
         };
         assert!(
             problem.starts_with("workers:80: nowhere.invalid:6122: it cannot be looked up")

@@ -36,7 +36,7 @@ mod proto;
 mod walk;
 
 use super::frame::{FRAME_MAX, Fields};
-pub use super::stream::Way as Direction;
+pub use super::stream::Direction;
 use crate::layout::Authority;
 use names::Translation;
 use plan::Plan;

@@ -1,7 +1,7 @@
 //! Reads the frames of a walk, and decides what a recipient is translated to.
 
 use super::{
-    Packet, Way,
+    Direction, Packet,
     block::BLOCK,
     flag, found,
     front::{self, FRONT},
@@ -252,7 +252,7 @@ impl<P: Packet> Job<'_, P> {
     fn act(&mut self, step: Step, position: u32) -> bool {
         match step {
             Step::Go => {}
-            Step::Recipient if self.way() == Way::Inbound => {
+            Step::Recipient if self.way() == Direction::Inbound => {
                 if !self.recipient(position) {
                     self.read_no_more();
                     return false;
@@ -285,10 +285,10 @@ impl<P: Packet> Job<'_, P> {
             }
             return true;
         }
-        if self.way() == Way::Outbound && self.learns_from(step) {
+        if self.way() == Direction::Outbound && self.learns_from(step) {
             return true;
         }
-        if self.way() == Way::Outbound {
+        if self.way() == Direction::Outbound {
             // The first frame is understood: from here on the pattern is searched.
             self.direction.flags &= !flag::HANDSHAKE;
             self.work.walker.body_goes_on(self.work.at);

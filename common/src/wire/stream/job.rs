@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     layout::{
-        Authority, Counter, Direction, Edit, FlowNames, Head, HeadKey, LongText, Needle, Page,
+        Authority, Counter, DirectionState, Edit, FlowNames, Head, HeadKey, LongText, Needle, Page,
         PageKey, RANGES, Range, RpcFlow, Walker,
     },
     wire::{
@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// Bits of [`Direction::flags`].
+/// Bits of [`DirectionState::flags`].
 pub mod flag {
     /// The cursor is valid.
     pub const SYNCED: u32 = 1;
@@ -184,7 +184,7 @@ pub enum Stage {
 /// Towards the endpoint, or away from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-pub enum Way {
+pub enum Direction {
     Inbound = 0,
     Outbound = 1,
 }
@@ -203,7 +203,7 @@ pub enum Verdict {
 pub mod found {
     /// An alias was learned, in [`super::FlowNames::alias`].
     pub const ALIAS: u32 = 1;
-    /// An announced address, in [`super::Direction::captured`].
+    /// An announced address, in [`super::DirectionState::captured`].
     pub const ASSOCIATE: u32 = 2;
     /// Outbound: the address of a sender, there as well.
     pub const SENDER: u32 = 128;
@@ -425,7 +425,7 @@ impl Default for Work {
 impl Work {
     /// Takes the next segment.
     #[inline(always)]
-    pub(super) fn begin(&mut self, way: Way, seq: u32, len: u32) {
+    pub(super) fn begin(&mut self, way: Direction, seq: u32, len: u32) {
         self.seq = seq;
         self.len = len;
         self.at = seq;
@@ -488,14 +488,14 @@ impl Work {
 
     #[inline(always)]
     pub(super) fn is_inbound(&self) -> bool {
-        self.way == Way::Inbound as u32
+        self.way == Direction::Inbound as u32
     }
 }
 
 /// One direction at work.
 pub(super) struct Job<'a, P> {
     pub packet: &'a mut P,
-    pub direction: &'a mut Direction,
+    pub direction: &'a mut DirectionState,
     pub names: &'a mut FlowNames,
     pub work: &'a mut Work,
 }

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     layout::{
-        Direction, Edit, EditKind, MAIN, PAGE_BITS, PAGE_BYTES, PAGE_WORDS, PAGES_KEPT, Page,
+        DirectionState, Edit, EditKind, MAIN, PAGE_BITS, PAGE_BYTES, PAGE_WORDS, PAGES_KEPT, Page,
         PageKey, RpcFlow,
     },
     wire::{
@@ -44,7 +44,7 @@ const fn number(position: u64) -> u32 {
     (position / PAGE_BYTES) as u32
 }
 
-impl Direction {
+impl DirectionState {
     /// The word and the bit of page `number` in [`Self::pages`].
     #[inline(always)]
     const fn page_bit(number: u32) -> (usize, u64) {

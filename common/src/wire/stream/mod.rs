@@ -45,12 +45,12 @@ pub mod window;
 
 pub use block::{BLOCK, Block, equal};
 pub use head::begins_frame;
-pub use job::{EDITS, Packet, Stage, Verdict, Way, Work, flag, found, reset};
+pub use job::{Direction, EDITS, Packet, Stage, Verdict, Work, flag, found, reset};
 pub use window::acknowledge;
 
 use self::job::{Job, more, step};
 use super::flow::{Filter, Prepare};
-use crate::layout::{Counter, Direction, FlowNames, MAIN, Range, RpcFlow, Walker};
+use crate::layout::{Counter, DirectionState, FlowNames, MAIN, Range, RpcFlow, Walker};
 
 /// Chunks or header bytes that a segment can have: more than a 64 KiB packet needs.
 const WALK_STEPS: u32 = 1 << 17;
@@ -97,7 +97,7 @@ pub fn run<P: Packet>(stage: Stage, packet: &mut P, flow: &mut RpcFlow, work: &m
 
 /// Begins a direction at a SYN: `next` is the sequence number behind it.
 #[inline(always)]
-pub fn begin(direction: &mut Direction, next: u32, way: Way) {
+pub fn begin(direction: &mut DirectionState, next: u32, way: Direction) {
     direction.ranges[MAIN] = Range {
         start: next,
         end: next,
@@ -107,7 +107,7 @@ pub fn begin(direction: &mut Direction, next: u32, way: Way) {
     direction.high = next;
     direction.careful = search::CAREFUL;
     direction.flags = flag::SYNCED;
-    if way == Way::Outbound {
+    if way == Direction::Outbound {
         direction.flags |= flag::HANDSHAKE;
     }
 }
@@ -118,7 +118,7 @@ pub fn process<P: Packet>(
     packet: &mut P,
     flow: &mut RpcFlow,
     work: &mut Work,
-    way: Way,
+    way: Direction,
     seq: u32,
     len: u32,
 ) -> Verdict {

@@ -1,13 +1,13 @@
 //! Finds where in the stream the bytes of a segment belong, and joins ranges as holes are filled.
 
 use super::{
-    Packet, Way, flag, found,
+    Direction, Packet, flag, found,
     head::{self, is_frame_at},
     job::{Job, range_flag, reset, step},
     search,
 };
 use crate::{
-    layout::{Counter, Direction, MAIN, RANGES, Range, Walker},
+    layout::{Counter, DirectionState, MAIN, RANGES, Range, Walker},
     wire::{
         chunk::CHUNK,
         flow::state,
@@ -250,7 +250,7 @@ impl<P: Packet> Job<'_, P> {
     fn must_give_up(&self, at: u32) -> bool {
         let cursor = self.direction.cursor();
         let claimed = self.direction.claimed;
-        let passed = claimed & Direction::ACKED != 0
+        let passed = claimed & DirectionState::ACKED != 0
             && after(claimed as u32, cursor)
             && !before(claimed as u32, at);
         passed || self.direction.hole_drops >= HOLE_DROPS && self.direction.hole_seq == at
@@ -342,8 +342,8 @@ impl<P: Packet> Job<'_, P> {
     fn adopt(&mut self, at: u32) {
         self.direction.clear_ranges();
         self.direction.ranges[MAIN] = lost(at);
-        self.direction.position = Direction::ORIGIN;
-        self.direction.oldest_page = Direction::FIRST_PAGE;
+        self.direction.position = DirectionState::ORIGIN;
+        self.direction.oldest_page = DirectionState::FIRST_PAGE;
         self.direction.high = at;
         self.direction.hole_drops = 0;
         self.direction.careful = search::CAREFUL;
@@ -615,11 +615,11 @@ impl<P: Packet> Job<'_, P> {
 
     /// The direction that is walked.
     #[inline(always)]
-    pub(super) fn way(&self) -> Way {
+    pub(super) fn way(&self) -> Direction {
         if self.work.is_inbound() {
-            Way::Inbound
+            Direction::Inbound
         } else {
-            Way::Outbound
+            Direction::Outbound
         }
     }
 }

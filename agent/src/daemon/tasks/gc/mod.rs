@@ -22,13 +22,13 @@ use crate::{
     daemon::{
         Current, RunError,
         limit::{Admitted, Limit},
-        map_writer::Keeper,
+        map_writer::MapWriter,
         pulse::Pulse,
         rows::{event, text::socket},
     },
     datapath::{DatapathError, Pins, ServiceTables, Tables},
 };
-use policy::{Evicted, Verdict, is_flow_over, is_handshake_over, verdict};
+use policy::{Evicted, GcDecision, is_flow_over, is_handshake_over, verdict};
 use port_bitmap::Needed;
 
 /// How often the tables are looked through. Never less often, whatever happens.
@@ -51,7 +51,7 @@ struct Sweep {
     evicted: usize,
     /// Entries of `MOVED` that were removed.
     moved: usize,
-    /// Entries of `TRIED` of which bits were cleared.
+    /// Entries of `PORT_BITMAP` of which bits were cleared.
     cleared: usize,
     /// How long it took.
     took: Duration,
@@ -71,10 +71,10 @@ pub struct Sweeps {
 }
 
 /// What a sweep needs.
-pub struct Sweeper {
+pub struct Gc {
     pub config: Current,
     pub pins: Pins,
-    pub keeper: Arc<Mutex<Keeper>>,
+    pub map_writer: Arc<Mutex<MapWriter>>,
     pub events: broadcast::Sender<EventRow>,
     /// Someone was refused because the table is full.
     pub full: Arc<Notify>,
@@ -85,25 +85,25 @@ pub struct Sweeper {
     pub pulse: Pulse,
 }
 
-impl Sweeper {
+impl Gc {
     /// Sweeps until it is told to stop.
     pub async fn run(self, stop: CancellationToken) -> Result<(), RunError> {
-        let sweeper = Arc::new(self);
+        let gc = Arc::new(self);
         let mut ticks = tokio::time::interval(EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let evicts = sweeper.evicts();
+            let evicts = gc.evicts();
             let refused = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 _ = ticks.tick() => false,
-                () = sweeper.full.notified(), if evicts => true,
+                () = gc.full.notified(), if evicts => true,
             };
-            let worker = Arc::clone(&sweeper);
-            let busy = sweeper.pulse.busy("connections to be looked through");
+            let worker = Arc::clone(&gc);
+            let busy = gc.pulse.busy("connections to be looked through");
             let swept = tokio::task::spawn_blocking(move || worker.sweep(refused)).await?;
             drop(busy);
             match swept {
-                Ok(sweep) => sweeper.report(sweep),
+                Ok(sweep) => gc.report(sweep),
                 Err(error) => log::warn!("{error}"),
             }
             if refused {
@@ -159,7 +159,7 @@ impl Sweeper {
     fn sweep(&self, refused: bool) -> Result<Sweep, DatapathError> {
         let began = Instant::now();
         // Services do not change while it is looked which connections need what was there before.
-        let mut keeper = self.keeper.lock();
+        let mut map_writer = self.map_writer.lock();
         let mut tables = Tables::open(&self.pins)?;
         let mut services = ServiceTables::open(&self.pins)?;
         let mut sweep = Sweep::default();
@@ -171,8 +171,8 @@ impl Sweeper {
         forget_flows(&services, &mut tables, &mut sweep)?;
         forget_handshakes(&mut tables)?;
         forget_moves(&mut services, &mut sweep, &used)?;
-        if sweep.moved > 0 || keeper.is_untidy(&used.targets) {
-            keeper.tidy().inspect_err(|_| self.check.notify_one())?;
+        if sweep.moved > 0 || map_writer.is_untidy(&used.targets) {
+            map_writer.tidy().inspect_err(|_| self.check.notify_one())?;
         }
         sweep.cleared = port_bitmap::clear(&mut services, &used.tried)?;
         sweep.took = began.elapsed();
@@ -249,7 +249,7 @@ struct Used {
     keys: BTreeMap<FiveTuple, FiveTuple>,
     /// Whether there is anything in `MOVED`.
     any_moved: bool,
-    /// The bits of `TRIED` by which they are found.
+    /// The bits of `PORT_BITMAP` by which they are found.
     tried: Needed,
 }
 
@@ -281,8 +281,8 @@ fn forget_connections(
     services.visit_connections(|key, entry| {
         sweep.scanned += 1;
         match verdict(&entry, now, &settings) {
-            Verdict::Keep => used.note(&key, &entry),
-            Verdict::Forget => over.push(key),
+            GcDecision::Keep => used.note(&key, &entry),
+            GcDecision::Forget => over.push(key),
         }
     })?;
     for key in over {
@@ -292,8 +292,8 @@ fn forget_connections(
         };
         // It may have been used in between.
         match verdict(&entry, now, &settings) {
-            Verdict::Keep => used.note(&key, &entry),
-            Verdict::Forget => {
+            GcDecision::Keep => used.note(&key, &entry),
+            GcDecision::Forget => {
                 sweep.flows += forget(services, tables, &key)?;
                 sweep.forgotten += 1;
             }

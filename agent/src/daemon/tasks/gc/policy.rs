@@ -22,7 +22,7 @@ const ROOM: usize = 16;
 
 /// What happens to a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum GcDecision {
     /// It lives.
     Keep,
     /// It was silent for longer than its state allows.
@@ -30,11 +30,11 @@ pub enum Verdict {
 }
 
 /// Whether a connection is over at `now_ns` of the kernel's clock.
-pub fn verdict(entry: &Conntrack, now_ns: u64, settings: &Settings) -> Verdict {
+pub fn verdict(entry: &Conntrack, now_ns: u64, settings: &Settings) -> GcDecision {
     if nat::is_expired(entry, settings, now_ns) {
-        Verdict::Forget
+        GcDecision::Forget
     } else {
-        Verdict::Keep
+        GcDecision::Keep
     }
 }
 
@@ -146,10 +146,10 @@ mod tests {
             let entry = entry(state, begin);
             for (now, expected) in [
                 // The clock of another processor may be ahead.
-                (begin - SECOND, Verdict::Keep),
-                (begin, Verdict::Keep),
-                (begin + timeout, Verdict::Keep),
-                (begin + timeout + 1, Verdict::Forget),
+                (begin - SECOND, GcDecision::Keep),
+                (begin, GcDecision::Keep),
+                (begin + timeout, GcDecision::Keep),
+                (begin + timeout + 1, GcDecision::Forget),
             ] {
                 assert_eq!(verdict(&entry, now, &settings), expected, "{state:?}");
             }

@@ -1,4 +1,4 @@
-//! Clearing the bits of `TRIED` that no connection needs any more: each makes packets of other connections look for one that is not there.
+//! Clearing the bits of `PORT_BITMAP` that no connection needs any more: each makes packets of other connections look for one that is not there.
 
 use std::collections::BTreeMap;
 
