@@ -77,6 +77,27 @@ pub struct Walker {
     pub matched: u16,
 }
 
+impl Walker {
+    /// Takes the values of another one. An assignment would call `memmove`, which copies byte by byte in a kernel program:
+    /// 5 % of the time of a translated segment.
+    #[inline(always)]
+    pub fn take(&mut self, from: &Self) {
+        self.resume = from.resume;
+        self.frame_end = from.frame_end;
+        self.limit = from.limit;
+        self.scheme_end = from.scheme_end;
+        self.authority = from.authority;
+        self.value = from.value;
+        self.phase = from.phase;
+        self.level = from.level;
+        self.tag = from.tag;
+        self.shift = from.shift;
+        self.count = from.count;
+        self.flags = from.flags;
+        self.matched = from.matched;
+    }
+}
+
 /// A walked range of a stream.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

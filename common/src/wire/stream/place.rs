@@ -81,7 +81,7 @@ impl<P: Packet> Job<'_, P> {
     pub(super) fn arrive_next(&mut self) {
         let reached = self.work.at;
         self.advance(reached);
-        self.direction.ranges[MAIN].walker = self.work.walker;
+        self.direction.ranges[MAIN].walker.take(&self.work.walker);
         self.work.step = step::DONE;
         if self.work.state & state::LEFT_ALONE != 0 {
             self.direction.flags &= !flag::SYNCED;
@@ -240,7 +240,7 @@ impl<P: Packet> Job<'_, P> {
         self.work.range = index as u32;
         let range = self.direction.range(index);
         let is_lost = range.flags & range_flag::LOST != 0;
-        self.work.walker = range.walker;
+        self.work.walker.take(&range.walker);
         self.work.floor = self.work.at;
         self.work.step = if is_lost { step::LOOK } else { step::WALK };
     }

@@ -27,7 +27,7 @@ impl<P: Packet> Job<'_, P> {
         let kept = &mut self.work.before.ranges[MAIN];
         // The rest of this one does not change.
         kept.end = main.end;
-        kept.walker = main.walker;
+        kept.walker.take(&main.walker);
         kept.flags = main.flags;
         self.work.before.islands = 0;
         self.work.before.kept = 0;
