@@ -8,7 +8,7 @@ use truename_tests::{
 };
 
 /// A client tries again and again; so many tries are enough for it to be understood.
-const MAX_PORT_TRIES: usize = 8;
+const TRIES: usize = 8;
 
 #[test]
 fn a_connection_without_a_known_name_is_translated_both_ways_by_what_it_carries() {
@@ -54,7 +54,7 @@ fn a_connection_without_a_known_name_is_translated_both_ways_by_what_it_carries(
     let translated_answer = frame(client("/temp/a"), names.path(&padded, "/user/rm"));
 
     let mut seen = Vec::new();
-    for _ in 0..MAX_PORT_TRIES {
+    for _ in 0..TRIES {
         let right = [
             pass(true, &request) == translated_request,
             pass(false, &answer) == translated_answer,

@@ -30,6 +30,7 @@ pub struct FiveTuple {
     pub endpoint_port: u16,
     /// [`TCP`] or [`UDP`].
     pub protocol: u8,
+    /// Always 0. The kernel program's working memory begins so, and it never writes it.
     pub pad: [u8; 3],
 }
 

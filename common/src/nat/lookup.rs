@@ -92,7 +92,6 @@ pub fn set_key(
     key.client_port = source_port(index, hash, kept, first, last);
     key.endpoint_port = target.port;
     key.protocol = original.protocol;
-    key.pad = [0; 3];
 }
 
 /// As [`set_key`].

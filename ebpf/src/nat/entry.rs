@@ -103,7 +103,6 @@ pub fn towards_client(entry: *const Conntrack, to: &mut FiveTuple, protocol: u8)
     to.client_port = entry.alias_port;
     to.endpoint_port = entry.client_port;
     to.protocol = protocol;
-    to.pad = [0; 3];
 }
 
 /// `CLOCK_MONOTONIC` nanoseconds, to a timer tick (Linux 5.11).

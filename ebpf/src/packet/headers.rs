@@ -36,7 +36,6 @@ impl Headers {
         tuple.client_port = self.source_port;
         tuple.endpoint_port = self.destination_port;
         tuple.protocol = self.protocol;
-        tuple.pad = [0; 3];
     }
 }
 

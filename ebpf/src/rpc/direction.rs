@@ -56,7 +56,6 @@ pub fn set(found: &mut Found, headers: &Headers, way: Direction) -> bool {
             key.client_port = headers.destination_port;
             key.endpoint_port = headers.source_port;
             key.protocol = TCP;
-            key.pad = [0; 3];
         }
     }
     found.way = way;

@@ -21,7 +21,7 @@ pub use scenario::{Place, Scenario};
 /// A run that takes longer has stalled.
 const PATIENCE: Duration = Duration::from_secs(25);
 /// How often a scenario is run at most: chance alone may let a retransmission timer run out once more.
-const MAX_PORT_TRIES: usize = 3;
+const TRIES: usize = 3;
 
 /// What is run.
 #[derive(Clone, Debug)]
@@ -137,7 +137,7 @@ fn run(scenario: &Scenario) -> Result<Outcome> {
         .collect();
     let plain: Vec<Script> = scripts.iter().map(untouched).collect();
     let mut slow = String::new();
-    for attempt in 0..MAX_PORT_TRIES {
+    for attempt in 0..TRIES {
         let lab = lab(scenario, attempt as u64)?;
         let untouched = match exchange(&lab, scenario, &plain) {
             Ok(Run { resets: 1.., .. }) => {
@@ -164,8 +164,10 @@ fn run(scenario: &Scenario) -> Result<Outcome> {
         let admitted = truename.counter("reset_misguess")?;
         if translated.resets > admitted || (translated.resets > 0 && !scenario.may_misguess()) {
             return Ok(Outcome::Failed(format!(
-                "{} connections were reset, {admitted} of them for a wrong guess",
-                translated.resets
+                "{} connections were reset, {admitted} of them for a wrong guess of {}; {:?} drops",
+                translated.resets,
+                truename.counter("guessed")?,
+                translated.drops
             )));
         }
         if within(&untouched, &translated) {
@@ -183,9 +185,7 @@ fn run(scenario: &Scenario) -> Result<Outcome> {
             untouched.repetitions.timeouts
         );
     }
-    Ok(Outcome::Failed(format!(
-        "{MAX_PORT_TRIES} times, at last: {slow}"
-    )))
+    Ok(Outcome::Failed(format!("{TRIES} times, at last: {slow}")))
 }
 
 /// Whether the translated run stood still no longer than the untouched one might have. Which packets are

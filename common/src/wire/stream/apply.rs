@@ -24,8 +24,13 @@ impl<P: Packet> Job<'_, P> {
             return;
         }
         self.work.index = 0;
+        let is_one = self.work.count == 1;
         let mut apply = Apply(self);
-        P::repeat(&mut apply, EDITS as u32);
+        if is_one {
+            apply.step();
+        } else {
+            P::repeat(&mut apply, EDITS as u32);
+        }
         let job = apply.0;
         if job.work.drop == 0 && !job.packet.finish() {
             job.work.drop_for(Counter::DroppedStore);

@@ -337,10 +337,11 @@ pub struct Work {
     /// Edits made in this segment, frames walked.
     pub made: u32,
     pub frames: u32,
-    /// Bits of [`flow::state`] to add to the flow.
-    pub(super) state: u32,
     pub(super) way: u32,
     pub(super) policy: u32,
+    /// Bits of [`flow::state`] to add to the flow. Not beside what else a segment begins with at 0: the compiler would
+    /// clear them with `memset`, which works byte by byte in a kernel program.
+    pub(super) state: u32,
     /// [`RpcFlow::id`].
     pub(super) flow: u64,
     /// 1 to read every byte by itself: the fast ways must come to the same.

@@ -166,7 +166,9 @@ fn round<P: Packet>(packet: &mut P, flow: &mut RpcFlow, work: &mut Work) {
     }
     if work.count != 0 && work.reset == 0 {
         // A round without memory leaves no marks.
-        packet.stage(Stage::Make, flow, work);
+        if !Job::new(packet, flow, work).has_pages() {
+            packet.stage(Stage::Make, flow, work);
+        }
         if work.found & found::NO_MEMORY == 0 {
             packet.stage(Stage::Mark, flow, work);
         }
