@@ -169,9 +169,7 @@ pub enum Stage {
     Join,
     /// Decides about a name that the end of the segment cuts.
     Settle,
-    /// Makes sure that there are pages for the edits.
-    Make,
-    /// Marks the edits in pages.
+    /// Makes sure that there are pages for the edits, and marks them there.
     Mark,
     /// Lets go pages.
     Sweep,

@@ -78,35 +78,74 @@ impl DirectionState {
     }
 }
 
-/// See [`super::Stage::Make`].
+/// See [`super::Stage::Mark`]. A round without memory leaves no marks.
 #[inline(always)]
-pub(super) fn make<P: Packet>(packet: &mut P, flow: &mut RpcFlow, work: &mut Work) {
+pub(super) fn mark<P: Packet>(packet: &mut P, flow: &mut RpcFlow, work: &mut Work) {
+    if work.count == 1 && mark_one(packet, flow, work) {
+        return;
+    }
     for kind in kinds(work.is_inbound()) {
         if touches(packet, flow, work, kind) && work.found & found::NO_MEMORY == 0 {
             P::repeat(&mut MakePages { packet, flow, work }, TOUCHED);
         }
     }
     let mut job = Job::new(packet, flow, work);
-    if job.work.found & found::NO_MEMORY == 0 {
-        job.direction.short_since = 0;
-    } else {
+    if job.work.found & found::NO_MEMORY != 0 {
         job.take_back();
+        return;
+    }
+    job.direction.short_since = 0;
+    for kind in kinds(work.is_inbound()) {
+        if touches(packet, flow, work, kind) {
+            P::repeat(&mut MarkPages { packet, flow, work }, TOUCHED);
+        }
     }
 }
 
-/// See [`super::Stage::Mark`].
+/// Marks the only edit of a segment, as most have one, if it lies in one page and that is there. The loops of the other
+/// way cost ten calls, and 100 ns where the kernel guards its returns.
 #[inline(always)]
-pub(super) fn mark<P: Packet>(packet: &mut P, flow: &mut RpcFlow, work: &mut Work) {
-    for kind in kinds(work.is_inbound()) {
-        if touches(packet, flow, work, kind) {
-            let is_one = work.page == work.last_page;
-            let mut pages = MarkPages { packet, flow, work };
-            if is_one {
-                pages.step();
-            } else {
-                P::repeat(&mut pages, TOUCHED);
-            }
-        }
+fn mark_one<P: Packet>(packet: &mut P, flow: &mut RpcFlow, work: &mut Work) -> bool {
+    let edit = work.edits[0];
+    let begin = edit.at;
+    let end = begin.wrapping_add(u32::from(edit.len));
+    let (id, kind) = (flow.id, u32::from(edit.kind()));
+    let direction = Job::new(packet, flow, work).direction;
+    let page = number(direction.position_of(begin));
+    let last = number(direction.position_of(end.wrapping_sub(1)));
+    if page != last || !direction.has_page(kind, page) {
+        return false;
+    }
+    let base = direction.page_begin(page);
+    let key = PageKey {
+        flow: id,
+        page,
+        kind,
+    };
+    let Some(marks) = packet.page(&key, false) else {
+        return false;
+    };
+    mark_words(marks, begin.wrapping_sub(base), end.wrapping_sub(base));
+    Job::new(packet, flow, work).direction.short_since = 0;
+    true
+}
+
+/// Marks the bytes of a page from `at` to `end`.
+#[inline(always)]
+fn mark_words(marks: &mut Page, mut at: u32, end: u32) {
+    // An edit of 334 bytes lies in seven words at the most.
+    let mut words = 0;
+    while words < 8 && at < end {
+        // The compiler must not know the bound from elsewhere: the verifier needs the check just here.
+        let Some(word) = marks.words.get_mut(black_box((at / 64) as usize)) else {
+            return;
+        };
+        let bit = at & 63;
+        let len = end - at;
+        let ones = if len >= 64 { u64::MAX } else { (1 << len) - 1 };
+        *word |= ones << bit;
+        at = (at | 63) + 1;
+        words += 1;
     }
 }
 
@@ -186,38 +225,13 @@ impl<P: Packet> Steps for MarkPages<'_, P> {
             self.work.reset = reset::MARKS;
             return false;
         };
-        let is_one = self.work.count == 1;
         let work = &mut *self.work;
-        let mut mark = Mark { marks, work };
-        // Most segments have one edit: a loop costs three calls, 40 ns.
-        if is_one {
-            mark.step();
-        } else {
-            P::repeat(&mut mark, EDITS as u32);
-        }
+        P::repeat(&mut Mark { marks, work }, EDITS as u32);
         true
     }
 }
 
 impl<P: Packet> Job<'_, P> {
-    /// Whether the edits lie in one page, and that is there for each of their kinds. Then [`super::Stage::Make`] has nothing
-    /// to do.
-    #[inline(always)]
-    pub(super) fn has_pages(&mut self) -> bool {
-        let (first, end) = (self.work.edits[0].at, self.work.edited_to);
-        let page = number(self.direction.position_of(first));
-        let last = number(self.direction.position_of(end.wrapping_sub(1)));
-        let mut has_all = page == last;
-        for kind in kinds(self.work.is_inbound()) {
-            let kind = kind as u32;
-            has_all &= self.work.kinds & (1 << kind) == 0 || self.direction.has_page(kind, page);
-        }
-        if has_all {
-            self.direction.short_since = 0;
-        }
-        has_all
-    }
-
     /// Whether the cursor has moved so far that pages may be let go.
     #[inline(always)]
     pub(super) fn must_sweep(&self) -> bool {
@@ -310,7 +324,7 @@ impl Steps for Mark<'_> {
         if end <= 0 {
             return true;
         }
-        let mut at = if begin < 0 { 0 } else { begin as u32 };
+        let at = if begin < 0 { 0 } else { begin as u32 };
         let mut end = end as u32;
         if end > PAGE_BYTES as u32 {
             // Edits are in the order of the stream: this one, or the rest of it, is the next page's.
@@ -320,20 +334,7 @@ impl Steps for Mark<'_> {
             }
             end = PAGE_BYTES as u32;
         }
-        // An edit of 334 bytes lies in seven words at the most.
-        let mut words = 0;
-        while words < 8 && at < end {
-            // The compiler must not know the bound from elsewhere: the verifier needs the check just here.
-            let Some(word) = self.marks.words.get_mut(black_box((at / 64) as usize)) else {
-                return true;
-            };
-            let bit = at & 63;
-            let len = end - at;
-            let ones = if len >= 64 { u64::MAX } else { (1 << len) - 1 };
-            *word |= ones << bit;
-            at = (at | 63) + 1;
-            words += 1;
-        }
+        mark_words(self.marks, at, end);
         end < PAGE_BYTES as u32
     }
 }

@@ -88,7 +88,6 @@ pub fn run<P: Packet>(stage: Stage, packet: &mut P, flow: &mut RpcFlow, work: &m
         Stage::Join => Job::new(packet, flow, work).join(),
         Stage::Settle => Job::new(packet, flow, work).settle(),
         Stage::Sweep => marks::sweep(packet, flow, work),
-        Stage::Make => marks::make(packet, flow, work),
         Stage::Mark => marks::mark(packet, flow, work),
         Stage::Recall => marks::recall(packet, flow, work),
         Stage::Apply => Job::new(packet, flow, work).apply(),
@@ -165,13 +164,7 @@ fn round<P: Packet>(packet: &mut P, flow: &mut RpcFlow, work: &mut Work) {
         packet.stage(Stage::Settle, flow, work);
     }
     if work.count != 0 && work.reset == 0 {
-        // A round without memory leaves no marks.
-        if !Job::new(packet, flow, work).has_pages() {
-            packet.stage(Stage::Make, flow, work);
-        }
-        if work.found & found::NO_MEMORY == 0 {
-            packet.stage(Stage::Mark, flow, work);
-        }
+        packet.stage(Stage::Mark, flow, work);
     }
     flow.flags |= work.state;
     if !work.is_over() && work.more == 0 && work.replayed != 0 {
