@@ -17,6 +17,7 @@
     reason = "the kernel's verifier rejects a program with a reachable panic"
 )]
 
+pub mod insertion;
 pub mod layout;
 pub mod nat;
 pub mod wire;

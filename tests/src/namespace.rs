@@ -180,6 +180,16 @@ impl Namespace {
             .with_context(|| format!("{name} in {path}: {value}"))
     }
 
+    /// The link address of an interface.
+    ///
+    /// # Errors
+    /// There is no such interface.
+    pub fn link_address(&self, interface: &str) -> Result<String> {
+        let line = self.ip(&format!("-br link show dev {interface}"))?;
+        let address = line.split_whitespace().nth(2);
+        Ok(address.context("no link address")?.to_owned())
+    }
+
     /// Bytes and packets that have arrived at an interface.
     ///
     /// # Errors

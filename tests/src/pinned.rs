@@ -3,14 +3,14 @@
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv6Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use truename_common::layout::{Service, Socket, TCP, Target, VERSION, map};
 
-use crate::{prog_run::address_of, truename::Truename};
+use crate::{prog_run::address_of, sys, truename::Truename};
 
 /// Opens a table of an installation.
 ///
@@ -21,6 +21,14 @@ pub fn table<T: TryFrom<Map, Error = MapError>>(truename: &Truename, name: &str)
     let path = truename.bpffs().join(version).join("maps").join(name);
     let opened = || T::try_from(Map::from_map_data(MapData::from_pin(&path)?)?);
     opened().with_context(|| format!("open {}", path.display()))
+}
+
+/// Detaches what hangs by a pinned link, and leaves the pin where it is.
+///
+/// # Errors
+/// No link is pinned there.
+pub fn detach_link(path: &Path) -> Result<()> {
+    sys::detach_link(path).with_context(|| format!("detach {}", path.display()))
 }
 
 /// What services stand for, by the word of the kernel tables alone.

@@ -7,7 +7,8 @@ mod tap;
 use std::{
     ffi::CString,
     fs::File,
-    io, mem,
+    io::{self, Read as _},
+    mem,
     net::TcpStream,
     os::{
         fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd},
@@ -21,7 +22,7 @@ use std::{
 
 pub use error_queue::NetworkError;
 pub(crate) use error_queue::take_error;
-pub(crate) use instructions::{Instruction, pin_classifier};
+pub(crate) use instructions::{Instruction, detach_link, pin_classifier};
 pub(crate) use tap::{VIRTIO_HEADER, set_link_type, tap};
 
 /// Turns the `-1` of libc into the error it stands for.
@@ -421,6 +422,32 @@ pub(crate) fn send(socket: &OwnedFd, frame: &[u8]) -> io::Result<()> {
         Err(io::Error::last_os_error())
     } else {
         Ok(())
+    }
+}
+
+/// Has netfilter forget all connections of the thread's namespace.
+pub(crate) fn flush_conntrack() -> io::Result<()> {
+    const NFNL_SUBSYS_CTNETLINK: u16 = 1;
+    const IPCTNL_MSG_CT_DELETE: u16 = 2;
+    /// `struct nlmsghdr` and `struct nfgenmsg`, and no attribute.
+    const LENGTH: u32 = 20;
+    let socket = socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_NETFILTER)?;
+    let kind = NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE;
+    let flags = (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16;
+    let mut message = [0; LENGTH as usize];
+    message[..4].copy_from_slice(&LENGTH.to_ne_bytes());
+    message[4..6].copy_from_slice(&kind.to_ne_bytes());
+    message[6..8].copy_from_slice(&flags.to_ne_bytes());
+    send(&socket, &message)?;
+    let mut answer = [0; 64];
+    let length = File::from(socket).read(&mut answer)?;
+    // The answer is an error, of which 0 means none.
+    match answer[..length].get(16..20) {
+        Some(&[a, b, c, d]) => match i32::from_ne_bytes([a, b, c, d]) {
+            0 => Ok(()),
+            error => Err(io::Error::from_raw_os_error(-error)),
+        },
+        _ => Err(io::ErrorKind::UnexpectedEof.into()),
     }
 }
 

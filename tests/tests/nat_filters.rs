@@ -1,11 +1,17 @@
-//! Programs of others hang on the same hooks, and clear what packets carry there: the mark, `tc_index`.
+//! Programs of others hang on the same hooks, and clear what packets carry there: the mark, `tc_index`. Or they remove
+//! what is not theirs.
 
-use std::net::SocketAddr;
+use std::{fs, net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use truename_tests::nat::{
-    AcceptAll, Echo, Family, Lab, Probe, Protocol, Rules, Seen, Service, Snat, Translator, Web,
-    beside, connect, page,
+use truename_common::layout::VERSION;
+use truename_tests::{
+    nat::{
+        AcceptAll, Echo, Family, Lab, Probe, Protocol, Rules, Seen, Servers, Service, Snat,
+        Translator, Web, beside, connect, firewall, page, services,
+    },
+    traffic::DEADLINE,
+    wait::wait_until,
 };
 
 const PORT: u16 = 7000;
@@ -98,4 +104,49 @@ fn ask(lab: &Lab, seen: &mut Seen, family: Family) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The rules of nftables stay away until their administrator loads them again; truename notices.
+#[test]
+fn what_somebody_removed_comes_back() {
+    beside(|by| {
+        let lab = Lab::new()?;
+        let family = Family::V4;
+        let alias = SocketAddr::new(lab.foreign(family, 1), ALIAS);
+        let target = lab.target(family, 0);
+        let _servers = Servers::start(&lab, &lab.target, &[target])?;
+        let rules = services(&[(alias, target)]);
+        let mut translator = Translator::start(by, &lab, &rules)?;
+        let is_answered = || -> Result<bool> {
+            let from = SocketAddr::new(lab.client(family), 0);
+            let probe = Probe::start(&lab.client, from, alias)?;
+            probe.set_patience(Duration::from_millis(300))?;
+            probe.send(3)?;
+            Ok(probe.receive().is_ok())
+        };
+        let mut seen = Seen::new();
+        let mut comes = |who: &str| {
+            wait_until(DEADLINE, who, || {
+                ensure!(is_answered()?, "not yet");
+                Ok(())
+            })?;
+            seen.note(who, "answered");
+            anyhow::Ok(())
+        };
+        comes("before")?;
+        if let Some(truename) = translator.truename() {
+            let version = format!("v{VERSION}");
+            for link in fs::read_dir(truename.bpffs().join(version).join("links"))? {
+                fs::remove_file(link?.path())?;
+            }
+            // Who asks need not wait until the agent looks by itself.
+            truename.status()?;
+        } else {
+            firewall(&lab.node, &lab.scratch, "delete table inet beside\n")?;
+            ensure!(!is_answered()?, "it is answered without rules");
+            translator.reload(&lab, &rules)?;
+        }
+        comes("afterwards")?;
+        Ok(seen)
+    });
 }

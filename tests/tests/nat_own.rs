@@ -22,6 +22,14 @@ fn a_host_that_is_no_router_has_services_for_itself() {
                 pairs.push((SocketAddr::new(alias, ALIAS), lab.target(family, 0)));
             }
         }
+        pairs.push((
+            SocketAddr::from(([127, 0, 0, 1], ALIAS)),
+            lab.target(Family::V4, 0),
+        ));
+        if by == By::Nftables {
+            // What truename does not need.
+            lab.node.sysctl("net/ipv4/conf/all/route_localnet", "1")?;
+        }
         let targets = Family::BOTH.map(|family| lab.target(family, 0));
         let _servers = Servers::start(&lab, &lab.target, &targets)?;
         let _translator = Translator::start(by, &lab, &services(&pairs))?;

@@ -14,6 +14,7 @@ use truename_tests::{
         By, Family, Lab, Probe, Protocol, Rules, Seen, Servers, Service, Snat, Translator, alone,
         beside, services,
     },
+    traffic::DEADLINE,
     truename::Truename,
     wait::wait_until,
 };
@@ -180,9 +181,10 @@ fn nothing_leaves_unencrypted(xdp: &'static str) {
     });
 }
 
+/// nftables has no such service: a rule leads to a target to which there is no route, and the client is told that.
 #[test]
 fn a_service_without_a_target_refuses() {
-    alone(|| {
+    beside(|by| {
         let lab = Lab::new()?;
         let mut rules = Rules::default();
         let mut aliases = Vec::new();
@@ -192,11 +194,12 @@ fn a_service_without_a_target_refuses() {
                 // A weight of nothing takes no connections.
                 let target = SocketAddr::new(lab.target(family, 0), PORT);
                 let other = SocketAddr::new(lab.foreign(family, 9), PORT);
-                rules.services.push(Service::weighted(
-                    protocol,
-                    alias,
-                    &[(target, 0), (other, 1)],
-                ));
+                let mut service = Service::weighted(protocol, alias, &[(target, 0), (other, 1)]);
+                if by == By::Nftables {
+                    // A target to which there is no route has no source address.
+                    service.snat = Snat::Never;
+                }
+                rules.services.push(service);
             }
             lab.node
                 .ip(&format!("route add throw {}", lab.foreign(family, 9)))?;
@@ -207,17 +210,21 @@ fn a_service_without_a_target_refuses() {
             let flag = if family == Family::V4 { "-4" } else { "-6" };
             lab.node.ip(&format!("{flag} route del default"))?;
         }
-        let _translator = Translator::start(By::Truename, &lab, &rules)?;
+        let _translator = Translator::start(by, &lab, &rules)?;
+        let (expected, errno) = match by {
+            By::Nftables => (io::ErrorKind::NetworkUnreachable, libc::ENETUNREACH),
+            By::Truename => (io::ErrorKind::ConnectionRefused, libc::ECONNREFUSED),
+        };
         for (family, alias) in aliases {
             let is = outcome(&lab.client, alias).with_context(|| alias.to_string())?;
-            ensure!(is == io::ErrorKind::ConnectionRefused, "{alias}: {is:?}");
+            ensure!(is == expected, "{alias}: {is:?}");
             let from = SocketAddr::new(lab.client(family), 0);
             let probe = Probe::start(&lab.client, from, alias)?;
             probe.send(5)?;
             let error = probe.network_error()?;
-            ensure!(error.errno == libc::ECONNREFUSED, "{alias}: {error:?}");
+            ensure!(error.errno == errno, "{alias}: {error:?}");
         }
-        Ok(())
+        Ok(Seen::new())
     });
 }
 
@@ -231,10 +238,16 @@ fn doctor(truename: &Truename, lab: &Lab, check: &str) -> Result<String> {
     Ok(line.with_context(|| text.clone())?.to_owned())
 }
 
+/// Neither nftables nor truename answers ARP or NDP for an alias that no interface has. truename says what to do.
 #[test]
-fn doctor_names_an_alias_that_neighbours_look_for() {
-    alone(|| {
+fn an_alias_that_neighbours_look_for_needs_an_interface() {
+    beside(|by| {
         let lab = Lab::new()?;
+        // Neighbours are asked for three times.
+        for family in ["ipv4", "ipv6"] {
+            lab.client
+                .sysctl(&format!("net/{family}/neigh/s0/retrans_time_ms"), "100")?;
+        }
         let mut rules = Rules::default();
         let mut near = Vec::new();
         for family in Family::BOTH {
@@ -245,25 +258,38 @@ fn doctor_names_an_alias_that_neighbours_look_for() {
                 lab.foreign(family, 1),
                 lab.node(family),
             ];
-            near.push(addresses[0]);
+            near.push((family, addresses[0]));
             let services = addresses
                 .map(|address| Service::new(Protocol::Tcp, SocketAddr::new(address, 80), target));
             rules.services.extend(services);
         }
-        let mut translator = Translator::start(By::Truename, &lab, &rules)?;
-        let truename = translator.truename().context("truename is at work")?;
-        let line: Value = serde_json::from_str(&doctor(truename, &lab, "aliases")?)?;
-        let remedy = line["remedy"].as_str().context("a remedy")?;
-        let commands: Vec<_> = remedy.split("; ").collect();
-        ensure!(commands.len() == near.len(), "{remedy}");
-        for (command, alias) in commands.iter().zip(near) {
-            ensure!(command.contains(&format!(" {alias}/")), "{command}");
+        let mut translator = Translator::start(by, &lab, &rules)?;
+        let commands = near.iter().map(|(family, alias)| match family {
+            Family::V4 => format!("ip address add {alias}/32 dev lo"),
+            Family::V6 => format!("ip address add {alias}/128 dev c0 nodad preferred_lft 0"),
+        });
+        let commands: Vec<_> = commands.collect();
+        if let Some(truename) = translator.truename() {
+            let remedy = commands.join("; ");
+            let line: Value = serde_json::from_str(&doctor(truename, &lab, "aliases")?)?;
+            ensure!(line["remedy"] == remedy, "{line}");
+            let (status, _) = truename.status()?;
+            ensure!(status["notes"].to_string().contains(&remedy), "{status}");
+            // It is among the first things that it said.
+            truename.agent()?.wait_line(0, &[&remedy], DEADLINE)?;
+        }
+        let mut seen = Seen::new();
+        for (command, (_, alias)) in commands.iter().zip(near) {
+            let alias = SocketAddr::new(alias, 80);
+            let is = outcome(&lab.client, alias)?;
+            ensure!(is == io::ErrorKind::HostUnreachable, "{alias}: {is:?}");
             // It helps: the client, which is a neighbour, gets as far as the target, where nobody listens.
             lab.node.ip(command.trim_start_matches("ip "))?;
-            let is = outcome(&lab.client, SocketAddr::new(alias, 80))?;
-            ensure!(is == io::ErrorKind::ConnectionRefused, "{alias}: {is:?}");
+            let now = outcome(&lab.client, alias)?;
+            ensure!(now == io::ErrorKind::ConnectionRefused, "{alias}: {now:?}");
+            seen.note(alias, format!("{is}, {now}"));
         }
-        Ok(())
+        Ok(seen)
     });
 }
 

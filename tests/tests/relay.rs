@@ -9,8 +9,10 @@ use std::{
     time::Duration,
 };
 
+use truename_common::layout::VERSION;
 use truename_tests::{
     namespace::Namespace,
+    pinned::detach_link,
     process::Process,
     scratch::Scratch,
     traffic::{DEADLINE, Dial, Lab},
@@ -630,6 +632,41 @@ fn a_killed_agent_ends_connections_and_its_successor_relays_again() {
     let alias = hosts.names.alias.to_string();
     hosts.exchange(&mut client, &mut server, &alias, 10);
     let _ = (&hosts.scratch, Namespace::name(hosts.lab.host()));
+}
+
+#[test]
+fn what_somebody_removed_steers_again() {
+    let hosts = Hosts::with(Lab::routed().unwrap(), "");
+    drop(hosts.relayed());
+    let relays = hosts.truename.bpffs().join(format!("v{VERSION}/relays"));
+    let link = || {
+        let mut pins = std::fs::read_dir(&relays).unwrap();
+        pins.next().unwrap().unwrap().path()
+    };
+    let remove = |path: &Path| std::fs::remove_dir_all(path).unwrap();
+    let sabotages: [(&str, &dyn Fn()); 4] = [
+        ("the link", &|| std::fs::remove_file(link()).unwrap()),
+        ("what hangs by the link", &|| detach_link(&link()).unwrap()),
+        ("the links", &|| remove(&relays)),
+        ("everything", &|| remove(hosts.truename.bpffs())),
+    ];
+    let reattached = || match hosts.truename.status() {
+        Ok((status, _)) => status["reattached"].as_u64().unwrap(),
+        // A table without its pin.
+        Err(_) => 0,
+    };
+    for (what, sabotage) in sabotages {
+        let before = reattached();
+        sabotage();
+        wait_until(DEADLINE, what, || {
+            anyhow::ensure!(reattached() > before && relays.exists(), "not yet");
+            let pins = std::fs::read_dir(&relays)?;
+            anyhow::ensure!(pins.count() == 1, "not attached yet");
+            Ok(())
+        })
+        .unwrap();
+        drop(hosts.relayed());
+    }
 }
 
 /// Has clients connect one after the other while something happens. None may be refused.

@@ -1,4 +1,5 @@
-//! An endpoint at any address is one of this host, not of the hosts around it.
+//! An endpoint at any address is one of this host, not of the hosts around it. nftables translates no names; a service
+//! at any address is compared with its rules in `nat_strangers.rs`.
 
 use std::io::{Read as _, Write as _};
 

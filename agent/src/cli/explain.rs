@@ -8,6 +8,8 @@ use super::{
     ask,
     output::Output,
 };
+use truename_common::layout::Counter;
+
 use crate::{
     api::{ClientError, Request, Response},
     explain::{Asked, Explanation, Outcome},
@@ -58,7 +60,10 @@ fn text(explanation: &Explanation) -> String {
             begins: true,
         } => format!("becomes {from} to {to}, and begins a connection"),
         Outcome::Translated { from, to, .. } => format!("becomes {from} to {to}"),
-        Outcome::Refused { counter } => format!("is refused, counted as {counter}"),
+        Outcome::Refused { counter } if counter == Counter::NatNoTarget.label() => {
+            format!("is answered with \"port unreachable\" (ICMP), counted as {counter}")
+        }
+        Outcome::Refused { counter } => format!("is dropped, counted as {counter}"),
         Outcome::Unchanged => "keeps its addresses".to_owned(),
     };
     let _ = writeln!(text, "  {:<12} {outcome}", "so it");

@@ -168,12 +168,12 @@ pub fn of_services(
         (
             Counter::NatTableFull,
             Code::ConnectionTableFull,
-            "packet(s) of new connections were refused in the last minute because the connection table was full; raise max_flows, and restart after `truename detach`",
+            "packet(s) of new connections were dropped in the last minute because the connection table was full; raise max_flows, and restart after `truename detach`",
         ),
         (
             Counter::NatPortsExhausted,
             Code::PortsExhausted,
-            "packet(s) of new connections were refused in the last minute because no source port was free; widen snat_ports",
+            "packet(s) of new connections were dropped in the last minute because no source port was free; widen snat_ports",
         ),
     ] {
         let value = count(recent, counter);

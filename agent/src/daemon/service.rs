@@ -528,10 +528,15 @@ impl Inner {
         // What is shown is as new as what is told.
         self.live().attached(&attachment);
         let inventory = Requests::open()?.inventory()?;
-        let drift = attachment.drift(&inventory)?;
+        let mut drift = attachment.drift(&inventory)?;
         if !drift.is_empty() {
             self.watched.drifted.notify_one();
         }
+        let unsteered = self.watched.relays.lost(&self.watched.pins)?;
+        if !unsteered.is_empty() {
+            self.watched.relays.look();
+        }
+        drift.extend(unsteered);
         let lost = drift
             .iter()
             .map(|lost| format!("somebody else removed or replaced {lost}; it is brought back"));

@@ -198,7 +198,7 @@ impl Daemon {
                 resolved: resolved.clone(),
                 pulses: pulses.clone(),
                 attachment: Arc::clone(&attachment),
-                reattached,
+                reattached: Arc::clone(&reattached),
                 drifted: Arc::clone(&more),
                 recent: recent.clone(),
                 relays: Arc::clone(&relays),
@@ -215,7 +215,13 @@ impl Daemon {
             topology: follower.subscribe(),
             pulse: pulses.of("learn"),
         };
-        let relay = Relay::new(pins.clone(), current.clone(), events.subscribe(), relays);
+        let relay = Relay::new(
+            pins.clone(),
+            current.clone(),
+            events.subscribe(),
+            relays,
+            Arc::clone(&reattached),
+        );
         let event_reader = events::EventReader {
             config: current.clone(),
             events: events.clone(),

@@ -266,7 +266,7 @@ impl Programs {
                         set_links(&self.pins, addresses)?;
                     }
                 }
-                Drift::Pin(_) => {}
+                Drift::Steering { .. } | Drift::Pin(_) => {}
             }
         }
         Ok(())

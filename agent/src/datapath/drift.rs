@@ -14,6 +14,11 @@ pub enum Drift {
         /// `ingress`, `egress` or `xdp`.
         side: &'static str,
     },
+    /// What steers connections to the relay.
+    Steering {
+        /// The inode of the network namespace.
+        inode: u64,
+    },
     /// A pin.
     Pin(PathBuf),
     /// Entries of a table.
@@ -25,7 +30,7 @@ impl Drift {
     pub(super) const fn ifindex(&self) -> Option<u32> {
         match self {
             Self::Program { ifindex, .. } => Some(*ifindex),
-            Self::Pin(_) | Self::Table(_) => None,
+            Self::Steering { .. } | Self::Pin(_) | Self::Table(_) => None,
         }
     }
 }
@@ -36,6 +41,12 @@ impl fmt::Display for Drift {
             Self::Program {
                 interface, side, ..
             } => write!(f, "the program on {interface} ({side})"),
+            Self::Steering { inode } => {
+                write!(
+                    f,
+                    "the relay's program in the network namespace net:[{inode}]"
+                )
+            }
             Self::Pin(path) => write!(f, "the pin {}", path.display()),
             Self::Table(name) => write!(f, "entries of the table {name}"),
         }

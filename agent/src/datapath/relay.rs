@@ -18,7 +18,7 @@ use truename_common::{
 use super::{
     PROGRAM_STEER, Pins,
     access::{Table, entries, get, insert, open, remove, replace},
-    bpffs::{list, remove_file},
+    bpffs::{list, make_directory, remove_file},
     error::DatapathError,
     sys,
 };
@@ -74,17 +74,29 @@ impl Steering {
         };
         let link: FdLink = { attach }().map_err(refused)?.into();
         let path = self.pins.relays().join(inode.to_string());
+        // Somebody may have removed it.
+        make_directory(&self.pins.relays())?;
         remove_file(&path)?;
         link.pin(&path)
             .map(drop)
             .map_err(|source| DatapathError::Pin { path, source })
     }
 
-    /// The network namespaces with a program, by their inodes.
+    /// Whether the program is attached to a network namespace.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn is_attached(pins: &Pins, inode: u64) -> Result<bool, DatapathError> {
+        let path = pins.relays().join(inode.to_string());
+        let found = sys::link_namespace(&path).map_err(DatapathError::pins("read", &path))?;
+        Ok(found.is_some_and(|namespace| u64::from(namespace) == inode))
+    }
+
+    /// The network namespaces with a pinned link, by their inodes.
     ///
     /// # Errors
     /// When the pins cannot be listed.
-    pub fn attached(&self) -> Result<Vec<u64>, DatapathError> {
+    pub fn pinned(&self) -> Result<Vec<u64>, DatapathError> {
         let pins = list(&self.pins.relays())?;
         let inodes = pins
             .iter()

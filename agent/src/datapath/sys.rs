@@ -91,15 +91,29 @@ pub struct LinkInfo {
 ///
 /// An error is no answer: without a free descriptor, for example, nobody knows what is there.
 pub fn link_info(path: &Path) -> io::Result<Option<LinkInfo>> {
-    let info = match obj_get(path) {
-        Ok(fd) => describe(&fd)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
+    let Some(info) = describe_pin(path)? else {
+        return Ok(None);
     };
-    let link = |ifindex, program| LinkInfo { ifindex, program };
+    let link = |(ifindex, program)| LinkInfo { ifindex, program };
     Ok(field(&info, "ifindex:")
         .zip(field(&info, "prog_id:"))
-        .map(|(ifindex, program)| link(ifindex, program)))
+        .map(link))
+}
+
+/// The inode of the network namespace that a pinned link is attached to; nothing if nothing is pinned there, or the link
+/// is detached.
+pub fn link_namespace(path: &Path) -> io::Result<Option<u32>> {
+    let info = describe_pin(path)?.unwrap_or_default();
+    Ok(field(&info, "netns_ino:").filter(|inode| *inode != 0))
+}
+
+/// What the kernel says of a pinned object; nothing if nothing is pinned there.
+fn describe_pin(path: &Path) -> io::Result<Option<String>> {
+    match obj_get(path) {
+        Ok(fd) => describe(&fd).map(Some),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// The number of a pinned table or program.

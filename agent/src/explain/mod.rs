@@ -150,7 +150,7 @@ pub enum Outcome {
         /// Whether it begins a connection.
         begins: bool,
     },
-    /// It is refused or dropped.
+    /// It is dropped. Its sender may be told by an ICMP error.
     Refused {
         /// The label of the counter that counts it.
         counter: String,

@@ -107,7 +107,9 @@ fn what_was_never_known_leaves_the_tables_as_they_are() {
     assert_eq!(fresh.services.len(), 1, "no address is taken for nothing");
     assert_eq!(
         fresh.left_out,
-        ["the service \"rest\" refuses new connections: it has no target"]
+        [
+            "the service \"rest\" returns \"port unreachable\" to new connections and datagrams: it has no target"
+        ]
     );
     let known = facts(&[
         ("leader:rest", &["10.0.0.2:8081"]),

@@ -180,7 +180,7 @@ fn says_what_is_left_out() {
         services(&config).left_out,
         [
             "the service \"tcp-79-2\" leaves out its target 10.0.0.9:80: this host has no route to it",
-            "the service \"tcp-79-2\" refuses new connections: it has no target",
+            "the service \"tcp-79-2\" returns \"port unreachable\" to new connections and datagrams: it has no target",
             "the service \"tcp-79-3\" leaves out its alias 10.0.0.32:79: the endpoint \"jm\" listens there",
             "the service \"tcp-80\" leaves out its alias 10.0.0.10:80: it is a target of another service",
             "the service \"tcp-80\" leaves out its target 10.0.0.9:81: this host has no route to it",

@@ -324,7 +324,7 @@ impl<'a> Plan<'a> {
         };
         if slots.count == 0 {
             self.out.left_out.push(format!(
-                "the service \"{}\" refuses new connections: it has no target",
+                "the service \"{}\" returns \"port unreachable\" to new connections and datagrams: it has no target",
                 service.name
             ));
         }

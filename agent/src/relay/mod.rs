@@ -13,7 +13,10 @@ mod worker;
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -36,7 +39,7 @@ use crate::{
     api::EventRow,
     clock::Moment,
     config::{Aliases, Config, Listen, OnChange},
-    datapath::{DatapathError, Pins, Steering},
+    datapath::{DatapathError, Drift, Pins, Steering},
     netlink::NetlinkError,
 };
 use namespace::{Namespace, Namespaces};
@@ -76,6 +79,8 @@ pub struct Relay {
     config: watch::Receiver<Arc<Config>>,
     events: broadcast::Receiver<EventRow>,
     relays: Arc<Relays>,
+    /// How much that somebody else took off was brought back.
+    reattached: Arc<AtomicU64>,
     workers: BTreeMap<u64, Worker>,
     /// After this time a mark is stale: at once when the agent starts, as all are of an agent before.
     stale: Duration,
@@ -88,12 +93,14 @@ impl Relay {
         config: watch::Receiver<Arc<Config>>,
         events: broadcast::Receiver<EventRow>,
         relays: Arc<Relays>,
+        reattached: Arc<AtomicU64>,
     ) -> Self {
         Self {
             pins,
             config,
             events,
             relays,
+            reattached,
             workers: BTreeMap::new(),
             stale: Duration::ZERO,
         }
@@ -106,13 +113,14 @@ impl Relay {
             let config = Arc::clone(&self.config.borrow_and_update());
             let (pins, relays) = (self.pins.clone(), Arc::clone(&self.relays));
             let mut workers = std::mem::take(&mut self.workers);
+            let reattached = Arc::clone(&self.reattached);
             let stale = self.stale;
             let followed = spawn_blocking(move || {
                 let swept = sweep(&pins, &relays, stale);
                 if let Err(error) = swept {
                     log::warn!("Marks of connections that ended stay: {error}");
                 }
-                let followed = follow(&pins, &config, &relays, &mut workers);
+                let followed = follow(&pins, &config, &relays, &mut workers, &reattached);
                 (followed, workers)
             });
             match followed.await {
@@ -160,6 +168,7 @@ impl Relay {
                     Err(RecvError::Closed) => std::future::pending().await,
                 },
                 Ok(()) = self.config.changed() => return,
+                () = self.relays.asked() => return,
             }
         }
     }
@@ -189,6 +198,7 @@ fn follow(
     config: &Config,
     relays: &Arc<Relays>,
     workers: &mut BTreeMap<u64, Worker>,
+    reattached: &AtomicU64,
 ) -> Result<Vec<String>, RelayError> {
     let mut steering = Steering::open(pins)?;
     let present = steering.relays()?;
@@ -199,9 +209,10 @@ fn follow(
         for endpoint in present.keys() {
             steering.leave(*endpoint)?;
         }
-        for inode in steering.attached()? {
+        for inode in steering.pinned()? {
             steering.detach(inode)?;
         }
+        relays.steer(BTreeSet::new());
         relays.keep_only(&BTreeSet::new());
         workers.retain(|_, worker| drains && worker.is_in_use());
         return Ok(Vec::new());
@@ -213,7 +224,8 @@ fn follow(
     workers.retain(|_, worker| worker.is_alive());
     let mut namespaces = Namespaces::look()?;
     let (mut missing, mut served) = (Vec::new(), BTreeSet::new());
-    let attached = steering.attached()?;
+    let pinned = steering.pinned()?;
+    let lost = relays.lost(pins)?;
     let (mut started, mut used) = (BTreeSet::new(), BTreeSet::new());
     for endpoint in &wanted {
         let address = ip(endpoint.address);
@@ -243,10 +255,15 @@ fn follow(
                 entry.insert(worker)
             }
         };
-        let is_new = started.contains(&inode) || !attached.contains(&inode);
-        if used.insert(inode) && is_new {
+        if used.insert(inode) && (started.contains(&inode) || !Steering::is_attached(pins, inode)?)
+        {
             // In place of the program of an earlier agent.
             steering.attach(link, inode)?;
+            let drift = Drift::Steering { inode };
+            if lost.contains(&drift) {
+                log::warn!("Somebody else removed or replaced {drift}: it is brought back");
+                reattached.fetch_add(1, Ordering::Relaxed);
+            }
         }
         let served_now = Served {
             admitted: admitted(config, *endpoint),
@@ -265,11 +282,12 @@ fn follow(
     workers.retain(|inode, worker| {
         used.contains(inode) || worker.is_in_use() || namespace::exists(*inode)
     });
-    for inode in attached {
+    for inode in pinned {
         if !workers.contains_key(&inode) && !namespace::exists(inode) {
             steering.detach(inode)?;
         }
     }
+    relays.steer(used);
     relays.keep_only(&served);
     if !drains {
         relays.end_unserved();

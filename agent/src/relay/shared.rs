@@ -15,7 +15,11 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use truename_common::layout::{Authority, FiveTuple, Socket, TCP, bytes};
 
-use crate::{config, datapath::Steering};
+use super::namespace;
+use crate::{
+    config,
+    datapath::{DatapathError, Drift, Pins, Steering},
+};
 
 /// What a worker needs.
 pub(super) struct Context {
@@ -69,6 +73,10 @@ pub struct Relays {
     /// The endpoints that have a relay.
     served: Mutex<BTreeMap<Socket, Served>>,
     problems: Mutex<Vec<String>>,
+    /// The network namespaces, by inode, that the program that steers was attached to.
+    steered: Mutex<BTreeSet<u64>>,
+    /// The relay is to look whether all is as it should be.
+    asked: Notify,
     /// What connections are marked with in the kernel, while they are open.
     marks: Mutex<BTreeMap<FiveTuple, u64>>,
 }
@@ -191,6 +199,36 @@ impl Relays {
     /// What keeps endpoints from being relayed, a sentence each.
     pub fn problems(&self) -> Vec<String> {
         self.problems.lock().clone()
+    }
+
+    /// Where somebody else took off the program that steers. It is brought back soon.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn lost(&self, pins: &Pins) -> Result<Vec<Drift>, DatapathError> {
+        let mut lost = Vec::new();
+        for inode in self.steered.lock().iter().copied() {
+            // It ends with its namespace.
+            if !Steering::is_attached(pins, inode)? && namespace::exists(inode) {
+                lost.push(Drift::Steering { inode });
+            }
+        }
+        Ok(lost)
+    }
+
+    /// Has the relay look at once whether all is as it should be.
+    pub fn look(&self) {
+        self.asked.notify_one();
+    }
+
+    /// Waits until somebody wants the relay to look.
+    pub(super) async fn asked(&self) {
+        self.asked.notified().await;
+    }
+
+    /// From now on the program that steers is to be found in these network namespaces.
+    pub(super) fn steer(&self, namespaces: BTreeSet<u64>) {
+        *self.steered.lock() = namespaces;
     }
 
     /// Whether an endpoint has a relay.

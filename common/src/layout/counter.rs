@@ -87,11 +87,11 @@ counters! {
     NatNew = "nat_new",
     /// Connections begun whose source port was replaced because the target had it in use.
     NatRemapped = "nat_remapped",
-    /// New connections refused because the connection table is full.
+    /// Packets that would begin a connection, dropped because the connection table is full.
     NatTableFull = "nat_table_full",
-    /// New connections refused because no source port was free.
+    /// Packets that would begin a connection, dropped because no source port was free.
     NatPortsExhausted = "nat_ports_exhausted",
-    /// New connections refused because the service has no target, answered with an ICMP error.
+    /// Packets that would begin a connection to a service without a target, answered with an ICMP error.
     NatNoTarget = "nat_no_target",
     /// Packets to an alias that begin no connection and belong to none: passed unchanged, or dropped if no interface
     /// has the alias.
@@ -123,7 +123,8 @@ counters! {
     /// A connection reset because there was no memory to remember its edits.
     ResetMemory = "reset_memory",
     /// Packets of services in frames for another host, from other hosts to or from a loopback address, or with a
-    /// source that the stack refuses (an address of this host, strict `rp_filter`): passed unchanged.
+    /// source that the stack refuses (an address of this host, of a group or of nobody, strict `rp_filter`): passed
+    /// unchanged.
     NatStrangers = "nat_strangers",
     /// Connections that the kernel program removed because a new one found the table full: those that had timed out,
     /// that never became connections, and with `when_full = "evict"` others that were over or not answered.
@@ -147,4 +148,6 @@ counters! {
     NamesStore = "names_store",
     /// SYNs that were not refused although no agent runs the relay: TCP sends them again.
     RelayHeld = "relay_held",
+    /// A new flow that could not be noted although the flow table has room (out of memory), passed unchanged.
+    FlowStore = "flow_store",
 }

@@ -4,6 +4,7 @@ use core::ptr;
 
 use aya_ebpf::bindings::{__sk_buff, BPF_NOEXIST};
 use truename_common::{
+    insertion::Refusal,
     layout::{
         Conntrack, ConntrackState, Counter, Settings, TCP, conntrack_flags, conntrack_marks,
         target_flags,
@@ -143,16 +144,15 @@ impl Steps for Allocation<'_> {
         }
         match CONNTRACK.insert(&nat.key, &nat.entry, u64::from(BPF_NOEXIST)) {
             Ok(()) => nat.outcome = Outcome::Found as u32,
-            Err(EEXIST) => return taken(nat, self.settings),
-            Err(E2BIG) => nat.outcome = Outcome::TableFull as u32,
-            Err(_) => nat.outcome = Outcome::Busy as u32,
+            Err(error) => match Refusal::of(error) {
+                Refusal::Present => return taken(nat, self.settings),
+                Refusal::Full => nat.outcome = Outcome::TableFull as u32,
+                Refusal::Failed => nat.outcome = Outcome::Busy as u32,
+            },
         }
         false
     }
 }
-
-const EEXIST: i32 = -17;
-const E2BIG: i32 = -7;
 
 /// What to do about an entry that has the wanted key: true to go on to the next candidate.
 #[inline(always)]

@@ -2,6 +2,7 @@
 
 use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::TcContext};
 use truename_common::{
+    insertion::Refusal,
     layout::{Counter, DirectionState, EventKind, FiveTuple, RpcFlow, steered},
     wire::{
         flow::state,
@@ -224,6 +225,16 @@ fn begins_frame(ctx: &TcContext, scratch: &mut Scratch) -> bool {
     stream::begins_frame(&mut payload, work, headers.payload_len)
 }
 
+/// Counts a flow that could not be noted.
+#[inline(always)]
+fn count_refused(refusal: Refusal) {
+    let why = match refusal {
+        Refusal::Full => Counter::TableFull,
+        _ => Counter::FlowStore,
+    };
+    count(why, 1);
+}
+
 /// A blank entry, unless another CPU has just made one.
 #[inline(always)]
 fn insert(scratch: &Scratch, is_confirmed: bool) -> i32 {
@@ -233,12 +244,13 @@ fn insert(scratch: &Scratch, is_confirmed: bool) -> i32 {
     let key = &scratch.found.key;
     /// Linux: an entry that is there stays.
     const BPF_NOEXIST: u64 = 1;
-    /// Linux: it is there.
-    const EEXIST: i32 = -17;
     if is_confirmed {
         match RPC_FLOWS.insert(key, blank, BPF_NOEXIST) {
-            Ok(()) | Err(EEXIST) => return CONFIRMED,
-            Err(_) => count(Counter::TableFull, 1),
+            Ok(()) => return CONFIRMED,
+            Err(error) => match Refusal::of(error) {
+                Refusal::Present => return CONFIRMED,
+                refusal => count_refused(refusal),
+            },
         }
         return NOTHING;
     }
@@ -575,16 +587,17 @@ pub fn confirm(flow: &mut RpcFlow, scratch: &mut Scratch) {
     flow.lock = 0;
     let key = &scratch.found.key;
     // The same entry once more: the verifier of Linux 6.1 takes no value from memory behind an argument.
-    let is_moved = match ONE_SIDED_FLOWS.get_ptr(key) {
+    let moved = match ONE_SIDED_FLOWS.get_ptr(key) {
         // SAFETY: the pointer is to a map value, which this CPU has the lock of.
-        Some(entry) => RPC_FLOWS.insert(key, unsafe { &*entry }, 0).is_ok(),
+        Some(entry) => RPC_FLOWS.insert(key, unsafe { &*entry }, 0),
         None => return,
     };
     flow.lock = 1;
-    if is_moved {
-        let _ = ONE_SIDED_FLOWS.remove(&scratch.found.key);
-    } else {
-        count(Counter::TableFull, 1);
+    match moved {
+        Ok(()) => {
+            let _ = ONE_SIDED_FLOWS.remove(&scratch.found.key);
+        }
+        Err(error) => count_refused(Refusal::of(error)),
     }
 }
 

@@ -113,7 +113,7 @@ fn destinations(family: Family, protocol: Protocol, services: &[&Service]) -> Ve
     let mut lines = Vec::new();
     let single: Vec<String> = services
         .iter()
-        .filter(|service| service.targets.len() == 1)
+        .filter(|service| service.targets.len() == 1 && !service.listen.ip().is_unspecified())
         .map(|service| {
             let (listen, target) = (service.listen, service.targets[0].address);
             format!(
@@ -131,10 +131,21 @@ fn destinations(family: Family, protocol: Protocol, services: &[&Service]) -> Ve
             single.join(", ")
         ));
     }
-    for service in services.iter().filter(|service| service.targets.len() > 1) {
+    for service in services {
+        let (port, targets) = (service.listen.port(), &service.targets[..]);
+        if let (true, [target]) = (service.listen.ip().is_unspecified(), targets) {
+            lines.push(format!(
+                "meta nfproto {} fib daddr type local {protocol} dport {port} dnat {ip} to {}",
+                family.to_string().to_lowercase(),
+                target.address
+            ));
+        }
+        if targets.len() == 1 {
+            continue;
+        }
         let mut total = 0;
         let mut map = Vec::new();
-        for target in &service.targets {
+        for target in targets.iter().filter(|target| target.weight > 0) {
             let last = total + target.weight - 1;
             let (address, port) = (target.address.ip(), target.address.port());
             map.push(format!("{total}-{last} : {address} . {port}"));
@@ -144,7 +155,7 @@ fn destinations(family: Family, protocol: Protocol, services: &[&Service]) -> Ve
             "{ip} daddr {} {protocol} dport {} dnat {ip} to \
              jhash {ip} saddr . {protocol} sport mod {total} seed 0x7e57 map {{ {} }}",
             service.listen.ip(),
-            service.listen.port(),
+            port,
             map.join(", ")
         ));
     }

@@ -46,7 +46,7 @@ pub struct Target {
 pub struct Service {
     /// What travels.
     pub protocol: Protocol,
-    /// The alias.
+    /// The alias. Unspecified: every address of the node.
     pub listen: SocketAddr,
     /// One or more.
     pub targets: Vec<Target>,
@@ -106,6 +106,8 @@ pub struct Rules {
     pub netfilter: Option<&'static str>,
     /// Where truename forwards in XDP: a word of its configuration.
     pub xdp: Option<&'static str>,
+    /// Whether truename chooses its interfaces itself.
+    pub interfaces_are_automatic: bool,
     /// Interfaces of the node beyond those that every lab has.
     pub interfaces: Vec<&'static str>,
     /// Seconds after which silent connections are forgotten, by state as truename calls it.

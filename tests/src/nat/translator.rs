@@ -11,7 +11,7 @@ use super::{
     nftables,
     rules::{Rules, Snat},
 };
-use crate::{traffic::DEADLINE, truename::Truename};
+use crate::{sys, traffic::DEADLINE, truename::Truename};
 
 /// A translator at work on a lab's node.
 #[derive(Debug)]
@@ -72,6 +72,20 @@ impl Translator {
         }
     }
 
+    /// Has it forget all connections; their packets come without them.
+    ///
+    /// # Errors
+    /// It refuses.
+    pub fn forget(&self, lab: &Lab) -> Result<()> {
+        match self {
+            Self::Nftables => {
+                let flushed = lab.node.run(sys::flush_conntrack)?;
+                flushed.context("have netfilter forget its connections")
+            }
+            Self::Truename(truename) => truename.flush().map(drop),
+        }
+    }
+
     /// truename, if it is that.
     pub fn truename(&mut self) -> Option<&mut Truename> {
         match self {
@@ -83,7 +97,10 @@ impl Translator {
 
 /// Puts a file in the place of the present one, as editors do.
 fn configure(lab: &Lab, rules: &Rules) -> Result<PathBuf> {
-    let text = rules.configuration(&lab.interfaces());
+    let text = match rules.interfaces_are_automatic {
+        true => rules.configuration(&["auto"]),
+        false => rules.configuration(&lab.interfaces()),
+    };
     let new = lab.scratch.write("truename.toml.new", &text)?;
     let file = new.with_extension("");
     fs::rename(new, &file).context("replace the configuration")?;

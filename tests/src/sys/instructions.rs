@@ -70,13 +70,6 @@ pub(crate) fn pin_classifier(instructions: &[Instruction], path: &Path) -> io::R
         log_size: u32,
         log: u64,
     }
-    /// The part of `union bpf_attr` for `BPF_OBJ_PIN`.
-    #[repr(C)]
-    struct Pin {
-        path: u64,
-        program: u32,
-        flags: u32,
-    }
     let load = Load {
         kind: BPF_PROG_TYPE_SCHED_CLS,
         count: instructions.len() as u32,
@@ -93,11 +86,37 @@ pub(crate) fn pin_classifier(instructions: &[Instruction], path: &Path) -> io::R
     let program = unsafe { OwnedFd::from_raw_fd(program) };
     let pin = Pin {
         path: path.as_ptr() as u64,
-        program: program.as_raw_fd() as u32,
+        object: program.as_raw_fd() as u32,
         flags: 0,
     };
     // SAFETY: the attributes are those of the command; they and the path live for the call.
     unsafe { bpf(BPF_OBJ_PIN, &pin) }.map(drop)
+}
+
+/// Detaches a pinned link, which stays where it is pinned.
+pub(crate) fn detach_link(path: &Path) -> io::Result<()> {
+    const BPF_OBJ_GET: libc::c_int = 7;
+    const BPF_LINK_DETACH: libc::c_int = 34;
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)?;
+    let pin = Pin {
+        path: path.as_ptr() as u64,
+        object: 0,
+        flags: 0,
+    };
+    // SAFETY: the attributes are those of the command; they and the path live for the call.
+    let link = unsafe { bpf(BPF_OBJ_GET, &pin) }?;
+    // SAFETY: the descriptor is new and owned by nobody else.
+    let link = unsafe { OwnedFd::from_raw_fd(link) };
+    // SAFETY: the command reads a descriptor, which is open.
+    unsafe { bpf(BPF_LINK_DETACH, &link.as_raw_fd()) }.map(drop)
+}
+
+/// The part of `union bpf_attr` for `BPF_OBJ_PIN` and `BPF_OBJ_GET`.
+#[repr(C)]
+struct Pin {
+    path: u64,
+    object: u32,
+    flags: u32,
 }
 
 /// # Safety

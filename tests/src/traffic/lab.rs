@@ -315,7 +315,7 @@ impl Lab {
     /// The lab has none.
     pub fn stranger(&self) -> Result<Stranger> {
         let namespace = self.stranger.as_ref().context("no third host")?;
-        Stranger::new(namespace, link_address(SERVER_END))
+        Stranger::new(namespace, Stranger::INTERFACE, link_address(SERVER_END))
     }
 
     /// What both ends have sent again so far.

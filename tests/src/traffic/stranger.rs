@@ -39,9 +39,13 @@ impl Stranger {
     /// Its interface.
     pub(super) const INTERFACE: &str = "x0";
 
-    pub(super) fn new(namespace: &Namespace, server: [u8; 6]) -> Result<Self> {
+    /// One in a namespace, which sends by this interface.
+    ///
+    /// # Errors
+    /// There is no such interface.
+    pub fn new(namespace: &Namespace, interface: &str, server: [u8; 6]) -> Result<Self> {
         let socket = namespace
-            .run(|| sys::packet_socket(Self::INTERFACE))?
+            .run(|| sys::packet_socket(interface))?
             .context("open a packet socket")?;
         Ok(Self { socket, server })
     }

@@ -186,14 +186,21 @@ pub fn unassigned(
 }
 
 /// What of these kinds of routing rules may lead a packet another way than the stack's.
-pub fn unfollowed(rules: &BTreeSet<&'static str>) -> Option<String> {
-    if rules.is_empty() {
-        return None;
+pub fn unfollowed(rules: &BTreeSet<&'static str>) -> Vec<String> {
+    let mut sentences = Vec::new();
+    if rules.contains("fwmark") {
+        sentences.push("this host has routing rules by mark (ip rule fwmark): marks that netfilter gives to what comes in do not count for a service, and before Linux 6.10 no mark does".to_owned());
     }
-    let words = rules.iter().copied().collect::<Vec<_>>().join(", ");
-    Some(format!(
-        "this host has routing rules (ip rule) with {words}: packets are routed without users, without marks that netfilter gives to what comes in and, before Linux 6.10, without any mark; a target sees the source address of the host's own route to it"
-    ))
+    if rules.contains("uidrange") {
+        sentences.push("this host has routing rules by user (ip rule uidrange): they do not count for packets to a service".to_owned());
+    }
+    if !rules.is_empty() {
+        let words = rules.iter().copied().collect::<Vec<_>>().join(", ");
+        sentences.push(format!(
+            "rules with {words} do not choose the address that a target sees: it is the source address of this host's own route"
+        ));
+    }
+    sentences
 }
 
 /// That names in RPC headers are not translated on the way to a target, if they are not.
@@ -276,6 +283,16 @@ mod tests {
 
     use super::*;
     use crate::config::{File, Flags};
+
+    #[test]
+    fn only_rules_that_are_there_are_told() {
+        let told = |words: &[&'static str]| unfollowed(&words.iter().copied().collect()).join("\n");
+        assert_eq!(told(&[]), "");
+        let said = told(&["fwmark", "iif"]);
+        assert_eq!(said.lines().count(), 2, "{said}");
+        assert!(said.contains("by mark") && said.contains("rules with fwmark, iif"));
+        assert!(told(&["uidrange"]).contains("by user"));
+    }
 
     #[test]
     fn what_the_last_minute_tells_of_a_target() {

@@ -105,18 +105,61 @@ fn what_it_is(body: &[u8], error: &serde_json::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
 
-    #[test]
-    fn says_what_came_instead() {
-        let error = serde_json::from_slice::<u8>(b"x").unwrap_err();
-        for (body, words) in [
-            (&b"\x1f\x8b\x08"[..], "compressed"),
-            (b"\n<!DOCTYPE html>", "HTML"),
-            (b"x", "expected value"),
-        ] {
-            let said = what_it_is(body, &error);
-            assert!(said.contains(words), "{said}");
+    use super::*;
+    use crate::discovery::http::Tls;
+
+    /// What is said of a server with this answer.
+    async fn said(status: &str, body: &[u8]) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let length = body.len();
+        let head = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n");
+        let answer = [head.as_bytes(), body].concat();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            assert!(stream.read(&mut [0; 512]).await.unwrap() > 0);
+            stream.write_all(&answer).await.unwrap();
+        });
+        let mut document = Document::<Vec<u8>>::new(url.parse().unwrap(), 1000);
+        let read = document.read(&mut Client::new(Tls::of_host())).await;
+        read.unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn a_server_that_wants_credentials() {
+        for status in ["401 Unauthorized", "403 Forbidden"] {
+            let said = said(status, b"<h1>Log in</h1>").await;
+            assert!(said.contains("wants credentials"), "{said}");
+            assert!(!said.contains("Log in"), "{said}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_server_without_the_document() {
+        let said = said("404 Not Found", b"").await;
+        assert!(said.contains("address of the REST interface"), "{said}");
+    }
+
+    #[tokio::test]
+    async fn a_page_for_people() {
+        let said = said("200 OK", b"\n<!DOCTYPE html>").await;
+        assert!(said.contains("it is HTML"), "{said}");
+    }
+
+    #[tokio::test]
+    async fn a_compressed_document() {
+        let said = said("200 OK", b"\x1f\x8b\x08").await;
+        assert!(said.contains("it is compressed"), "{said}");
+    }
+
+    #[tokio::test]
+    async fn another_document() {
+        let said = said("200 OK", b"x").await;
+        assert!(said.contains("expected value"), "{said}");
     }
 }
