@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 use crate::prog_run::Program;
 
 /// The programs of the object.
-const PROGRAMS: [&str; 5] = ["tn_ether", "tn_raw", "tn_rpc", "tn_xdp", "tn_empty"];
+const PROGRAMS: [&str; 6] = [
+    "tn_ether", "tn_raw", "tn_rpc", "tn_xdp", "tn_steer", "tn_empty",
+];
 /// Instructions that no program may exceed, on any kernel: not much more than half of the verifier's limit.
 pub const LIMIT: u64 = 520_000;
 

@@ -136,6 +136,24 @@ impl Truename {
         Self::start_arguments(binary, namespace, scratch, arguments)
     }
 
+    /// The same with the relay, which has the endpoints when this returns.
+    ///
+    /// # Errors
+    /// It did not become ready.
+    pub fn start_relay(
+        binary: PathBuf,
+        namespace: &Namespace,
+        scratch: &Scratch,
+        interfaces: &[&str],
+        endpoints: &[Endpoint],
+    ) -> Result<Self> {
+        let mut arguments = flags(interfaces, endpoints);
+        arguments.push("--relay".to_owned());
+        let truename = Self::start_arguments(binary, namespace, scratch, arguments)?;
+        truename.wait_relay(endpoints.len())?;
+        Ok(truename)
+    }
+
     /// Starts an agent with a configuration file, which is read again by every later agent.
     ///
     /// # Errors

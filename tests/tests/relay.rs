@@ -84,7 +84,7 @@ impl Hosts {
             names,
         };
         if flags.contains(&"--relay") {
-            wait_for_relay(&hosts.truename);
+            hosts.truename.wait_relay(1).unwrap();
         }
         hosts
     }
@@ -216,15 +216,6 @@ impl Hosts {
     }
 }
 
-fn wait_for_relay(truename: &Truename) {
-    wait_until(DEADLINE, "the relay", || {
-        let (status, _) = truename.status()?;
-        anyhow::ensure!(status["relay"]["endpoints"] == 1, "{status}");
-        Ok(())
-    })
-    .unwrap();
-}
-
 /// Sends until the other side, which does not read, takes no more. How many bytes it took.
 fn fill(stream: &mut TcpStream, bytes: &[u8]) -> usize {
     stream.set_nonblocking(true).unwrap();
@@ -348,7 +339,7 @@ fn a_long_alias_that_nobody_could_relay_is_reset_and_relayed_when_somebody_can()
     let refused = hosts.dial().expect_err("somebody accepts");
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{refused}");
     hosts.truename.start_agent().unwrap();
-    wait_for_relay(&hosts.truename);
+    hosts.truename.wait_relay(1).unwrap();
     hosts.relayed();
     // The first reset may be lost.
     assert!(hosts.counter("reset_relay") >= 1);
@@ -385,14 +376,16 @@ fn is_relayed(lab: Lab) {
         .rows("aliases", &[("alias", &alias)])
         .unwrap();
     assert_eq!(rows[0]["relayed"], true);
+    let from = client.local_addr().unwrap().ip().to_string();
+    let to = hosts.listener.local_addr().unwrap().to_string();
+    let explained = hosts.truename.words(&["explain", &from, &to]).unwrap();
+    let expected =
+        format!("the alias {alias} is longer than the canonical name: its connections are relayed");
+    assert!(explained.contains(&expected), "{explained}");
     let announced = hosts.names.client.to_string();
     let peer = [("announced", announced.as_str()), ("alias", alias.as_str())];
     let rows = hosts.truename.rows("peers", &peer).unwrap();
-    let client_address = client.local_addr().unwrap().ip().to_string();
-    assert_eq!(
-        (rows.len(), &rows[0]["client"]),
-        (1, &client_address.into())
-    );
+    assert_eq!((rows.len(), &rows[0]["client"]), (1, &from.into()));
     assert_eq!(rows[0]["system"], "flink");
     assert_eq!(hosts.counter("reset_relay"), 0);
     assert_eq!(hosts.counter("rewritten_inbound"), 0);
@@ -408,6 +401,26 @@ fn is_relayed(lab: Lab) {
     let (mut client, mut server) = hosts.connect();
     hosts.exchange(&mut client, &mut server, "jm:6123", 10);
     assert_eq!(hosts.counter("reset_relay"), 0);
+}
+
+#[test]
+fn the_kernel_asks_silent_clients_and_nodes_whether_they_are_there() {
+    let hosts = Hosts::new(Lab::direct().unwrap(), &["--relay"]);
+    let (client, server) = hosts.relayed();
+    let mine = [&client, &server].map(|stream| stream.local_addr().unwrap().to_string());
+    wait_until(DEADLINE, "two timers of the relay", || {
+        let mut command = hosts.lab.server().command(Path::new("ss"), &[])?;
+        command.args(["-Htno", "state", "established"]);
+        let shown = String::from_utf8(command.output()?.stdout)?;
+        // One to the client, and one to the node.
+        let asked = shown.lines().filter(|line| {
+            let peer = line.split_whitespace().nth(3).unwrap_or_default();
+            mine.iter().any(|mine| mine == peer) && line.contains("timer:(keepalive,")
+        });
+        anyhow::ensure!(asked.count() == 2, "{shown}");
+        Ok(())
+    })
+    .unwrap();
 }
 
 #[test]
@@ -510,7 +523,7 @@ fn a_port_that_is_used_again_belongs_to_its_new_connection() {
     hosts.truename.kill_agent();
     reset(client);
     hosts.truename.start_agent().unwrap();
-    wait_for_relay(&hosts.truename);
+    hosts.truename.wait_relay(1).unwrap();
     let (mut client, mut server) = hosts.announce(hosts.dial_from(PORT));
     client.write_all(&hosts.request("jm:6123", 10)).unwrap();
     let arrived = read_frame(&mut server);
@@ -551,6 +564,29 @@ fn bytes_that_come_one_by_one_arrive() {
     }
     let expected = hosts.request("jm:6123", 10);
     assert_eq!(read_frame(&mut server), expected[4..]);
+}
+
+#[test]
+fn a_frame_that_ends_early_passes_as_far_as_it_came() {
+    let hosts = Hosts::new(Lab::direct().unwrap(), &["--relay"]);
+    let (mut client, mut server) = hosts.relayed();
+    let ends = |from: &mut TcpStream, to: &mut TcpStream, sent: &[u8], expected: &[u8]| {
+        from.write_all(sent).unwrap();
+        from.shutdown(Shutdown::Write).unwrap();
+        let mut arrived = Vec::new();
+        to.read_to_end(&mut arrived).unwrap();
+        assert!(arrived == expected, "{} bytes", arrived.len());
+    };
+    // A frame of the node is translated when it is complete.
+    let answer = &hosts.answer("jm:6123", 100_000)[..50_000];
+    ends(&mut server, &mut client, answer, answer);
+    // Of a long frame of the client the recipient is.
+    let sent = hosts.request(&hosts.names.alias.to_string(), 100_000);
+    let arrives = hosts.request("jm:6123", 100_000);
+    let shorter = sent.len() - arrives.len();
+    let (sent, arrives) = (&sent[..50_000], &arrives[..50_000 - shorter]);
+    ends(&mut client, &mut server, sent, arrives);
+    hosts.wait_for_connections(0);
 }
 
 #[test]
@@ -621,7 +657,7 @@ fn a_killed_agent_ends_connections_and_its_successor_relays_again() {
     let refused = hosts.dial().expect_err("somebody accepts");
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{refused}");
     hosts.truename.start_agent().unwrap();
-    wait_for_relay(&hosts.truename);
+    hosts.truename.wait_relay(1).unwrap();
     let (mut client, mut server) = hosts.connect();
     hosts.exchange(&mut client, &mut server, "jm:6123", 10);
     assert_eq!(hosts.counter("reset_relay"), 0);
@@ -731,10 +767,10 @@ fn an_agent_that_is_started_again_refuses_nobody() {
         assert_reset(&mut client);
         assert_reset(&mut server);
         truename.start_agent().unwrap();
-        wait_for_relay(truename);
+        truename.wait_relay(1).unwrap();
         truename.kill_agent();
         truename.start_agent().unwrap();
-        wait_for_relay(truename);
+        truename.wait_relay(1).unwrap();
     });
     assert!(hosts.counter("relay_held") >= 1);
     assert_eq!(hosts.counter("relay_refused"), 0);
@@ -749,7 +785,7 @@ fn an_agent_that_is_started_again_refuses_nobody() {
 fn a_relay_that_is_turned_off_refuses_nobody_and_resets_or_drains() {
     let names = Names::flink("jm", LONG);
     let hosts = Hosts::configured(Lab::direct().unwrap(), names, &[], "enabled = true");
-    wait_for_relay(&hosts.truename);
+    hosts.truename.wait_relay(1).unwrap();
     let (mut client, mut server) = hosts.relayed();
     under_load(&hosts.listener, hosts.lab.client(), || {
         hosts.reload("enabled = false");
@@ -764,7 +800,7 @@ fn a_relay_that_is_turned_off_refuses_nobody_and_resets_or_drains() {
     // What was there goes on.
     hosts.exchange(&mut client, &mut server, "jm:6123", 10);
     hosts.reload("enabled = true\non_change = \"reset\"");
-    wait_for_relay(&hosts.truename);
+    hosts.truename.wait_relay(1).unwrap();
     hosts.exchange(&mut client, &mut server, "jm:6123", 10);
     hosts.reload("enabled = false\non_change = \"reset\"");
     assert_reset(&mut client);
@@ -777,6 +813,8 @@ fn a_client_of_an_endpoint_with_another_protocol_is_relayed_once() {
     let hello = [0x16, 3, 1, 0, 5, 1, 2, 3, 4, 5];
     for _ in 0..2 {
         let (mut client, mut server) = (hosts.dial().unwrap(), hosts.accept());
+        // The node speaks first, and waits for the answer.
+        pass(&mut server, &mut client, b"hi\n", b"hi\n");
         pass(&mut client, &mut server, &hello, &hello);
         pass(&mut server, &mut client, &hello, &hello);
         assert_eq!(hosts.counter("relay_steered"), 1);

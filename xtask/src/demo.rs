@@ -1,9 +1,9 @@
 //! `cargo xtask demo`
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use truename_tests::{
     cleanup,
-    flink::{self, DEFAULT_VERSION, Flink, Options, Relay},
+    flink::{self, DEFAULT_VERSION, Flink, Options, RELAYED_VERSIONS, Relay},
     is_root,
     timeline::Timeline,
 };
@@ -12,75 +12,106 @@ use crate::build;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Flink release: 1.9.3, 1.13.6, 1.17.2, 1.18.1, 1.20.5 and 2.3.0 are known to work
-    #[arg(long, value_name = "VERSION", default_value = DEFAULT_VERSION)]
-    flink: String,
-    /// TaskManagers know the JobManager by this name, which is longer than its own, an address: truename relays. For
-    /// example flink-jobmanager.prod.svc.cluster.example.org:6123
+    /// Flink releases: 1.9.3, 1.13.6, 1.17.2, 1.18.1, 1.20.5 and 2.3.0 are known to work [default: 1.20.5; with --alias
+    /// 1.9.3, 1.13.6, 1.20.5 and 2.3.0]
+    #[arg(long = "flink", visible_alias = "release", value_name = "VERSION", num_args = 1..)]
+    releases: Vec<String>,
+    /// TaskManagers know the JobManager by this name, which is longer than its own: truename relays. For example
+    /// flink-jobmanager.prod.svc.cluster.example.org:6123
     #[arg(long, value_name = "HOST:PORT")]
     alias: Option<String>,
-    /// What the JobManager calls itself, with --alias
+    /// What the JobManager calls itself, with --alias: one after the other
     #[arg(
         long,
         value_name = "HOST",
-        default_value = "10.61.23.1",
+        num_args = 1..,
+        default_values = ["10.61.23.1", "jm"],
         requires = "alias"
     )]
-    canonical: String,
+    canonical: Vec<String>,
     /// Leave logs and configuration behind
     #[arg(long)]
     keep: bool,
     /// Show a highly available cluster in containers whose names resolve nowhere, used from outside
-    #[arg(long, conflicts_with = "keep")]
+    #[arg(long, conflicts_with_all = ["keep", "alias"])]
     story: bool,
 }
 
-/// Builds, then runs the scenario that the end-to-end test checks.
+/// Builds, then runs the scenarios that the end-to-end tests check.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     ensure!(
         is_root(),
         "the demo makes network namespaces and loads BPF programs: run it as root"
     );
+    let relays = arguments.relays()?;
     // Before there are other threads.
     cleanup::on_interrupt()?;
     let binary = build::release()?;
-    if arguments.story {
-        let timeline = Timeline::new();
-        let flink = Flink::fetch(&arguments.flink, &timeline)?;
-        flink::story(&flink, binary, &timeline)?;
-        timeline.heading("All of it held.");
-        return Ok(());
-    }
-    let options = Options {
-        flink: arguments.flink.clone(),
-        keep: arguments.keep,
-        truename: binary,
-        learn: false,
-        relay: arguments.relay()?,
-    };
     let timeline = Timeline::new();
-    flink::run(&options, &timeline)?;
-    timeline.heading("All of it held.");
+    let mut failed = Vec::new();
+    for release in arguments.releases() {
+        for relay in &relays {
+            let outcome = if arguments.story {
+                Flink::fetch(release, &timeline)
+                    .and_then(|flink| flink::story(&flink, binary.clone(), &timeline))
+            } else {
+                let options = Options {
+                    flink: release.to_owned(),
+                    keep: arguments.keep,
+                    truename: binary.clone(),
+                    learn: false,
+                    relay: *relay,
+                };
+                flink::run(&options, &timeline)
+            };
+            let what = match relay {
+                Some(relay) => format!("Flink {release}, canonical name {}", relay.canonical),
+                None => format!("Flink {release}"),
+            };
+            match outcome {
+                Ok(()) => timeline.heading(&format!("{what}: all of it held.")),
+                // The others are shown, too.
+                Err(error) => {
+                    timeline.heading(&format!("{what}: FAILED: {error:#}"));
+                    failed.push(what);
+                }
+            }
+        }
+    }
+    if !failed.is_empty() {
+        bail!("this did not hold: {}", failed.join("; "));
+    }
     Ok(())
 }
 
 impl Arguments {
-    /// The names, if TaskManagers use a long one.
-    fn relay(&self) -> Result<Option<Relay>> {
+    /// The releases to show.
+    fn releases(&self) -> Vec<&str> {
+        match (self.releases.is_empty(), &self.alias) {
+            (false, _) => self.releases.iter().map(String::as_str).collect(),
+            (true, None) => vec![DEFAULT_VERSION],
+            (true, Some(_)) => RELAYED_VERSIONS.to_vec(),
+        }
+    }
+
+    /// The names, one pair after the other. None if TaskManagers use a short one.
+    fn relays(&self) -> Result<Vec<Option<Relay>>> {
         let Some(alias) = &self.alias else {
-            return Ok(None);
+            return Ok(vec![None]);
         };
-        let host = alias.strip_suffix(":6123").unwrap_or_default();
-        ensure!(
-            host.len() > self.canonical.len(),
-            "{alias} is no name of port 6123 that is longer than {}: without --alias the demo shows a short one",
-            self.canonical
-        );
         // The demo runs once.
         let leak = |text: &str| -> &'static str { String::leak(text.to_owned()) };
-        Ok(Some(Relay {
-            canonical: leak(&self.canonical),
-            aliases: vec![leak(host)].leak(),
-        }))
+        let host = leak(alias.strip_suffix(":6123").unwrap_or_default());
+        let relay = |canonical: &String| {
+            ensure!(
+                host.len() > canonical.len(),
+                "{alias} is no name of port 6123 that is longer than {canonical}: without --alias the demo shows a short one"
+            );
+            Ok(Some(Relay {
+                canonical: leak(canonical),
+                aliases: vec![host].leak(),
+            }))
+        };
+        self.canonical.iter().map(relay).collect()
     }
 }

@@ -1,7 +1,7 @@
 //! The answers of the control API.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -442,7 +442,7 @@ impl Inner {
             explanation.arrive(name, leaves, attached);
         }
         explanation.notes = self.doubts(config, &explanation, &services, &mut requests)?;
-        explanation.notes.extend(self.too_long(tables, question)?);
+        explanation.notes.extend(self.relayed(tables, question)?);
         Ok(explanation)
     }
 
@@ -497,8 +497,8 @@ impl Inner {
         Ok(doubts)
     }
 
-    /// What is done with the aliases of a client that are longer than the canonical name.
-    fn too_long(&self, tables: &Tables, question: &Question) -> Result<Vec<String>, DatapathError> {
+    /// What the relay has to do with a client.
+    fn relayed(&self, tables: &Tables, question: &Question) -> Result<Vec<String>, DatapathError> {
         let aliases = tables.aliases()?;
         let (client, endpoint) = (bytes(question.from), bytes(question.to.ip()));
         let of_client = aliases.iter().filter(|(key, stat)| {
@@ -507,16 +507,31 @@ impl Inner {
         });
         let notes = of_client.map(|(key, stat)| {
             let done = if self.watched.relays.serves(key.endpoint) {
-                "its connections are relayed"
+                RELAYED
             } else {
                 problems::TOO_LONG
             };
-            format!(
-                "the alias {} is longer than the canonical name: {done}",
-                stat.alias
-            )
+            too_long(stat.alias, done)
         });
-        Ok(notes.collect())
+        // The kernel program does not see the names of relayed connections.
+        let rows = self
+            .watched
+            .relays
+            .rows()
+            .into_iter()
+            .filter(|row| (row.client.ip(), row.endpoint) == (question.from, question.to));
+        let relayed = rows.filter_map(|row| {
+            let alias = row.alias?;
+            Some(if alias.len > row.canonical.len {
+                too_long(alias, RELAYED)
+            } else {
+                format!(
+                    "the alias {alias} fits: the client's first connection is relayed, and later ones are translated in place"
+                )
+            })
+        });
+        let notes: BTreeSet<String> = notes.chain(relayed).collect();
+        Ok(notes.into_iter().collect())
     }
 
     /// What somebody else took away or replaced, and what is not attached yet.
@@ -664,6 +679,14 @@ impl Inner {
                 .collect(),
         })
     }
+}
+
+/// What is done with connections whose alias is too long, where there is a relay.
+const RELAYED: &str = "its connections are relayed";
+
+/// Says that an alias is too long, and what is done.
+fn too_long(alias: impl std::fmt::Display, done: &str) -> String {
+    format!("the alias {alias} is longer than the canonical name: {done}")
 }
 
 fn relay_row(relays: &Relays) -> RelayRow {

@@ -297,14 +297,13 @@ const FIRST: usize = 1024;
 impl First {
     /// Whether the frame is complete, or none: then what follows is translated.
     fn is_complete(&self) -> bool {
-        let length = self
-            .bytes
-            .first_chunk()
-            .map(|length| u32::from_be_bytes(*length));
-        length.is_some_and(|length| {
-            let end = (length as usize).saturating_add(4);
-            end > FIRST || self.bytes.len() >= end
-        })
+        // Of a length whose end is missing, the least that it can be: other protocols wait for an answer to fewer bytes.
+        let mut length = [0; 4];
+        for (to, from) in length.iter_mut().zip(&self.bytes) {
+            *to = *from;
+        }
+        let end = (u32::from_be_bytes(length) as usize).saturating_add(4);
+        end > FIRST || self.bytes.len() >= end
     }
 
     /// The names that it announces.
@@ -561,6 +560,27 @@ impl Drop for Pump<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_first_frame_is_waited_for_as_long_as_it_can_be_one() {
+        let is_complete = |bytes: &[u8]| {
+            let bytes = bytes.to_vec();
+            First { bytes }.is_complete()
+        };
+        for bytes in [&b""[..], &[0], &[0, 0, 3], &[0, 0, 0, 2], &[0, 0, 0, 2, 1]] {
+            assert!(!is_complete(bytes), "{bytes:?}");
+        }
+        for bytes in [
+            &b"h"[..],
+            b"hi\n",
+            &[0, 1],
+            &[0, 0, 4],
+            &[0, 0, 0, 0],
+            &[0, 0, 0, 1, 1],
+        ] {
+            assert!(is_complete(bytes), "{bytes:?}");
+        }
+    }
 
     #[test]
     fn an_address_loses_only_the_form_of_ipv6() {

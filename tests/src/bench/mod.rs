@@ -19,6 +19,9 @@ pub use roundtrip::{RoundTrips, round_trips};
 pub use services::{ServiceRates, services};
 pub use stream::{Cell, Fault, Row, Streams, streams};
 
+/// An alias that is longer than the canonical name, so that truename has to relay: a Service's name in Kubernetes.
+const LONG_ALIAS: &str = "flink-jobmanager.default.svc.cluster.local";
+
 /// Keeps what is measured on some CPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cpus {

@@ -1,5 +1,5 @@
 //! Requests and responses of 190 bytes over one connection, in labs side by side: untouched, translated
-//! by truename, translated by a relay in user space, and through HAProxy.
+//! by truename, relayed by truename, translated by a relay in user space, and through HAProxy.
 
 use std::{
     io::{Read as _, Write as _},
@@ -10,9 +10,10 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{Cpus, haproxy::Haproxy, in_thread, median, relay::Relay};
+use super::{Cpus, LONG_ALIAS, haproxy::Haproxy, in_thread, median, relay::Relay};
 use crate::{
     traffic::{Connection, Dial, Lab},
+    truename,
     wire::{Envelope, Names, associate},
 };
 
@@ -53,7 +54,9 @@ pub fn round_trips(rounds: usize, time: Duration, cpus: Cpus) -> Result<Vec<Roun
         cpus.spread()?;
         let names = Names::flink("jobmanager", "jm");
         let plain = Names::flink("jobmanager", "jobmanager");
+        let long = Names::flink("jobmanager", LONG_ALIAS);
         let labs = [
+            Lab::direct()?,
             Lab::direct()?,
             Lab::direct()?,
             Lab::direct()?,
@@ -62,6 +65,7 @@ pub fn round_trips(rounds: usize, time: Duration, cpus: Cpus) -> Result<Vec<Roun
         let _truename = labs[1].truename(Some(CANONICAL))?;
         let relay = Relay::start(&labs[2], &names)?;
         let haproxy = Haproxy::start(&labs[3])?;
+        let _relayed = labs[4].truename_relay(truename::binary()?, Some(CANONICAL))?;
         let through = |address| Dial {
             to: Some(address),
             ..Dial::default()
@@ -69,6 +73,7 @@ pub fn round_trips(rounds: usize, time: Duration, cpus: Cpus) -> Result<Vec<Roun
         let connections = [
             labs[0].connect(Dial::default())?,
             labs[1].connect(Dial::default())?,
+            labs[4].connect(through(labs[4].address()))?,
             labs[2].connect(through(relay.address()))?,
             labs[3].connect(through(haproxy.address()))?,
         ];
@@ -77,6 +82,7 @@ pub fn round_trips(rounds: usize, time: Duration, cpus: Cpus) -> Result<Vec<Roun
             .zip([
                 (&plain, "untouched"),
                 (&names, "translated by truename"),
+                (&long, "relayed by truename"),
                 (&names, "translated by a relay in user space"),
                 (&plain, "HAProxy, which translates nothing"),
             ])
@@ -100,6 +106,8 @@ struct Arrangement {
     /// What the client sends, and what has to come back.
     request: Vec<u8>,
     answer: Vec<u8>,
+    /// How long the request is when it arrives.
+    arrives: usize,
     /// What the server sends.
     reply: Vec<u8>,
     cpus: Cpus,
@@ -108,25 +116,48 @@ struct Arrangement {
 
 impl Arrangement {
     fn new(connection: Connection, names: &Names, name: &'static str, cpus: Cpus) -> Result<Self> {
-        let request = frame(
-            &names.path(&names.alias, "/user/a"),
-            &names.path(&names.client, "/temp/a"),
+        let client = names.path(&names.client, "/temp/a");
+        let [alias, canonical] =
+            [&names.alias, &names.canonical].map(|name| names.path(name, "/user/a"));
+        let (there, back) = (body(&alias, &client), body(&client, &canonical));
+        let request = frame(&alias, &client, there);
+        let reply = frame(&client, &canonical, back);
+        // In place the length does not change. Otherwise truename relays.
+        let (arrives, answer, announced) = match names.alias.padded(CANONICAL.len()) {
+            Some(padded) => {
+                let padded = names.path(&padded, "/user/a");
+                let answer = frame(&client, &padded, back);
+                // In the first frame the name must not change.
+                (request.len(), answer, &names.canonical)
+            }
+            None => (
+                frame(&canonical, &client, there).len(),
+                frame(&client, &alias, back),
+                &names.alias,
+            ),
+        };
+        ensure!(
+            arrives.is_multiple_of(EMPTY_FRAME),
+            "no empty frames are as long as a request, which is {arrives} bytes long"
         );
-        let recipient = names.path(&names.client, "/temp/a");
-        let reply = frame(&recipient, &names.path(&names.canonical, "/user/a"));
-        let alias = names
-            .alias
-            .padded(CANONICAL.len())
-            .context("the alias does not fit")?;
-        let answer = frame(&recipient, &names.path(&alias, "/user/a"));
-        ensure!(reply.len() == answer.len(), "the frames differ in length");
-        // Both announce themselves, which must not change.
-        for (from, to, origin) in [
-            (connection.client(), connection.server(), &names.client),
-            (connection.server(), connection.client(), &names.canonical),
+        // Both announce themselves.
+        for (from, to, origin, arriving) in [
+            (
+                connection.client(),
+                connection.server(),
+                &names.client,
+                &names.client,
+            ),
+            (
+                connection.server(),
+                connection.client(),
+                &names.canonical,
+                announced,
+            ),
         ] {
-            let frame = associate(&names.system, origin, 7);
-            pass(from, to, &frame, &frame)?;
+            let [frame, arriving] =
+                [origin, arriving].map(|name| associate(&names.system, name, 7));
+            pass(from, to, &frame, &arriving)?;
         }
         let result = RoundTrips {
             name,
@@ -137,6 +168,7 @@ impl Arrangement {
             connection,
             request,
             answer,
+            arrives,
             reply,
             cpus,
             result,
@@ -149,7 +181,7 @@ impl Arrangement {
         thread::scope(|scope| -> Result<()> {
             let server = scope.spawn(|| {
                 self.cpus.pin(1)?;
-                serve(self.connection.server(), self.request.len(), &self.reply)
+                serve(self.connection.server(), self.arrives, &self.reply)
             });
             let mut client = self.connection.client();
             let mut answer = vec![0; self.answer.len()];
@@ -164,7 +196,7 @@ impl Arrangement {
                     self.result.name
                 );
             }
-            client.write_all(&vec![STOP; self.request.len()])?;
+            client.write_all(&vec![STOP; self.arrives])?;
             server
                 .join()
                 .map_err(|_| anyhow::anyhow!("the server panicked"))?
@@ -182,6 +214,8 @@ impl Arrangement {
 
 /// A request of these bytes ends a round: empty frames, which mean nothing.
 const STOP: u8 = 0;
+/// The length of such a frame.
+const EMPTY_FRAME: usize = 4;
 
 /// Answers requests of `len` bytes until the round ends.
 fn serve(mut server: &TcpStream, len: usize, reply: &[u8]) -> Result<()> {
@@ -195,25 +229,30 @@ fn serve(mut server: &TcpStream, len: usize, reply: &[u8]) -> Result<()> {
     }
 }
 
-/// A frame of [`FRAME`] bytes.
-fn frame(recipient: &str, sender: &str) -> Vec<u8> {
-    let envelope = |len: usize| {
-        Envelope {
-            recipient: recipient.to_owned(),
-            sender: Some(sender.to_owned()),
-            body: vec![b'.'; len],
-            serializer: 1,
-            ..Envelope::default()
-        }
-        .frame()
-    };
-    let bare = envelope(1).len();
-    // A length that is a multiple of four, so that the zeros that end a round are whole frames.
+/// A frame with a message of this many bytes.
+fn frame(recipient: &str, sender: &str, body: usize) -> Vec<u8> {
+    Envelope {
+        recipient: recipient.to_owned(),
+        sender: Some(sender.to_owned()),
+        body: vec![b'.'; body],
+        serializer: 1,
+        ..Envelope::default()
+    }
+    .frame()
+}
+
+/// The bytes of a message with which a frame has about [`FRAME`] bytes.
+fn body(recipient: &str, sender: &str) -> usize {
+    let bare = frame(recipient, sender, 1).len();
     let mut body = (FRAME + 2).saturating_sub(bare) + 1;
-    while envelope(body).len() % 4 != 0 {
+    // As long as some of the empty frames that end a round.
+    while !frame(recipient, sender, body)
+        .len()
+        .is_multiple_of(EMPTY_FRAME)
+    {
         body += 1;
     }
-    envelope(body)
+    body
 }
 
 /// Sends `bytes`, which have to arrive as `expected`.

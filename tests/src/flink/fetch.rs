@@ -15,6 +15,8 @@ use crate::{cache, timeline::Timeline};
 pub const DEFAULT_VERSION: &str = "1.20.5";
 /// The releases the harness was run with: Akka 2.5 (1.9, 1.13), 2.6 (1.17), Pekko 1.0, 1.1, 1.4.
 pub const VERSIONS: [&str; 6] = ["1.9.3", "1.13.6", "1.17.2", "1.18.1", "1.20.5", "2.3.0"];
+/// The releases that the relay is shown with: Akka 2.5, Pekko 1.1 and 1.4.
+pub const RELAYED_VERSIONS: [&str; 4] = ["1.9.3", "1.13.6", "1.20.5", "2.3.0"];
 
 /// How often a long fetch says that it is alive.
 const PROGRESS: Duration = Duration::from_secs(5);

@@ -15,7 +15,7 @@ mod story;
 
 pub use cluster::{Addressing, Cluster};
 pub use containers::Containers;
-pub use fetch::{DEFAULT_VERSION, Flink, VERSIONS};
+pub use fetch::{DEFAULT_VERSION, Flink, RELAYED_VERSIONS, VERSIONS};
 pub use ha::Pair;
 pub use load::{Load, Visit};
 pub use scenario::{Options, Relay, run, run_canonical};

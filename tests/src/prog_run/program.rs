@@ -329,6 +329,7 @@ fn load(ebpf: &mut Ebpf, name: &str) -> Result<()> {
     let loaded = match program {
         Loaded::SchedClassifier(program) => program.load(),
         Loaded::Xdp(program) => program.load(),
+        Loaded::SkLookup(program) => program.load(),
         _ => bail!("{name} is of another kind"),
     };
     match loaded {

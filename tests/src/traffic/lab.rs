@@ -251,6 +251,22 @@ impl Lab {
         )
     }
 
+    /// The same with the relay.
+    ///
+    /// # Errors
+    /// It did not become ready.
+    pub fn truename_relay(&self, binary: PathBuf, canonical: Option<&str>) -> Result<Truename> {
+        let endpoint = self.endpoint(canonical);
+        let namespace = self.host();
+        Truename::start_relay(
+            binary,
+            namespace,
+            &self.scratch,
+            &self.interfaces,
+            &[endpoint],
+        )
+    }
+
     fn endpoint(&self, canonical: Option<&str>) -> Endpoint {
         Endpoint {
             listen: self.address,

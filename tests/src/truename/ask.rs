@@ -1,11 +1,18 @@
 //! What a running agent is asked, and answers.
 
-use std::process::{Command, Output};
+use std::{
+    process::{Command, Output},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 use super::Truename;
+use crate::wait::wait_until;
+
+/// How long the relay may take to have its endpoints.
+const RELAY: Duration = Duration::from_secs(30);
 
 impl Truename {
     /// Asks a verb of the running agent, for people.
@@ -75,6 +82,18 @@ impl Truename {
         let output = self.ask(&["status", "-o", "json"])?;
         let status = serde_json::from_slice(&output.stdout).context("status is not JSON")?;
         Ok((status, output.status.code().unwrap_or(-1)))
+    }
+
+    /// Waits until so many endpoints have a relay.
+    ///
+    /// # Errors
+    /// They have none in time.
+    pub fn wait_relay(&self, endpoints: usize) -> Result<()> {
+        wait_until(RELAY, "the relay", || {
+            let (status, _) = self.status()?;
+            ensure!(status["relay"]["endpoints"] == endpoints, "{status}");
+            Ok(())
+        })
     }
 
     /// The program with these arguments, to ask the agent.

@@ -15,7 +15,7 @@ use core::ops::Range;
 
 use super::{
     java,
-    names::{Recipient, authority_of},
+    names::Recipient,
     plan::{Form, Text},
     proto::{Field, Reader, Stop},
     walk::Walk,
@@ -160,16 +160,10 @@ impl Walk<'_> {
                 continue;
             }
             let path = self.text(field.value.clone())?;
-            let Some(authority) = authority_of(path) else {
-                continue;
-            };
-            match self
-                .names
-                .recipient(path.get(authority.clone()).unwrap_or_default())
-            {
-                Recipient::Canonical => {}
-                Recipient::Alias => self.replace_authority(&field, authority)?,
-                Recipient::Foreign => self.seen.foreign = true,
+            match self.names.find_recipient(path) {
+                None | Some((_, Recipient::Canonical)) => {}
+                Some((authority, Recipient::Alias)) => self.replace_authority(&field, authority)?,
+                Some((_, Recipient::Foreign)) => self.seen.foreign = true,
             }
         }
         Ok(())

@@ -2,7 +2,7 @@
 
 use core::ops::Range;
 
-use memchr::memmem::Finder;
+use memchr::{memchr, memmem::Finder};
 
 use super::{Direction, Names};
 use crate::{
@@ -79,21 +79,15 @@ pub(super) fn authority_of(path: &[u8]) -> Option<Range<usize>> {
     let rest = path
         .strip_prefix(b"akka.tcp://")
         .or_else(|| path.strip_prefix(b"pekko.tcp://"))?;
-    let at = rest
-        .iter()
-        .take(SYSTEM_MAX + 1)
-        .position(|byte| *byte == b'@')?;
+    let first = |bytes: &[u8], most: usize| bytes.len().min(most + 1);
+    let at = memchr(b'@', rest.get(..first(rest, SYSTEM_MAX))?)?;
     let system = rest.get(..at)?;
     let good = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     if system.is_empty() || !system.iter().all(good) {
         return None;
     }
     let text = rest.get(at + 1..)?;
-    let len = match text
-        .iter()
-        .take(AUTHORITY_MAX + 1)
-        .position(|byte| *byte == b'/')
-    {
+    let len = match memchr(b'/', text.get(..first(text, AUTHORITY_MAX))?) {
         Some(len) => len,
         None if text.len() <= AUTHORITY_MAX => text.len(),
         None => return None,
@@ -122,6 +116,34 @@ pub(super) struct Translation {
     admitted: Option<Vec<Authority>>,
     /// Finds the host that is replaced. There is none as long as there is nothing to replace.
     finder: Option<Finder<'static>>,
+    /// The beginning of the last path with the name that is replaced, up to the end of the authority: most paths begin so.
+    recent: Recent,
+}
+
+/// The beginning of a path, up to the end of its authority.
+#[derive(Debug, Default)]
+struct Recent {
+    bytes: Vec<u8>,
+    /// Where the authority begins.
+    authority: usize,
+}
+
+impl Recent {
+    /// Where the authority of `path` stands, if the path begins so.
+    fn find(&self, path: &[u8]) -> Option<Range<usize>> {
+        let end = self.bytes.len();
+        let begins_so = end > 0
+            && path.get(..end) == Some(&self.bytes)
+            && path.get(end).is_none_or(|byte| *byte == b'/');
+        begins_so.then_some(self.authority..end)
+    }
+
+    fn set(&mut self, path: &[u8], authority: &Range<usize>) {
+        self.bytes.clear();
+        self.bytes
+            .extend_from_slice(path.get(..authority.end).unwrap_or_default());
+        self.authority = authority.start;
+    }
 }
 
 impl Translation {
@@ -133,6 +155,7 @@ impl Translation {
             learns: names.alias.is_none() && direction == Direction::Inbound,
             admitted: None,
             finder: None,
+            recent: Recent::default(),
         };
         if let Some(alias) = &names.alias {
             translation.set_alias(alias);
@@ -146,6 +169,7 @@ impl Translation {
 
     pub(super) fn set_alias(&mut self, alias: &Authority) {
         self.alias = Name::new(alias);
+        self.recent = Recent::default();
         self.finder = match (self.from(), self.to()) {
             (Some(from), Some(to)) if from != to => {
                 Some(Finder::new(from.bare_host()).into_owned())
@@ -157,6 +181,7 @@ impl Translation {
     /// Another canonical name counts from now on; the alias stays.
     pub(super) fn set_canonical(&mut self, canonical: &Authority) {
         self.canonical = Name::new(canonical);
+        self.recent = Recent::default();
         if let Some(alias) = self.alias.as_ref().map(|alias| alias.text) {
             self.set_alias(&alias);
         }
@@ -164,6 +189,7 @@ impl Translation {
 
     pub(super) fn admit(&mut self, aliases: Option<Vec<Authority>>) {
         self.admitted = aliases;
+        self.recent = Recent::default();
     }
 
     pub(super) fn is_inbound(&self) -> bool {
@@ -217,14 +243,36 @@ impl Translation {
     }
 
     /// Where the authority of `path` stands, if it is the name that is replaced.
-    pub(super) fn find_in_path(&self, path: &[u8]) -> Option<Range<usize>> {
+    pub(super) fn find_in_path(&mut self, path: &[u8]) -> Option<Range<usize>> {
         self.finder.as_ref()?;
+        if let Some(range) = self.recent.find(path) {
+            return Some(range);
+        }
         let range = authority_of(path)?;
-        (path.get(range.clone())? == self.from()?.authority()).then_some(range)
+        if path.get(range.clone())? != self.from()?.authority() {
+            return None;
+        }
+        self.recent.set(path, &range);
+        Some(range)
+    }
+
+    /// Where the authority of a recipient's path stands, and what it is.
+    pub(super) fn find_recipient(&mut self, path: &[u8]) -> Option<(Range<usize>, Recipient)> {
+        if let Some(range) = self.recent.find(path) {
+            return Some((range, Recipient::Alias));
+        }
+        let range = authority_of(path)?;
+        let authority = path.get(range.clone())?;
+        let recipient = self.recipient(authority);
+        // A client may have further aliases, which are not those that are replaced elsewhere.
+        if recipient == Recipient::Alias && self.from()?.authority() == authority {
+            self.recent.set(path, &range);
+        }
+        Some((range, recipient))
     }
 
     /// Compares the authority of a message's recipient. The first alias is learned.
-    pub(super) fn recipient(&mut self, authority: &[u8]) -> Recipient {
+    fn recipient(&mut self, authority: &[u8]) -> Recipient {
         let Some(canonical) = &self.canonical else {
             return Recipient::Foreign;
         };
@@ -319,6 +367,44 @@ mod tests {
         assert!(authority_of(long.as_bytes()).is_some());
         let longer = format!("akka.tcp://flink@{}/", "a".repeat(AUTHORITY_MAX + 1));
         assert_eq!(authority_of(longer.as_bytes()), None);
+    }
+
+    #[test]
+    fn paths_that_begin_alike_are_told_apart() {
+        let names = Names {
+            canonical: text("jobmanager:6123"),
+            alias: None,
+        };
+        let mut translation = Translation::new(Direction::Inbound, &names);
+        for _ in 0..2 {
+            for (path, expected) in [
+                ("pekko.tcp://flink@first:6123/user/a", Recipient::Alias),
+                ("pekko.tcp://flink@first:6123", Recipient::Alias),
+                ("akka.tcp://flink@first:6123/user/a", Recipient::Alias),
+                ("pekko.tcp://flink@second:6123/user/a", Recipient::Alias),
+                ("pekko.tcp://flink@jobmanager:6123/a", Recipient::Canonical),
+                ("pekko.tcp://flink@first:0/user/a", Recipient::Foreign),
+            ] {
+                let found = translation.find_recipient(path.as_bytes());
+                assert_eq!(
+                    found.map(|(_, recipient)| recipient),
+                    Some(expected),
+                    "{path}"
+                );
+            }
+            // What is replaced elsewhere is the first alias only.
+            for (path, expected) in [
+                ("pekko.tcp://flink@first:6123/user/a", Some(18..28)),
+                ("pekko.tcp://flink@first:61230/user/a", None),
+                ("pekko.tcp://flink@second:6123/user/a", None),
+            ] {
+                assert_eq!(
+                    translation.find_in_path(path.as_bytes()),
+                    expected,
+                    "{path}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -52,6 +52,19 @@ struct Edit {
     at: u32,
     len: u32,
     new: New,
+    /// How many bytes this edit and those behind it add.
+    growth: i64,
+}
+
+impl Edit {
+    const fn new(at: usize, len: usize, new: New) -> Self {
+        Self {
+            at: at as u32,
+            len: len as u32,
+            new,
+            growth: 0,
+        }
+    }
 }
 
 /// A text to write.
@@ -71,8 +84,6 @@ pub(super) struct Open(usize);
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     edits: Vec<Edit>,
-    /// How many bytes all edits from the one with this index on add.
-    growth: Vec<i64>,
 }
 
 /// Edits for which memory is kept.
@@ -82,7 +93,6 @@ impl Plan {
     pub(super) fn clear(&mut self) {
         self.edits.clear();
         self.edits.shrink_to(KEPT);
-        self.growth.shrink_to(KEPT);
     }
 
     pub(super) const fn is_empty(&self) -> bool {
@@ -101,10 +111,9 @@ impl Plan {
 
     /// Begins a length of `width` bytes at `at`, which says that `value` bytes follow.
     pub(super) fn open(&mut self, at: usize, width: usize, form: Form, value: usize) -> Open {
-        let until = 0;
-        let (at, len, value) = (at as u32, width as u32, value as u32);
+        let (value, until) = (value as u32, 0);
         let new = New::Length { form, value, until };
-        self.edits.push(Edit { at, len, new });
+        self.edits.push(Edit::new(at, width, new));
         Open(self.edits.len())
     }
 
@@ -127,8 +136,7 @@ impl Plan {
             Text::Host => New::Host,
             Text::Port => New::Port,
         };
-        let (at, len) = (at as u32, len as u32);
-        self.edits.push(Edit { at, len, new });
+        self.edits.push(Edit::new(at, len, new));
     }
 
     /// Texts that are replaced.
@@ -141,18 +149,19 @@ impl Plan {
 
     /// Computes all lengths and answers how many bytes are added; `None` if a length does not fit its form.
     pub(super) fn resolve(&mut self, name: &Name) -> Option<i64> {
-        let count = self.edits.len();
-        self.growth.clear();
-        self.growth.resize(count + 1, 0);
-        for index in (0..count).rev() {
-            let edit = self.edits.get_mut(index)?;
-            let behind = *self.growth.get(index + 1)?;
+        let mut all = 0;
+        for index in (0..self.edits.len()).rev() {
+            let (before, behind) = self.edits.split_at_mut_checked(index + 1)?;
+            let edit = before.last_mut()?;
             let len = match edit.new {
                 New::Authority => name.authority().len() as u32,
                 New::Host => name.host().len() as u32,
                 New::Port => Form::Varint.width(u32::from(name.port()))?,
                 New::Length { form, value, until } => {
-                    let inside = behind - *self.growth.get(until as usize)?;
+                    // Of all edits behind the length, those inside it.
+                    let beyond = (until as usize).wrapping_sub(index + 1);
+                    let outside = behind.get(beyond).map_or(0, |edit| edit.growth);
+                    let inside = all - outside;
                     if inside == 0 {
                         edit.new = New::Same;
                         edit.len
@@ -164,9 +173,10 @@ impl Plan {
                 }
                 New::Same => edit.len,
             };
-            *self.growth.get_mut(index)? = behind + i64::from(len) - i64::from(edit.len);
+            all += i64::from(len) - i64::from(edit.len);
+            edit.growth = all;
         }
-        self.growth.first().copied()
+        Some(all)
     }
 
     /// Appends `bytes` with all edits, after [`Self::resolve`].

@@ -16,7 +16,7 @@ use super::{
     transfer::{Moved, Time, transfer},
 };
 use crate::{
-    bench::{haproxy::Haproxy, relay::Relay},
+    bench::{LONG_ALIAS, haproxy::Haproxy, relay::Relay},
     traffic::{Connection, Dial, Frames, Impairment, Lab, Repetitions},
     truename::Truename,
     wire::{Envelope, Names, associate},
@@ -33,6 +33,8 @@ pub enum Kind {
     Translated(PathBuf),
     /// truename of this binary, and the client uses the canonical name.
     Canonical(PathBuf),
+    /// truename of this binary, and the client uses an alias that is too long: truename's own relay.
+    Relayed(PathBuf),
     /// A relay in user space that translates.
     Relay,
     /// HAProxy in TCP mode, which translates nothing.
@@ -95,12 +97,14 @@ impl Arrangement {
         };
         let names = match kind {
             Kind::Canonical(_) => Names::flink("jobmanager", "jobmanager"),
+            Kind::Relayed(_) => Names::flink("jobmanager", LONG_ALIAS),
             _ => Names::flink("jobmanager", "jm"),
         };
         let truename = match &kind {
             Kind::Translated(binary) | Kind::Canonical(binary) => {
                 Some(lab.truename_of(binary.clone(), Some(CANONICAL))?)
             }
+            Kind::Relayed(binary) => Some(lab.truename_relay(binary.clone(), Some(CANONICAL))?),
             _ => None,
         };
         let relay = (kind == Kind::Relay)
@@ -134,6 +138,7 @@ impl Arrangement {
             Kind::Untouched | Kind::Haproxy => Arrival::Same,
             Kind::Translated(_) | Kind::Relay => Arrival::Translated,
             Kind::Canonical(_) => Arrival::SameOrLocal,
+            Kind::Relayed(_) => Arrival::Relayed,
         };
         let block_names = Names::flink("jobmanager", "jm");
         let block = Block::new(row, &block_names, arrival)?;
@@ -179,6 +184,10 @@ impl Arrangement {
 
     /// Where the client connects to.
     fn address(&self) -> Option<SocketAddr> {
+        if matches!(self.kind, Kind::Relayed(_)) {
+            // The server accepts another connection than the client's.
+            return Some(self.lab.address());
+        }
         let relay = self.relay.as_ref().map(Relay::address);
         relay.or_else(|| self.haproxy.as_ref().map(Haproxy::address))
     }
@@ -192,20 +201,28 @@ impl Arrangement {
         };
         let connection = self.lab.connect(dial)?;
         let names = &self.names;
-        let hello = Envelope {
-            recipient: names.path(&names.alias, "/user/a"),
-            body: b"hello".to_vec(),
-            serializer: 1,
-            ..Envelope::default()
+        let client = |name| {
+            let hello = Envelope {
+                recipient: names.path(name, "/user/a"),
+                body: b"hello".to_vec(),
+                serializer: 1,
+                ..Envelope::default()
+            };
+            [associate(&names.system, &names.client, 7), hello.frame()].concat()
         };
-        let client = [associate(&names.system, &names.client, 7), hello.frame()].concat();
-        let server = associate(&names.system, &names.canonical, -7);
-        for (mut from, mut to, bytes) in [
-            (connection.client(), connection.server(), client),
-            (connection.server(), connection.client(), server),
+        let server = |name| associate(&names.system, name, -7);
+        let (inbound, outbound) = (client(&names.alias), server(&names.canonical));
+        // In place the length does not change.
+        let arriving = match self.kind {
+            Kind::Relayed(_) => [client(&names.canonical), server(&names.alias)],
+            _ => [inbound.clone(), outbound.clone()],
+        };
+        let [there, back] = arriving.map(|bytes| vec![0; bytes.len()]);
+        for (mut from, mut to, bytes, mut arrived) in [
+            (connection.client(), connection.server(), inbound, there),
+            (connection.server(), connection.client(), outbound, back),
         ] {
             from.write_all(&bytes)?;
-            let mut arrived = vec![0; bytes.len()];
             to.set_read_timeout(Some(GREETING))?;
             match to.read_exact(&mut arrived) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),

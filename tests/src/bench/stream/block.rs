@@ -3,7 +3,10 @@
 use anyhow::{Result, bail};
 
 use super::row::{Direction, Row};
-use crate::wire::{Envelope, Names};
+use crate::{
+    bench::LONG_ALIAS,
+    wire::{Authority, Envelope, Names},
+};
 
 /// A block has at least this many bytes, so that comparisons are large.
 const BLOCK: usize = 256 << 10;
@@ -36,6 +39,8 @@ pub enum Arrival {
     Translated,
     /// A canonical name: as it was sent, or in the local form if it was cut.
     SameOrLocal,
+    /// Instead of an alias that is too long the canonical name, and the other way around: the length changes.
+    Relayed,
 }
 
 impl Block {
@@ -62,6 +67,7 @@ impl Block {
             }
             .frame()
         };
+        let long = Authority::new(LONG_ALIAS, names.alias.port).to_string();
         let local = |authority: &str| {
             let slashes = "/".repeat(".tcp@/".len() + authority.len());
             format!("{}://{}{slashes}", names.scheme, names.system)
@@ -73,6 +79,18 @@ impl Block {
                 let [sent, local] = [names.path(&canonical, "/"), local(&canonical)]
                     .map(|front| frame(&front, body));
                 (sent, local)
+            }
+            Direction::In if arrival == Arrival::Relayed => {
+                // As long as the others' frames where it is sent.
+                let body = row.body.saturating_sub(long.len() - alias.len());
+                let [sent, own] =
+                    [long, canonical].map(|name| frame(&names.path(&name, "/"), body));
+                (sent, own)
+            }
+            Direction::Out if arrival == Arrival::Relayed => {
+                let [sent, long] =
+                    [canonical, long].map(|own| frame(&names.path(&own, "/"), row.body));
+                (sent, long)
             }
             Direction::In => {
                 let (sent, local) = (names.path(&alias, "/"), local(&alias));
@@ -89,7 +107,7 @@ impl Block {
         };
         let (arrives, alternative) = match arrival {
             Arrival::Same => (sent.clone(), None),
-            Arrival::Translated => (translated, None),
+            Arrival::Translated | Arrival::Relayed => (translated, None),
             Arrival::SameOrLocal => (
                 sent.clone(),
                 (row.direction == Direction::In).then_some(translated),
@@ -106,9 +124,9 @@ impl Block {
         })
     }
 
-    /// Its length.
+    /// The length in which it arrives.
     pub fn len(&self) -> usize {
-        self.sent.len()
+        self.expected.len() / 2
     }
 
     /// The block in the pieces that are written at once.
@@ -147,7 +165,7 @@ impl<'b> Comparison<'b> {
     /// # Errors
     /// A byte is wrong.
     pub fn feed(&mut self, data: &[u8]) -> Result<()> {
-        let length = self.block.sent.len();
+        let length = self.block.len();
         let at = (self.position % length as u64) as usize;
         let expected = &self.block.expected[at..at + data.len()];
         if self.block.alternative.is_none() {
@@ -220,7 +238,7 @@ mod tests {
     }
 
     fn arrives(block: &Block, stream: &[u8]) -> Result<()> {
-        for cut in [1, 7, 61, 1000, block.sent.len()] {
+        for cut in [1, 7, 61, 1000, block.len()] {
             let mut comparison = Comparison::new(block);
             for piece in stream.chunks(cut) {
                 comparison.feed(piece)?;
@@ -232,9 +250,16 @@ mod tests {
 
     #[test]
     fn frames_of_all_arrangements_are_of_one_length() {
-        let lengths = [Arrival::Same, Arrival::Translated, Arrival::SameOrLocal]
-            .map(|arrival| block("in-60", arrival).frame);
-        assert!(lengths.iter().all(|length| *length == lengths[0]));
+        for row in ["in-60", "out-60"] {
+            let lengths = [
+                Arrival::Same,
+                Arrival::Translated,
+                Arrival::SameOrLocal,
+                Arrival::Relayed,
+            ]
+            .map(|arrival| block(row, arrival).frame);
+            assert!(lengths.iter().all(|length| *length == lengths[0]), "{row}");
+        }
     }
 
     #[test]
@@ -242,13 +267,17 @@ mod tests {
         for row in ["in-60", "out-190"] {
             let same = block(row, Arrival::Same);
             arrives(&same, &same.sent.repeat(3)).unwrap();
-            let translated = block(row, Arrival::Translated);
-            arrives(&translated, &translated.expected).unwrap();
-            assert!(arrives(&translated, &translated.sent).is_err());
-            let mut wrong = translated.expected.clone();
-            let last = wrong.len() - 1;
-            wrong[last] ^= 1;
-            assert!(arrives(&translated, &wrong).is_err());
+            for arrival in [Arrival::Translated, Arrival::Relayed] {
+                let translated = block(row, arrival);
+                let lengths = [translated.len(), translated.sent.len()];
+                assert_eq!(lengths[0] == lengths[1], arrival == Arrival::Translated);
+                arrives(&translated, &translated.expected).unwrap();
+                assert!(arrives(&translated, &translated.sent).is_err());
+                let mut wrong = translated.expected.clone();
+                let last = wrong.len() - 1;
+                wrong[last] ^= 1;
+                assert!(arrives(&translated, &wrong).is_err());
+            }
         }
     }
 

@@ -21,7 +21,7 @@ use transfer::Time;
 pub struct Streams {
     /// The rows, those over the same path one after the other.
     pub rows: Vec<Row>,
-    /// The binaries of truename: a name and a path. The canonical name is sent through the first only.
+    /// The binaries of truename: a name and a path. The canonical name and a long alias are sent through the first only.
     pub binaries: Vec<(String, PathBuf)>,
     /// Only the columns whose name contains one of these; all if there is none. `untouched` is always there.
     pub columns: Vec<String>,
@@ -206,6 +206,7 @@ fn columns(what: &Streams, path: &Path) -> Result<Vec<Arrangement>> {
         bail!("no binary of truename to measure");
     };
     kinds.push(("canonical".to_owned(), Kind::Canonical(first.clone())));
+    kinds.push(("relayed".to_owned(), Kind::Relayed(first.clone())));
     kinds.push(("relay".to_owned(), Kind::Relay));
     kinds.push(("haproxy".to_owned(), Kind::Haproxy));
     kinds
