@@ -14,7 +14,7 @@ use aya_ebpf::{
 use truename_common::{
     layout::{
         A_RECORD, AAAA_RECORD, ADDRESSES_TOLD, CapturedName, CapturedRecords, Counter, NAME_MAX,
-        UDP, link_flags,
+        NO_DATA, NO_DATA_LEN, UDP, link_flags,
     },
     wire::steps::Steps,
 };
@@ -59,6 +59,13 @@ const ETHERNET: u32 = 14;
 const IPV4: u32 = 20;
 const IPV6: u32 = 40;
 const UDP_HEADER: u32 = 8;
+
+/// Linux: the frame is for everybody on the link, or for a group.
+const PACKET_BROADCAST: u32 = 1;
+const PACKET_MULTICAST: u32 = 2;
+/// First bytes of the groups of IPv4, behind which broadcast comes, and of those of IPv6.
+const GROUPS_V4: u8 = 224;
+const GROUPS_V6: u8 = 0xff;
 
 /// Programs of a CPU do not interrupt one another: tc runs with bottom halves disabled.
 #[map]
@@ -191,9 +198,20 @@ fn is_plain(skb: *mut __sk_buff, headers: &Headers) -> bool {
     let (vlan, segments) = unsafe { ((*skb).vlan_present, (*skb).gso_size) };
     // SAFETY: the entry is replaced whole, by user space.
     let link = unsafe { LINKS.get(&interface) };
-    let network = if headers.version == 4 { IPV4 } else { IPV6 };
+    // SAFETY: the context of the program.
+    let to = unsafe { (*skb).pkt_type };
+    // One that goes to several servers has one answer from each, or none.
+    let [first, .., v4, _, _, _] = headers.destination;
+    let (network, is_group) = if headers.version == 4 {
+        (IPV4, v4 >= GROUPS_V4)
+    } else {
+        (IPV6, first == GROUPS_V6)
+    };
     came_by == interface
         && link.is_some_and(|link| link.flags & link_flags::BEHIND != 0)
+        && to != PACKET_BROADCAST
+        && to != PACKET_MULTICAST
+        && !is_group
         && vlan == 0
         && segments == 0
         && headers.protocol == UDP
@@ -222,6 +240,15 @@ impl Question {
             A | ANY => (a, A_RECORD as u32, false),
             AAAA => (aaaa, AAAA_RECORD as u32, true),
             _ => (0, 0, false),
+        }
+    }
+
+    /// Bytes behind the question in its answer, without EDNS.
+    #[inline(always)]
+    fn told(&self, records: &CapturedRecords) -> u32 {
+        match self.answers(records) {
+            (0, ..) => NO_DATA_LEN as u32,
+            (number, each, _) => number * each,
         }
     }
 }
@@ -321,11 +348,11 @@ fn resize(
     question: &Question,
     records: &CapturedRecords,
 ) -> Option<u32> {
-    let (number, each, _) = question.answers(records);
+    let (number, ..) = question.answers(records);
     if number > ADDRESSES_TOLD as u32 {
         return None;
     }
-    let len = question.end + number * each + question.has_edns * OPT_LEN as u32;
+    let len = question.end + question.told(records) + question.has_edns * OPT_LEN as u32;
     // SAFETY: the context of the program.
     let done = unsafe { bpf_skb_change_tail(skb, headers.transport + UDP_HEADER + len, 0) };
     (done == 0).then_some(len)
@@ -351,7 +378,19 @@ fn write(
     let has_edns = question.has_edns as u8;
     let first = RESPONSE | message.at(2) & RECURSION_DESIRED;
     let second = RECURSION_AVAILABLE | message.at(3) & CHECKING_DISABLED;
-    let header = [first, second, 0, 1, 0, number as u8, 0, 0, 0, has_edns];
+    let is_empty = u8::from(number == 0);
+    let header = [
+        first,
+        second,
+        0,
+        1,
+        0,
+        number as u8,
+        0,
+        is_empty,
+        0,
+        has_edns,
+    ];
     done(packet.store(at + 2, &header, false))?;
     let from = if is_aaaa {
         records.aaaa.as_ptr()
@@ -363,7 +402,9 @@ fn write(
     } else {
         A_RECORD * ADDRESSES_TOLD
     };
-    if number != 0 {
+    if number == 0 {
+        done(packet.store(at + question.end, &NO_DATA, false))?;
+    } else {
         let to = u64::from(at + question.end);
         let bytes = length(u64::from(number * each), room as u64)?;
         // SAFETY: there are so many records.
@@ -371,7 +412,8 @@ fn write(
         done(stored == 0)?;
     }
     if question.has_edns != 0 {
-        done(packet.store(at + question.end + number * each, &OWN_OPT, false))?;
+        let options = at + question.end + question.told(records);
+        done(packet.store(options, &OWN_OPT, false))?;
     }
     let whole = length(u64::from(len), MESSAGE_MAX as u64)?;
     message.load(skb, at, whole)?;

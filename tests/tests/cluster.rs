@@ -15,6 +15,7 @@ use truename_tests::{
     namespace::Namespace,
     process::Process,
     scratch::Scratch,
+    timeline::Timeline,
     topology::{Reply, Server, flink},
     truename::Truename,
     wait::wait_until,
@@ -139,10 +140,10 @@ fn endpoints_services_and_names_follow_from_a_url() {
         Ok(found)
     });
     assert_eq!(answer.unwrap(), JOB_MANAGER.to_string());
-    println!(
-        "MEASURED from start to a name that resolves: {:.3} s",
+    Timeline::new().measured(&format!(
+        "from the start of an agent to a name that its names plane resolves: {:.3} s",
         begin.elapsed().as_secs_f64()
-    );
+    ));
 
     // Services of the leader answer at the host's address.
     let rest = SocketAddr::new(HOST.into(), 8081);
@@ -311,7 +312,7 @@ fn the_names_plane_answers_and_forwards() {
     assert!(counted("unanswered") >= 1);
     // Names of the cluster as before, also in a flood of questions that wait for it.
     wait_until(SOON, "a flood that overflows", || {
-        for number in 0..1000_u16 {
+        for number in 0..10_000_u16 {
             let [high, low] = number.to_be_bytes();
             let question = b"\x01\0\0\x01\0\0\0\0\0\0\x01x\x03org\0\0\x01\0\x01";
             let question = [&[high, low], &question[..]].concat();
@@ -486,6 +487,7 @@ fn questions_of_containers_are_answered_whatever_server_they_go_to() {
         ];
         servers.push(dnsmasq(space, &scratch, &known).unwrap());
     }
+    let begin = Instant::now();
     let mut truename = place.agent(&scratch, "").unwrap();
     let server = format!("@{at}");
     let ask = |words: &[&str]| {
@@ -498,6 +500,21 @@ fn questions_of_containers_are_answered_whatever_server_they_go_to() {
         Ok(())
     })
     .unwrap();
+    Timeline::new().measured(&format!(
+        "from the start of an agent to a name that resolves in a container that knows nothing of it: {:.3} s",
+        begin.elapsed().as_secs_f64()
+    ));
+    // It is told which names, and where.
+    let names = truename.rows("names", &[("name", "jm-node-1:6123")]);
+    assert_eq!(names.unwrap()[0]["captured"], true);
+    let (status, _) = truename.status().unwrap();
+    let captured = &status["captured"];
+    let hosts = captured["hosts"].as_array().unwrap();
+    assert!(hosts.contains(&json!("jm-node-1")), "{captured}");
+    // That of the JobManager, of the client and of the other server.
+    let interfaces = captured["interfaces"].as_array().unwrap();
+    assert_eq!(interfaces.len(), 3, "{captured}");
+    assert!(captured["answered"].as_u64().unwrap() >= 1, "{captured}");
     // Mixed case, with and without EDNS and its options, over IPv6, to a server on the host.
     let (six_server, host) = (format!("@{six}"), format!("@{HOST}"));
     for words in [
@@ -512,7 +529,14 @@ fn questions_of_containers_are_answered_whatever_server_they_go_to() {
         assert_eq!(ask(words), own, "{words:?}");
     }
     let full = dig(&place.client, &[&server, "jm-NODE-1", "aaaa"]).unwrap();
-    for part in ["status: NOERROR", "ANSWER: 0", ";jm-NODE-1.", "udp: 1232"] {
+    for part in [
+        "status: NOERROR",
+        "ANSWER: 0",
+        "AUTHORITY: 1",
+        ";jm-NODE-1.",
+        "SOA",
+        "udp: 1232",
+    ] {
         assert!(full.contains(part), "{part}\n{full}");
     }
     assert!(!full.contains("WARNING"), "{full}");
@@ -520,6 +544,21 @@ fn questions_of_containers_are_answered_whatever_server_they_go_to() {
     assert_eq!(ask(&["www.example.org"]), "10.9.9.9");
     assert_eq!(ask(&["jm-node-1.www.example.org"]), "10.9.9.9");
     assert_eq!(ask(&["+tcp", "jm-node-1"]), "10.9.9.8");
+    // A server within a container's namespace, as Docker's is, which forwards from there.
+    let (local, forward) = ("127.0.0.11", format!("--server={at}"));
+    let listen = format!("--listen-address={local}");
+    let embedded = dnsmasq(
+        &place.client,
+        &scratch,
+        &[&listen, "--bind-interfaces", &forward],
+    );
+    let found = dig(
+        &place.client,
+        &[&format!("@{local}"), "+short", "jm-node-1"],
+    )
+    .unwrap();
+    assert_eq!(found, own);
+    drop(embedded.unwrap());
     // What does not come from a container is none of truename's.
     let from_host = dig(place.hub.space(), &[&server, "+short", "jm-node-1"]).unwrap();
     assert_eq!(from_host, "10.9.9.8");
@@ -594,6 +633,17 @@ fn questions_of_containers_are_answered_whatever_server_they_go_to() {
     ]
     .concat();
     assert_eq!(buffer[..len], wanted);
+
+    // A flood of them delays nobody for long.
+    let flood = socket(&place.client, 0);
+    for _ in 0..10_000 {
+        flood.send_to(&whole, (at, 53)).unwrap();
+    }
+    wait_until(SOON, "an answer after the flood", || {
+        ensure!(ask(&["jm-node-1"]) == own);
+        Ok(())
+    })
+    .unwrap();
 
     // Without an agent nothing is answered, soon after it was killed.
     truename.kill_agent();

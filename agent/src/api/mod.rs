@@ -23,8 +23,8 @@ pub use flows::{FlowFilter, FlowRow, FlowState};
 pub use names::{Conflict, NameRow};
 pub use problem::{Code, Finding, ProblemRow};
 pub use rows::{
-    AliasRow, Aliases, CanonicalSource, EndpointRow, EventRow, InterfaceRow, PeerRow, ProgramRow,
-    RelayRow, State, Status,
+    AliasRow, Aliases, CanonicalSource, CapturedRow, EndpointRow, EventRow, InterfaceRow, PeerRow,
+    ProgramRow, RelayRow, State, Status,
 };
 pub use server::{Server, ServerError, Service};
 pub use services::{ServiceRow, SweepRow, TargetRow};

@@ -29,6 +29,9 @@ pub struct NameRow {
     /// Other addresses that this very name was said to be at or seen at, the best evidence first.
     #[serde(default)]
     pub conflicts: Vec<Conflict>,
+    /// Whether DNS questions of containers for the host are answered, whatever server they were sent to.
+    #[serde(default)]
+    pub captured: bool,
     /// Why there is no address or no better one, or where else the name was seen.
     pub note: Option<String>,
 }

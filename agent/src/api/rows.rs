@@ -86,6 +86,9 @@ pub struct Status {
     /// to a name server of this host and answered, `unanswered` by any, `refused`, `malformed`, `overflow`.
     #[serde(default)]
     pub questions: BTreeMap<String, u64>,
+    /// What is answered to DNS questions of containers whatever server they were sent to, if anything.
+    #[serde(default)]
+    pub captured: Option<CapturedRow>,
     /// Every counter, by its label.
     pub counters: BTreeMap<String, u64>,
 }
@@ -212,6 +215,19 @@ pub struct RelayRow {
     pub silent: u64,
     /// Frames that passed unchanged because they could not be translated with certainty.
     pub unchanged: u64,
+}
+
+/// What is answered to DNS questions of containers. Counts are since the tables were made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CapturedRow {
+    /// The hosts of the cluster that are answered for.
+    pub hosts: Vec<String>,
+    /// The interfaces that questions come in by.
+    pub interfaces: Vec<String>,
+    /// Questions that were answered.
+    pub answered: u64,
+    /// Questions that went on to the server that they were sent to: for other names, or not plain ones.
+    pub passed: u64,
 }
 
 /// A client.

@@ -132,6 +132,7 @@ mod tests {
             source: None,
             last_seen: None,
             conflicts: Vec::new(),
+            captured: false,
             note: addresses.is_empty().then(|| "no such host".to_owned()),
         }
     }

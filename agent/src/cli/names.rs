@@ -19,6 +19,7 @@ impl Row for NameRow {
         "how",
         "source",
         "last seen",
+        "captured",
         "note",
     ];
 
@@ -35,6 +36,7 @@ impl Row for NameRow {
             or_dash(self.how.map(How::word)),
             or_dash(self.source.as_deref()),
             ago(self.last_seen),
+            or_dash(self.captured.then_some("yes")),
             self.note.clone().unwrap_or_default(),
         ]
     }

@@ -87,6 +87,16 @@ fn summary(status: &Status) -> String {
             relay.silent,
         );
     }
+    if let Some(captured) = &status.captured {
+        let _ = writeln!(
+            text,
+            "  names: {} captured on {} interface(s); {} question(s) answered, {} passed on",
+            captured.hosts.len(),
+            captured.interfaces.len(),
+            captured.answered,
+            captured.passed,
+        );
+    }
     for problem in &status.problems {
         let _ = writeln!(text, "  {problem}");
     }
@@ -107,6 +117,10 @@ fn text(output: Output, status: &Status) -> String {
         );
     }
     text.push_str(&cluster(&status.topology));
+    if let Some(captured) = &status.captured {
+        let _ = writeln!(text, "\ncaptured names  {}", captured.hosts.join(" "));
+        let _ = writeln!(text, "captured on     {}", captured.interfaces.join(" "));
+    }
     if !status.interfaces.is_empty() {
         let _ = writeln!(text, "\n{}", output.table(&status.interfaces));
     }

@@ -32,17 +32,17 @@ use super::{
     tables::KernelTables,
     tasks::{
         gc::{self, Sweeps},
-        recent::Recent,
+        recent::{self, Recent},
         resolve::ResolvedRoles,
     },
 };
 use crate::{
     api::{
-        self, Clock, Code, EventRow, Finding, FlowFilter, FlowState, InterfaceRow, ProgramRow,
-        RelayRow, Request, Response, Service, ServiceRow, State, Status, Timestamp,
+        self, CapturedRow, Clock, Code, EventRow, Finding, FlowFilter, FlowState, InterfaceRow,
+        ProgramRow, RelayRow, Request, Response, Service, ServiceRow, State, Status, Timestamp,
     },
     config::{self, Config},
-    datapath::{DatapathError, Pins, ServiceTables, Steering, Tables},
+    datapath::{Captured, DatapathError, Pins, ServiceTables, Steering, Tables},
     discovery::{Snapshot, locate, names::inquiry::Inquiry},
     dns::Counters,
     doctor,
@@ -357,7 +357,15 @@ impl Inner {
 
     fn names(&self) -> Result<Names, DatapathError> {
         let topology = Arc::clone(&self.watched.topology.borrow().topology);
-        Names::read(&self.watched.pins, &self.config(), topology)
+        let (pins, config) = (&self.watched.pins, self.config());
+        let captured = self.captured(&config)?.unwrap_or_default();
+        Names::read(pins, &config, topology, captured)
+    }
+
+    /// What is answered to containers, if that is wanted.
+    fn captured(&self, config: &Config) -> Result<Option<Captured>, DatapathError> {
+        let captured = || Captured::read(&self.watched.pins);
+        config.captures_names().then(captured).transpose()
     }
 
     fn services(&self) -> Result<Vec<ServiceRow>, DatapathError> {
@@ -601,6 +609,7 @@ impl Inner {
         notes.extend(problems::too_long(&tables.aliases()?, &self.watched.relays));
         let topology = Arc::clone(&self.watched.topology.borrow().topology);
         notes.extend(api::topology::claimed(&topology));
+        let captured = self.captured(config)?;
         let sweeps = self.watched.sweeps.lock().clone();
         let live = self.live();
         let (used, capacity) = (connections, services.capacity());
@@ -673,6 +682,7 @@ impl Inner {
             flow_capacity: tables.flow_capacity(),
             relay: config.relays().then(|| relay_row(&self.watched.relays)),
             questions: self.watched.questions.read(),
+            captured: captured.map(|captured| captured_row(captured, &live.interfaces, &counters)),
             counters: counters
                 .into_iter()
                 .map(|(counter, value)| (counter.label().to_owned(), value))
@@ -700,6 +710,21 @@ fn relay_row(relays: &Relays) -> RelayRow {
         failed: totals.failed,
         silent: totals.silent,
         unchanged: totals.unchanged,
+    }
+}
+
+fn captured_row(
+    captured: Captured,
+    interfaces: &[InterfaceRow],
+    counters: &recent::Counters,
+) -> CapturedRow {
+    let attached = interfaces.iter().filter(|row| row.program.is_some());
+    let behind = attached.filter(|row| captured.interfaces.contains(&row.index));
+    CapturedRow {
+        interfaces: behind.map(|row| row.name.clone()).collect(),
+        hosts: captured.hosts.into_iter().collect(),
+        answered: problems::count(counters, Counter::NamesCaptured),
+        passed: problems::count(counters, Counter::NamesPassed),
     }
 }
 

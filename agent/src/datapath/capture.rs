@@ -7,7 +7,8 @@ use std::{
 
 use aya::maps::{Array, MapData};
 use truename_common::layout::{
-    A_RECORD, AAAA_RECORD, ADDRESSES_TOLD, CapturedName, CapturedRecords, NAME_MAX, map,
+    A_RECORD, AAAA_RECORD, ADDRESSES_TOLD, CapturedName, CapturedRecords, Link, NAME_MAX,
+    NAMES_TTL, link_flags, map,
 };
 
 use super::{
@@ -50,10 +51,9 @@ impl Capture {
     pub fn follow<'a>(
         &mut self,
         hosts: impl Iterator<Item = (&'a str, impl Iterator<Item = IpAddr>)>,
-        ttl: u32,
     ) -> Result<(), DatapathError> {
         let wanted = hosts.filter_map(|(host, addresses)| {
-            let records = records(addresses, ttl);
+            let records = records(addresses);
             (records.counts != [0; 2]).then_some((name(host)?, records))
         });
         let wanted: BTreeMap<_, _> = wanted.take(NAMES_MAX).collect();
@@ -81,6 +81,47 @@ impl Capture {
     }
 }
 
+/// What is answered to containers, as the kernel program has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Captured {
+    /// The hosts, in small letters.
+    pub hosts: BTreeSet<String>,
+    /// The interfaces that questions come in by.
+    pub interfaces: BTreeSet<u32>,
+}
+
+impl Captured {
+    /// Reads the tables.
+    ///
+    /// # Errors
+    /// One is not pinned or cannot be read.
+    pub fn read(pins: &Pins) -> Result<Self, DatapathError> {
+        let names: Table<CapturedName, CapturedRecords> = open(pins, map::CAPTURED)?;
+        let names = entries(&names, map::CAPTURED)?.into_iter();
+        let links: Table<u32, Link> = open(pins, map::LINKS)?;
+        let links = entries(&links, map::LINKS)?.into_iter();
+        let behind = links.filter(|(_, link)| link.flags & link_flags::BEHIND != 0);
+        Ok(Self {
+            hosts: names.map(|(name, _)| host(&name)).collect(),
+            interfaces: behind.map(|(index, _)| index).collect(),
+        })
+    }
+}
+
+/// The host of a [`name`].
+fn host(name: &CapturedName) -> String {
+    let mut labels = Vec::new();
+    let mut rest = &name[..];
+    while let [len, behind @ ..] = rest
+        && *len != 0
+        && let Some((label, behind)) = behind.split_at_checked(usize::from(*len))
+    {
+        labels.push(String::from_utf8_lossy(label));
+        rest = behind;
+    }
+    labels.join(".")
+}
+
 /// A host as it stands in a question, in small letters; `None` if it cannot.
 fn name(host: &str) -> Option<CapturedName> {
     let mut name = [0; NAME_MAX + 1];
@@ -100,7 +141,7 @@ fn name(host: &str) -> Option<CapturedName> {
 }
 
 /// The records of a host, each of which refers to the name in the question (RFC 1035 4.1.4).
-fn records(addresses: impl Iterator<Item = IpAddr>, ttl: u32) -> CapturedRecords {
+fn records(addresses: impl Iterator<Item = IpAddr>) -> CapturedRecords {
     const QUESTION: [u8; 2] = [0xc0, 0x0c];
     let mut records = CapturedRecords {
         counts: [0; 2],
@@ -108,7 +149,13 @@ fn records(addresses: impl Iterator<Item = IpAddr>, ttl: u32) -> CapturedRecords
         aaaa: [0; AAAA_RECORD * ADDRESSES_TOLD],
     };
     let put = |room: &mut [u8], count: &mut u32, kind: u8, data: &[u8]| {
-        let head = [&QUESTION[..], &[0, kind, 0, 1], &ttl.to_be_bytes(), &[0]].concat();
+        let head = [
+            &QUESTION[..],
+            &[0, kind, 0, 1],
+            &NAMES_TTL.to_be_bytes(),
+            &[0],
+        ]
+        .concat();
         let record = [&head[..], &[data.len() as u8], data].concat();
         let begin = *count as usize * record.len();
         if let Some(place) = room.get_mut(begin..begin + record.len()) {
@@ -140,7 +187,8 @@ mod tests {
         assert!(long.starts_with(b"\x04jm-1\x07example\x03org\0"));
         let label = "a".repeat(63);
         let longest = [&label[..], &label, &label, &"b".repeat(61)].join(".");
-        assert!(name(&longest).is_some());
+        assert_eq!(host(&long), "jm-1.example.org");
+        assert_eq!(host(&name(&longest).unwrap()), longest);
         for bad in ["", "a..b", &format!("{label}a"), &format!("{longest}b")] {
             assert_eq!(name(bad), None, "{bad}");
         }
@@ -150,7 +198,7 @@ mod tests {
     fn records_refer_to_the_question() {
         let all = (1..=9).map(|last| IpAddr::from([10, 0, 0, last]));
         let six = ["fd00::1".parse().unwrap()];
-        let records = records(all.chain(six), 5);
+        let records = records(all.chain(six));
         assert_eq!(records.counts, [4, 1]);
         assert_eq!(
             records.a[..16],

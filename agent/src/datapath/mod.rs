@@ -27,7 +27,7 @@ mod xdp;
 mod xdp_mode;
 
 pub use attach::{Attached, Mode, Programs};
-pub use capture::Capture;
+pub use capture::{Capture, Captured};
 pub use detach::{Detached, detach, remove_old_versions, undo};
 pub use drift::Drift;
 pub use error::DatapathError;

@@ -15,7 +15,7 @@ use std::{
 };
 
 pub use server::Server;
-pub use zone::{TTL, Zone};
+pub use zone::Zone;
 
 /// Counts questions.
 #[derive(Debug, Default)]

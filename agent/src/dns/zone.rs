@@ -13,14 +13,14 @@ use hickory_resolver::proto::{
     },
 };
 
+use truename_common::layout::NAMES_TTL;
+
 use crate::{
     config::Transport,
     discovery::{Topology, locate},
     name::{Authority, literal},
 };
 
-/// How long an answer counts, in seconds: a leader that moves keeps its name.
-pub const TTL: u32 = 5;
 /// The largest answer over UDP that a path is trusted with, in bytes.
 const UDP_MAX: u16 = 1232;
 /// What a client without EDNS can take, in bytes.
@@ -218,12 +218,12 @@ pub fn is_negative(answer: &[u8]) -> bool {
 }
 
 fn record(name: &Name, data: RData) -> Record {
-    Record::from_rdata(name.clone(), TTL, data)
+    Record::from_rdata(name.clone(), NAMES_TTL, data)
 }
 
 /// What says for how long there is no such record.
 fn authority(name: &Name) -> Record {
-    let seconds = TTL as i32;
+    let seconds = NAMES_TTL as i32;
     let data = SOA::new(
         name.clone(),
         Name::root(),
@@ -231,7 +231,7 @@ fn authority(name: &Name) -> Record {
         seconds,
         seconds,
         seconds,
-        TTL,
+        NAMES_TTL,
     );
     record(name, RData::SOA(data))
 }
@@ -259,6 +259,7 @@ pub fn failure(message: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use hickory_resolver::proto::op::Query;
+    use truename_common::layout::NO_DATA;
 
     use super::*;
     use crate::{
@@ -318,7 +319,7 @@ mod tests {
     fn names_of_the_cluster_are_answered() {
         let found = answer("jm-1.", RecordType::A);
         assert_eq!(data(&found), ["10.0.0.1"]);
-        assert_eq!(found.answers[0].ttl, TTL);
+        assert_eq!(found.answers[0].ttl, NAMES_TTL);
         let meta = &found.metadata;
         assert_eq!((meta.id, meta.response_code), (7, ResponseCode::NoError));
         assert!(meta.authoritative && meta.recursion_available && meta.recursion_desired);
@@ -345,7 +346,13 @@ mod tests {
             assert_eq!(none.metadata.response_code, ResponseCode::NoError);
             assert_eq!(none.answers.len(), 0, "{kind}");
             assert_eq!(none.authorities[0].record_type(), RecordType::SOA);
-            assert_eq!(none.authorities[0].ttl, TTL);
+            // The kernel program says the same.
+            let asked = question("jm-1.", kind).to_vec().unwrap();
+            let mut captured = [&asked[..], &NO_DATA].concat();
+            captured[9] = 1;
+            let captured = Message::from_vec(&captured).unwrap();
+            assert_eq!(captured.authorities, none.authorities);
+            assert_eq!(none.authorities[0].ttl, NAMES_TTL);
         }
         for other in [
             "jm-2.",

@@ -26,7 +26,10 @@ pub use flow::{
     PeerKey, RANGES, Range, RpcFlow, Walker, word,
 };
 pub use link::{Link, link_flags};
-pub use names::{A_RECORD, AAAA_RECORD, ADDRESSES_TOLD, CapturedName, CapturedRecords, NAME_MAX};
+pub use names::{
+    A_RECORD, AAAA_RECORD, ADDRESSES_TOLD, CapturedName, CapturedRecords, NAME_MAX, NAMES_TTL,
+    NO_DATA, NO_DATA_LEN,
+};
 pub use service::{
     SERVICES_MAX, SLOTS_MAX, SLOTS_PER_SERVICE, Service, Settings, Slots, TARGETS_MAX, Target,
     service_flags, settings_flags, target_flags,

@@ -15,8 +15,9 @@ use aya::{
     programs::{Program as Loaded, ProgramError, ProgramInfo, SchedClassifier},
 };
 use truename_common::layout::{
-    AliasKey, AliasStat, Authority, Counter, Endpoint, EventKind, FiveTuple, ListedAlias, Names,
-    Policy, Protocol, RpcFlow, Socket, TCP, map, port_flags, v4_mapped,
+    AliasKey, AliasStat, Authority, CapturedName, CapturedRecords, Counter, Endpoint, EventKind,
+    FiveTuple, Link as LinkEntry, ListedAlias, Names, Policy, Protocol, RpcFlow, Socket, TCP,
+    link_flags, map, port_flags, v4_mapped,
 };
 
 use super::packet::Link;
@@ -210,6 +211,42 @@ impl Program {
         let flags = ports.get(&u32::from(socket.port()), 0)? | port_flags::ENDPOINT;
         ports.set(u32::from(socket.port()), flags, 0)?;
         Ok(())
+    }
+
+    /// Answers questions of containers for a name.
+    ///
+    /// # Errors
+    /// A table cannot be written.
+    pub fn captures(&mut self, name: CapturedName, records: CapturedRecords) -> Result<()> {
+        const DNS: u32 = 53;
+        let mut names: HashMap<_, CapturedName, CapturedRecords> =
+            HashMap::try_from(self.map(map::CAPTURED)?)?;
+        names.insert(name, records, 0)?;
+        let mut ports: Array<_, u8> = Array::try_from(self.map(map::PORTS)?)?;
+        ports.set(DNS, port_flags::CAPTURE, 0)?;
+        Ok(())
+    }
+
+    /// Until when it does, in nanoseconds of the monotonic clock.
+    ///
+    /// # Errors
+    /// The table cannot be written.
+    pub fn captures_until(&mut self, ns: u64) -> Result<()> {
+        let mut until: Array<_, u64> = Array::try_from(self.map(map::CAPTURED_UNTIL)?)?;
+        Ok(until.set(0, ns, 0)?)
+    }
+
+    /// Says whether there are containers, and nothing else, behind an interface.
+    ///
+    /// # Errors
+    /// The table cannot be written.
+    pub fn containers_behind(&mut self, interface: u32, are: bool) -> Result<()> {
+        let entry = LinkEntry {
+            flags: if are { link_flags::BEHIND } else { 0 },
+            ..LinkEntry::default()
+        };
+        let mut links: HashMap<_, u32, LinkEntry> = HashMap::try_from(self.map(map::LINKS)?)?;
+        Ok(links.insert(interface, entry, 0)?)
     }
 
     /// A counter.

@@ -12,7 +12,7 @@ use super::{behind::Behind, endpoint, peer};
 use crate::{
     api::{Clock, Conflict, EndpointRow, NameRow, PeerRow},
     config::Config,
-    datapath::{DatapathError, Pins, Tables},
+    datapath::{Captured, DatapathError, Pins, Tables},
     discovery::{How, Known, Topology, locate, names::dns::Found, ports},
     name::{Authority, Id},
 };
@@ -54,10 +54,11 @@ impl fmt::Display for What {
 pub struct Names {
     topology: Arc<Topology>,
     known: BTreeMap<Authority, BTreeSet<What>>,
+    captured: Captured,
 }
 
 impl Names {
-    /// Those of the topology, and those in the kernel tables.
+    /// Those of the topology, and those in the kernel tables. `captured`: what is answered to containers.
     ///
     /// # Errors
     /// The tables cannot be read.
@@ -65,11 +66,15 @@ impl Names {
         pins: &Pins,
         config: &Config,
         topology: Arc<Topology>,
+        captured: Captured,
     ) -> Result<Self, DatapathError> {
         let tables = Tables::open(pins)?;
         let endpoints = endpoint::endpoints(config, &tables.names()?, &[]);
         let peers = peer::peers(config, &Clock::read(), &Behind::default(), &tables.peers()?);
-        Ok(Self::new(topology, &endpoints, &peers))
+        Ok(Self {
+            captured,
+            ..Self::new(topology, &endpoints, &peers)
+        })
     }
 
     /// A name of a row that is none was refused by the topology, too, which tells it.
@@ -107,7 +112,11 @@ impl Names {
                 whats.insert(What::Address);
             }
         }
-        Self { topology, known }
+        Self {
+            topology,
+            known,
+            captured: Captured::default(),
+        }
     }
 
     /// The host names that have to be looked up, each once, those that matter most first.
@@ -152,6 +161,10 @@ impl Names {
                 what: whats.iter().map(ToString::to_string).collect(),
                 addresses,
                 how,
+                captured: self
+                    .captured
+                    .hosts
+                    .contains(&name.host().to_ascii_lowercase()),
                 note,
             }
         };

@@ -20,7 +20,7 @@ use crate::{
     },
     datapath::{Capture, DatapathError, Pins},
     discovery::Snapshot,
-    dns::{Counters, Server, TTL, Zone},
+    dns::{Counters, Server, Zone},
 };
 
 /// Serves names.
@@ -33,8 +33,9 @@ pub struct Plane {
     serving: Option<(NamesPlane, Server)>,
     retry: Retry,
     pins: Pins,
-    /// What the kernel program answers; none where it answers nothing, or its tables cannot be written.
-    capture: Option<Capture>,
+    /// What the kernel program answers, and the zone that this was made from; none where it answers nothing, or its tables
+    /// cannot be written.
+    capture: Option<(Capture, Arc<Zone>)>,
     capturing: Retry,
     /// The generation of the topology that the zone was made from, and when.
     followed: Option<(u64, Instant)>,
@@ -101,7 +102,7 @@ impl Plane {
     fn answer(&mut self, is_wanted: bool) {
         let done = match (is_wanted, self.capture.take()) {
             (true, capture) => self.go_on(capture),
-            (false, Some(mut capture)) => capture.until(Moment::default()),
+            (false, Some((mut capture, _))) => capture.until(Moment::default()),
             (false, None) => Ok(()),
         };
         match done {
@@ -110,14 +111,22 @@ impl Plane {
         }
     }
 
-    fn go_on(&mut self, capture: Option<Capture>) -> Result<(), DatapathError> {
+    fn go_on(&mut self, capture: Option<(Capture, Arc<Zone>)>) -> Result<(), DatapathError> {
+        let zone = Arc::clone(&self.zone.borrow());
         let mut capture = match capture {
-            Some(capture) => capture,
-            None => Capture::open(&self.pins)?,
+            // A zone that says the same as the one before is not put in its place.
+            Some((capture, written)) if Arc::ptr_eq(&written, &zone) => capture,
+            other => {
+                let mut capture = match other {
+                    Some((capture, _)) => capture,
+                    None => Capture::open(&self.pins)?,
+                };
+                capture.follow(zone.hosts())?;
+                capture
+            }
         };
-        capture.follow(self.zone.borrow().hosts(), TTL)?;
         capture.until(Moment::now().after(ALIVE))?;
-        self.capture = Some(capture);
+        self.capture = Some((capture, zone));
         Ok(())
     }
 
