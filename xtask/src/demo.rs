@@ -33,6 +33,9 @@ pub(crate) struct Arguments {
     /// Show a highly available cluster in containers whose names resolve nowhere, used from outside
     #[arg(long, conflicts_with = "keep")]
     story: bool,
+    /// Show deploy/compose/compose.yaml, with a container engine that is started for it
+    #[arg(long, conflicts_with_all = ["keep", "story", "alias"])]
+    compose: bool,
 }
 
 /// Builds, then runs the scenario that the end-to-end test checks.
@@ -48,6 +51,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         let timeline = Timeline::new();
         let flink = Flink::fetch(&arguments.flink, &timeline)?;
         flink::story(&flink, binary, &timeline)?;
+        timeline.heading("All of it held.");
+        return Ok(());
+    }
+    if arguments.compose {
+        let timeline = Timeline::new();
+        let flink = Flink::fetch(&arguments.flink, &timeline)?;
+        flink::compose(&flink, &binary, &timeline)?;
         timeline.heading("All of it held.");
         return Ok(());
     }
