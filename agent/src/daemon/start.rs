@@ -252,6 +252,7 @@ impl Daemon {
             refused: None,
             is_told: false,
             names: BTreeSet::new(),
+            drained: BTreeSet::new(),
             routes: None,
             retry,
             check,
