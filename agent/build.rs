@@ -7,6 +7,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
+use object::{
+    build::elf::{Builder, SectionData},
+    elf::SHT_STRTAB,
+};
 
 /// A toolchain made of the distribution's `rustc`, which ships `core` for BPF.
 const DEBIAN: &str = "debian";
@@ -58,8 +62,28 @@ fn build() -> Result<()> {
         ));
     }
     let built = target_dir.join(target).join("release/truename");
-    fs::copy(&built, &object).with_context(|| format!("cannot copy {}", built.display()))?;
-    Ok(())
+    let whole = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
+    let lean = without_debug(&whole).context("cannot remove what debuggers read")?;
+    fs::write(&object, lean).with_context(|| format!("cannot write {}", object.display()))
+}
+
+/// Removes what only debuggers read, two thirds of the object. The kernel's own form of it (BTF) stays.
+fn without_debug(object: &[u8]) -> Result<Vec<u8>> {
+    let mut elf = Builder::read(object)?;
+    for section in &mut elf.sections {
+        let name = section.name.to_vec();
+        section.delete = name.starts_with(b".debug_") || name.starts_with(b".rel.debug_");
+    }
+    elf.delete_orphans();
+    // LLVM keeps the names of sections among those of symbols; they get a section of their own.
+    let names = elf.sections.add();
+    names.name = b".shstrtab"[..].into();
+    names.sh_type = SHT_STRTAB;
+    names.sh_addralign = 1;
+    names.data = SectionData::SectionString;
+    let mut lean = Vec::new();
+    elf.write(&mut lean)?;
+    Ok(lean)
 }
 
 /// The BPF target of the machine's byte order.

@@ -384,8 +384,7 @@ fn doctor_reports_every_check() {
             "tcx",
             "jit",
             "bpffs",
-            "pins",
-            "cgroup"
+            "pins"
         ]
     );
     let worst = checks.iter().any(|check| check["verdict"] == "failure");
@@ -472,6 +471,56 @@ fn links_of_documents_lead_somewhere() {
         }
     }
     assert!(count > 50, "{count}");
+}
+
+/// The pieces of configurations in a document: what is fenced as TOML, and indented code that begins with a section.
+fn configurations(text: &str) -> Vec<String> {
+    let fenced = text.split("```toml\n").skip(1);
+    let mut found: Vec<_> = fenced
+        .filter_map(|rest| Some(rest.split_once("```")?.0.to_owned()))
+        .collect();
+    let mut block: Option<String> = None;
+    for line in text.lines().chain([""]) {
+        let code = line.trim_start_matches(' ');
+        let is_code = line.starts_with("    ") || (block.is_some() && code.is_empty());
+        let begins = is_code && block.is_none() && code.starts_with('[');
+        // Those of systemd begin with a capital letter.
+        if begins && code.trim_start_matches('[').starts_with(char::is_lowercase) {
+            block = Some(String::new());
+        }
+        match (&mut block, is_code) {
+            (Some(block), true) => *block += &format!("{code}\n"),
+            (Some(_), false) => found.extend(block.take()),
+            (None, _) => {}
+        }
+    }
+    found
+}
+
+#[test]
+fn every_configuration_in_the_documents_is_valid() {
+    const SOMETHING: &str = "\n[[endpoint]]\nname = \"some-endpoint\"\nprotocol = \"pekko\"\nlisten = \"10.255.0.1:1\"\n";
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("truename.toml");
+    let mut count = 0;
+    for (path, text) in documents() {
+        for configuration in configurations(&text) {
+            // A piece may have nothing to do of its own.
+            let tries = [configuration.clone(), configuration.clone() + SOMETHING];
+            let said = tries.map(|text| {
+                fs::write(&file, text).unwrap();
+                truename(&["config", "check", "--file-only", file.to_str().unwrap()])
+            });
+            assert!(
+                said.iter().any(|output| output.status.success()),
+                "{}:\n{configuration}\n{}",
+                path.display(),
+                stderr(&said[0])
+            );
+            count += 1;
+        }
+    }
+    assert!(count > 8, "{count}");
 }
 
 #[test]

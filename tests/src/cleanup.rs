@@ -2,22 +2,25 @@
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     sync::{
         Once,
         atomic::{AtomicU32, Ordering},
     },
+    time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
-use crate::sys;
+use crate::{sys, wait::wait_until};
 
 /// Where `ip netns` keeps its names.
 pub(crate) const NETNS_DIR: &str = "/run/netns";
 /// Where BPF objects are pinned.
 pub(crate) const BPFFS: &str = "/sys/fs/bpf";
+/// Where control groups are: of all controllers together, or below a directory for each.
+const CGROUPS: &str = "/sys/fs/cgroup";
 /// Where scratch directories are made.
 pub(crate) const SCRATCH_ROOT: &str = "/tmp";
 
@@ -59,6 +62,11 @@ fn remove_where(condition: impl Fn(u32) -> bool) {
         // Nothing to do when it fails: somebody else swept at the same time.
         let _ = Command::new("ip").args(["netns", "delete", &name]).output();
     }
+    for root in cgroup_roots() {
+        for name in ours_in(&root, &condition) {
+            remove_directories(&Path::new(&root).join(name));
+        }
+    }
     for directory in [BPFFS, SCRATCH_ROOT] {
         for name in ours_in(directory, &condition) {
             let _ = fs::remove_dir_all(Path::new(directory).join(name));
@@ -66,7 +74,35 @@ fn remove_where(condition: impl Fn(u32) -> bool) {
     }
 }
 
-fn ours_in(directory: &str, condition: impl Fn(u32) -> bool) -> Vec<String> {
+/// Removes a control group, as soon as its processes have ended.
+pub(crate) fn remove_cgroups(name: &str) {
+    for path in cgroup_roots().into_iter().map(|root| root.join(name)) {
+        // What stays is swept by the next run.
+        let _ = wait_until(Duration::from_secs(5), "an empty control group", || {
+            remove_directories(&path);
+            ensure!(!path.exists(), "{} is in use", path.display());
+            Ok(())
+        });
+    }
+}
+
+fn cgroup_roots() -> Vec<PathBuf> {
+    let controllers = fs::read_dir(CGROUPS).into_iter().flatten().flatten();
+    let controllers = controllers.map(|entry| entry.path());
+    controllers.chain([PathBuf::from(CGROUPS)]).collect()
+}
+
+/// Removes a directory and those below. Files of a control group go with it, and cannot be removed.
+fn remove_directories(path: &Path) {
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_directories(&entry.path());
+        }
+    }
+    let _ = fs::remove_dir(path);
+}
+
+fn ours_in(directory: impl AsRef<Path>, condition: impl Fn(u32) -> bool) -> Vec<String> {
     let Ok(entries) = fs::read_dir(directory) else {
         return Vec::new();
     };

@@ -6,6 +6,7 @@ pub mod bench;
 pub mod budget;
 pub mod cache;
 pub mod cleanup;
+pub mod container;
 pub mod flink;
 pub mod helm;
 pub mod http;

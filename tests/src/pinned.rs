@@ -1,7 +1,8 @@
-//! The pinned tables, behind the agent's back.
+//! The pinned tables, behind the agent's back, and directories for pins.
 
 use std::{
     collections::BTreeSet,
+    fs,
     net::{IpAddr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
 };
@@ -10,7 +11,43 @@ use anyhow::{Context as _, Result};
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use truename_common::layout::{Service, Socket, TCP, Target, VERSION, map};
 
-use crate::{prog_run::address_of, sys, truename::Truename};
+use crate::{
+    cleanup,
+    prog_run::address_of,
+    sys,
+    truename::{Truename, ensure_bpffs},
+};
+
+/// A directory of the BPF file system, which stands for that of a host. Removed on drop, with what is pinned there.
+#[derive(Debug)]
+pub struct Directory {
+    path: PathBuf,
+}
+
+impl Directory {
+    /// Makes one.
+    ///
+    /// # Errors
+    /// The BPF file system cannot be mounted.
+    pub fn new(label: &str) -> Result<Self> {
+        ensure_bpffs()?;
+        let path = Path::new(cleanup::BPFFS).join(cleanup::unique_name(label));
+        fs::create_dir(&path).with_context(|| format!("make {}", path.display()))?;
+        Ok(Self { path })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        // What stays is swept by the next run.
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
 
 /// Opens a table of an installation.
 ///

@@ -231,6 +231,17 @@ impl Process {
         })
     }
 
+    /// Whether it has ended by itself.
+    ///
+    /// # Errors
+    /// The kernel does not tell.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        let ended = self.child.try_wait();
+        Ok(ended
+            .with_context(|| format!("look at {}", self.name))?
+            .is_some())
+    }
+
     /// Kills the process (SIGKILL) and reaps it.
     pub fn kill(&mut self) {
         // Both fail only when the process was reaped before.

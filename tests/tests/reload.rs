@@ -1,10 +1,13 @@
 //! The configuration changes while the agent runs: by SIGHUP, and by another file.
 
-use std::{fs, net::TcpListener};
+use std::{
+    fs,
+    net::{TcpListener, TcpStream},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use truename_tests::{
-    nat::talk,
+    nat::{self, talk},
     place::{Place, SOON},
     scratch::Scratch,
     traffic::{Connection, Dial, Lab, Pace},
@@ -209,4 +212,127 @@ fn other_source_ports_wait_for_the_connections_of_the_old_ones() -> Result<()> {
     let (mut new, mut accepted, peer) = place.connect(&server, "10.99.0.1:81")?;
     ensure!((30_000..31_000).contains(&peer.port()), "{peer}");
     talk(&mut new, &mut accepted)
+}
+
+#[test]
+fn a_drained_target_keeps_its_connections_and_gets_no_new_ones() -> Result<()> {
+    let addresses = ["10.99.0.1:8080", "10.99.0.1:8081"];
+    let of = |name: &str, listen: &str, more: &str| {
+        let targets = addresses.map(|address| format!("\"{address}\"")).join(", ");
+        let service = service(name, listen, "").replace("\"\"", &format!("[{targets}]"));
+        format!("{service}{more}\n")
+    };
+    let services =
+        of("web", "10.99.0.1:81", "") + &of("strict", "10.99.0.1:82", "on_change = \"reset\"");
+    let place = Place::new(&(datapath("") + &services))?;
+    let bind = |address: &str| {
+        place
+            .lab
+            .server()
+            .run(|| TcpListener::bind(address))?
+            .context("listen")
+    };
+    let servers = [bind(addresses[0])?, bind(addresses[1])?];
+    for server in &servers {
+        server.set_nonblocking(true)?;
+    }
+    // The server that a new connection reaches, and both ends of it.
+    let connect = || -> Result<(usize, TcpStream, TcpStream)> {
+        let client = nat::connect(
+            place.lab.client(),
+            "10.99.0.2:0".parse()?,
+            "10.99.0.1:81".parse()?,
+        )?;
+        wait_until(SOON, "the connection at a target", || {
+            let mut reached = servers.iter().enumerate();
+            let found =
+                reached.find_map(|(number, server)| Some((number, server.accept().ok()?.0)));
+            let (number, accepted) = found.context("nobody has it")?;
+            accepted.set_nonblocking(false)?;
+            accepted.set_read_timeout(Some(SOON))?;
+            Ok((number, client.try_clone()?, accepted))
+        })
+    };
+    let reaching = |wanted: usize| -> Result<(TcpStream, TcpStream)> {
+        for _ in 0..200 {
+            let (number, client, accepted) = connect()?;
+            if number == wanted {
+                return Ok((client, accepted));
+            }
+        }
+        anyhow::bail!("target {wanted} gets no connection")
+    };
+    let (mut client, mut accepted) = reaching(0)?;
+    talk(&mut client, &mut accepted)?;
+
+    let said = place
+        .truename
+        .words(&["services", "drain", "web", addresses[0]])?;
+    ensure!(said.contains("gets no new connections"), "{said}");
+    for _ in 0..40 {
+        ensure!(connect()?.0 == 1, "a drained target got a connection");
+    }
+    talk(&mut client, &mut accepted)?;
+    let web = &place.truename.rows("services", &[("name", "web")])?[0];
+    ensure!(
+        web["state"] == "ok" && web["targets"][0]["draining"] == true,
+        "{web}"
+    );
+    ensure!(web["targets"][1]["draining"] == false, "{web}");
+    ensure!(web["targets"][0]["connections"].as_u64() > Some(0), "{web}");
+    let table = place.truename.text("services")?;
+    ensure!(table.contains("draining"), "{table}");
+    // How long its entry is kept, as the timeout of its state says.
+    let port = client.local_addr()?.port();
+    let flows = place
+        .truename
+        .rows("flows", &[("client", &*format!("10.99.0.2:{port}"))])?;
+    let left = flows[0]["expires_in_s"].as_u64().context("no time")?;
+    ensure!(
+        flows[0]["connection"] == "established" && left > 60,
+        "{flows:?}"
+    );
+    ensure!(place.truename.text("flows")?.contains("LEFT"));
+
+    // What else happens meanwhile changes nothing; without another target nobody is served.
+    place
+        .truename
+        .words(&["services", "drain", "web", addresses[0]])?;
+    place
+        .truename
+        .words(&["services", "drain", "web", addresses[1]])?;
+    let problems = place.problems()?;
+    ensure!(
+        problems
+            .iter()
+            .any(|problem| problem.contains("\"web\" refuses new connections")),
+        "{problems:?}"
+    );
+    talk(&mut client, &mut accepted)?;
+    for address in addresses {
+        place
+            .truename
+            .words(&["services", "resume", "web", address])?;
+    }
+    ensure!(place.problems()?.is_empty());
+    drop(reaching(0)?);
+    drop(reaching(1)?);
+
+    for (arguments, why) in [
+        (["nope", addresses[0]], "there is no service \"nope\""),
+        (
+            ["web", "10.99.0.1:9"],
+            "it has 10.99.0.1:8080, 10.99.0.1:8081",
+        ),
+        (["strict", addresses[0]], "set on_change = \"drain\" first"),
+    ] {
+        let mut refused = place.truename.command(&["services", "drain"])?;
+        let output = refused.args(arguments).output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.code() == Some(1) && said.contains(why),
+            "{said}"
+        );
+    }
+    Ok(())
 }

@@ -35,6 +35,9 @@ pub(crate) struct Arguments {
     /// Show a highly available cluster in containers whose names resolve nowhere, used from outside
     #[arg(long, conflicts_with_all = ["keep", "alias"])]
     story: bool,
+    /// Show deploy/compose/compose.yaml, with a container engine that is started for it
+    #[arg(long, conflicts_with_all = ["keep", "story", "alias"])]
+    compose: bool,
 }
 
 /// Builds, then runs the scenarios that the end-to-end tests check.
@@ -54,6 +57,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             let outcome = if arguments.story {
                 Flink::fetch(release, &timeline)
                     .and_then(|flink| flink::story(&flink, binary.clone(), &timeline))
+            } else if arguments.compose {
+                Flink::fetch(release, &timeline)
+                    .and_then(|flink| flink::compose(&flink, &binary, &timeline))
             } else {
                 let options = Options {
                     flink: release.to_owned(),

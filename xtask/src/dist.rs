@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use truename_tests::helm;
 
 use crate::{
-    command::{self, cargo, command, output, root, target_directory},
+    command::{self, cargo, command, find, output, root, target_directory},
     setup,
 };
 
@@ -52,6 +52,7 @@ pub(crate) fn run() -> Result<()> {
     let mut deb = cargo(&["deb", "--no-build", "--package", "truename", "--output"]);
     deb.arg(&package).args(profile);
     command::run(deb).context("make the package")?;
+    check(&package)?;
     let mut chart = helm::helm(&["package"])?;
     chart.arg(helm::chart()).arg("--destination").arg(&package);
     command::run(chart).context("make the chart")?;
@@ -68,9 +69,42 @@ fn write_documents(program: &Path, documents: &Path) -> Result<()> {
     let mut pages = command(program, &["man", "--out"]);
     pages.arg(&manual);
     command::run(pages)?;
+    let pages = fs::read_dir(&manual).context("list the manual pages")?;
+    for page in pages {
+        compress(&page?.path())?;
+    }
+    // Debian's name for it.
+    let changelog = documents.join("changelog");
+    fs::copy(root().join("CHANGELOG.md"), &changelog).context("copy the changelog")?;
+    compress(&changelog)?;
     for (shell, name) in COMPLETIONS {
         let text = output(command(program, &["completions", shell]))?;
         fs::write(completions.join(name), text).with_context(|| format!("write {name}"))?;
+    }
+    Ok(())
+}
+
+/// Compresses a file as Debian wants documents: without a date, so that equal files stay equal.
+fn compress(file: &Path) -> Result<()> {
+    let mut gzip = command("gzip", &["--best", "--no-name"]);
+    gzip.arg(file);
+    command::run(gzip)
+}
+
+/// Has Debian's own checks look at the package, where they are installed.
+fn check(package: &Path) -> Result<()> {
+    let Some(lintian) = find("lintian") else {
+        println!("dist: lintian is not installed: the Debian package is not checked");
+        return Ok(());
+    };
+    for entry in fs::read_dir(package).with_context(|| format!("list {}", package.display()))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "deb") {
+            let mut check = command(&lintian, &["--allow-root", "--fail-on", "error,warning"]);
+            check.arg(&path);
+            command::run(check).context("check the Debian package")?;
+            println!("dist: lintian has nothing to say about {}", path.display());
+        }
     }
     Ok(())
 }

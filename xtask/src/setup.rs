@@ -20,7 +20,7 @@ use crate::{
 use toolchain::Way;
 
 /// Programs the tests, the demo and the virtual machine need, and the package of Debian that has each.
-const TOOLS: [(&str, &str); 22] = [
+const TOOLS: [(&str, &str); 25] = [
     ("ip", "iproute2"),
     ("ss", "iproute2"),
     ("tc", "iproute2"),
@@ -43,6 +43,9 @@ const TOOLS: [(&str, &str); 22] = [
     ("strip", "binutils"),
     ("xz", "xz-utils"),
     ("tmux", "tmux"),
+    ("dockerd", "docker.io"),
+    ("docker", "docker.io"),
+    ("docker-compose", "docker-compose"),
 ];
 
 /// The library that the tests run ZooKeeper from, and the package of Debian that has it.

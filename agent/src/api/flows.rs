@@ -103,6 +103,9 @@ pub struct FlowRow {
     pub first_seen: Option<Timestamp>,
     /// When it was seen last.
     pub last_seen: Option<Timestamp>,
+    /// In how many seconds it is forgotten if nothing is seen of it. None: it ends with its connection.
+    #[serde(default)]
+    pub expires_in_s: Option<u64>,
 }
 
 /// Which flows are meant; nothing stands for all.

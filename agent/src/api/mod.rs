@@ -11,7 +11,7 @@ mod problem;
 mod rows;
 mod server;
 mod services;
-mod time;
+pub mod time;
 pub mod topology;
 
 use serde::{Deserialize, Serialize};
@@ -27,7 +27,7 @@ pub use rows::{
     ProgramRow, RelayRow, State, Status,
 };
 pub use server::{Server, ServerError, Service};
-pub use services::{ServiceRow, SweepRow, TargetRow};
+pub use services::{ServiceRow, ServiceTarget, SweepRow, TargetRow};
 pub use time::{Clock, Timestamp};
 pub use topology::{ClusterRow, LeaderRow, SourceRow, TopologyRow};
 
@@ -50,6 +50,10 @@ pub enum Request {
     Flows(FlowFilter),
     /// Forget these flows.
     Flush(FlowFilter),
+    /// Give a target no new connections, until it is resumed or the agent ends.
+    Drain(ServiceTarget),
+    /// Give it new connections again.
+    Resume(ServiceTarget),
     /// What happens to a packet.
     Explain(Asked),
     /// The clients.
@@ -72,6 +76,7 @@ impl Request {
         match self {
             Self::Flows(_) => FlowFilter::FIELDS,
             Self::Flush(_) => FlowFilter::FIELDS_OF_FLUSH,
+            Self::Drain(_) | Self::Resume(_) => ServiceTarget::FIELDS,
             Self::Explain(_) => Asked::FIELDS,
             Self::Status
             | Self::Endpoints
@@ -103,6 +108,8 @@ pub enum Response {
     Flows(Vec<FlowRow>),
     /// To [`Request::Flush`]: how many there were.
     Flushed(usize),
+    /// To [`Request::Drain`] and [`Request::Resume`]: the target as it is now.
+    Target(TargetRow),
     /// To [`Request::Explain`].
     Explanation(Box<Explanation>),
     /// To [`Request::Peers`].

@@ -1,10 +1,24 @@
 //! What the control API tells of services. Field names are stable.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
 use super::Timestamp;
+
+/// A target of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceTarget {
+    /// The service's name.
+    pub service: String,
+    /// The address and port of the target.
+    pub target: SocketAddr,
+}
+
+impl ServiceTarget {
+    /// The fields of a request about it.
+    pub const FIELDS: &[&str] = &["service", "target"];
+}
 
 /// A service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +56,9 @@ pub struct TargetRow {
     pub role: Option<String>,
     /// Its share of new connections; 0 for one that is not configured any more.
     pub weight: u32,
+    /// Whether it takes no new connections because somebody asked for that.
+    #[serde(default)]
+    pub draining: bool,
     /// Whether it is this host.
     pub local: bool,
     /// The address that it sees instead of the client's.

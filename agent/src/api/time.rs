@@ -59,13 +59,8 @@ impl Timestamp {
 
     /// How long ago it is, for people: `3s`, `12m`, `5h`, `8d`.
     pub fn ago(self) -> String {
-        let seconds = (jiff::Timestamp::now().as_second() - self.0.as_second()).max(0);
-        match seconds {
-            0..120 => format!("{seconds}s"),
-            120..7200 => format!("{}m", seconds / 60),
-            7200..172_800 => format!("{}h", seconds / 3600),
-            _ => format!("{}d", seconds / 86_400),
-        }
+        let seconds = jiff::Timestamp::now().as_second() - self.0.as_second();
+        duration(seconds.max(0).unsigned_abs())
     }
 
     /// The time of the day, in UTC, with milliseconds.
@@ -73,6 +68,16 @@ impl Timestamp {
         let text = format!("{:.3}", self.0);
         text.split_once('T')
             .map_or(text.clone(), |(_, time)| time.to_owned())
+    }
+}
+
+/// So many seconds, for people: `3s`, `12m`, `5h`, `8d`.
+pub fn duration(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds}s"),
+        120..7200 => format!("{}m", seconds / 60),
+        7200..172_800 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
     }
 }
 

@@ -8,7 +8,7 @@ use super::{Clock, Code, Finding, Timestamp};
 use crate::{
     clock::Moment,
     discovery::{
-        Claim, Known, Report, Snapshot, SourceId, State, Topology, model::fact::CLAIMS_MAX,
+        Claim, Kind, Known, Report, Snapshot, SourceId, State, Topology, model::fact::CLAIMS_MAX,
     },
 };
 
@@ -94,6 +94,7 @@ pub fn cluster(snapshot: &Snapshot, applied: u64, clock: &Clock) -> ClusterRow {
         sources: snapshot
             .reports
             .iter()
+            .filter(|(id, _)| is_asked(id, topology))
             .map(|(id, Report { health, .. })| SourceRow {
                 name: id.to_string(),
                 state: health.state(now).name().to_owned(),
@@ -102,6 +103,12 @@ pub fn cluster(snapshot: &Snapshot, applied: u64, clock: &Clock) -> ClusterRow {
             })
             .collect(),
     }
+}
+
+/// Whether there is anything to ask a source for. The one that follows the records of which JobManagers tell has no place of
+/// its own, and nothing to do without such records.
+fn is_asked(id: &SourceId, topology: &Topology) -> bool {
+    id.kind != Kind::Zookeeper || !id.place.is_empty() || topology.records.is_some()
 }
 
 /// All rows: the facts that count before those that do not, then the sources.
@@ -121,6 +128,7 @@ pub fn rows(snapshot: &Snapshot, clock: &Clock) -> Vec<TopologyRow> {
     let sources = snapshot
         .reports
         .iter()
+        .filter(|(id, _)| is_asked(id, &snapshot.topology))
         .flat_map(|(id, report)| source(id, report, clock, now));
     facts.chain(sources).collect()
 }
@@ -328,7 +336,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::discovery::{Component, Facts, Follower, Kind, merge};
+    use crate::discovery::{Component, Facts, Follower, merge};
 
     fn id(kind: Kind, place: &str) -> SourceId {
         SourceId {

@@ -87,8 +87,8 @@ pub enum Verb {
     Endpoints(Watch),
     /// Show every alias in use, by whom, and when
     Aliases(Watch),
-    /// Show the services, their targets and connections
-    Services(Watch),
+    /// Show the services, their targets and connections, or take a target out
+    Services(Services),
     /// Show or forget connections and flows, and what is done with them
     Flows(Flows),
     /// Show every step that a packet would take, and why
@@ -155,6 +155,41 @@ pub enum Attach {
     Tcx,
     /// Filters on a clsact qdisc
     Clsact,
+}
+
+/// Flags of `services`.
+#[derive(Debug, ClapArgs)]
+#[command(args_conflicts_with_subcommands = true, after_help = SERVICES_EXAMPLES)]
+pub struct Services {
+    #[command(flatten)]
+    pub watch: Watch,
+    #[command(subcommand)]
+    pub verb: Option<ServicesVerb>,
+}
+
+const SERVICES_EXAMPLES: &str = "Examples:
+  truename services --watch
+  truename services drain files 10.0.0.1:8080          before the target is taken down
+  truename services resume files 10.0.0.1:8080";
+
+/// Verbs of `services`.
+#[derive(Debug, Subcommand)]
+pub enum ServicesVerb {
+    /// Give a target no new connections; those that it has stay. The next agent does not know of it
+    Drain(TargetName),
+    /// Give a drained target new connections again
+    Resume(TargetName),
+}
+
+/// A target of a service.
+#[derive(Debug, ClapArgs)]
+pub struct TargetName {
+    /// The service
+    #[arg(value_name = "NAME")]
+    pub service: String,
+    /// The target, as `services` shows it
+    #[arg(value_name = "ADDRESS:PORT")]
+    pub target: SocketAddr,
 }
 
 /// Flags of `flows`.

@@ -15,7 +15,9 @@ use super::{
     ask, connect,
     output::{self, Output, Row, ago, or_dash},
 };
-use crate::api::{Client, ClientError, FlowFilter, FlowRow, FlowState, Request, Response};
+use crate::api::{
+    Client, ClientError, FlowFilter, FlowRow, FlowState, Request, Response, time::duration,
+};
 
 /// The time between the two looks that rates are computed from.
 const BETWEEN: Duration = Duration::from_secs(1);
@@ -34,6 +36,7 @@ impl Row for FlowRow {
         "frames in/out",
         "edits in/out",
         "last",
+        "left",
     ];
 
     fn cells(&self) -> Vec<String> {
@@ -59,6 +62,7 @@ impl Row for FlowRow {
             rpc(pair(self.frames_in, self.frames_out)),
             rpc(pair(self.edits_in, self.edits_out)),
             ago(self.last_seen),
+            self.expires_in_s.map_or_else(|| "-".to_owned(), duration),
         ]
     }
 }
@@ -302,6 +306,7 @@ mod tests {
             edits_out: 0,
             first_seen: None,
             last_seen: None,
+            expires_in_s: Some(119),
         }
     }
 

@@ -8,6 +8,8 @@ mod config;
 mod decode;
 mod detach;
 mod doctor;
+#[cfg(test)]
+mod documents;
 mod endpoints;
 mod explain;
 mod flows;
@@ -110,7 +112,7 @@ fn dispatch(args: Args) -> anyhow::Result<Exit> {
         Verb::Top => top::run(&global),
         Verb::Endpoints(watch) => endpoints::run(&global, &watch),
         Verb::Aliases(watch) => aliases::run(&global, &watch),
-        Verb::Services(watch) => services::run(&global, &watch),
+        Verb::Services(verb) => services::run(&global, verb),
         Verb::Flows(verb) => flows::run(&global, verb),
         Verb::Explain(verb) => explain::run(&global, verb),
         Verb::Peers(watch) => peers::run(&global, &watch),

@@ -2,11 +2,12 @@
 
 use super::{
     Exit,
-    args::{Global, Watch},
-    output::Row,
+    args::{Global, Services, ServicesVerb, TargetName},
+    ask,
+    output::{Output, Row},
     watch::show,
 };
-use crate::api::{Request, Response, ServiceRow, TargetRow};
+use crate::api::{ClientError, Request, Response, ServiceRow, ServiceTarget, TargetRow};
 
 impl Row for ServiceRow {
     const HEADINGS: &'static [&'static str] = &[
@@ -50,6 +51,9 @@ fn target(target: &TargetRow) -> String {
     if let Some(source) = &target.source {
         notes.push(format!("sees {source}"));
     }
+    if target.draining {
+        notes.push("draining".to_owned());
+    }
     if target.weight != 1 {
         notes.push(format!("weight {}", target.weight));
     }
@@ -64,13 +68,58 @@ fn target(target: &TargetRow) -> String {
     format!("{role}{address} {}", notes.join(", "))
 }
 
-pub fn run(global: &Global, watch: &Watch) -> anyhow::Result<Exit> {
+pub fn run(global: &Global, verb: Services) -> anyhow::Result<Exit> {
+    match verb.verb {
+        Some(ServicesVerb::Drain(name)) => {
+            let asked = target_of(name);
+            let row = change(global, Request::Drain(asked.clone()))?;
+            let text = || {
+                format!(
+                    "{} gets no new connections of the service \"{}\" until it is resumed or the agent ends; {} connection(s) stay\n",
+                    asked.target, asked.service, row.connections
+                )
+            };
+            Output::new(global).document(&row, text)?;
+            return Ok(Exit::Success);
+        }
+        Some(ServicesVerb::Resume(name)) => {
+            let asked = target_of(name);
+            let row = change(global, Request::Resume(asked.clone()))?;
+            let text = || {
+                format!(
+                    "{} gets new connections of the service \"{}\"\n",
+                    asked.target, asked.service
+                )
+            };
+            Output::new(global).document(&row, text)?;
+            return Ok(Exit::Success);
+        }
+        None => {}
+    }
     let take = |response| match response {
         Response::Services(rows) => Some(rows),
         _ => None,
     };
-    show(global, watch, &Request::Services, take, |output, rows| {
-        output.rows(rows, "no service is configured")
-    })?;
+    show(
+        global,
+        &verb.watch,
+        &Request::Services,
+        take,
+        |output, rows| output.rows(rows, "no service is configured"),
+    )?;
     Ok(Exit::Success)
+}
+
+fn target_of(name: TargetName) -> ServiceTarget {
+    ServiceTarget {
+        service: name.service,
+        target: name.target,
+    }
+}
+
+fn change(global: &Global, request: Request) -> anyhow::Result<TargetRow> {
+    match ask(global, request)? {
+        Response::Target(row) => Ok(row),
+        _ => Err(ClientError::Unexpected.into()),
+    }
 }

@@ -1,6 +1,11 @@
 //! The agent at work: it follows the host and the configuration.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use parking_lot::{Mutex, MutexGuard};
 use tokio::{
@@ -22,12 +27,14 @@ use super::{
     tasks::{derive::listening_ports, resolve::ResolvedRoles},
 };
 use crate::{
-    config::{self, Config, ConfigError, Sources},
+    api::ServiceTarget,
+    config::{self, Config, ConfigError, OnChange, Sources},
     datapath::{DatapathError, Lock, Pins},
     discovery::{Follower, Reporter, sources::configured},
     doctor, logging,
+    name::shown,
     netlink::{self, Changes, Inventory, Requests, Routes, Wanted},
-    plan::Facts,
+    plan::{Facts, Roles, roles},
     sysctl,
     watch::FileWatch,
 };
@@ -82,6 +89,8 @@ pub struct Agent {
     pub is_told: bool,
     /// The names of the interfaces when it was looked last.
     pub names: BTreeSet<String>,
+    /// The targets that somebody has drained, by service.
+    pub drained: BTreeSet<(String, SocketAddr)>,
     /// What is known of the host's routes. None: they are to be read. The kernel does not tell of routes that go with
     /// an interface or an address, so that these are known for up to [`EVERY`].
     pub routes: Option<Routes>,
@@ -121,6 +130,10 @@ impl Agent {
                         self.is_told = true;
                         self.file.ask();
                     }
+                    Command::Drain { target, is_drained, done } => {
+                        // The client may have hung up; it is done all the same.
+                        let _ = done.send(self.drain(target, is_drained).await);
+                    }
                     Command::Detach(done) => {
                         let result = self.detach().await;
                         // Whether or not somebody else's things are left: ours are gone.
@@ -159,6 +172,36 @@ impl Agent {
     async fn follow(&mut self) {
         let brought = self.bring().await;
         self.note(brought);
+    }
+
+    /// Has a target take no new connections, or take them again.
+    async fn drain(&mut self, asked: ServiceTarget, is_drained: bool) -> Result<(), String> {
+        let (service, target) = (asked.service.clone(), asked.target);
+        // What was drained can be resumed, whatever the configuration says of it now.
+        if is_drained || !self.drained.contains(&(service.clone(), target)) {
+            let roles = Arc::clone(&self.resolved.borrow().roles);
+            check_drain(&self.config.borrow(), &roles, &asked)?;
+        }
+        let is_new = if is_drained {
+            self.drained.insert((service, target))
+        } else {
+            self.drained.remove(&(service, target))
+        };
+        if !is_new {
+            return Ok(());
+        }
+        let done = if is_drained { "Draining" } else { "Resuming" };
+        log::info!(
+            "{done} the target {target} of the service \"{}\"",
+            asked.service
+        );
+        let brought = self.bring().await;
+        let failed = brought.as_ref().err().map(ToString::to_string);
+        self.note(brought);
+        match failed {
+            Some(error) => Err(format!("it is tried again, because it failed: {error}")),
+            None => Ok(()),
+        }
     }
 
     /// Has what failed tried again.
@@ -222,7 +265,7 @@ impl Agent {
             .pulse
             .busy("the kernel's interfaces, addresses and routes");
         let (roles, names) = (Arc::clone(&resolved.roles), Arc::clone(&resolved.names));
-        let known = self.routes.take();
+        let (known, drained) = (self.routes.take(), self.drained.clone());
         let looked = spawn_blocking(move || {
             let mut requests = Requests::open()?;
             let mut inventory = requests.inventory()?;
@@ -232,6 +275,7 @@ impl Agent {
             };
             let mut facts = requests.facts(&inventory, &targets, roles)?;
             facts.names = names;
+            facts.drained = drained;
             Ok::<_, RunError>((inventory, facts))
         });
         let (inventory, facts) = looked.await??;
@@ -429,6 +473,38 @@ impl Agent {
             generation,
             left_out,
         ));
+    }
+}
+
+/// Why a target cannot be drained or resumed.
+fn check_drain(config: &Config, roles: &Roles, asked: &ServiceTarget) -> Result<(), String> {
+    let name = shown(&asked.service);
+    let mut services = config.services.iter();
+    let service = services
+        .find(|service| service.name == asked.service)
+        .ok_or_else(|| format!("there is no service \"{name}\""))?;
+    if service.on_change == OnChange::Reset {
+        return Err(format!(
+            "the service \"{name}\" resets connections to a target that takes no new ones; set on_change = \"drain\" first"
+        ));
+    }
+    let targets = roles::targets(service, roles);
+    if !targets.iter().any(|wanted| wanted.socket == asked.target) {
+        let known: Vec<_> = targets.iter().map(|it| it.socket.to_string()).collect();
+        let known = match &known[..] {
+            [] => "none that is known".to_owned(),
+            known => known.join(", "),
+        };
+        return Err(format!(
+            "the service \"{name}\" has no target {}; it has {known}",
+            asked.target
+        ));
+    }
+    match roles::unknown(service, roles).next() {
+        Some(role) => Err(format!(
+            "the service \"{name}\" stays as it is while its target {role} is not known"
+        )),
+        None => Ok(()),
     }
 }
 

@@ -32,6 +32,7 @@ use tokio::{
 };
 
 use crate::{
+    api::ServiceTarget,
     config::{Config, Sources},
     datapath::{self, Detached, Mode, Pins},
     doctor::Refusal,
@@ -81,6 +82,15 @@ const LAST: Duration = Duration::from_millis(300);
 pub enum Command {
     /// Read the configuration again.
     Reload,
+    /// Have a target take no new connections, or take them again.
+    Drain {
+        /// Of which service.
+        target: ServiceTarget,
+        /// Whether it takes none.
+        is_drained: bool,
+        /// Is told when it is in effect.
+        done: oneshot::Sender<Result<(), String>>,
+    },
     /// Remove every trace and end.
     Detach(oneshot::Sender<Result<usize, String>>),
 }

@@ -39,7 +39,8 @@ use super::{
 use crate::{
     api::{
         self, CapturedRow, Clock, Code, EventRow, Finding, FlowFilter, FlowState, InterfaceRow,
-        ProgramRow, RelayRow, Request, Response, Service, ServiceRow, State, Status, Timestamp,
+        ProgramRow, RelayRow, Request, Response, Service, ServiceRow, ServiceTarget, State, Status,
+        Timestamp,
     },
     config::{self, Config},
     datapath::{Captured, DatapathError, Pins, ServiceTables, Steering, Tables},
@@ -249,6 +250,27 @@ impl AgentService {
         Ok(Response::Explanation(Box::new(explanation)))
     }
 
+    /// Has a target drained or resumed, and answers what it is like then.
+    async fn drain(&self, target: ServiceTarget, is_drained: bool) -> Result<Response, String> {
+        let (done, answer) = oneshot::channel();
+        let (asked, stopping) = (target.clone(), || "the agent is stopping".to_owned());
+        let command = Command::Drain {
+            target,
+            is_drained,
+            done,
+        };
+        self.commands.send(command).await.map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())??;
+        let rows = self.blocking(Inner::services).await?;
+        let address = asked.target.to_string();
+        let row = rows.into_iter().find(|row| row.name == asked.service);
+        let mut targets = row.into_iter().flat_map(|row| row.targets);
+        targets
+            .find(|target| target.address.as_ref() == Some(&address))
+            .map(Response::Target)
+            .ok_or_else(|| format!("the target {address} is gone"))
+    }
+
     async fn detach(&self) -> Response {
         let (done, answer) = oneshot::channel();
         if self.commands.send(Command::Detach(done)).await.is_err() {
@@ -267,6 +289,8 @@ impl Service for AgentService {
         let answer = match request {
             Request::Detach => return self.detach().await,
             Request::Names => self.names().await,
+            Request::Drain(target) => self.drain(target, true).await,
+            Request::Resume(target) => self.drain(target, false).await,
             Request::Explain(asked) => self.explain(asked).await,
             request => self.blocking(move |inner| inner.read(&request)).await,
         };
@@ -322,7 +346,9 @@ impl Inner {
                 let services = ServiceTables::open(&self.watched.pins)?;
                 let connections = connections(&services)?;
                 let relayed = self.watched.relays.rows();
-                let mut rows = flow::flows(config, &clock, &connections, &tables.flows()?);
+                let settings = services.settings()?;
+                let flows = tables.flows()?;
+                let mut rows = flow::flows(config, &clock, &settings, &connections, &flows);
                 rows.splice(0..0, flow::relayed(config, &clock, &relayed));
                 rows.retain(|row| filter.admits(row));
                 rows.truncate(filter.limit.unwrap_or(usize::MAX));
@@ -341,9 +367,12 @@ impl Inner {
                 Ok(toml) => Response::Configuration(toml),
                 Err(error) => Response::Error(error.to_string()),
             },
-            Request::Explain(_) | Request::Names | Request::Monitor | Request::Detach => {
-                Response::Error("this is no question about tables".to_owned())
-            }
+            Request::Explain(_)
+            | Request::Drain(_)
+            | Request::Resume(_)
+            | Request::Names
+            | Request::Monitor
+            | Request::Detach => Response::Error("this is no question about tables".to_owned()),
         })
     }
 
@@ -386,7 +415,7 @@ impl Inner {
             connections: &connections,
             attempts: &attempts,
             refused: &refused,
-            roles: &self.live().facts.roles.clone(),
+            facts: &self.live().facts.clone(),
         };
         Ok(service::services(config, &known))
     }
@@ -395,10 +424,11 @@ impl Inner {
     fn flush(&self, mut tables: Tables, filter: &FlowFilter) -> Result<usize, DatapathError> {
         let (config, clock) = (&*self.config(), Clock::read());
         let mut services = ServiceTables::open(&self.watched.pins)?;
-        let connections = connections(&services)?;
+        let (settings, connections) = (services.settings()?, connections(&services)?);
         let by_frontend = config::index::Services::new(config);
         let is_meant = |key: &FiveTuple, entry: Option<&Conntrack>, flow: Option<&RpcFlow>| {
-            filter.admits(&flow::row(config, &by_frontend, &clock, key, entry, flow))
+            let row = flow::row(config, &by_frontend, &clock, &settings, key, entry, flow);
+            filter.admits(&row)
         };
         let mut count = 0;
         for key in tables.flow_keys()? {

@@ -258,6 +258,7 @@ impl Daemon {
             refused: None,
             is_told: false,
             names: BTreeSet::new(),
+            drained: BTreeSet::new(),
             routes: None,
             retry,
             check,

@@ -16,7 +16,6 @@ const OLDEST: (u8, u8) = (6, 1);
 const BTF: &str = "/sys/kernel/btf/vmlinux";
 const REALTIME: &str = "/sys/kernel/realtime";
 const JIT: &str = "/proc/sys/net/core/bpf_jit_enable";
-const CGROUP: &str = "/sys/fs/cgroup/cgroup.controllers";
 
 /// What is needed, and why.
 const CAPABILITIES: [(CapabilitySet, &str); 3] = [
@@ -240,21 +239,6 @@ pub fn control_socket(refusals: &[Refusal]) -> Option<Check> {
         )),
         _ => None,
     })
-}
-
-/// The unified hierarchy.
-pub fn cgroup() -> Check {
-    if Path::new(CGROUP).exists() {
-        return Check::ok(
-            "cgroup",
-            "the unified cgroup hierarchy is mounted".to_owned(),
-        );
-    }
-    Check::warning(
-        "cgroup",
-        "the unified cgroup hierarchy is not mounted at /sys/fs/cgroup".to_owned(),
-        "this version does not need it; mount -t cgroup2 cgroup2 /sys/fs/cgroup",
-    )
 }
 
 #[cfg(test)]

@@ -85,7 +85,6 @@ pub fn examine(config: &Config, facts: &Facts, unanswered: &[Unanswered]) -> Vec
         checks::jit(),
         checks::bpffs(&config.agent.bpffs, &refusals),
         checks::pins(&config.agent.bpffs, &refusals),
-        checks::cgroup(),
     ]);
     // Without a file only the host is looked at.
     all.extend(

@@ -111,6 +111,7 @@ impl Requests {
             names: Arc::default(),
             sources,
             policies: super::ipsec::policies()?,
+            drained: BTreeSet::new(),
         })
     }
 

@@ -16,7 +16,10 @@ use truename_common::{
 };
 
 use super::{Roles, policy::IpsecPolicies, roles};
-use crate::{config::Config, name::Authority};
+use crate::{
+    config::{self, Config, OnChange},
+    name::Authority,
+};
 
 /// The canonical name of an endpoint at an address and a port.
 pub type CanonicalNames = BTreeMap<(IpAddr, u16), Authority>;
@@ -36,6 +39,8 @@ pub struct Facts {
     pub sources: BTreeMap<IpAddr, IpAddr>,
     /// The host's IPsec policies.
     pub policies: IpsecPolicies,
+    /// The targets that take no new connections because somebody asked for that, by service.
+    pub drained: BTreeSet<(String, SocketAddr)>,
 }
 
 /// What connections need of the tables.
@@ -78,6 +83,14 @@ impl Facts {
     /// The sockets of the targets that are on other hosts.
     pub fn elsewhere(&self, config: &Config) -> impl Iterator<Item = SocketAddr> {
         roles::sockets(config, &self.roles).filter(|socket| !self.is_local(socket.ip()))
+    }
+
+    /// Whether a target takes no new connections although it is configured. One whose connections would be reset is not
+    /// drained.
+    pub fn is_drained(&self, service: &config::Service, target: SocketAddr) -> bool {
+        let mut drained = self.drained.iter();
+        service.on_change == OnChange::Drain
+            && drained.any(|(name, socket)| *name == service.name && *socket == target)
     }
 
     /// Whether an address is this host's.

@@ -123,6 +123,11 @@ impl<'a> Plan<'a> {
     /// alias: a packet is translated once.
     fn wanted(&mut self, service: &'a config::Service) -> Vec<Wanted<'a>> {
         let mut wanted = roles::targets(service, &self.facts.roles);
+        for wanted in &mut wanted {
+            if self.facts.is_drained(service, wanted.socket) {
+                wanted.weight = 0;
+            }
+        }
         wanted.retain(|wanted| {
             let Some(name) = self.named.get(&socket_of(service, wanted)) else {
                 return true;

@@ -1,6 +1,9 @@
 //! The configuration of a cluster's processes. One text serves both roles and every release: unknown keys are ignored.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::Result;
 
@@ -43,7 +46,6 @@ pub(crate) fn write_more(
     more: &[(&'static str, String)],
 ) -> Result<PathBuf> {
     let home = scratch.path().join(name);
-    let home_text = home.display();
     let mut settings = vec![
         // Addresses.
         ("jobmanager.rpc.address", jobmanager.to_owned()),
@@ -61,6 +63,16 @@ pub(crate) fn write_more(
             "metrics.internal.query-service.port",
             METRICS_PORT.to_string(),
         ),
+    ];
+    settings.extend(small(&home.join("tmp")));
+    settings.extend_from_slice(more);
+    write_home(scratch, flink, name, &settings)?;
+    Ok(home)
+}
+
+/// What makes a process small and impatient: for tests, and the same for both roles.
+pub(crate) fn small(temporary: &Path) -> Vec<(&'static str, String)> {
+    vec![
         // Times: short, so that a failure is noticed soon.
         (
             "heartbeat.interval",
@@ -94,12 +106,17 @@ pub(crate) fn write_more(
         ("taskmanager.network.memory.max", "16m".to_owned()),
         ("taskmanager.heap.size", "256m".to_owned()),
         // Files: below the scratch directory.
-        ("io.tmp.dirs", format!("{home_text}/tmp")),
-        ("web.upload.dir", format!("{home_text}/tmp/upload")),
-    ];
-    settings.extend_from_slice(more);
-    write_home(scratch, flink, name, &settings)?;
-    Ok(home)
+        ("io.tmp.dirs", temporary.display().to_string()),
+        ("web.upload.dir", format!("{}/upload", temporary.display())),
+    ]
+}
+
+/// The lines of a configuration file.
+pub(crate) fn lines(settings: &[(&str, String)]) -> String {
+    settings
+        .iter()
+        .map(|(key, value)| format!("{key}: {value}\n"))
+        .collect()
 }
 
 /// Writes settings, and where to log, into the directory `name` of `scratch`.
@@ -115,18 +132,14 @@ pub(crate) fn write_home(
     } else {
         "flink-conf.yaml"
     };
-    let text: String = settings
-        .iter()
-        .map(|(key, value)| format!("{key}: {value}\n"))
-        .collect();
-    scratch.write(&format!("{name}/{file}"), &text)?;
+    scratch.write(&format!("{name}/{file}"), &lines(settings))?;
     scratch.write(&format!("{name}/log4j2.properties"), LOG4J2)?;
     scratch.write(&format!("{name}/log4j.properties"), LOG4J1)?;
     Ok(())
 }
 
 /// Logs to standard output: Log4j 2, from Flink 1.11 on. [`LOG4J1`] is for those before.
-const LOG4J2: &str = "\
+pub(crate) const LOG4J2: &str = "\
 rootLogger.level = INFO
 rootLogger.appenderRef.console.ref = console
 appender.console.name = console

@@ -61,6 +61,11 @@ impl Flink {
             .unwrap_or(1)
     }
 
+    /// Where its jars are.
+    pub(crate) fn libraries(&self) -> &Path {
+        &self.libraries
+    }
+
     /// The class path of a JVM.
     pub(crate) fn class_path(&self) -> String {
         format!("{}/*", self.libraries.display())

@@ -54,19 +54,25 @@ pub(crate) fn virtual_machine(
     home: &Path,
 ) -> Result<Command> {
     let mut java = space.command(Path::new("java"), files)?;
-    let home_text = home.display();
     java.current_dir(home)
-        // Small and quick to start rather than fast.
-        .args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
-        .args(OPENED.map(|package| format!("--add-opens={package}=ALL-UNNAMED")))
-        .arg(format!("-Djava.io.tmpdir={home_text}/tmp"))
-        .arg(format!(
-            "-Dlog4j.configuration=file:{home_text}/log4j.properties"
-        ))
-        .arg(format!(
-            "-Dlog4j.configurationFile=file:{home_text}/log4j2.properties"
-        ))
-        .args(["-cp", &flink.class_path()])
+        .args(options(&home.display().to_string(), &flink.class_path()))
         .env("FLINK_CONF_DIR", home);
     Ok(java)
+}
+
+/// What `java` is told before the class to run.
+pub(crate) fn options(home: &str, class_path: &str) -> Vec<String> {
+    // Small and quick to start rather than fast.
+    let mut options = ["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+        .map(str::to_owned)
+        .to_vec();
+    options.extend(OPENED.map(|package| format!("--add-opens={package}=ALL-UNNAMED")));
+    options.extend([
+        format!("-Djava.io.tmpdir={home}/tmp"),
+        format!("-Dlog4j.configuration=file:{home}/log4j.properties"),
+        format!("-Dlog4j.configurationFile=file:{home}/log4j2.properties"),
+        "-cp".to_owned(),
+        class_path.to_owned(),
+    ]);
+    options
 }

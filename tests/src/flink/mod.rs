@@ -1,6 +1,7 @@
 //! Real Flink clusters: fetched, started in namespaces, driven through REST.
 
 mod cluster;
+mod compose;
 mod config;
 mod containers;
 mod fetch;
@@ -14,6 +15,7 @@ mod scenario;
 mod story;
 
 pub use cluster::{Addressing, Cluster};
+pub use compose::compose;
 pub use containers::Containers;
 pub use fetch::{DEFAULT_VERSION, Flink, RELAYED_VERSIONS, VERSIONS};
 pub use ha::Pair;

@@ -3,11 +3,16 @@
 use std::collections::BTreeMap;
 
 use truename_common::{
-    layout::{Conntrack, ConntrackState, FiveTuple, RpcFlow, TCP, bytes, conntrack_flags},
+    layout::{
+        Conntrack, ConntrackState, FiveTuple, RpcFlow, Settings, TCP, bytes, conntrack_flags,
+    },
     wire::flow::state,
 };
 
-use super::text::{socket, text};
+use super::{
+    super::tasks::gc::policy,
+    text::{socket, text},
+};
 use crate::{
     api::{Clock, FlowRow, FlowState},
     config::{
@@ -21,6 +26,7 @@ use crate::{
 pub fn flows(
     config: &Config,
     clock: &Clock,
+    settings: &Settings,
     connections: &BTreeMap<FiveTuple, Conntrack>,
     rpc: &BTreeMap<FiveTuple, RpcFlow>,
 ) -> Vec<FlowRow> {
@@ -31,13 +37,16 @@ pub fn flows(
         .map(|(key, entry)| {
             (
                 entry.seen_ns,
-                row(config, &aliases, clock, key, Some(entry), None),
+                row(config, &aliases, clock, settings, key, Some(entry), None),
             )
         });
     let both = rpc.iter().map(|(key, flow)| {
         let entry = connections.get(key);
         let seen = flow.seen_ns.max(entry.map_or(0, |entry| entry.seen_ns));
-        (seen, row(config, &aliases, clock, key, entry, Some(flow)))
+        (
+            seen,
+            row(config, &aliases, clock, settings, key, entry, Some(flow)),
+        )
     });
     let mut rows: Vec<_> = alone.chain(both).collect();
     rows.sort_by(|(a_seen, a), (b_seen, b)| {
@@ -49,6 +58,7 @@ pub fn flows(
 
 /// The relayed connections.
 pub fn relayed(config: &Config, clock: &Clock, rows: &[relay::Row]) -> Vec<FlowRow> {
+    let (aliases, settings) = (Services::new(config), Settings::default());
     let row = |row: &relay::Row| {
         let key = FiveTuple {
             client: bytes(row.client.ip()),
@@ -70,7 +80,7 @@ pub fn relayed(config: &Config, clock: &Clock, rows: &[relay::Row]) -> Vec<FlowR
             edits_out,
             first_seen: clock.at(row.created_ns),
             last_seen: clock.at(row.seen_ns),
-            ..self::row(config, &Services::new(config), clock, &key, None, None)
+            ..self::row(config, &aliases, clock, &settings, &key, None, None)
         }
     };
     rows.iter().map(row).collect()
@@ -81,6 +91,7 @@ pub fn row(
     config: &Config,
     aliases: &Services<'_>,
     clock: &Clock,
+    settings: &Settings,
     key: &FiveTuple,
     entry: Option<&Conntrack>,
     flow: Option<&RpcFlow>,
@@ -93,6 +104,10 @@ pub fn row(
     let name = |part: fn(&RpcFlow) -> Option<String>| flow.and_then(part);
     let number = |part: fn(&RpcFlow) -> u64| flow.map_or(0, part);
     let created = entry.map(|entry| u64::from(entry.created_s) * 1_000_000_000);
+    let now = clock.monotonic_ns();
+    let left = entry
+        .map(|entry| policy::left(entry, now, settings))
+        .or_else(|| flow.map(|flow| policy::flow_left(flow, now)));
     let last = [
         entry.map(|entry| entry.seen_ns),
         flow.map(|flow| flow.seen_ns),
@@ -123,6 +138,7 @@ pub fn row(
         edits_out: number(|flow| flow.outbound.edits),
         first_seen: clock.at(created.or(flow.map(|flow| flow.created_ns)).unwrap_or(0)),
         last_seen: clock.at(last.into_iter().flatten().max().unwrap_or(0)),
+        expires_in_s: left.map(|left| left.as_secs()),
     }
 }
 
@@ -216,6 +232,7 @@ pub(super) mod tests {
         let rows = flows(
             &config(),
             &Clock::read(),
+            &Settings::default(),
             &connections,
             &BTreeMap::from([(key, flow)]),
         );

@@ -1,6 +1,6 @@
 //! The rows of `truename services`. Pure.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use truename_common::layout::{
     Conntrack, ConntrackState, FiveTuple, Service, Socket, Target, bytes, ip, target_flags,
@@ -10,7 +10,7 @@ use super::{attempts::Attempts, text::socket};
 use crate::{
     api::{ServiceRow, TargetRow},
     config::{self, Config, index::Services},
-    plan::{Roles, roles},
+    plan::{Facts, roles},
 };
 
 /// What the kernel tables tell of services.
@@ -25,8 +25,8 @@ pub struct Known<'a> {
     pub attempts: &'a Attempts<'a>,
     /// Connections that were refused, by service.
     pub refused: &'a BTreeMap<String, u64>,
-    /// What the topology knows of roles.
-    pub roles: &'a Roles,
+    /// What else targets depend on.
+    pub facts: &'a Facts,
 }
 
 /// Services, in the order of the configuration.
@@ -117,6 +117,7 @@ fn target_rows(
     for (key, _) in connections {
         *counts.entry((key.endpoint, key.endpoint_port)).or_default() += 1;
     }
+    let facts = known.facts;
     let row = |role: Option<&config::Role>, address: [u8; 16], port, weight, connections| {
         let present = targets.get(&(address, port));
         let has = |flag| present.is_some_and(|target| target.flags & flag != 0);
@@ -125,6 +126,7 @@ fn target_rows(
             address: Some(socket(address, port)),
             role: role.map(ToString::to_string),
             weight,
+            draining: facts.is_drained(service, SocketAddr::new(ip(address), port)),
             local: has(target_flags::LOCAL),
             source: present
                 .filter(|_| has(target_flags::SNAT))
@@ -136,12 +138,12 @@ fn target_rows(
         }
     };
     let mut rows = Vec::new();
-    for wanted in roles::targets(service, known.roles) {
+    for wanted in roles::targets(service, &facts.roles) {
         let at = (bytes(wanted.socket.ip()), wanted.socket.port());
         let connections = counts.remove(&at).unwrap_or_default();
         rows.push(row(wanted.role, at.0, at.1, wanted.weight, connections));
     }
-    rows.extend(roles::unknown(service, known.roles).map(|role| TargetRow {
+    rows.extend(roles::unknown(service, &facts.roles).map(|role| TargetRow {
         role: Some(role.to_string()),
         ..TargetRow::default()
     }));
@@ -185,7 +187,7 @@ mod tests {
             connections: &connections,
             attempts: &Attempts::new(&config, &Clock::read()),
             refused: &[("rpc".to_owned(), 3)].into(),
-            roles: &Roles::new(),
+            facts: &Facts::default(),
         };
         let rows = services(&config, &known);
         let row = &rows[0];

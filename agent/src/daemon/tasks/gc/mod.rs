@@ -1,6 +1,6 @@
 //! Looking through the tables of connections and flows, and forgetting what is over.
 
-mod policy;
+pub mod policy;
 mod port_bitmap;
 
 use std::{

@@ -38,16 +38,38 @@ pub fn verdict(entry: &Conntrack, now_ns: u64, settings: &Settings) -> GcDecisio
     }
 }
 
+/// How long a connection is kept if nothing is seen of it.
+pub fn left(entry: &Conntrack, now_ns: u64, settings: &Settings) -> Duration {
+    let timeout = settings.timeouts[usize::from(entry.state & 7)];
+    Duration::from_secs(timeout.into()).saturating_sub(silence(entry.seen_ns, now_ns))
+}
+
+/// The same of an RPC flow that has no connection.
+pub fn flow_left(flow: &RpcFlow, now_ns: u64) -> Duration {
+    flow_timeout(flow).saturating_sub(silence(flow.seen_ns, now_ns))
+}
+
 /// Whether an RPC flow that has no connection is over.
 pub fn is_flow_over(flow: &RpcFlow, now_ns: u64) -> bool {
-    let silent = Duration::from_nanos(now_ns.saturating_sub(flow.seen_ns));
-    silent > IDLE || (state::is_closed(flow.flags) && silent > CLOSED)
+    silence(flow.seen_ns, now_ns) > flow_timeout(flow)
+}
+
+const fn flow_timeout(flow: &RpcFlow) -> Duration {
+    if state::is_closed(flow.flags) {
+        CLOSED
+    } else {
+        IDLE
+    }
+}
+
+/// The clock of another processor may be ahead.
+const fn silence(seen_ns: u64, now_ns: u64) -> Duration {
+    Duration::from_nanos(now_ns.saturating_sub(seen_ns))
 }
 
 /// Whether a connection has carried nothing for too long. One that is left alone stays, until the table is full.
 pub fn is_handshake_over(handshake: &Handshake, now_ns: u64) -> bool {
-    let silent = Duration::from_nanos(now_ns.saturating_sub(handshake.seen_ns));
-    silent > OPENING && !handshake.is_left_alone()
+    silence(handshake.seen_ns, now_ns) > OPENING && !handshake.is_left_alone()
 }
 
 /// The connections that make room.
@@ -152,6 +174,9 @@ mod tests {
                 (begin + timeout + 1, GcDecision::Forget),
             ] {
                 assert_eq!(verdict(&entry, now, &settings), expected, "{state:?}");
+                let end = begin + timeout;
+                let left = Duration::from_nanos(end.saturating_sub(now.max(begin)));
+                assert_eq!(super::left(&entry, now, &settings), left, "{state:?}");
             }
         }
     }
@@ -166,6 +191,11 @@ mod tests {
         };
         let now = 200 * minute;
         assert!(!is_flow_over(&flow(0, now), now));
+        assert_eq!(flow_left(&flow(0, now - 119 * minute), now).as_secs(), 60);
+        assert_eq!(
+            flow_left(&flow(state::RESET, now - minute), now).as_secs(),
+            0
+        );
         assert!(!is_flow_over(&flow(0, now + 5), now));
         assert!(!is_flow_over(&flow(0, now - 119 * minute), now));
         assert!(is_flow_over(&flow(0, now - 121 * minute), now));
