@@ -1,8 +1,6 @@
 //! What the address translator makes of single packets that it sends on to other hosts: routes, hop
 //! limits, MTUs, and the errors that it answers with.
 
-use std::net::SocketAddr;
-
 use truename::datapath::OBJECT;
 use truename_common::layout::{Counter, TCP, UDP, conntrack_flags};
 use truename_tests::prog_run::{
@@ -520,31 +518,5 @@ fn a_packet_from_outside_has_no_address_of_this_host() {
             };
         }
         nat.assert_count(Counter::NatStrangers, 2);
-    });
-}
-
-/// The stack drops these, too.
-#[test]
-fn a_packet_of_nobody_a_group_or_everybody_begins_no_connection() {
-    let host = Host::new(1500);
-    host.run(|| {
-        let nat = services(Link::Ethernet);
-        let sources = [
-            (false, "0.0.0.0"),
-            (false, "224.0.0.5"),
-            (false, "239.255.255.250"),
-            (false, "255.255.255.255"),
-            (true, "::"),
-            (true, "ff02::1"),
-        ];
-        for (v6, source) in sources {
-            let sockets = Sockets::of(v6);
-            let from = SocketAddr::new(source.parse().unwrap(), 50_123);
-            for protocol in [TCP, UDP] {
-                let first = sockets.from(from).first(protocol);
-                nat.passes(Place::arriving(host.client), &first);
-            }
-        }
-        nat.assert_count(Counter::NatStrangers, 12);
     });
 }

@@ -123,8 +123,7 @@ counters! {
     /// A connection reset because there was no memory to remember its edits.
     ResetMemory = "reset_memory",
     /// Packets of services in frames for another host, from other hosts to or from a loopback address, or with a
-    /// source that the stack refuses (an address of this host, of a group or of nobody, strict `rp_filter`): passed
-    /// unchanged.
+    /// source that the stack refuses (an address of this host, strict `rp_filter`): passed unchanged.
     NatStrangers = "nat_strangers",
     /// Connections that the kernel program removed because a new one found the table full: those that had timed out,
     /// that never became connections, and with `when_full = "evict"` others that were over or not answered.

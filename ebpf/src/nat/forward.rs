@@ -173,28 +173,13 @@ pub fn enter(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     0
 }
 
-/// Whether an address cannot be one host's: a group's, everybody's, or nobody's. The stack drops packets from there.
-#[inline(always)]
-fn is_no_hosts(address: &[u8; 16], version: u8) -> bool {
-    let [a, .., b, c, d, e] = *address;
-    if version == 4 {
-        let is_everybody = b & c & d & e == 0xff;
-        b == 0 || b & 0xf0 == 0xe0 || is_everybody
-    } else {
-        a == 0xff || *address == [0; 16]
-    }
-}
-
-/// 1 if the stack would drop the packet for its source: one that is no host's, an address of this host, or one that strict
-/// `rp_filter` refuses.
+/// 1 if the stack would drop the packet for its source: an address of this host, or one that strict `rp_filter` refuses.
 /// Only packets that begin a connection are asked for, and not where there are several routes.
 #[inline(always)]
 pub fn is_spoofed(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     const CHECKED: u32 = link_flags::STRICT | link_flags::ONE_WAY;
     let Scratch { headers, nat, .. } = scratch;
-    if is_no_hosts(&headers.source, headers.version)
-        || headers.version == 4 && is_own_address(&headers.source)
-    {
+    if headers.version == 4 && is_own_address(&headers.source) {
         return 1;
     }
     // SAFETY: the context of the program.
