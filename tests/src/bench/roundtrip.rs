@@ -123,41 +123,27 @@ impl Arrangement {
         let request = frame(&alias, &client, there);
         let reply = frame(&client, &canonical, back);
         // In place the length does not change. Otherwise truename relays.
-        let (arrives, answer, announced) = match names.alias.padded(CANONICAL.len()) {
+        let (arrives, answer) = match names.alias.padded(CANONICAL.len()) {
             Some(padded) => {
                 let padded = names.path(&padded, "/user/a");
-                let answer = frame(&client, &padded, back);
-                // In the first frame the name must not change.
-                (request.len(), answer, &names.canonical)
+                (request.len(), frame(&client, &padded, back))
             }
             None => (
                 frame(&canonical, &client, there).len(),
                 frame(&client, &alias, back),
-                &names.alias,
             ),
         };
         ensure!(
             arrives.is_multiple_of(EMPTY_FRAME),
             "no empty frames are as long as a request, which is {arrives} bytes long"
         );
-        // Both announce themselves.
-        for (from, to, origin, arriving) in [
-            (
-                connection.client(),
-                connection.server(),
-                &names.client,
-                &names.client,
-            ),
-            (
-                connection.server(),
-                connection.client(),
-                &names.canonical,
-                announced,
-            ),
+        // Both announce themselves, which must not change: no name was used yet.
+        for (from, to, origin) in [
+            (connection.client(), connection.server(), &names.client),
+            (connection.server(), connection.client(), &names.canonical),
         ] {
-            let [frame, arriving] =
-                [origin, arriving].map(|name| associate(&names.system, name, 7));
-            pass(from, to, &frame, &arriving)?;
+            let frame = associate(&names.system, origin, 7);
+            pass(from, to, &frame, &frame)?;
         }
         let result = RoundTrips {
             name,
