@@ -547,18 +547,15 @@ fn questions_of_containers_are_answered_whatever_server_they_go_to() {
     // A server within a container's namespace, as Docker's is, which forwards from there.
     let (local, forward) = ("127.0.0.11", format!("--server={at}"));
     let listen = format!("--listen-address={local}");
-    let embedded = dnsmasq(
-        &place.client,
-        &scratch,
-        &[&listen, "--bind-interfaces", &forward],
-    );
+    let embedded = [&listen, "--bind-interfaces", &forward];
+    let embedded = dnsmasq(&place.client, &scratch, &embedded).unwrap();
     let found = dig(
         &place.client,
         &[&format!("@{local}"), "+short", "jm-node-1"],
     )
     .unwrap();
     assert_eq!(found, own);
-    drop(embedded.unwrap());
+    drop(embedded);
     // What does not come from a container is none of truename's.
     let from_host = dig(place.hub.space(), &[&server, "+short", "jm-node-1"]).unwrap();
     assert_eq!(from_host, "10.9.9.8");

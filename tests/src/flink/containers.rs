@@ -33,6 +33,8 @@ pub struct Containers {
     ensemble: Ensemble,
     flink: Flink,
     client: Namespace,
+    /// The configuration of Flink's command line at the client, which does not look for the leader itself.
+    client_home: PathBuf,
     hub: Hub,
     scratch: PathBuf,
 }
@@ -75,6 +77,7 @@ impl Containers {
             ensemble,
             flink: flink.clone(),
             client,
+            client_home: config::write(scratch, flink, "client", &OUTSIDE.to_string())?,
             hub,
             scratch: scratch.path().to_owned(),
         })
@@ -214,17 +217,12 @@ impl Containers {
     /// # Errors
     /// It does not end well.
     pub fn run_job(&self) -> Result<String> {
-        let scratch = self.scratch.join("client");
-        std::fs::create_dir_all(&scratch)?;
-        let jar = job::build_in(&self.flink, &scratch)?;
-        let home = self.managers[0].home.clone();
-        let mut command = jvm::virtual_machine(&self.client, &[], &self.flink, &home)?;
+        let home = &self.client_home;
+        let jar = job::build_in(&self.flink, home)?;
+        let mut command = jvm::virtual_machine(&self.client, &[], &self.flink, home)?;
         command
             .args(["org.apache.flink.client.cli.CliFrontend", "run"])
             .args(["-m", &Self::outside().to_string(), "-c", job::CLASS])
-            // Else the client would look for the leader itself.
-            .arg("-Dhigh-availability.type=NONE")
-            .arg("-Dhigh-availability=NONE")
             .arg(jar);
         let output = command.output().context("run Flink's command line")?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();

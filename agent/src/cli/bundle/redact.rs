@@ -8,7 +8,7 @@ use std::{
 use serde_json::Value;
 
 /// Fields whose values are names, or have them.
-const NAMES: [&str; 9] = [
+const NAMES: [&str; 10] = [
     "alias",
     "announced",
     "canonical",
@@ -18,6 +18,7 @@ const NAMES: [&str; 9] = [
     "endpoint",
     "role",
     "aliases",
+    "hosts",
 ];
 /// Words that stand in such fields and tell nothing.
 const WORDS: [&str; 12] = [
@@ -142,12 +143,20 @@ mod tests {
         let mut document = serde_json::json!({
             "peers": [{"announced": "taskmanager:6122", "client": "10.0.0.3", "alias": "jm.example.org:6123"}],
             "flows": [{"client": "10.0.0.3:4711", "via": "[fd00::1]:80", "state": "established"}],
+            "status": {"captured": {"hosts": ["jm-node-1"]}},
             "file": "listen = \"10.0.0.3:6123\"\ncanonical = \"taskmanager:6122\" # pekko.tcp://flink@taskmanager:6122/user",
             "problems": ["the target 10.0.0.9:80 is silent; 12 of 127.0.0.1:9464."],
         });
         redact(&mut document);
         let text = document.to_string();
-        for gone in ["taskmanager", "10.0.0.3", "10.0.0.9", "fd00", "example"] {
+        for gone in [
+            "taskmanager",
+            "jm-node-1",
+            "10.0.0.3",
+            "10.0.0.9",
+            "fd00",
+            "example",
+        ] {
             assert!(!text.contains(gone), "{gone}: {text}");
         }
         let client = document["peers"][0]["client"].as_str().unwrap();
