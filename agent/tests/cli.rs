@@ -8,6 +8,8 @@ use std::{
     process::{Command, Output},
 };
 
+use truename::discovery::sources::file::File;
+
 fn truename(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_truename"))
         .args(arguments)
@@ -505,22 +507,33 @@ fn every_configuration_in_the_documents_is_valid() {
     let mut count = 0;
     for (path, text) in documents() {
         for configuration in configurations(&text) {
+            count += 1;
+            // A file of the topology, not of the agent.
+            if configuration.starts_with("[leader]") {
+                fs::write(&file, &configuration).unwrap();
+                let read = File::new(file.clone()).read();
+                assert!(read.is_ok(), "{}: {read:?}", path.display());
+                continue;
+            }
             // A piece may have nothing to do of its own.
             let tries = [configuration.clone(), configuration.clone() + SOMETHING];
             let said = tries.map(|text| {
                 fs::write(&file, text).unwrap();
                 truename(&["config", "check", "--file-only", file.to_str().unwrap()])
             });
+            let is_valid = |output: &Output| {
+                // What this build leaves out is no mistake.
+                output.status.success() || stderr(output).contains("build it with --features")
+            };
             assert!(
-                said.iter().any(|output| output.status.success()),
+                said.iter().any(is_valid),
                 "{}:\n{configuration}\n{}",
                 path.display(),
                 stderr(&said[0])
             );
-            count += 1;
         }
     }
-    assert!(count > 8, "{count}");
+    assert!(count > 5, "{count}");
 }
 
 #[test]

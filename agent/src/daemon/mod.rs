@@ -6,6 +6,7 @@
 
 mod agent;
 mod attachment;
+mod expiry;
 mod health;
 mod limit;
 mod map_writer;

@@ -10,7 +10,7 @@ use truename_common::{
 };
 
 use super::{
-    super::tasks::gc::policy,
+    super::expiry,
     text::{socket, text},
 };
 use crate::{
@@ -106,8 +106,8 @@ pub fn row(
     let created = entry.map(|entry| u64::from(entry.created_s) * 1_000_000_000);
     let now = clock.monotonic_ns();
     let left = entry
-        .map(|entry| policy::left(entry, now, settings))
-        .or_else(|| flow.map(|flow| policy::flow_left(flow, now)));
+        .map(|entry| expiry::left(entry, now, settings))
+        .or_else(|| flow.map(|flow| expiry::flow_left(flow, now)));
     let last = [
         entry.map(|entry| entry.seen_ns),
         flow.map(|flow| flow.seen_ns),

@@ -1,6 +1,6 @@
 //! Looking through the tables of connections and flows, and forgetting what is over.
 
-pub mod policy;
+mod policy;
 mod port_bitmap;
 
 use std::{
@@ -21,6 +21,7 @@ use crate::{
     config::{WhenFull, index},
     daemon::{
         Current, RunError,
+        expiry::is_flow_over,
         limit::{Admitted, Limit},
         map_writer::MapWriter,
         pulse::Pulse,
@@ -28,7 +29,7 @@ use crate::{
     },
     datapath::{DatapathError, Pins, ServiceTables, Tables},
 };
-use policy::{Evicted, GcDecision, is_flow_over, is_handshake_over, verdict};
+use policy::{Evicted, GcDecision, is_handshake_over, verdict};
 use port_bitmap::Needed;
 
 /// How often the tables are looked through. Never less often, whatever happens.

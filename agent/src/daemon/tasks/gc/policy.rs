@@ -4,17 +4,12 @@
 use std::time::Duration;
 
 use truename_common::{
-    layout::{Conntrack, ConntrackState as State, FiveTuple, Handshake, RpcFlow, Settings},
+    layout::{Conntrack, ConntrackState as State, FiveTuple, Handshake, Settings},
     nat,
-    wire::flow::state,
 };
 
-/// An RPC flow without a connection that is silent for this long is forgotten. Longer than the two
-/// hours after which TCP sends its first keep-alive by default would keep dead flows; a flow that
-/// speaks again is adopted at its next frame.
-const IDLE: Duration = Duration::from_secs(2 * 60 * 60);
-/// A closed flow is kept for the retransmissions of its end.
-const CLOSED: Duration = Duration::from_secs(60);
+use crate::daemon::expiry::silence;
+
 /// A connection that has carried nothing for so long after its SYN is forgotten.
 const OPENING: Duration = Duration::from_secs(60);
 /// The part of the table that is free after an eviction, and that must be used before one.
@@ -36,35 +31,6 @@ pub fn verdict(entry: &Conntrack, now_ns: u64, settings: &Settings) -> GcDecisio
     } else {
         GcDecision::Keep
     }
-}
-
-/// How long a connection is kept if nothing is seen of it.
-pub fn left(entry: &Conntrack, now_ns: u64, settings: &Settings) -> Duration {
-    let timeout = settings.timeouts[usize::from(entry.state & 7)];
-    Duration::from_secs(timeout.into()).saturating_sub(silence(entry.seen_ns, now_ns))
-}
-
-/// The same of an RPC flow that has no connection.
-pub fn flow_left(flow: &RpcFlow, now_ns: u64) -> Duration {
-    flow_timeout(flow).saturating_sub(silence(flow.seen_ns, now_ns))
-}
-
-/// Whether an RPC flow that has no connection is over.
-pub fn is_flow_over(flow: &RpcFlow, now_ns: u64) -> bool {
-    silence(flow.seen_ns, now_ns) > flow_timeout(flow)
-}
-
-const fn flow_timeout(flow: &RpcFlow) -> Duration {
-    if state::is_closed(flow.flags) {
-        CLOSED
-    } else {
-        IDLE
-    }
-}
-
-/// The clock of another processor may be ahead.
-const fn silence(seen_ns: u64, now_ns: u64) -> Duration {
-    Duration::from_nanos(now_ns.saturating_sub(seen_ns))
 }
 
 /// Whether a connection has carried nothing for too long. One that is left alone stays, until the table is full.
@@ -174,37 +140,8 @@ mod tests {
                 (begin + timeout + 1, GcDecision::Forget),
             ] {
                 assert_eq!(verdict(&entry, now, &settings), expected, "{state:?}");
-                let end = begin + timeout;
-                let left = Duration::from_nanos(end.saturating_sub(now.max(begin)));
-                assert_eq!(super::left(&entry, now, &settings), left, "{state:?}");
             }
         }
-    }
-
-    #[test]
-    fn an_rpc_flow_alone_lives_for_two_hours() {
-        let minute = 60 * SECOND;
-        let flow = |flags, seen_ns| RpcFlow {
-            flags,
-            seen_ns,
-            ..RpcFlow::default()
-        };
-        let now = 200 * minute;
-        assert!(!is_flow_over(&flow(0, now), now));
-        assert_eq!(flow_left(&flow(0, now - 119 * minute), now).as_secs(), 60);
-        assert_eq!(
-            flow_left(&flow(state::RESET, now - minute), now).as_secs(),
-            0
-        );
-        assert!(!is_flow_over(&flow(0, now + 5), now));
-        assert!(!is_flow_over(&flow(0, now - 119 * minute), now));
-        assert!(is_flow_over(&flow(0, now - 121 * minute), now));
-        assert!(!is_flow_over(&flow(state::RESET, now - minute / 2), now));
-        assert!(is_flow_over(&flow(state::RESET, now - 2 * minute), now));
-        assert!(!is_flow_over(
-            &flow(state::FIN_INBOUND, now - 2 * minute),
-            now
-        ));
     }
 
     #[test]
