@@ -111,8 +111,10 @@ impl Case {
             );
             Ok(())
         })?;
-        let lines = agent.count_lines(mark, &["Somebody else removed or replaced", "brought back"]);
-        ensure!(lines > 0, "{what}: it is not logged");
+        let words = ["Somebody else removed or replaced", "brought back"];
+        agent
+            .wait_line(mark, &words, SOON)
+            .context(what.to_owned())?;
         ensure!(self.works()?, "{what}: the service does not answer");
         Ok(())
     }

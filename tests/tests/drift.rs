@@ -250,6 +250,6 @@ fn what_fails_is_told_and_tried_again_until_it_succeeds() -> Result<()> {
     };
     ensure!(services.get(&new, 0).is_ok(), "the new alias is not there");
     let agent = place.truename.agent()?;
-    ensure!(agent.count_lines(0, &["No more:", "SERVICES"]) > 0);
+    agent.wait_line(0, &["No more:", "SERVICES"], SOON)?;
     Ok(())
 }

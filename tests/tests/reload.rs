@@ -305,7 +305,7 @@ fn a_drained_target_keeps_its_connections_and_gets_no_new_ones() -> Result<()> {
     ensure!(
         problems
             .iter()
-            .any(|problem| problem.contains("\"web\" refuses new connections")),
+            .any(|problem| problem.contains("\"web\" returns \"port unreachable\"")),
         "{problems:?}"
     );
     talk(&mut client, &mut accepted)?;

@@ -51,6 +51,8 @@ pub fn run(global: &Global, verb: &Verb) -> anyhow::Result<Exit> {
 
 /// Problems that are over and still shown.
 const PAST_SHOWN: usize = 3;
+/// Captured names that are shown.
+const NAMES_SHOWN: usize = 16;
 
 /// Whether it works, and what does not.
 fn summary(status: &Status) -> String {
@@ -118,7 +120,13 @@ fn text(output: Output, status: &Status) -> String {
     }
     text.push_str(&cluster(&status.topology));
     if let Some(captured) = &status.captured {
-        let _ = writeln!(text, "\ncaptured names  {}", captured.hosts.join(" "));
+        let shown = captured.hosts.iter().take(NAMES_SHOWN);
+        let shown: Vec<_> = shown.map(String::as_str).collect();
+        let more = match captured.hosts.len() - shown.len() {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let _ = writeln!(text, "\ncaptured names  {}{more}", shown.join(" "));
         let _ = writeln!(text, "captured on     {}", captured.interfaces.join(" "));
     }
     if !status.interfaces.is_empty() {

@@ -89,7 +89,7 @@ fn tell(flink: &Flink, binary: PathBuf, scratch: &Scratch, timeline: &Timeline) 
     }
     timeline.say("the JobManager has reached both for metrics");
     let said = containers.run_job()?;
-    ensure!(said.contains("Job has been submitted"), "{said}");
+    ensure!(said.contains("has finished"), "{said}");
     timeline.say("a job of Flink's own command line at the client has finished");
 
     // A pause is no end.
