@@ -127,7 +127,8 @@ fn target_rows(
             role: role.map(ToString::to_string),
             weight,
             draining: facts.is_drained(service, SocketAddr::new(ip(address), port)),
-            local: has(target_flags::LOCAL),
+            // The kernel does not know one that gets no connections and has none.
+            local: has(target_flags::LOCAL) || facts.is_local(ip(address)),
             source: present
                 .filter(|_| has(target_flags::SNAT))
                 .map(|target| ip(target.source).to_string()),
