@@ -185,7 +185,14 @@ impl Probe {
     /// # Errors
     /// As `recv` says.
     pub fn receive(&self) -> io::Result<usize> {
-        self.socket.recv(&mut vec![0; 1 << 16])
+        let mut bytes = vec![0; 1 << 16];
+        loop {
+            match self.socket.recv(&mut bytes) {
+                // A socket with a timeout is not read again after a signal (signal(7)).
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                received => return received,
+            }
+        }
     }
 
     /// The next thing that the network says.
