@@ -131,7 +131,7 @@ fn states_follow_what_xdp_sees() {
                 } else {
                     (Datagram::tcp(remote, source, flags), host.target)
                 };
-                let verdict = nat.run_xdp(device, &packet.bytes());
+                let verdict = nat.run_xdp_twice(device, &packet.bytes());
                 assert!(matches!(verdict, Verdict::Redirect(_)), "{expected:?}");
                 assert_eq!(state(TCP), expected);
             }

@@ -68,12 +68,12 @@ impl Nat {
         check_sums(Link::Ethernet, &expected).expect("the oracle is right");
     }
 
-    /// The same, once more if it leaves the packet to tc: it does so now and then.
+    /// As [`Self::run_xdp`], once more if the packet is left to tc: that is so once in four seconds for each direction.
     ///
     /// # Panics
     /// As [`Self::run_xdp`].
     #[track_caller]
-    fn run_xdp_twice(&self, device: u32, packet: &[u8]) -> Verdict {
+    pub fn run_xdp_twice(&self, device: u32, packet: &[u8]) -> Verdict {
         match self.run_xdp(device, packet) {
             Verdict::Next(_) => self.run_xdp(device, packet),
             verdict => verdict,
