@@ -4,10 +4,7 @@
 
 use aya_ebpf::{
     bindings::__sk_buff,
-    helpers::{
-        bpf_ktime_get_ns,
-        generated::{bpf_redirect, bpf_skb_change_tail},
-    },
+    helpers::generated::{bpf_redirect, bpf_skb_change_tail},
     macros::map,
     maps::PerCpuArray,
 };
@@ -21,6 +18,7 @@ use truename_common::{
 
 use crate::{
     bpf::{
+        clock,
         helper::{csum_diff, length, opaque, skb_load_bytes, skb_store_bytes},
         repeat::repeat,
     },
@@ -167,8 +165,7 @@ pub extern "C" fn tn_capture(skb: *mut __sk_buff) -> i32 {
         return NEXT;
     }
     let until = CAPTURED_UNTIL.get(0).copied().unwrap_or(0);
-    // SAFETY: the helper only reads the clock.
-    if unsafe { bpf_ktime_get_ns() } >= until {
+    if clock::now() >= until {
         count(Counter::NamesAway, 1);
         return NEXT;
     }

@@ -1,9 +1,11 @@
 //! Telling the agent.
 
-use aya_ebpf::helpers::bpf_ktime_get_ns;
 use truename_common::layout::{Authority, Counter, Event, EventKind, FiveTuple};
 
-use crate::maps::{EVENTS, count};
+use crate::{
+    bpf::clock,
+    maps::{EVENTS, count},
+};
 
 /// Writes an event to the ring buffer.
 #[inline(never)]
@@ -14,9 +16,9 @@ pub fn raise(kind: EventKind, detail: u32, key: &FiveTuple, text: &Authority) {
     };
     let to = entry.as_mut_ptr();
     // SAFETY: the entry is ours until it is submitted, and as large as an event. Written field by
-    // field, as an event does not fit on the stack beside the rest. The helper only reads the clock.
+    // field, as an event does not fit on the stack beside the rest.
     unsafe {
-        (&raw mut (*to).time_ns).write(bpf_ktime_get_ns());
+        (&raw mut (*to).time_ns).write(clock::now());
         (&raw mut (*to).kind).write(kind as u32);
         (&raw mut (*to).detail).write(detail);
         (&raw mut (*to).flow).write(*key);

@@ -1,10 +1,13 @@
 //! Gives new connections to the relay, in the network namespace of the endpoint: those of clients whose aliases do not fit,
 //! and of clients of which nothing is known yet.
 
-use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::SkLookupContext};
+use aya_ebpf::programs::SkLookupContext;
 use truename_common::layout::{Counter, FiveTuple, TCP, relay, relay_listener, steered, v4_mapped};
 
-use crate::maps::{RELAY_LISTENERS, RELAYS, STEERED, count};
+use crate::{
+    bpf::clock::now,
+    maps::{RELAY_LISTENERS, RELAYS, STEERED, count},
+};
 
 /// Linux: the lookup goes on, or ends with the socket that was assigned; there is no socket.
 const SK_PASS: u32 = 1;
@@ -108,12 +111,6 @@ fn is_away(key: &FiveTuple, now: u64, hold_ns: u64) -> bool {
 fn value(key: &FiveTuple) -> u64 {
     // SAFETY: the value is one number, which is read at once.
     unsafe { STEERED.get(key) }.copied().unwrap_or(0)
-}
-
-#[inline(always)]
-fn now() -> u64 {
-    // SAFETY: the helper only reads the clock.
-    unsafe { bpf_ktime_get_ns() }
 }
 
 /// The bytes of an IPv6 address.

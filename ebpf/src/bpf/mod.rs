@@ -1,6 +1,7 @@
-//! What BPF has and `core` does not: helpers, loops and atomic changes.
+//! What BPF has and `core` does not: helpers, loops, atomic changes and a clock.
 
 pub mod atomic;
+pub mod clock;
 pub mod global;
 pub mod helper;
 pub mod repeat;

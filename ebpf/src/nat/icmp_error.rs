@@ -5,14 +5,14 @@ use core::ptr;
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_INGRESS},
     helpers::generated::{
-        bpf_csum_diff, bpf_ktime_get_ns, bpf_redirect, bpf_skb_change_head, bpf_skb_change_tail,
-        bpf_skb_load_bytes,
+        bpf_csum_diff, bpf_redirect, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_load_bytes,
     },
 };
 use truename_common::layout::Counter;
 
 use super::{route, tag};
 use crate::{
+    bpf::clock,
     maps::{SETTINGS, count},
     packet::{Buffer, DROP, fold, fragment, load, rewrite::Packet as _},
     scratch::{QUOTE_MAX, Scratch},
@@ -45,8 +45,7 @@ const ETHERNET: u32 = 14;
 /// source is whom the packet was sent to. Returns what is returned to the kernel.
 #[inline(always)]
 pub fn answer(skb: *mut __sk_buff, scratch: &mut Scratch, what: u32) -> i32 {
-    // SAFETY: the helper only reads the clock.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let now_ns = clock::now();
     let headers = &scratch.headers;
     let mut due_ns = scratch.nat.quote.due_ns + INTERVAL_NS;
     let earliest_ns = now_ns.saturating_sub(BURST * INTERVAL_NS);

@@ -1,13 +1,13 @@
 //! Takes SYNs: the table of connections that have not carried data.
 
-use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::TcContext};
+use aya_ebpf::programs::TcContext;
 use truename_common::{
     layout::{DirectionState, Handshake},
     wire::{flow::state, steps::Steps, stream::Direction},
 };
 
 use crate::{
-    bpf::{atomic, repeat::repeat},
+    bpf::{atomic, clock, repeat::repeat},
     maps::{HANDSHAKES, ONE_SIDED_FLOWS, RPC_FLOWS},
     packet::{load, tcp_flag},
     scratch::Scratch,
@@ -52,8 +52,7 @@ pub fn take(ctx: &TcContext, scratch: &mut Scratch) -> i32 {
         }
         return 0;
     }
-    // SAFETY: the helper only reads the clock.
-    let now = unsafe { bpf_ktime_get_ns() };
+    let now = clock::now();
     if let Some(handshake) = known {
         // SAFETY: as above.
         unsafe { &mut *handshake }.syn(next, scale, now);

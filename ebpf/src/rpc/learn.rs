@@ -1,6 +1,5 @@
 //! What the translator learns: names, clients, aliases. Told to the agent by tables and events.
 
-use aya_ebpf::helpers::bpf_ktime_get_ns;
 use truename_common::{
     layout::{Authority, Counter, EventKind, PeerKey, RpcFlow, steered},
     wire::{
@@ -12,17 +11,11 @@ use truename_common::{
 };
 
 use crate::{
-    bpf::repeat::repeat,
+    bpf::{clock::now, repeat::repeat},
     events::raise,
     maps::{ALIASES, NAMES, PEERS, RELAYS, STEERED, count},
     scratch::Scratch,
 };
-
-#[inline(always)]
-fn now() -> u64 {
-    // SAFETY: the helper only reads the clock.
-    unsafe { bpf_ktime_get_ns() }
-}
 
 /// Fills the names that the flow lacks from what is known of the endpoint and of the client.
 #[inline(always)]

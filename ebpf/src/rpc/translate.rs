@@ -1,6 +1,6 @@
 //! A segment of a flow to an endpoint.
 
-use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::TcContext};
+use aya_ebpf::programs::TcContext;
 use truename_common::{
     insertion::Refusal,
     layout::{Counter, DirectionState, EventKind, FiveTuple, RpcFlow, steered},
@@ -13,6 +13,7 @@ use truename_common::{
 
 use super::{direction, handshake, learn, lock, payload::Payload};
 use crate::{
+    bpf::clock::now,
     events::raise,
     maps::{HANDSHAKES, ONE_SIDED_FLOWS, RPC_FLOWS, STEERED, count},
     packet::{NEXT, lose, tcp_flag},
@@ -25,12 +26,6 @@ const CHECK_NS: u64 = 1_000_000_000;
 const REPORT_NS: u64 = 100_000_000;
 /// Another connection with the same addresses replaces one that has been silent for so long.
 const SILENT_NS: u64 = 60_000_000_000;
-
-#[inline(always)]
-fn now() -> u64 {
-    // SAFETY: the helper only reads the clock.
-    unsafe { bpf_ktime_get_ns() }
-}
 
 /// Translates the segment in the working memory, if it is of an endpoint.
 #[inline(always)]
