@@ -71,28 +71,20 @@ fn target(target: &TargetRow) -> String {
 pub fn run(global: &Global, verb: Services) -> anyhow::Result<Exit> {
     match verb.verb {
         Some(ServicesVerb::Drain(name)) => {
-            let asked = target_of(name);
-            let row = change(global, Request::Drain(asked.clone()))?;
-            let text = || {
+            return change(global, name, Request::Drain, |asked, row| {
                 format!(
                     "{} gets no new connections of the service \"{}\" until it is resumed or the agent ends; {} connection(s) stay\n",
                     asked.target, asked.service, row.connections
                 )
-            };
-            Output::new(global).document(&row, text)?;
-            return Ok(Exit::Success);
+            });
         }
         Some(ServicesVerb::Resume(name)) => {
-            let asked = target_of(name);
-            let row = change(global, Request::Resume(asked.clone()))?;
-            let text = || {
+            return change(global, name, Request::Resume, |asked, _| {
                 format!(
                     "{} gets new connections of the service \"{}\"\n",
                     asked.target, asked.service
                 )
-            };
-            Output::new(global).document(&row, text)?;
-            return Ok(Exit::Success);
+            });
         }
         None => {}
     }
@@ -110,16 +102,20 @@ pub fn run(global: &Global, verb: Services) -> anyhow::Result<Exit> {
     Ok(Exit::Success)
 }
 
-fn target_of(name: TargetName) -> ServiceTarget {
-    ServiceTarget {
+/// Has the agent change a target, and says what it is like then.
+fn change(
+    global: &Global,
+    name: TargetName,
+    request: fn(ServiceTarget) -> Request,
+    text: fn(&ServiceTarget, &TargetRow) -> String,
+) -> anyhow::Result<Exit> {
+    let asked = ServiceTarget {
         service: name.service,
         target: name.target,
-    }
-}
-
-fn change(global: &Global, request: Request) -> anyhow::Result<TargetRow> {
-    match ask(global, request)? {
-        Response::Target(row) => Ok(row),
-        _ => Err(ClientError::Unexpected.into()),
-    }
+    };
+    let Response::Target(row) = ask(global, request(asked.clone()))? else {
+        return Err(ClientError::Unexpected.into());
+    };
+    Output::new(global).document(&row, || text(&asked, &row))?;
+    Ok(Exit::Success)
 }

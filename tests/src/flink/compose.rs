@@ -268,7 +268,7 @@ impl Project {
     }
 }
 
-/// Whoever gets no answer asks again after this time, instead of ten seconds.
+/// A component that gets no answer asks again after this time, instead of ten seconds.
 fn patience() -> (&'static str, String) {
     const ASK: Duration = Duration::from_secs(4);
     ("pekko.ask.timeout", format!("{} s", ASK.as_secs()))
